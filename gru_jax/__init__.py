@@ -1,0 +1,37 @@
+"""The gated recurrent unit for JAX: pure functions from parameters and states to states."""
+
+from gru_jax.cells import (
+    Cell,
+    GRUParams,
+    LSTMParams,
+    LSTMState,
+    RNNParams,
+    add_bias,
+    dot,
+    init,
+    init_lstm,
+    init_rnn,
+)
+from gru_jax.stack import Stack, init_stack, unroll_stack
+from gru_jax.unroll import initial_state, step, unroll, unroll_truncated, windows
+
+__all__ = [
+    "Cell",
+    "GRUParams",
+    "LSTMParams",
+    "LSTMState",
+    "RNNParams",
+    "Stack",
+    "add_bias",
+    "dot",
+    "init",
+    "init_lstm",
+    "init_rnn",
+    "init_stack",
+    "initial_state",
+    "step",
+    "unroll",
+    "unroll_stack",
+    "unroll_truncated",
+    "windows",
+]

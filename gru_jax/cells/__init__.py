@@ -1,0 +1,19 @@
+"""Cells: what one step of a recurrence computes."""
+
+from gru_jax.cells.base import Cell, add_bias, dot
+from gru_jax.cells.gru import GRUParams, init
+from gru_jax.cells.lstm import LSTMParams, LSTMState, init_lstm
+from gru_jax.cells.rnn import RNNParams, init_rnn
+
+__all__ = [
+    "Cell",
+    "GRUParams",
+    "LSTMParams",
+    "LSTMState",
+    "RNNParams",
+    "add_bias",
+    "dot",
+    "init",
+    "init_lstm",
+    "init_rnn",
+]

@@ -1,0 +1,100 @@
+"""What a cell is: parameters that know one step of a recurrence."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from gru_jax.typing import Array, DType, Projected, Shape, State
+
+
+class Cell:
+    """The seam that a cell fills: a frozen pytree dataclass of parameters with three functions.
+
+    A subclass is decorated with ``@jax.tree_util.register_dataclass`` and
+    ``@dataclasses.dataclass(frozen=True)``; its fields are arrays (or None for what the model
+    does not have) and hyper-parameters marked ``metadata=dict(static=True)``. It then runs
+    under :func:`gru_jax.unroll` with everything that offers, and in a stack.
+
+    What the functions receive is already in the right precision: matrices in the inputs' dtype,
+    vectors, states and projections in float32 at least. :func:`dot` multiplies accordingly.
+    """
+
+    num_feature_axes: ClassVar[int] = 1
+    """How many trailing axes of an input belong to one step of one sequence."""
+
+    @property
+    def input_size(self) -> int | None:
+        """Features of an input, checked by :func:`gru_jax.unroll`; None where any will do."""
+        return None
+
+    def check(self) -> None:
+        """Raises ValueError or TypeError where the parameters do not fit together."""
+
+    def initial_state(self, batch_shape: Shape = ()) -> State:
+        """The state before the first step, its leaves of shape (*batch, ...)."""
+        raise NotImplementedError
+
+    def project(self, xs: Array) -> Projected:
+        """All that can be computed for every step at once: (..., input) -> leaves (..., ...)."""
+        raise NotImplementedError
+
+    def recur(self, state: State, projected: Projected) -> State:
+        """The next state, from the last one and what was projected for this step."""
+        raise NotImplementedError
+
+    def output(self, state: State) -> Array:
+        """What the rest of a model sees of a state."""
+        return state
+
+
+CellT = TypeVar("CellT", bound=Cell)
+TreeT = TypeVar("TreeT")
+
+
+def dot(x: Array, w: Array) -> Array:
+    """``x @ w`` in the dtype of ``w``, accumulated and returned in float32 at least."""
+    return jnp.matmul(x.astype(w.dtype), w, preferred_element_type=gate_dtype(w.dtype))
+
+
+def add_bias(x: Array, bias: Array | None) -> Array:
+    """``x + bias`` over the last axis; ``x`` where there is no bias."""
+    return x if bias is None else x + jnp.broadcast_to(bias, x.shape)
+
+
+def gate_dtype(dtype: DType) -> Any:
+    """The dtype of gate arithmetic and accumulation: float32 at least."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def widen(cell: CellT) -> CellT:
+    """The cell with every parameter in float32 at least, in which gradients add up over time."""
+    return _cast(cell, lambda leaf: gate_dtype(leaf.dtype))
+
+
+def project(cell: Cell, xs: Array) -> Projected:
+    """``cell.project`` of inputs, in their precision."""
+    return _at_precision(cell, xs.dtype).project(xs)
+
+
+def advance(cell: Cell, state: State, projected: Projected, dtype: DType) -> State:
+    """One step of ``recur`` for inputs of ``dtype``; the state comes back in its own dtype."""
+    wide = _cast(state, lambda leaf: gate_dtype(dtype))
+    new = _at_precision(cell, dtype).recur(wide, projected)
+    return jax.tree.map(lambda after, before: after.astype(before.dtype), new, state)
+
+
+def _at_precision(cell: CellT, dtype: DType) -> CellT:
+    """The cell as a step with inputs of ``dtype`` computes: matrices in it, vectors wider."""
+    return _cast(cell, lambda leaf: dtype if leaf.ndim >= 2 else gate_dtype(dtype))
+
+
+def _cast(tree: TreeT, dtype_of: Callable[[Array], DType]) -> TreeT:
+    """The tree with its floating point leaves in the dtype that is chosen for each."""
+
+    def cast(leaf: Array) -> Array:
+        leaf = jnp.asarray(leaf)
+        return leaf.astype(dtype_of(leaf)) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return jax.tree.map(cast, tree)

@@ -1,0 +1,139 @@
+"""The gated recurrent unit (Cho et al. 2014): its parameters and its equations."""
+
+import dataclasses
+from typing import ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from gru_jax import checks, initializers
+from gru_jax.cells.base import add_bias, dot
+from gru_jax.cells.packed import PackedCell, draw_packed
+from gru_jax.typing import Array, DType, Hidden, Initializer, Shape
+
+Reset = Literal["after", "before"]
+
+
+def init(
+    key: Array,
+    input_size: int,
+    hidden_size: int,
+    *,
+    reset: Reset = "after",
+    dtype: DType = jnp.float32,
+    bias: bool = True,
+    learned_h0: bool = False,
+    kernel_init: str | Initializer = "glorot",
+    recurrent_kernel_init: str | Initializer = "orthogonal",
+    bias_init: str | Initializer = "zeros",
+    update_bias: float = 0.0,
+) -> "GRUParams":
+    """Draws the parameters of a GRU.
+
+    Args:
+        key: a random key.
+        input_size: D, features of an input.
+        hidden_size: H, features of the state.
+        reset: which equation, see :class:`GRUParams`.
+        dtype: of all parameters; bfloat16 and float16 too.
+        bias: whether there are biases.
+        learned_h0: whether the initial state is a parameter (it starts at zero).
+        kernel_init: of ``w_x``; a name from :func:`gru_jax.initializers.per_gate`, or a callable
+            ``(key, shape, dtype)`` that draws the packed (D, 3H).
+        recurrent_kernel_init: of ``w_h``, likewise.
+        bias_init: of ``b`` and ``b_hn``: ``"zeros"``, ``"torch"`` or a callable.
+        update_bias: added to the update gate's bias. Above zero the state is kept for longer at
+            the start of training, as a positive forget bias does in an LSTM (Jozefowicz et al.
+            2015). A callable ``bias_init`` is left as it is.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: a size that is not positive, an unknown option or initialiser.
+    """
+    checks.option("reset", reset, ("after", "before"))
+    drawn = draw_packed(
+        key,
+        input_size,
+        hidden_size,
+        bias_offsets=(0.0, update_bias, 0.0),
+        dtype=dtype,
+        bias=bias,
+        kernel_init=kernel_init,
+        recurrent_kernel_init=recurrent_kernel_init,
+        bias_init=bias_init,
+    )
+    if bias and reset == "after":
+        draw_b_hn = initializers.bias(bias_init, (0.0,))
+        drawn["b_hn"] = draw_b_hn(jax.random.fold_in(key, 1), (hidden_size,), dtype)
+    if learned_h0:
+        drawn["h0"] = jnp.zeros((hidden_size,), dtype)
+    return GRUParams(**drawn, reset=reset)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class GRUParams(PackedCell):
+    """A GRU's parameters; gates lie side by side in the order r (reset), z (update), n (new).
+
+    With ``reset="after"`` (as cuDNN, PyTorch and Keras have it)::
+
+        r  = sigmoid(x W_r + h U_r + b_r)
+        z  = sigmoid(x W_z + h U_z + b_z)
+        n  = tanh(x W_n + b_n + r * (h U_n + b_hn))
+        h' = n + z * (h - n)
+
+    With ``reset="before"`` (Cho et al. 2014, arXiv 1406.1078, equations 5 to 8)::
+
+        n  = tanh(x W_n + b_n + (r * h) U_n)
+
+    Attributes:
+        w_x: W, (D, 3H).
+        w_h: U, (H, 3H).
+        b: (3H,); None for a model without biases.
+        b_hn: (H,); None without biases and with ``reset="before"``, which has no such term.
+        h0: (H,), the learned initial state; None where it is zeros.
+        reset: which equation the parameters obey. It is static: part of the tree's structure,
+            so that parameters are never run through the other equation.
+    """
+
+    gates: ClassVar[int] = 3
+    w_x: Float[Array, "input gates"]
+    w_h: Float[Array, "hidden gates"]
+    b: Float[Array, " gates"] | None = None
+    b_hn: Float[Array, " hidden"] | None = None
+    h0: Float[Array, " hidden"] | None = None
+    reset: Reset = dataclasses.field(default="after", metadata={"static": True})
+
+    def check(self) -> None:
+        super().check()
+        checks.option("reset", self.reset, ("after", "before"))
+        if self.reset == "before" and self.b_hn is not None:
+            raise ValueError('b_hn must be None with reset="before", whose equation has none')
+        self.check_vector("b_hn", self.b_hn)
+        self.check_vector("h0", self.h0)
+
+    def initial_state(self, batch_shape: Shape = ()) -> Hidden:
+        return self.learned_or_zeros(self.h0, batch_shape)
+
+    def project(self, xs: Array) -> tuple[Array, Array, Array]:
+        # Three arrays and not one packed: slicing a packed array inside the loop keeps XLA's
+        # CPU compiler from vectorising the gates.
+        r, z, n = jnp.split(add_bias(dot(xs, self.w_x), self.b), 3, axis=-1)
+        return r, z, n
+
+    def recur(self, state: Hidden, projected: tuple[Array, Array, Array]) -> Hidden:
+        h = state
+        x_r, x_z, x_n = projected
+        if self.reset == "after":
+            h_r, h_z, h_n = jnp.split(dot(h, self.w_h), 3, axis=-1)
+            r = jax.nn.sigmoid(x_r + h_r)
+            z = jax.nn.sigmoid(x_z + h_z)
+            n = jnp.tanh(x_n + r * add_bias(h_n, self.b_hn))
+        else:
+            u_rz, u_n = jnp.split(self.w_h, [2 * self.hidden_size], axis=-1)
+            h_r, h_z = jnp.split(dot(h, u_rz), 2, axis=-1)
+            r = jax.nn.sigmoid(x_r + h_r)
+            z = jax.nn.sigmoid(x_z + h_z)
+            n = jnp.tanh(x_n + dot(r * h, u_n))
+        return n + z * (h - n)

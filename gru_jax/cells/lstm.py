@@ -1,0 +1,111 @@
+"""The long short-term memory (Hochreiter & Schmidhuber 1997; forget gate by Gers et al. 2000)."""
+
+import dataclasses
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from gru_jax.cells.base import add_bias, dot
+from gru_jax.cells.packed import PackedCell, draw_packed
+from gru_jax.typing import Array, DType, Hidden, Initializer, Shape
+
+
+def init_lstm(
+    key: Array,
+    input_size: int,
+    hidden_size: int,
+    *,
+    dtype: DType = jnp.float32,
+    bias: bool = True,
+    learned_h0: bool = False,
+    kernel_init: str | Initializer = "glorot",
+    recurrent_kernel_init: str | Initializer = "orthogonal",
+    bias_init: str | Initializer = "zeros",
+    forget_bias: float = 1.0,
+) -> "LSTMParams":
+    """Draws the parameters of an LSTM.
+
+    Arguments and errors are those of :func:`gru_jax.init`, but for ``learned_h0``, which makes
+    both halves of the initial state parameters, and ``forget_bias``, which is added to the
+    forget gate's bias: 1, as Jozefowicz et al. (2015) advise.
+    """
+    drawn = draw_packed(
+        key,
+        input_size,
+        hidden_size,
+        bias_offsets=(0.0, forget_bias, 0.0, 0.0),
+        dtype=dtype,
+        bias=bias,
+        kernel_init=kernel_init,
+        recurrent_kernel_init=recurrent_kernel_init,
+        bias_init=bias_init,
+    )
+    if learned_h0:
+        drawn["h0"] = jnp.zeros((hidden_size,), dtype)
+        drawn["c0"] = jnp.zeros((hidden_size,), dtype)
+    return LSTMParams(**drawn)
+
+
+class LSTMState(NamedTuple):
+    """An LSTM's state: ``h``, which it shows, and ``c``, which it keeps; both (*batch, H)."""
+
+    h: Array
+    c: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LSTMParams(PackedCell):
+    """An LSTM's parameters; gates lie side by side in the order i, f, g, o, as in PyTorch.
+
+    ::
+
+        i = sigmoid(x W_i + h U_i + b_i)        c' = f * c + i * g
+        f = sigmoid(x W_f + h U_f + b_f)        h' = o * tanh(c')
+        g = tanh(x W_g + h U_g + b_g)
+        o = sigmoid(x W_o + h U_o + b_o)
+
+    Attributes:
+        w_x: W, (D, 4H).
+        w_h: U, (H, 4H).
+        b: (4H,); None for a model without biases.
+        h0: (H,), the learned initial ``h``; None where it is zeros.
+        c0: (H,), the learned initial ``c``; None where it is zeros.
+    """
+
+    gates: ClassVar[int] = 4
+    w_x: Float[Array, "input gates"]
+    w_h: Float[Array, "hidden gates"]
+    b: Float[Array, " gates"] | None = None
+    h0: Float[Array, " hidden"] | None = None
+    c0: Float[Array, " hidden"] | None = None
+
+    def check(self) -> None:
+        super().check()
+        self.check_vector("h0", self.h0)
+        self.check_vector("c0", self.c0)
+
+    def initial_state(self, batch_shape: Shape = ()) -> LSTMState:
+        return LSTMState(
+            h=self.learned_or_zeros(self.h0, batch_shape),
+            c=self.learned_or_zeros(self.c0, batch_shape),
+        )
+
+    def project(self, xs: Array) -> tuple[Array, Array, Array, Array]:
+        i, f, g, o = jnp.split(add_bias(dot(xs, self.w_x), self.b), 4, axis=-1)
+        return i, f, g, o
+
+    def recur(self, state: LSTMState, projected: tuple[Array, Array, Array, Array]) -> LSTMState:
+        x_i, x_f, x_g, x_o = projected
+        h_i, h_f, h_g, h_o = jnp.split(dot(state.h, self.w_h), 4, axis=-1)
+        i = jax.nn.sigmoid(x_i + h_i)
+        f = jax.nn.sigmoid(x_f + h_f)
+        g = jnp.tanh(x_g + h_g)
+        o = jax.nn.sigmoid(x_o + h_o)
+        c = f * state.c + i * g
+        return LSTMState(h=o * jnp.tanh(c), c=c)
+
+    def output(self, state: LSTMState) -> Hidden:
+        return state.h

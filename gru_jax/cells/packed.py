@@ -1,0 +1,85 @@
+"""What cells whose gates lie side by side in one matrix have in common."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from gru_jax import checks, initializers
+from gru_jax.cells.base import Cell, gate_dtype
+from gru_jax.typing import Array, DType, Initializer, Shape
+
+
+class PackedCell(Cell):
+    """A cell with ``w_x (D, gates * H)``, ``w_h (H, gates * H)`` and ``b (gates * H,)`` or None."""
+
+    gates: ClassVar[int]
+    w_x: Array
+    w_h: Array
+    b: Array | None
+
+    @property
+    def input_size(self) -> int:
+        """D, features of an input."""
+        return self.w_x.shape[0]
+
+    @property
+    def hidden_size(self) -> int:
+        """H, features of the state."""
+        return self.w_h.shape[0]
+
+    def check(self) -> None:
+        packed = f"{self.gates} * hidden" if self.gates > 1 else "hidden"
+        w_h = checks.parameter("w_h", self.w_h, (None, None), f"(hidden, {packed})")
+        hidden = w_h.shape[0]
+        width = self.gates * hidden
+        checks.parameter("w_h", w_h, (hidden, width), f"(hidden, {packed})")
+        checks.parameter("w_x", self.w_x, (None, width), f"(input, {packed})")
+        if self.b is not None:
+            checks.parameter("b", self.b, (width,), f"({packed},)")
+
+    def check_vector(self, name: str, value: Array | None) -> None:
+        """Raises unless ``value`` is None or has shape (H,)."""
+        if value is not None:
+            checks.parameter(name, value, (self.hidden_size,), "(hidden,)")
+
+    def learned_or_zeros(self, value: Array | None, batch_shape: Shape) -> Array:
+        """A state (*batch, H): ``value`` where it is learned, zeros otherwise."""
+        shape = (*batch_shape, self.hidden_size)
+        dtype = gate_dtype(self.w_h.dtype)
+        if value is None:
+            return jnp.zeros(shape, dtype)
+        return jnp.broadcast_to(value.astype(dtype), shape)
+
+
+def draw_packed(
+    key: Array,
+    input_size: int,
+    hidden_size: int,
+    *,
+    bias_offsets: Sequence[float],
+    dtype: DType,
+    bias: bool,
+    kernel_init: str | Initializer,
+    recurrent_kernel_init: str | Initializer,
+    bias_init: str | Initializer,
+) -> dict[str, Array]:
+    """Draws ``w_x``, ``w_h`` and, with ``bias``, ``b``, for one gate per entry of the offsets."""
+    checks.random_key("key", key)
+    inputs = checks.positive("input_size", input_size)
+    hidden = checks.positive("hidden_size", hidden_size)
+    dtype = checks.floating_dtype("dtype", dtype)
+    gates = len(bias_offsets)
+    draw_w_x = initializers.per_gate(kernel_init, gates, name="kernel_init")
+    draw_w_h = initializers.per_gate(recurrent_kernel_init, gates, name="recurrent_kernel_init")
+    draw_b = initializers.bias(bias_init, bias_offsets)
+
+    key_x, key_h, key_b = jax.random.split(key, 3)
+    drawn = {
+        "w_x": draw_w_x(key_x, (inputs, gates * hidden), dtype),
+        "w_h": draw_w_h(key_h, (hidden, gates * hidden), dtype),
+    }
+    if bias:
+        drawn["b"] = draw_b(key_b, (gates * hidden,), dtype)
+    return drawn

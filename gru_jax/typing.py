@@ -1,0 +1,35 @@
+"""The axis legend, and names for the arrays that travel through the library.
+
+Axes, as they stand in every shape annotation:
+
+- ``time`` (T): steps of a sequence, always the leading axis of the functional API;
+- ``*batch`` (B): any number of independent sequences, in any number of axes (none too);
+- ``input`` (D): features of one step's input;
+- ``hidden`` (H): features of the state;
+- ``gates``: k * H, the gates of one cell side by side.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import jax
+from jaxtyping import Bool, Float, Int
+
+Array: TypeAlias = jax.Array
+DType: TypeAlias = Any
+Shape: TypeAlias = tuple[int, ...]
+
+State: TypeAlias = Any
+"""What a cell carries from step to step: an array, or a tuple of arrays (*batch, hidden)."""
+
+Projected: TypeAlias = Any
+"""What a cell makes of its inputs for all steps at once: arrays with the inputs' leading axes."""
+
+Initializer: TypeAlias = Callable[[Array, Shape, DType], Array]
+"""``(key, shape, dtype) -> array``, as in :mod:`jax.nn.initializers`."""
+
+Sequence: TypeAlias = Float[Array, "time *batch features"]
+Step: TypeAlias = Float[Array, "*batch features"]
+Hidden: TypeAlias = Float[Array, "*batch hidden"]
+Lengths: TypeAlias = Int[Array, "*batch"]
+Flags: TypeAlias = Bool[Array, "time *batch"]

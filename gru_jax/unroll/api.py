@@ -1,0 +1,277 @@
+"""The public functions: one step, a whole sequence, and a sequence with truncated gradients."""
+
+import functools
+from types import ModuleType
+from typing import Literal, TypeAlias
+
+import jax
+
+from gru_jax import checks
+from gru_jax.cells.base import Cell, advance, gate_dtype, project
+from gru_jax.typing import Array, Flags, Lengths, Sequence, Shape, State, Step
+from gru_jax.unroll import scan
+from gru_jax.unroll.control import Controls, Steps, check_controls, plan
+from gru_jax.unroll.windows import run_checkpointed, run_truncated
+
+Checkpoint: TypeAlias = Literal["step", "chunk"] | int | None
+
+IMPLEMENTATIONS: dict[str, ModuleType] = {"scan": scan}
+"""Implementations by name, the fastest first: modules with ``unsupported`` and ``run``."""
+
+
+def step(params: Cell, state: State, x: Step) -> State:
+    """One step of a cell: the state after reading ``x``.
+
+    Args:
+        params: the cell, as :func:`gru_jax.init` makes one.
+        state: (*batch, H) for a GRU; for others what :func:`initial_state` gives.
+        x: inputs (*batch, D).
+
+    Returns:
+        The new state, of the old one's shapes and dtypes.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: shapes that do not fit.
+    """
+    _check_cell(params)
+    x = checks.floating_array("x", x)
+    batch_shape = _batch_shape("x", params, x, 0)
+    state = _check_state("state", params, state, batch_shape)
+    return _step(params, state, x)
+
+
+def initial_state(params: Cell, batch_shape: Shape = ()) -> State:
+    """The state before the first step: zeros, or the learned one.
+
+    Args:
+        params: the cell, or a :class:`gru_jax.Stack`, whose states come as ``[layer][direction]``.
+        batch_shape: axes of the batch, () for a single sequence.
+
+    Returns:
+        A state with leaves (*batch, H), float32 at least.
+    """
+    if not callable(getattr(params, "initial_state", None)):
+        raise TypeError(f"params must be a gru_jax.Cell or Stack, got {type(params).__name__}")
+    if not isinstance(batch_shape, tuple):
+        raise TypeError(f"batch_shape must be a tuple of integers, got {batch_shape!r}")
+    params.check()
+    return params.initial_state(batch_shape)
+
+
+def unroll(
+    params: Cell,
+    xs: Sequence,
+    h0: State | None = None,
+    *,
+    lengths: Lengths | None = None,
+    mask: Flags | None = None,
+    starts: Flags | None = None,
+    reverse: bool = False,
+    implementation: str | None = None,
+    checkpoint: Checkpoint = None,
+) -> tuple[State, Sequence]:
+    """Runs a cell over a sequence: ``lax.scan`` of :func:`step`, in the same order of results.
+
+    Products run in the dtype of ``xs`` with float32 accumulation; gates are computed in float32
+    at least; the state keeps the dtype of ``h0``, which is float32 at least where it is None.
+
+    Args:
+        params: the cell, as :func:`gru_jax.init` makes one.
+        xs: inputs (T, *batch, D); any number of batch axes, none too.
+        h0: the state before the first step, leaves (*batch, H); None for
+            :func:`initial_state`.
+        lengths: (*batch,) integers in [0, T]. Steps at and after a sequence's length leave its
+            state as it is and give zeros. Under tracing, values beyond the range are clipped.
+        mask: (T, *batch) booleans. Where False, the state is held and the output is zero. What
+            stands in ``xs`` there, NaN included, changes neither values nor gradients.
+        starts: (T, *batch) booleans. Where True, a new segment begins: the state becomes the
+            initial one (zeros or the learned h0; not the ``h0`` handed in) before ``xs[t]`` is
+            read, also where that step is masked, but not beyond a sequence's length. For
+            episodes of reinforcement learning, ``done[t]`` is ``starts[t + 1]``.
+        reverse: read from the last valid step to the first; ``ys[t]`` stays aligned with
+            ``xs[t]``. With ``starts``, every segment is read from its last step to its first:
+            the state is replaced on entering step t where ``starts[t + 1]``. The segment that
+            is read first begins with ``h0``, and ``starts[0]`` changes nothing.
+        implementation: ``"scan"``, or None for the fastest that serves the call.
+        checkpoint: what to keep for the gradient. None: everything. ``"step"``: the states,
+            gates are computed again. ``"chunk"``: a state for every chunk of about sqrt(T)
+            steps, chunks are run again; an integer: chunks of that many steps.
+
+    Returns:
+        ``(h_last, ys)``: the state after the last valid step, and outputs (T, *batch, H) in the
+        dtype of ``xs``. A sequence of length 0 ends in ``h0``.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: shapes that do not fit, lengths out of range, an unknown option.
+        NotImplementedError: the implementation asked for cannot serve the call.
+    """
+    return _run(
+        params, xs, h0, lengths, mask, starts, reverse, implementation, checkpoint, window=None
+    )
+
+
+def unroll_truncated(
+    params: Cell,
+    xs: Sequence,
+    h0: State | None = None,
+    *,
+    window: int,
+    lengths: Lengths | None = None,
+    mask: Flags | None = None,
+    starts: Flags | None = None,
+    reverse: bool = False,
+    implementation: str | None = None,
+    checkpoint: Checkpoint = None,
+) -> tuple[State, Sequence]:
+    """:func:`unroll` with backpropagation through time truncated (Williams & Peng 1990).
+
+    Values are those of :func:`unroll`. Gradients do not cross from a window of ``window`` steps
+    into the one that was read before it; the gradient with respect to ``h0`` comes from the
+    window that is read first. For an update per window see :func:`windows`.
+
+    Args:
+        params, xs, h0, lengths, mask, starts, reverse, implementation, checkpoint: as for
+            :func:`unroll`.
+        window: steps of a window, counted from the first step of ``xs``; the last window may be
+            shorter.
+
+    Raises:
+        TypeError, ValueError, NotImplementedError: as :func:`unroll`.
+    """
+    window = checks.positive("window", window)
+    return _run(
+        params, xs, h0, lengths, mask, starts, reverse, implementation, checkpoint, window=window
+    )
+
+
+@functools.partial(jax.jit, inline=True)
+def _step(params: Cell, state: State, x: Array) -> State:
+    return advance(params, state, project(params, x), x.dtype)
+
+
+def _run(
+    params: Cell,
+    xs: Sequence,
+    h0: State | None,
+    lengths: Lengths | None,
+    mask: Flags | None,
+    starts: Flags | None,
+    reverse: bool,
+    implementation: str | None,
+    checkpoint: Checkpoint,
+    *,
+    window: int | None,
+) -> tuple[State, Sequence]:
+    """Checks what can be checked outside of a trace, and runs the rest compiled."""
+    _check_cell(params)
+    xs = checks.floating_array("xs", xs)
+    batch_shape = _batch_shape("xs", params, xs, 1)
+    if h0 is not None:
+        h0 = _check_state("h0", params, h0, batch_shape)
+    controls = check_controls((xs.shape[0], *batch_shape), lengths, mask, starts)
+    checks.option("reverse", reverse, (False, True))
+    if isinstance(checkpoint, str):
+        checks.option("checkpoint", checkpoint, ("step", "chunk"))
+    elif checkpoint is not None:
+        checks.positive("checkpoint", checkpoint)
+    return _unroll(
+        params,
+        xs,
+        h0,
+        controls,
+        reverse=bool(reverse),
+        implementation=_choose(implementation, params),
+        checkpoint=checkpoint,
+        window=window,
+    )
+
+
+@functools.partial(
+    jax.jit, inline=True, static_argnames=("reverse", "implementation", "checkpoint", "window")
+)
+def _unroll(
+    params: Cell,
+    xs: Array,
+    state: State | None,
+    controls: Controls,
+    *,
+    reverse: bool,
+    implementation: str,
+    checkpoint: Checkpoint,
+    window: int | None,
+) -> tuple[State, Array]:
+    if state is None:
+        dtype = gate_dtype(xs.dtype)
+        batch_shape = _batch_shape("xs", params, xs, 1)
+        state = jax.tree.map(lambda leaf: leaf.astype(dtype), params.initial_state(batch_shape))
+
+    def run(steps: Steps, state: State) -> tuple[State, Array]:
+        return IMPLEMENTATIONS[implementation].run(
+            params, steps, state, reverse=reverse, recompute=checkpoint == "step"
+        )
+
+    if checkpoint not in (None, "step"):
+        chunk = None if checkpoint == "chunk" else checkpoint
+        run = functools.partial(run_checkpointed, run, window=chunk, reverse=reverse)
+    if window is not None:
+        run = functools.partial(run_truncated, run, window=window, reverse=reverse)
+    return run(plan(xs, controls, reverse=reverse), state)
+
+
+def _choose(implementation: str | None, params: Cell) -> str:
+    if implementation is None:
+        return next(
+            name
+            for name, candidate in IMPLEMENTATIONS.items()
+            if candidate.unsupported(params) is None
+        )
+    checks.option("implementation", implementation, IMPLEMENTATIONS)
+    reason = IMPLEMENTATIONS[implementation].unsupported(params)
+    if reason is not None:
+        raise NotImplementedError(f'implementation="{implementation}" cannot serve: {reason}')
+    return implementation
+
+
+def _check_cell(params: Cell) -> None:
+    if not isinstance(params, Cell):
+        raise TypeError(f"params must be a gru_jax.Cell, got {type(params).__name__}")
+    params.check()
+
+
+def _batch_shape(name: str, params: Cell, x: Array, leading: int) -> Shape:
+    features = params.num_feature_axes
+    meaning = "(time, *batch, input)" if leading else "(*batch, input)"
+    if x.ndim < leading + features:
+        raise ValueError(
+            f"{name} has shape {x.shape}, expected at least {leading + features} axes: {meaning}"
+        )
+    if params.input_size is not None and x.shape[-1] != params.input_size:
+        raise ValueError(
+            f"{name} has shape {x.shape}, expected its last axis to be {params.input_size}, "
+            f"the cell's input size: {meaning}"
+        )
+    return x.shape[leading : x.ndim - features]
+
+
+def _check_state(name: str, params: Cell, state: State, batch_shape: Shape) -> State:
+    expected = jax.eval_shape(lambda: params.initial_state(batch_shape))
+    if jax.tree.structure(state) != jax.tree.structure(expected):
+        raise TypeError(
+            f"{name} must be what gru_jax.initial_state(params) gives, "
+            f"{_describe(expected)}; got {_describe(state)}"
+        )
+
+    def check_leaf(path, want: jax.ShapeDtypeStruct, leaf: object) -> Array:
+        label = name + jax.tree_util.keystr(path)
+        array = checks.floating_array(label, leaf)
+        checks.shape(label, array, want.shape, "(*batch, hidden)")
+        return array
+
+    return jax.tree_util.tree_map_with_path(check_leaf, expected, state)
+
+
+def _describe(state: State) -> str:
+    fields = getattr(state, "_fields", None)
+    return type(state).__name__ + (f"({', '.join(fields)})" if fields else "")

@@ -1,0 +1,46 @@
+"""The implementation that serves every cell everywhere: `lax.scan` of one step."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gru_jax.cells.base import Cell, advance, project, widen
+from gru_jax.typing import Array, State
+from gru_jax.unroll.control import Steps, expand, select
+
+
+def unsupported(cell: Cell) -> str | None:
+    """Why this implementation cannot run ``cell``; None where it can, which is always."""
+    del cell
+    return None
+
+
+def run(
+    cell: Cell, steps: Steps, state: State, *, reverse: bool, recompute: bool
+) -> tuple[State, Array]:
+    """Runs ``cell`` over time; with ``recompute`` nothing but the states is kept for gradients."""
+    dtype = steps.xs.dtype
+    batch_shape = steps.xs.shape[1 : steps.xs.ndim - cell.num_feature_axes]
+    initial = jax.tree.map(
+        lambda new, old: new.astype(old.dtype), cell.initial_state(batch_shape), state
+    )
+    # Gradients of the parameters add up over the steps in the dtype the loop reads them in.
+    cell = widen(cell)
+
+    def body(state: State, step):
+        projected, valid, reset = step
+        if reset is not None:
+            state = select(reset, initial, state)
+        new = advance(cell, state, projected, dtype)
+        if valid is None:
+            return new, cell.output(new).astype(dtype)
+        y = cell.output(new).astype(dtype)
+        y = jnp.where(expand(valid, y), y, jnp.zeros_like(y))
+        return select(valid, new, state), y
+
+    if recompute:
+        # A scan's body is never merged with what is outside it, so the barrier that would
+        # prevent it only costs time.
+        body = jax.checkpoint(body, prevent_cse=False)
+    projected = project(cell, steps.xs)
+    return lax.scan(body, state, (projected, steps.valid, steps.resets), reverse=reverse)
