@@ -46,7 +46,7 @@ def per_gate(
 
     def draw(key: Array, shape: Shape, dtype: DType) -> Array:
         gate_shape = (*shape[:-1], shape[-1] // gates)
-        wide = jnp.promote_types(dtype, jnp.float32)
+        wide = dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
         drawn = [draw_gate(k, gate_shape, wide) for k in jax.random.split(key, gates)]
         return jnp.concatenate(drawn, axis=-1).astype(dtype)
 

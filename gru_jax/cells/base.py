@@ -1,7 +1,7 @@
 """What a cell is: parameters that know one step of a recurrence."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -63,9 +63,9 @@ def add_bias(x: Array, bias: Array | None) -> Array:
     return x if bias is None else x + jnp.broadcast_to(bias, x.shape)
 
 
-def gate_dtype(dtype: DType) -> Any:
+def gate_dtype(dtype: DType) -> DType:
     """The dtype of gate arithmetic and accumulation: float32 at least."""
-    return jnp.promote_types(dtype, jnp.float32)
+    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
 
 
 def widen(cell: CellT) -> CellT:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from gru_jax.cells import GRUParams, init
+from gru_jax.cells.base import gate_dtype
 from gru_jax.nn.sequence import run_sequence
 from gru_jax.stack import Merge, Stack
 from gru_jax.typing import Array, DType, Flags, Initializer, Lengths, Shape
@@ -93,7 +94,7 @@ class GRUCell(GRUOptions, nn.RNNCellBase):
         if self.learned_h0:
             raise ValueError("learned_h0 needs gru_jax.nn.linen.GRU, not a cell in nn.RNN")
         shape = (*input_shape[:-1], self.features)
-        return jnp.zeros(shape, jnp.promote_types(self.param_dtype, jnp.float32))
+        return jnp.zeros(shape, gate_dtype(self.param_dtype))
 
     @property
     def num_feature_axes(self) -> int:

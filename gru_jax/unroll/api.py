@@ -11,6 +11,7 @@ from gru_jax.cells.base import Cell, advance, gate_dtype, project
 from gru_jax.typing import Array, Flags, Lengths, Sequence, Shape, State, Step
 from gru_jax.unroll import scan
 from gru_jax.unroll.control import Controls, Steps, check_controls, plan
+from gru_jax.unroll.placement import settle
 from gru_jax.unroll.windows import run_checkpointed, run_truncated
 
 Checkpoint: TypeAlias = Literal["step", "chunk"] | int | None
@@ -217,7 +218,11 @@ def _unroll(
         run = functools.partial(run_checkpointed, run, window=chunk, reverse=reverse)
     if window is not None:
         run = functools.partial(run_truncated, run, window=window, reverse=reverse)
-    return run(plan(xs, controls, reverse=reverse), state)
+    steps = plan(xs, controls, reverse=reverse)
+    if xs.shape[0]:
+        first = steps.xs[0]
+        state = settle(lambda h: advance(params, h, project(params, first), xs.dtype), state)
+    return run(steps, state)
 
 
 def _choose(implementation: str | None, params: Cell) -> str:

@@ -7,6 +7,7 @@ from jax import lax
 from gru_jax.cells.base import Cell, advance, project, widen
 from gru_jax.typing import Array, State
 from gru_jax.unroll.control import Steps, expand, select
+from gru_jax.unroll.placement import place
 
 
 def unsupported(cell: Cell) -> str | None:
@@ -21,11 +22,13 @@ def run(
     """Runs ``cell`` over time; with ``recompute`` nothing but the states is kept for gradients."""
     dtype = steps.xs.dtype
     batch_shape = steps.xs.shape[1 : steps.xs.ndim - cell.num_feature_axes]
+    # Gradients of the parameters add up over the steps in the dtype the loop reads them in.
+    cell = widen(cell)
+
     initial = jax.tree.map(
         lambda new, old: new.astype(old.dtype), cell.initial_state(batch_shape), state
     )
-    # Gradients of the parameters add up over the steps in the dtype the loop reads them in.
-    cell = widen(cell)
+    initial = place(initial, state)
 
     def body(state: State, step):
         projected, valid, reset = step

@@ -1,0 +1,53 @@
+"""The order of the data, as a function of (seed, step)."""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from gru_jax import checks
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """Endless shuffled epochs, cut into batches of one size.
+
+    Each epoch is a permutation of all examples, drawn from (seed, epoch); batch ``step`` holds
+    the positions ``step * batch_size`` to ``(step + 1) * batch_size`` of all epochs one after
+    another. So no example is left out at an epoch's end, where a batch may span two epochs, and a
+    resumed run reads what an unbroken one does.
+
+    Attributes:
+        seed: of the permutations.
+        size: the number of examples.
+        batch_size: examples in a batch.
+
+    Raises:
+        TypeError: a size that is no integer.
+        ValueError: a size that is not positive, a negative seed.
+    """
+
+    seed: int
+    size: int
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        checks.positive("size", self.size)
+        checks.positive("batch_size", self.batch_size)
+        if self.seed < 0:
+            raise ValueError(f"seed must be 0 or above, got {self.seed}")
+
+    def __call__(self, step: int) -> np.ndarray:
+        """Returns the indices of batch ``step``, counted from 0: int64 (batch_size,)."""
+        positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        epochs, offsets = np.divmod(positions, self.size)
+        indices = np.empty(self.batch_size, np.int64)
+        for epoch in range(epochs[0], epochs[-1] + 1):
+            here = epochs == epoch
+            indices[here] = _permutation(self.seed, self.size, epoch)[offsets[here]]
+        return indices
+
+
+@functools.lru_cache(maxsize=4)
+def _permutation(seed: int, size: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(size)

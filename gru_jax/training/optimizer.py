@@ -1,0 +1,134 @@
+"""The usual optimizers and schedules by name; any other Optax transformation works as well."""
+
+from typing import Literal
+
+import optax
+
+from gru_jax import checks
+
+OptimizerName = Literal["adam", "adamw", "sgd", "rmsprop"]
+ScheduleName = Literal["constant", "cosine", "exponential", "linear"]
+
+
+def make_optimizer(
+    learning_rate: float = 1e-3,
+    *,
+    name: OptimizerName = "adam",
+    schedule: ScheduleName = "constant",
+    steps: int | None = None,
+    warmup_steps: int = 0,
+    final_fraction: float = 0.0,
+    clip_norm: float | None = None,
+    weight_decay: float = 0.0,
+    accumulate: int = 1,
+) -> optax.GradientTransformation:
+    """Returns an optimizer: accumulate, clip, decay, scale.
+
+    Args:
+        learning_rate: the peak of the schedule.
+        name: ``"adam"``, ``"adamw"``, ``"sgd"`` or ``"rmsprop"``, with Optax's defaults.
+        schedule: see :func:`make_schedule`, as for ``warmup_steps`` and ``final_fraction``.
+        steps: length of the run in train steps; every schedule but the constant one needs it.
+        warmup_steps: in train steps, as ``steps``.
+        final_fraction: of the learning rate, at the end.
+        clip_norm: gradients whose global norm exceeds it are scaled down to it (Pascanu et al.
+            2013, arXiv 1211.5063, algorithm 1).
+        weight_decay: of every parameter. With ``"adamw"`` it is decoupled from the gradient
+            (Loshchilov & Hutter 2019, arXiv 1711.05101, algorithm 2); with the others
+            ``weight_decay * params`` is added to the clipped gradient.
+        accumulate: train steps per update. The update is made from the mean of their gradients;
+            the steps in between leave the parameters as they are.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: an unknown name, a number out of its range, a schedule without ``steps``.
+    """
+    checks.option("name", name, ("adam", "adamw", "sgd", "rmsprop"))
+    accumulate = checks.positive("accumulate", accumulate)
+    _number("weight_decay", weight_decay)
+    rate = make_schedule(
+        learning_rate,
+        schedule=schedule,
+        # The schedule advances with updates, of which there is one in `accumulate` train steps.
+        steps=None if steps is None else -(-checks.positive("steps", steps) // accumulate),
+        warmup_steps=_integer("warmup_steps", warmup_steps) // accumulate,
+        final_fraction=final_fraction,
+    )
+    chain = []
+    if clip_norm is not None:
+        _number("clip_norm", clip_norm, above_zero=True)
+        chain.append(optax.clip_by_global_norm(clip_norm))
+    if name == "adamw":
+        chain.append(optax.adamw(rate, weight_decay=weight_decay))
+    else:
+        if weight_decay:
+            chain.append(optax.add_decayed_weights(weight_decay))
+        plain = {"adam": optax.adam, "sgd": optax.sgd, "rmsprop": optax.rmsprop}
+        chain.append(plain[name](rate))
+    optimizer = optax.chain(*chain)
+    if accumulate == 1:
+        return optimizer
+    return optax.MultiSteps(optimizer, accumulate).gradient_transformation()
+
+
+def make_schedule(
+    learning_rate: float,
+    *,
+    schedule: ScheduleName = "constant",
+    steps: int | None = None,
+    warmup_steps: int = 0,
+    final_fraction: float = 0.0,
+) -> optax.Schedule:
+    """Returns a schedule: a function from the number of updates made to the learning rate.
+
+    It rises linearly from 0 to ``learning_rate`` over ``warmup_steps``, then goes as ``schedule``
+    says to ``final_fraction * learning_rate`` at ``steps``, where it stays: along a line, along
+    half a cosine (Loshchilov & Hutter 2017, arXiv 1608.03983, equation 5) or by a constant factor
+    each step (``"exponential"``). With ``"constant"`` it stays at ``learning_rate``.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: an unknown schedule, a number out of its range, a schedule without ``steps``.
+    """
+    checks.option("schedule", schedule, ("constant", "cosine", "exponential", "linear"))
+    _number("learning_rate", learning_rate, above_zero=True)
+    warmup_steps = _integer("warmup_steps", warmup_steps)
+    if _number("final_fraction", final_fraction) > 1:
+        raise ValueError(f"final_fraction must lie in [0, 1], got {final_fraction!r}")
+    if schedule == "constant":
+        decay = optax.constant_schedule(learning_rate)
+    else:
+        if steps is None:
+            raise ValueError(f'schedule "{schedule}" needs steps, the length of the run')
+        decay_steps = checks.positive("steps", steps) - warmup_steps
+        if decay_steps < 1:
+            raise ValueError(f"warmup_steps={warmup_steps} must be less than steps={steps}")
+        if schedule == "cosine":
+            decay = optax.cosine_decay_schedule(learning_rate, decay_steps, alpha=final_fraction)
+        elif schedule == "linear":
+            final = final_fraction * learning_rate
+            decay = optax.linear_schedule(learning_rate, final, decay_steps)
+        else:
+            if final_fraction == 0:
+                raise ValueError('schedule "exponential" needs a final_fraction above 0')
+            final = final_fraction * learning_rate
+            decay = optax.exponential_decay(
+                learning_rate, decay_steps, final_fraction, end_value=final
+            )
+    if warmup_steps == 0:
+        return decay
+    warmup = optax.linear_schedule(0.0, learning_rate, warmup_steps)
+    return optax.join_schedules([warmup, decay], [warmup_steps])
+
+
+def _integer(name: str, value: int) -> int:
+    return 0 if value == 0 else checks.positive(name, value)
+
+
+def _number(name: str, value: float, *, above_zero: bool = False) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not 0 <= value < float("inf") or (above_zero and value == 0):
+        expected = "above 0" if above_zero else "0 or above"
+        raise ValueError(f"{name} must be finite and {expected}, got {value!r}")
+    return value

@@ -1,0 +1,72 @@
+"""A pytree as named arrays on the host with a description, and back."""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+Description = dict[str, dict[str, str]]
+
+
+def to_host(tree: Any) -> dict[str, np.ndarray]:
+    """Returns the leaves of ``tree`` by path, typed random keys as their raw data."""
+    arrays = {
+        name: jax.random.key_data(leaf) if _is_key(leaf) else leaf for name, leaf in _named(tree)
+    }
+    return {name: np.asarray(array) for name, array in jax.device_get(arrays).items()}
+
+
+def to_device(arrays: Mapping[str, np.ndarray], like: Any) -> Any:
+    """Returns the tree that :func:`to_host` took apart, with structure and sharding of ``like``."""
+
+    def place(path: jax.tree_util.KeyPath, leaf: jax.Array) -> jax.Array:
+        array = arrays[jax.tree_util.keystr(path)]
+        if _is_key(leaf):
+            array = jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf))
+        return jax.device_put(array, leaf.sharding)
+
+    return jax.tree_util.tree_map_with_path(place, like)
+
+
+def describe(tree: Any) -> Description:
+    """Says what kind of tree it is: its leaves' shapes and dtypes, its static fields' values."""
+    leaves = {name: f"shape {leaf.shape} and dtype {leaf.dtype}" for name, leaf in _named(tree)}
+    return {"leaf": leaves, "static field": dict(_static_fields(tree, ""))}
+
+
+def first_difference(there: Description, here: Description) -> str | None:
+    """Names the first thing in which two descriptions differ; None where they agree."""
+    for kind in here:
+        for name in here[kind] | there[kind]:
+            theirs, ours = there[kind].get(name, "absent"), here[kind].get(name, "absent")
+            if theirs != ours:
+                return f"{kind} {name}: {theirs} there, {ours} here"
+    return None
+
+
+def _named(tree: Any) -> list[tuple[str, Any]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
+
+
+def _is_key(leaf: Any) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _static_fields(tree: Any, prefix: str) -> Iterator[tuple[str, str]]:
+    # Only those of dataclasses: what else a tree's structure holds may be written differently
+    # from one process, or version of a library, to the next.
+    nodes = jax.tree_util.tree_leaves_with_path(tree, is_leaf=dataclasses.is_dataclass)
+    for path, node in nodes:
+        if not dataclasses.is_dataclass(node):
+            continue
+        for field in dataclasses.fields(node):
+            name = f"{prefix}{jax.tree_util.keystr(path)}.{field.name}"
+            value = getattr(node, field.name)
+            if field.metadata.get("static") or field.metadata.get("pytree_node") is False:
+                yield name, re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+            else:
+                yield from _static_fields(value, name)

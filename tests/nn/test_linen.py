@@ -1,0 +1,121 @@
+"""The Linen modules compute what the core computes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from flax import nnx
+from jax.sharding import PartitionSpec
+
+import gru_jax
+import gru_jax.nn
+from gru_jax.nn import linen
+
+BATCH, TIME, INPUT, HIDDEN = 3, 6, 4, 5
+
+
+def inputs():
+    return jax.random.normal(jax.random.key(7), (BATCH, TIME, INPUT))
+
+
+def assert_close(got, want, tolerance=1e-6):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), got, want
+    )
+
+
+def noisy(variables):
+    """Zero biases would hide a bias that is forgotten or in the wrong place."""
+    leaves, tree = jax.tree.flatten(variables)
+    keys = jax.random.split(jax.random.key(3), len(leaves))
+    return tree.unflatten(
+        [
+            leaf + 0.3 * jax.random.normal(key, leaf.shape)
+            for leaf, key in zip(leaves, keys, strict=True)
+        ]
+    )
+
+
+@pytest.mark.parametrize("reset", ["after", "before"])
+def test_cell_drops_into_linen_rnn(reset):
+    module = nn.RNN(linen.GRUCell(HIDDEN, reset=reset), return_carry=True)
+    xs = inputs()
+    variables = noisy(module.init(jax.random.key(0), xs))
+    params = gru_jax.GRUParams(**variables["params"]["cell"], reset=reset)
+    h, ys = gru_jax.unroll(params, xs.swapaxes(0, 1))
+    assert_close(module.apply(variables, xs), (h, ys.swapaxes(0, 1)))
+
+
+def test_cell_computes_what_flax_gru_cell_computes():
+    theirs = nn.RNN(nn.GRUCell(HIDDEN))
+    xs = inputs()
+    variables = noisy(theirs.init(jax.random.key(0), xs))
+    dense = variables["params"]["cell"]
+    ours = {
+        "w_x": jnp.concatenate([dense[f"i{gate}"]["kernel"] for gate in "rzn"], axis=-1),
+        "w_h": jnp.concatenate([dense[f"h{gate}"]["kernel"] for gate in "rzn"], axis=-1),
+        "b": jnp.concatenate([dense[f"i{gate}"]["bias"] for gate in "rzn"]),
+        "b_hn": dense["hn"]["bias"],
+    }
+    got = nn.RNN(linen.GRUCell(HIDDEN)).apply({"params": {"cell": ours}}, xs)
+    assert_close(got, theirs.apply(variables, xs))
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_module_equals_the_nnx_module(num_layers, bidirectional):
+    options = {"num_layers": num_layers, "bidirectional": bidirectional, "learned_h0": True}
+    module = linen.GRU(HIDDEN, return_carry=True, **options)
+    xs = inputs()
+    lengths = jnp.array([4, 0, 6])
+    mask = jax.random.bernoulli(jax.random.key(1), 0.7, (BATCH, TIME))
+    variables = noisy(module.init(jax.random.key(0), xs))
+
+    other = gru_jax.nn.GRU(INPUT, HIDDEN, rngs=nnx.Rngs(0), return_carry=True, **options)
+    for layer, cells in enumerate(other.layers):
+        for cell, direction in zip(cells, ("forward", "backward"), strict=False):
+            for name, value in variables["params"][f"layer_{layer}_{direction}"].items():
+                getattr(cell, name)[...] = value
+    got = module.apply(variables, xs, seq_lengths=lengths, mask=mask)
+    assert_close(got, other(xs, seq_lengths=lengths, mask=mask))
+
+
+def test_parameters_have_keys_of_their_own():
+    variables = linen.GRU(HIDDEN, num_layers=2, bias_init="torch").init(jax.random.key(0), inputs())
+    leaves = [np.asarray(leaf).ravel()[:5] for leaf in jax.tree.leaves(variables)]
+    assert len({leaf.tobytes() for leaf in leaves}) == len(leaves)
+
+
+def test_dropout_draws_from_its_stream():
+    module = linen.GRU(HIDDEN, num_layers=2, dropout=0.5)
+    xs = inputs()
+    variables = module.init(jax.random.key(0), xs)
+
+    def run(seed):
+        return module.apply(
+            variables, xs, deterministic=False, rngs={"dropout": jax.random.key(seed)}
+        )
+
+    assert_close(run(1), run(1), 0)
+    assert np.any(run(1) != run(2))
+    assert np.any(run(1) != module.apply(variables, xs))
+
+
+def test_annotations_and_dtypes():
+    module = linen.GRU(
+        HIDDEN,
+        param_dtype=jnp.bfloat16,
+        dtype=jnp.bfloat16,
+        kernel_init=nn.with_partitioning(nn.initializers.lecun_normal(), (None, "model")),
+    )
+    variables = module.init(jax.random.key(0), inputs())
+    specs = nn.get_partition_spec(variables)["params"]["layer_0_forward"]
+    assert specs["w_x"] == PartitionSpec(None, "model")
+    assert module.apply(nn.meta.unbox(variables), inputs()).dtype == jnp.bfloat16
+    assert module.apply(variables, inputs()).dtype == jnp.bfloat16
+
+
+def test_learned_initial_state_is_refused_where_it_would_be_ignored():
+    with pytest.raises(ValueError, match="learned_h0"):
+        nn.RNN(linen.GRUCell(HIDDEN, learned_h0=True)).init(jax.random.key(0), inputs())
