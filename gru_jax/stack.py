@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from gru_jax import checks
 from gru_jax.cells import Cell, init
 from gru_jax.regularize import dropout as drop
-from gru_jax.typing import Array, Flags, Lengths, Sequence, Shape, State
+from gru_jax.typing import Array, Flags, Inputs, Lengths, Shape, State
 from gru_jax.unroll import unroll
 from gru_jax.unroll.api import Checkpoint
 
@@ -108,7 +108,7 @@ def init_stack(
 
 def unroll_stack(
     stack: Stack,
-    xs: Sequence,
+    xs: Inputs,
     states: tuple[tuple[State, ...], ...] | None = None,
     *,
     lengths: Lengths | None = None,

@@ -28,8 +28,9 @@ Projected: TypeAlias = Any
 Initializer: TypeAlias = Callable[[Array, Shape, DType], Array]
 """``(key, shape, dtype) -> array``, as in :mod:`jax.nn.initializers`."""
 
-Sequence: TypeAlias = Float[Array, "time *batch features"]
-Step: TypeAlias = Float[Array, "*batch features"]
+Inputs: TypeAlias = Float[Array, "time *batch input"]
+StepInputs: TypeAlias = Float[Array, "*batch input"]
+Outputs: TypeAlias = Float[Array, "time *batch output"]
 Hidden: TypeAlias = Float[Array, "*batch hidden"]
 Lengths: TypeAlias = Int[Array, "*batch"]
 Flags: TypeAlias = Bool[Array, "time *batch"]

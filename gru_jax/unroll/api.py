@@ -8,7 +8,7 @@ import jax
 
 from gru_jax import checks
 from gru_jax.cells.base import Cell, advance, gate_dtype, project
-from gru_jax.typing import Array, Flags, Lengths, Sequence, Shape, State, Step
+from gru_jax.typing import Array, Flags, Inputs, Lengths, Outputs, Shape, State, StepInputs
 from gru_jax.unroll import scan
 from gru_jax.unroll.control import Controls, Steps, check_controls, plan
 from gru_jax.unroll.placement import settle
@@ -20,7 +20,7 @@ IMPLEMENTATIONS: dict[str, ModuleType] = {"scan": scan}
 """Implementations by name, the fastest first: modules with ``unsupported`` and ``run``."""
 
 
-def step(params: Cell, state: State, x: Step) -> State:
+def step(params: Cell, state: State, x: StepInputs) -> State:
     """One step of a cell: the state after reading ``x``.
 
     Args:
@@ -62,7 +62,7 @@ def initial_state(params: Cell, batch_shape: Shape = ()) -> State:
 
 def unroll(
     params: Cell,
-    xs: Sequence,
+    xs: Inputs,
     h0: State | None = None,
     *,
     lengths: Lengths | None = None,
@@ -71,7 +71,7 @@ def unroll(
     reverse: bool = False,
     implementation: str | None = None,
     checkpoint: Checkpoint = None,
-) -> tuple[State, Sequence]:
+) -> tuple[State, Outputs]:
     """Runs a cell over a sequence: ``lax.scan`` of :func:`step`, in the same order of results.
 
     Products run in the dtype of ``xs`` with float32 accumulation; gates are computed in float32
@@ -115,7 +115,7 @@ def unroll(
 
 def unroll_truncated(
     params: Cell,
-    xs: Sequence,
+    xs: Inputs,
     h0: State | None = None,
     *,
     window: int,
@@ -125,7 +125,7 @@ def unroll_truncated(
     reverse: bool = False,
     implementation: str | None = None,
     checkpoint: Checkpoint = None,
-) -> tuple[State, Sequence]:
+) -> tuple[State, Outputs]:
     """:func:`unroll` with backpropagation through time truncated (Williams & Peng 1990).
 
     Values are those of :func:`unroll`. Gradients do not cross from a window of ``window`` steps
@@ -154,7 +154,7 @@ def _step(params: Cell, state: State, x: Array) -> State:
 
 def _run(
     params: Cell,
-    xs: Sequence,
+    xs: Inputs,
     h0: State | None,
     lengths: Lengths | None,
     mask: Flags | None,
@@ -164,7 +164,7 @@ def _run(
     checkpoint: Checkpoint,
     *,
     window: int | None,
-) -> tuple[State, Sequence]:
+) -> tuple[State, Outputs]:
     """Checks what can be checked outside of a trace, and runs the rest compiled."""
     _check_cell(params)
     xs = checks.floating_array("xs", xs)

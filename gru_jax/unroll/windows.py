@@ -9,14 +9,14 @@ import jax.numpy as jnp
 from jax import lax
 
 from gru_jax import checks
-from gru_jax.typing import Array, Flags, Lengths, Sequence, State
+from gru_jax.typing import Array, Flags, Inputs, Lengths, State
 from gru_jax.unroll.control import Steps
 
 Run = Callable[[Steps, State], tuple[State, Array]]
 
 
 def windows(
-    xs: Sequence,
+    xs: Inputs,
     window: int,
     *,
     lengths: Lengths | None = None,
@@ -49,7 +49,7 @@ def windows(
 
 
 def _windows(
-    xs: Sequence, window: int, lengths: Lengths | None, mask: Flags | None, starts: Flags | None
+    xs: Inputs, window: int, lengths: Lengths | None, mask: Flags | None, starts: Flags | None
 ) -> Iterator[dict[str, Any]]:
     for begin in range(0, xs.shape[0], window):
         inside = slice(begin, begin + window)
