@@ -7,7 +7,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ import orbax.checkpoint as ocp
 
 from gru_jax import checks
 from gru_jax.training import snapshot
-from gru_jax.training.errors import CheckpointError, CheckpointMismatchError
+from gru_jax.training.errors import CheckpointError, CheckpointMismatchError, reason
 from gru_jax.training.progress import Progress
 from gru_jax.training.state import TrainState
 
@@ -76,7 +75,7 @@ class CheckpointStore:
             )
         except OSError as error:
             raise CheckpointError(
-                f"The checkpoint directory {self.directory} cannot be used: {_reason(error)}."
+                f"The checkpoint directory {self.directory} cannot be used: {reason(error)}."
             ) from error
 
     def __enter__(self) -> "CheckpointStore":
@@ -97,7 +96,7 @@ class CheckpointStore:
             logging.getLogger("absl").removeFilter(_is_foreign)
 
     def newest(self) -> Path | None:
-        """Returns the newest checkpoint that is whole, a save under way included."""
+        """Returns the path of the newest checkpoint, having waited for a save under way."""
         with contextlib.suppress(CheckpointError):
             self._finish()
         steps = self._manager.all_steps()
@@ -115,8 +114,7 @@ class CheckpointStore:
             "progress": dataclasses.asdict(progress),
             "description": snapshot.describe(state),
         }
-        # Orbax refuses arrays without elements, in which there is nothing to save.
-        arrays = {name: array for name, array in snapshot.to_host(state).items() if array.size}
+        arrays = snapshot.to_host(state)
         self._retention.best_step = progress.best_step
         try:
             self._check_space(sum(array.nbytes for array in arrays.values()))
@@ -135,7 +133,7 @@ class CheckpointStore:
         """Returns the newest undamaged checkpoint, or None; damaged ones are moved aside.
 
         Raises:
-            CheckpointMismatchError: the checkpoint's tree is not one like ``like``.
+            CheckpointError: as :meth:`restore` does.
         """
         for step in sorted(self._manager.all_steps(), reverse=True):
             restored = self.restore(step, like)
@@ -164,10 +162,8 @@ class CheckpointStore:
                 f"The checkpoint {self._path(step)} belongs to another model or optimizer. "
                 f"The first difference is {difference}."
             )
-        stored = self._read(step, arrays=ocp.args.StandardRestore())
-        return snapshot.to_device({**snapshot.to_host(like), **stored}, like), Progress(
-            **record["progress"]
-        )
+        arrays = self._read(step, arrays=ocp.args.StandardRestore())
+        return snapshot.to_device(arrays, like), Progress(**record["progress"])
 
     def _check_space(self, needed: int) -> None:
         # Told beforehand, a full disk is one message; told by the writers, it is one from each.
@@ -181,7 +177,7 @@ class CheckpointStore:
             return self._manager.restore(step, args=ocp.args.Composite(**item))[name]
         except Exception as error:
             raise CheckpointError(
-                f"The checkpoint {self._path(step)} is whole, but cannot be read: {_reason(error)}."
+                f"The checkpoint {self._path(step)} is whole, but cannot be read: {reason(error)}."
             ) from error
 
     def _write_digests(self) -> None:
@@ -199,7 +195,7 @@ class CheckpointStore:
         except OSError as error:
             raise CheckpointError(
                 f"The checkpoint {self._path(step)} is damaged ({damage}), and cannot be moved "
-                f"aside: {_reason(error)}."
+                f"aside: {reason(error)}."
             ) from error
         self._manager.reload()
         logger.warning(
@@ -227,7 +223,7 @@ class CheckpointStore:
         )
         raise CheckpointError(
             f"Saving the checkpoint of step {step} in {self.directory} failed: "
-            f"{_reason(error)}. {earlier}"
+            f"{reason(error)}. {earlier}"
         ) from error
 
     def _path(self, step: int) -> Path:
@@ -257,7 +253,7 @@ def _find_damage(checkpoint: Path) -> str | None:
         expected = dict(json.loads((checkpoint / _DIGESTS).read_text()))
         found = _file_digests(checkpoint)
     except (OSError, TypeError, ValueError) as error:
-        return f"its digests cannot be checked: {_reason(error)}"
+        return f"its digests cannot be checked: {reason(error)}"
     for name, digest in expected.items():
         if name not in found:
             return f"its file {name} is missing"
@@ -275,15 +271,6 @@ def _file_digests(checkpoint: Path) -> dict[str, str]:
                     name = path.relative_to(checkpoint).as_posix()
                     digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return digests
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    # TensorStore wraps the operating system's error in much about itself.
-    code = re.search(r"os_error_code='(\d+)'", lines[0])
-    return os.strerror(int(code[1])) if code else lines[0].rstrip(".")
 
 
 def _is_foreign(record: logging.LogRecord) -> bool:

@@ -1,6 +1,9 @@
 """What can stop a run, each with a message that is a complete sentence to show to a user."""
 
+import errno
 import math
+import os
+import re
 from pathlib import Path
 
 
@@ -49,3 +52,16 @@ class NonFiniteLossError(TrainingError):
         super().__init__(
             f"The {figure} is {value} at step {step}, on the batch of index {batch_index}; {good}."
         )
+
+
+def reason(error: Exception) -> str:
+    """Returns what an error says, without what the sentence around it says already."""
+    if isinstance(error, FileExistsError):
+        # Making a directory failed at a file of that name.
+        return os.strerror(errno.ENOTDIR)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    # TensorStore wraps the operating system's error in much about itself.
+    code = re.search(r"os_error_code='(\d+)'", lines[0])
+    return os.strerror(int(code[1])) if code else lines[0].rstrip(".")

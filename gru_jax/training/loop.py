@@ -135,15 +135,17 @@ def fit(
             run.collect()
             run.save()
 
-    is_early = run.progress.is_exhausted(patience)
-    is_finished = run.progress.step == steps
+    if run.progress.step == steps:
+        status = "finished"
+    else:
+        status = "early_stopped" if run.progress.is_exhausted(patience) else "interrupted"
     return FitResult(
         state=run.state,
         best_params=run.best_params(),
         best_step=run.progress.best_step,
         best_metrics=run.progress.best_metrics,
-        status="early_stopped" if is_early else "finished" if is_finished else "interrupted",
-        signal=None if is_early or is_finished else signals.received,
+        status=status,
+        signal=signals.received if status == "interrupted" else None,
         steps_per_second=run.rate.overall(),
     )
 

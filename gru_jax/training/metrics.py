@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from gru_jax.training.errors import MetricsError
+from gru_jax.training.errors import MetricsError, reason
 from gru_jax.typing import Array
 
 
@@ -124,7 +124,7 @@ def progress_bar(*, initial: int, total: int, show: bool | None) -> tqdm:
 
 
 def _unwritable(path: str | os.PathLike[str], error: OSError) -> MetricsError:
-    return MetricsError(f"The metrics file {path} cannot be written: {error.strerror}.")
+    return MetricsError(f"The metrics file {path} cannot be written: {reason(error)}.")
 
 
 def _json_value(value: Any) -> Any:

@@ -146,6 +146,9 @@ class Run:
         return None if self._best is None else snapshot.to_device(self._best, self.state.params)
 
     def _append(self, step: int, split: str, figures: Mapping[str, float], **more: Any) -> None:
+        for name in ("step", "split", "seconds", "steps_per_second"):
+            if name in figures:
+                raise ValueError(f"a figure must not be named {name!r}: each row has its own")
         if self._log is not None:
             row = {"step": step, "split": split, **figures, "seconds": self._seconds(), **more}
             self._log.append(row)

@@ -6,15 +6,18 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 Description = dict[str, dict[str, str]]
 
 
 def to_host(tree: Any) -> dict[str, np.ndarray]:
-    """Returns the leaves of ``tree`` by path, typed random keys as their raw data."""
+    """Returns the leaves of ``tree`` by path: those with elements, random keys as raw data."""
     arrays = {
-        name: jax.random.key_data(leaf) if _is_key(leaf) else leaf for name, leaf in _named(tree)
+        name: jax.random.key_data(leaf) if _is_key(leaf) else leaf
+        for name, leaf in _named(tree)
+        if leaf.size
     }
     return {name: np.asarray(array) for name, array in jax.device_get(arrays).items()}
 
@@ -23,9 +26,12 @@ def to_device(arrays: Mapping[str, np.ndarray], like: Any) -> Any:
     """Returns the tree that :func:`to_host` took apart, with structure and sharding of ``like``."""
 
     def place(path: jax.tree_util.KeyPath, leaf: jax.Array) -> jax.Array:
+        if leaf.size == 0:
+            return leaf
         array = arrays[jax.tree_util.keystr(path)]
         if _is_key(leaf):
-            array = jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf))
+            key_data = jnp.asarray(array)
+            array = jax.random.wrap_key_data(key_data, impl=jax.random.key_impl(leaf))
         return jax.device_put(array, leaf.sharding)
 
     return jax.tree_util.tree_map_with_path(place, like)
@@ -53,7 +59,7 @@ def _named(tree: Any) -> list[tuple[str, Any]]:
 
 
 def _is_key(leaf: Any) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _static_fields(tree: Any, prefix: str) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,181 @@
+"""How parameters are drawn: gate by gate, from the key alone, in any dtype."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gru_jax
+from tests.cells.cases import CASES, GRU_AFTER, LSTM, ROUNDINGS, assert_equal
+
+KEY = jax.random.key(0)
+WIDE = {"input_size": 192, "hidden_size": 128}
+
+
+def gates_of(case, packed: jax.Array) -> np.ndarray:
+    return np.asarray(packed, np.float64).reshape(*packed.shape[:-1], case.gates, -1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_dtype_of_every_leaf(case, dtype):
+    cell = case.init(KEY, 3, 4, dtype=dtype, learned_h0=True, **case.static)
+    assert {leaf.dtype for leaf in jax.tree.leaves(cell)} == {jnp.dtype(dtype)}
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@jax.enable_x64(True)
+def test_float64(case):
+    cell = case.init(KEY, 3, 4, dtype=jnp.float64, **case.static)
+    assert {leaf.dtype for leaf in jax.tree.leaves(cell)} == {jnp.dtype("float64")}
+    assert not np.array_equal(cell.w_x, cell.w_x.astype(jnp.float32).astype(jnp.float64))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_key_decides(case):
+    options = {"bias_init": "torch", **case.static}
+    cell, again = (case.init(KEY, 3, 4, **options) for _ in range(2))
+    other = case.init(jax.random.key(1), 3, 4, **options)
+    assert_equal(cell, again)
+    for leaf, different in zip(jax.tree.leaves(cell), jax.tree.leaves(other), strict=True):
+        assert not (leaf == different).any()
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_legacy_key(case):
+    assert_equal(
+        case.init(jax.random.PRNGKey(0), 3, 4, **case.static), case.init(KEY, 3, 4, **case.static)
+    )
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_jit_draws_the_same_structure(case):
+    def draw(key):
+        return case.init(key, 3, 4, **case.static)
+
+    assert jax.tree.structure(jax.jit(draw)(KEY)) == jax.tree.structure(draw(KEY))
+    many = jax.vmap(draw)(jax.random.split(KEY, 5))
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(many)} == {5}
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_no_two_parameters_or_gates_are_the_same_draw(case):
+    cell = case.init(KEY, 4, 4, kernel_init="torch", recurrent_kernel_init="torch", **case.static)
+    blocks = np.concatenate([gates_of(case, cell.w_x), gates_of(case, cell.w_h)], axis=1)
+    for i in range(blocks.shape[1]):
+        for j in range(i):
+            assert not np.isin(blocks[:, i], blocks[:, j]).any()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_recurrent_kernel_is_orthogonal_gate_by_gate(case, dtype):
+    hidden = 16
+    cell = case.init(KEY, 3, hidden, dtype=dtype, **case.static)
+    tolerance = ROUNDINGS[dtype] * float(jnp.finfo(dtype).eps)
+    for gate in np.moveaxis(gates_of(case, cell.w_h), 1, 0):
+        np.testing.assert_allclose(gate.T @ gate, np.eye(hidden), rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "variance"),
+    [
+        ("glorot", 2 / (192 + 128)),
+        ("lecun", 1 / 192),
+        ("torch", 1 / 128 / 3),
+    ],
+)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_variance_is_that_of_one_gate(case, scheme, variance):
+    """24576 draws: the variance of a sample is within 3 % but for one draw in a thousand."""
+    cell = case.init(KEY, **WIDE, kernel_init=scheme, **case.static)
+    for gate in np.moveaxis(gates_of(case, cell.w_x), 1, 0):
+        assert gate.var() == pytest.approx(variance, rel=0.05)
+        assert gate.mean() == pytest.approx(0, abs=5 * np.sqrt(variance / gate.size))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "bound"), [("glorot", np.sqrt(6 / (192 + 128))), ("torch", 1 / np.sqrt(128))]
+)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_bounds_of_uniform_schemes(case, scheme, bound):
+    cell = case.init(KEY, **WIDE, kernel_init=scheme, **case.static)
+    largest = np.abs(np.asarray(cell.w_x)).max()
+    assert 0.99 * bound < largest <= bound * (1 + jnp.finfo(jnp.float32).eps)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_torch_biases_are_bounded_by_the_hidden_size(case):
+    cell = case.init(KEY, **WIDE, bias_init="torch", **case.static)
+    offset = np.zeros((case.gates, 1))
+    if case is LSTM:
+        offset[1] = 1
+    largest = np.abs(gates_of(case, cell.b) - offset).max()
+    assert 0.9 / np.sqrt(128) < largest <= 1 / np.sqrt(128) + 1e-7
+
+
+def test_update_bias_moves_the_update_gate_alone():
+    plain = gru_jax.init(KEY, 3, 4, bias_init="torch")
+    moved = gru_jax.init(KEY, 3, 4, bias_init="torch", update_bias=2.5)
+    difference = gates_of(GRU_AFTER, moved.b - plain.b)
+    np.testing.assert_allclose(difference, [[0] * 4, [2.5] * 4, [0] * 4], atol=1e-6)
+    assert_equal(moved.b_hn, plain.b_hn)
+
+
+def test_forget_bias_moves_the_forget_gate_alone():
+    default = gru_jax.init_lstm(KEY, 3, 4)
+    np.testing.assert_array_equal(gates_of(LSTM, default.b), [[0] * 4, [1] * 4, [0] * 4, [0] * 4])
+    assert not gru_jax.init_lstm(KEY, 3, 4, forget_bias=0.0).b.any()
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_zeros(case):
+    cell = case.init(KEY, 3, 4, kernel_init="zeros", recurrent_kernel_init="zeros", **case.static)
+    assert not cell.w_x.any()
+    assert not cell.w_h.any()
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_callable_is_given_the_packed_shape(case):
+    asked = []
+
+    def constant(key, shape, dtype):
+        asked.append((shape, jnp.dtype(dtype)))
+        return jnp.full(shape, 0.5, dtype)
+
+    cell = case.init(KEY, 3, 4, kernel_init=constant, recurrent_kernel_init=constant, **case.static)
+    assert asked == [
+        ((3, 4 * case.gates), jnp.dtype("float32")),
+        ((4, 4 * case.gates), jnp.dtype("float32")),
+    ]
+    assert (cell.w_x == 0.5).all()
+    assert (cell.w_h == 0.5).all()
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("input_size", 0, ValueError),
+        ("input_size", 2.5, TypeError),
+        ("hidden_size", -1, ValueError),
+        ("hidden_size", None, TypeError),
+        ("dtype", "int32", TypeError),
+        ("dtype", "float31", TypeError),
+        ("key", 0, TypeError),
+        ("kernel_init", "glorott", ValueError),
+        ("kernel_init", 1.0, TypeError),
+        ("recurrent_kernel_init", "identity", ValueError),
+        ("bias_init", "ones", ValueError),
+    ],
+)
+def test_wrong_argument_is_named(case, name, value, error):
+    arguments = {"key": KEY, "input_size": 3, "hidden_size": 4, **case.static, name: value}
+    with pytest.raises(error, match=rf"\b{name}\b"):
+        case.init(**arguments)
+
+
+@pytest.mark.parametrize("value", ["both", True, None])
+def test_unknown_equation(value):
+    with pytest.raises(ValueError, match="reset"):
+        gru_jax.init(KEY, 3, 4, reset=value)

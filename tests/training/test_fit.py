@@ -1,0 +1,264 @@
+"""The loop: what is trained, evaluated, reported and kept, and when it ends."""
+
+import itertools
+import math
+import signal
+import sys
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gru_jax import training
+from tests.training import problem
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("unbroken")
+    return directory, problem.fit(directory)
+
+
+def scripted(values):
+    """An ``evaluate`` that gives the next of ``values`` each time."""
+    remaining = iter(values)
+    return lambda params: {"loss": next(remaining)}
+
+
+def test_fit_takes_the_steps_one_after_another(unbroken):
+    state = problem.make_state()
+    for step in range(problem.STEPS):
+        state, _ = problem.make_train_step()(state, problem.batch_at(step))
+    _, result = unbroken
+    problem.assert_same(result.state, state)
+    assert (result.status, result.signal) == ("finished", None)
+    assert result.steps_per_second > 0
+
+
+def test_two_runs_agree_bit_for_bit(unbroken, tmp_path):
+    problem.assert_same_run(tmp_path, problem.fit(tmp_path), *unbroken)
+
+
+def test_best_is_the_best_evaluation_with_and_without_checkpoints(unbroken):
+    directory, result = unbroken
+    rows = [row for row in problem.rows_without_times(directory) if row["split"] == "validation"]
+    best = min(rows, key=lambda row: row["worst"])
+    assert result.best_step == best["step"] < problem.STEPS
+    assert result.best_metrics == {"loss": best["loss"], "worst": best["worst"]}
+    assert problem.evaluate(result.best_params) == result.best_metrics
+    problem.assert_same(problem.fit().best_params, result.best_params)
+
+
+def test_newest_checkpoints_and_the_best_are_on_disk(unbroken):
+    directory, result = unbroken
+    assert problem.steps_on_disk(directory) == sorted({56, 60, result.best_step})
+
+
+def test_rows_stand_at_their_steps(unbroken):
+    directory, _ = unbroken
+    rows = training.read_metrics(directory / "metrics.jsonl")
+    steps = {
+        split: [row["step"] for row in rows if row["split"] == split]
+        for split in ("train", "validation")
+    }
+    assert steps["train"] == list(range(4, 61, 4))
+    assert steps["validation"] == [*range(7, 60, 7), 60]
+    assert [row["step"] for row in rows] == sorted(row["step"] for row in rows)
+    seconds = [row["seconds"] for row in rows]
+    assert seconds == sorted(seconds)
+    assert all(row["steps_per_second"] > 0 for row in rows if row["split"] == "train")
+
+
+def test_training_rows_are_means_over_their_steps(unbroken):
+    directory, _ = unbroken
+    state, losses = problem.make_state(), []
+    for step in range(problem.STEPS):
+        state, metrics = problem.make_train_step()(state, problem.batch_at(step))
+        losses.append(float(metrics["loss"]))
+    rows = [row for row in problem.rows_without_times(directory) if row["split"] == "train"]
+    for row, (first, last) in zip(rows, itertools.pairwise(range(0, 61, 4)), strict=True):
+        assert row["loss"] == pytest.approx(np.mean(losses[first:last]), rel=1e-12)
+
+
+def test_last_step_is_logged_and_evaluated_off_the_rhythm(tmp_path):
+    result = problem.fit(tmp_path, steps=5)
+    rows = problem.rows_without_times(tmp_path)
+    assert [(row["step"], row["split"]) for row in rows] == [
+        (4, "train"),
+        (5, "train"),
+        (5, "validation"),
+    ]
+    assert result.best_step == 5
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_patience_counts_evaluations_without_improvement(tmp_path, mode):
+    sign = 1 if mode == "min" else -1
+    values = [sign * value for value in (5.0, 4.0, 4.5, 3.0, 3.5, 3.0, 3.1, 2.0)]
+    result = problem.fit(tmp_path, evaluate=scripted(values), monitor="loss", mode=mode, patience=3)
+    # The tie at the sixth evaluation leaves the fourth the best, and is no improvement.
+    assert result.status == "early_stopped"
+    assert int(result.state.step) == 7 * 7
+    assert result.best_step == 4 * 7
+    assert result.best_metrics == {"loss": sign * 3.0}
+    again = problem.fit(tmp_path, evaluate=scripted([]), monitor="loss", mode=mode, patience=3)
+    problem.assert_same(again.state, result.state)
+    problem.assert_same(again.best_params, result.best_params)
+    assert again.status == "early_stopped"
+
+
+def test_what_is_not_finite_is_never_better(caplog):
+    values = [math.nan, math.inf, 2.0, math.nan, -math.inf, 1.0, 3.0, 3.0, 3.0]
+    result = problem.fit(evaluate=scripted(values), monitor="loss")
+    assert result.best_step == 6 * 7
+    assert "is nan at step 7." in caplog.records[0].getMessage()
+    assert len(caplog.records) == 4
+
+
+@pytest.mark.parametrize("bad_index", [0, 2, 7, 9, 13, 30])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_not_finite_loss_names_step_batch_and_checkpoint(tmp_path, bad_index, value):
+    def batch_at(step):
+        inputs, targets = problem.batch_at(step)
+        if step == bad_index:
+            targets = np.full_like(targets, value)
+        return inputs, targets
+
+    with pytest.raises(training.NonFiniteLossError) as caught:
+        problem.fit(tmp_path, batch_at=batch_at)
+    error, last_good = caught.value, bad_index // 7 * 7
+    checkpoint = tmp_path / "checkpoints" / str(last_good) if last_good else None
+    assert (error.step, error.batch_index) == (bad_index + 1, bad_index)
+    assert error.last_checkpoint == checkpoint
+    expected = ["loss", str(value), f"step {bad_index + 1}", f"index {bad_index}"]
+    assert all(word in str(error) for word in [*expected, str(checkpoint or "no checkpoint")])
+
+    row = problem.rows_without_times(tmp_path)[-1]
+    assert (row["step"], row["split"], row["loss"]) == (bad_index + 1, "train", None)
+    assert all(step <= last_good for step in problem.steps_on_disk(tmp_path))
+    # With the data mended the run goes on from there as if nothing had been.
+    problem.assert_same(problem.fit(tmp_path).state, problem.fit().state)
+
+
+def test_not_finite_gradients_of_a_finite_loss_stop_the_run():
+    def loss(params, batch, key):
+        return jnp.sum(jnp.sqrt(params["a"])), {}
+
+    optimizer = training.make_optimizer()
+    with pytest.raises(training.NonFiniteLossError, match="grad_norm is inf at step 1"):
+        problem.fit(
+            state=training.TrainState.create({"a": jnp.zeros(2)}, optimizer),
+            train_step=training.make_train_step(loss, optimizer),
+        )
+
+
+def raising_at(index, *numbers):
+    def batch_at(step):
+        if step == index:
+            for number in numbers:
+                signal.raise_signal(number)
+        return problem.batch_at(step)
+
+    return batch_at
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("index", [0, 6, 7, 12])
+def test_signal_saves_and_the_run_resumes_exactly(tmp_path, unbroken, number, index):
+    handlers = [signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)]
+    result = problem.fit(tmp_path, batch_at=raising_at(index, number))
+    assert (result.status, result.signal) == ("interrupted", number)
+    assert int(result.state.step) == index + 1
+    assert problem.steps_on_disk(tmp_path)[-1] == index + 1
+    assert [signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)] == handlers
+    problem.assert_same_run(tmp_path, problem.fit(tmp_path, resume="must"), *unbroken)
+
+
+def test_signal_in_the_last_step_lets_the_run_finish(tmp_path, unbroken):
+    result = problem.fit(tmp_path, batch_at=raising_at(problem.STEPS - 1, signal.SIGTERM))
+    assert result.signal is None
+    problem.assert_same_run(tmp_path, result, *unbroken)
+
+
+def test_interrupted_before_any_evaluation_there_is_no_best():
+    result = problem.fit(batch_at=raising_at(2, signal.SIGTERM))
+    assert (result.best_params, result.best_step, result.best_metrics) == (None, None, None)
+    assert result.status == "interrupted"
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_second_ctrl_c_stops_at_once(tmp_path, unbroken, first):
+    with pytest.raises(KeyboardInterrupt):
+        problem.fit(tmp_path, batch_at=raising_at(17, first, signal.SIGINT))
+    assert problem.steps_on_disk(tmp_path) == [7, 14]
+    problem.assert_same_run(tmp_path, problem.fit(tmp_path), *unbroken)
+
+
+def test_fit_works_off_the_main_thread(unbroken):
+    results = []
+    thread = threading.Thread(target=lambda: results.append(problem.fit()))
+    thread.start()
+    thread.join()
+    problem.assert_same(results[0].state, unbroken[1].state)
+
+
+def test_error_in_the_users_code_leaves_the_checkpoints_whole(tmp_path, unbroken):
+    def batch_at(step):
+        if step == 23:
+            raise OSError("the data is gone")
+        return problem.batch_at(step)
+
+    with pytest.raises(OSError, match="the data is gone"):
+        problem.fit(tmp_path, batch_at=batch_at)
+    assert problem.steps_on_disk(tmp_path)[-1] == 21
+    problem.assert_same_run(tmp_path, problem.fit(tmp_path), *unbroken)
+
+
+@pytest.mark.parametrize(("progress", "shown"), [(True, True), (False, False), (None, False)])
+def test_bar_is_quiet_unless_asked_or_on_a_terminal(capfd, progress, shown):
+    problem.fit(progress=progress)
+    output, errors = capfd.readouterr()
+    assert output == ""
+    assert ("60/60" in errors and "step/s" in errors and "loss" in errors) is shown
+    assert bool(errors) is shown
+
+
+def test_bar_is_shown_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    problem.fit()
+    assert "60/60" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"steps": 0}, ValueError, ["steps", "0"]),
+        ({"steps": 1.5}, TypeError, ["steps", "1.5"]),
+        ({"eval_every": 0}, ValueError, ["eval_every"]),
+        ({"log_every": -1}, ValueError, ["log_every"]),
+        ({"patience": 0}, ValueError, ["patience"]),
+        ({"mode": "least"}, ValueError, ["mode", "least", "min"]),
+        ({"resume": "yes"}, ValueError, ["resume", "yes", "auto"]),
+        ({"resume": "must"}, ValueError, ["resume", "checkpoints"]),
+        ({"monitor": "accuracy"}, ValueError, ["monitor", "accuracy", "worst"]),
+    ],
+)
+def test_wrong_arguments_are_named(options, error, words):
+    with pytest.raises(error) as caught:
+        problem.fit(**options)
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_state_handed_in_is_where_the_run_begins(unbroken):
+    half = problem.fit(steps=30).state
+    assert int(half.step) == 30
+    problem.assert_same(problem.fit(state=half).state, unbroken[1].state)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(half))
+
+
+@pytest.mark.parametrize("name", ["step", "split", "seconds", "steps_per_second"])
+def test_figures_named_like_a_column_of_the_log_are_refused(name):
+    with pytest.raises(ValueError, match=name):
+        problem.fit(evaluate=lambda params: {"worst": 1.0, name: 2.0})

@@ -1,0 +1,148 @@
+"""Laws of the train state and the train step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import gru_jax
+from gru_jax import training
+from tests.training import problem
+
+
+def quiet_loss(params, batch, key):
+    """The same without noise, so that micro-batches can make up a batch."""
+    inputs, targets = batch
+    return jnp.mean(jnp.square(problem.predict(params, inputs) - targets)), {}
+
+
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_accumulating_equal_micro_batches_equals_one_batch(accumulate):
+    inputs, targets = (array[:8] for array in problem.make_data())
+    options = {"learning_rate": 0.1, "clip_norm": 0.5, "weight_decay": 0.01}
+
+    def train(accumulate, batches):
+        optimizer = training.make_optimizer(**options, accumulate=accumulate)
+        step = training.make_train_step(quiet_loss, optimizer)
+        state = training.TrainState.create(problem.make_params(), optimizer)
+        for batch in batches:
+            state, _ = step(state, batch)
+        return state.params
+
+    whole = train(1, [(inputs, targets)] * 3)
+    parts = list(zip(np.split(inputs, accumulate), np.split(targets, accumulate), strict=True))
+    accumulated = train(accumulate, parts * 3)
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(accumulated), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)
+
+    initial = problem.make_params()
+    problem.assert_same(train(accumulate, parts[:-1]), initial)
+
+
+def test_metrics_are_those_of_the_loss_function_and_the_gradients():
+    optimizer = training.make_optimizer(0.1, clip_norm=1e-3)
+    params, batch = problem.make_params(), problem.batch_at(0)
+    key = jax.random.fold_in(jax.random.key(5), 0)
+    loss, extra = problem.loss_fn(params, batch, key)
+    gradients = jax.grad(lambda p: problem.loss_fn(p, batch, key)[0])(params)
+
+    step = training.make_train_step(problem.loss_fn, optimizer, seed=5)
+    _, metrics = step(training.TrainState.create(params, optimizer), batch)
+    assert set(metrics) == {"loss", "absolute", "grad_norm"}
+    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
+    np.testing.assert_allclose(metrics["absolute"], extra["absolute"], rtol=1e-5)
+    np.testing.assert_allclose(metrics["grad_norm"], optax.tree.norm(gradients), rtol=1e-5)
+
+
+def test_random_key_is_a_function_of_seed_and_step():
+    optimizer = training.make_optimizer()
+
+    def reveal(params, batch, key):
+        return jnp.sum(params["a"]), {"noise": jax.random.uniform(key)}
+
+    def noises(seed):
+        state = training.TrainState.create({"a": jnp.ones(2)}, optimizer)
+        step = training.make_train_step(reveal, optimizer, seed=seed)
+        found = []
+        for _ in range(3):
+            state, metrics = step(state, None)
+            found.append(float(metrics["noise"]))
+        return found
+
+    expected = [
+        float(jax.random.uniform(jax.random.fold_in(jax.random.key(7), step))) for step in range(3)
+    ]
+    assert noises(7) == expected
+    assert noises(7) == noises(7)
+    assert len(set(noises(7) + noises(8))) == 6
+
+
+def test_state_is_donated_and_the_parameters_handed_in_are_not():
+    params = problem.make_params()
+    state = training.TrainState.create(params, problem.make_optimizer())
+    new_state, _ = problem.make_train_step()(state, problem.batch_at(0))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((params, new_state)))
+    assert int(new_state.step) == 1
+
+
+def test_an_array_in_two_places_can_be_trained():
+    shared = jnp.ones((3,))
+
+    def loss(params, batch, key):
+        return jnp.sum(params["a"] * params["b"]), {}
+
+    optimizer = training.make_optimizer(0.1, name="sgd")
+    state = training.TrainState.create({"a": shared, "b": shared}, optimizer)
+    state, _ = training.make_train_step(loss, optimizer)(state, None)
+    np.testing.assert_allclose(state.params["a"], 0.9, rtol=1e-6)
+
+
+def test_one_compilation_though_parameters_began_as_python_numbers():
+    traces = []
+
+    def loss(params, batch, key):
+        traces.append(None)
+        return jnp.square(params["scale"] - 3.0), {}
+
+    optimizer = training.make_optimizer(0.1)
+    state = training.TrainState.create({"scale": 1.0}, optimizer)
+    step = training.make_train_step(loss, optimizer)
+    for _ in range(3):
+        state, _ = step(state, None)
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "rmsprop"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_bfloat16_parameters_stay_bfloat16(name, accumulate):
+    params = gru_jax.init(jax.random.key(0), 3, 4, dtype=jnp.bfloat16)
+    optimizer = training.make_optimizer(
+        0.1, name=name, accumulate=accumulate, clip_norm=1.0, weight_decay=0.1
+    )
+
+    def loss(params, batch, key):
+        last, _ = gru_jax.unroll(params, batch)
+        return jnp.mean(jnp.square(last)), {}
+
+    state = training.TrainState.create(params, optimizer)
+    structure = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state)
+    step = training.make_train_step(loss, optimizer)
+    batch = jax.random.normal(jax.random.key(1), (5, 2, 3)).astype(jnp.bfloat16)
+    for _ in range(2):
+        state, metrics = step(state, batch)
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state) == structure
+    assert metrics["grad_norm"].dtype == jnp.float32
+    assert not np.array_equal(state.params.w_h, params.w_h)
+
+
+def test_metrics_that_are_no_scalars_are_named():
+    optimizer = training.make_optimizer()
+
+    def loss(params, batch, key):
+        return jnp.sum(params), {"errors": params}
+
+    step = training.make_train_step(loss, optimizer)
+    with pytest.raises(ValueError, match=r"'errors' of shape \(2,\)"):
+        step(training.TrainState.create(jnp.ones(2), optimizer), None)

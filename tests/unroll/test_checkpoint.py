@@ -1,0 +1,161 @@
+"""Recomputing instead of keeping changes memory alone; truncating changes gradients alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gru_jax
+from tests.cells.cases import GRU_AFTER, LSTM, RNN, Problem, assert_close
+from tests.shapes import Shape
+
+SHAPE = Shape(time=7, batch=(2,), input=2, hidden=3)
+WINDOWS = (1, 3, 7, 20)
+# One case per kind of state and of parameters.
+CASES = (GRU_AFTER, LSTM, RNN)
+
+every_case = pytest.mark.parametrize("case", CASES, ids=str)
+each_direction = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+
+
+def draw_controls() -> dict[str, np.ndarray]:
+    random = np.random.default_rng(5)
+    return {
+        "lengths": np.array([7, 4]),
+        "mask": random.uniform(size=(7, 2)) < 0.8,
+        "starts": random.uniform(size=(7, 2)) < 0.3,
+    }
+
+
+@pytest.fixture(scope="module")
+def plain_outcomes():
+    """What unroll gives when it keeps everything, by case and direction."""
+    with jax.enable_x64(True):
+        return {
+            (case, reverse): draw(case).run("float64", reverse=reverse, **draw_controls())
+            for case in CASES
+            for reverse in (False, True)
+        }
+
+
+def draw(case) -> Problem:
+    return Problem.draw(case, SHAPE, learned_h0=True)
+
+
+@each_direction
+@pytest.mark.parametrize("checkpoint", ["step", "chunk", *WINDOWS])
+@every_case
+@jax.enable_x64(True)
+def test_checkpoint_changes_no_result(case, checkpoint, reverse, plain_outcomes):
+    outcome = draw(case).run("float64", checkpoint=checkpoint, reverse=reverse, **draw_controls())
+    assert_close(outcome, plain_outcomes[case, reverse], "float64")
+
+
+@pytest.mark.parametrize("time", [0, 1, 2, 4, 5, 8])
+@jax.enable_x64(True)
+def test_chunks_of_any_number_of_steps(time):
+    problem = Problem.draw(GRU_AFTER, SHAPE._replace(time=time))
+    assert_close(problem.run("float64", checkpoint="chunk"), problem.run("float64"), "float64")
+
+
+@pytest.mark.parametrize("case", [GRU_AFTER, LSTM], ids=str)
+def test_checkpoints_save_memory(case):
+    """Over 2048 steps, a state per chunk of 45 steps is little beside every gate of every step."""
+    cell, xs, _ = Problem.draw(case, Shape(2048, (8,), 4, 32)).inputs("float32")
+
+    def working_memory(checkpoint) -> int:
+        @jax.jit
+        @jax.grad
+        def gradient(cell):
+            last, _ = gru_jax.unroll(cell, xs, checkpoint=checkpoint)
+            return sum(leaf.sum() for leaf in jax.tree.leaves(last))
+
+        analysis = gradient.lower(cell).compile().memory_analysis()
+        return analysis.temp_size_in_bytes
+
+    everything, step, chunk = (working_memory(policy) for policy in (None, "step", "chunk"))
+    assert step < 0.8 * everything
+    assert chunk < 0.2 * everything
+
+
+@each_direction
+@pytest.mark.parametrize("window", WINDOWS)
+@every_case
+@jax.enable_x64(True)
+def test_truncation_changes_no_value(case, window, reverse, plain_outcomes):
+    problem, controls = draw(case), draw_controls()
+    outcome = problem.run(
+        "float64", gru_jax.unroll_truncated, window=window, reverse=reverse, **controls
+    )
+    plain = plain_outcomes[case, reverse]
+    assert_close((outcome.state, outcome.ys), (plain.state, plain.ys), "float64")
+    if window >= SHAPE.time:
+        assert_close(outcome.gradients, plain.gradients, "float64")
+    else:
+        assert np.abs(outcome.gradients["w_h"] - plain.gradients["w_h"]).max() > 1e-3
+
+
+def unroll_by_hand(cell, xs, state, *, window, reverse, lengths=None, mask=None, starts=None):
+    """Windows in reading order, each begun in a state which is a constant to it."""
+    pieces = list(gru_jax.windows(xs, window, lengths=lengths, mask=mask, starts=starts))
+    outputs = []
+    for number, piece in enumerate(reversed(pieces) if reverse else pieces):
+        if number:
+            state = jax.lax.stop_gradient(state)
+        state, ys = gru_jax.unroll(cell, h0=state, reverse=reverse, **piece)
+        outputs.append(ys)
+    return state, jnp.concatenate(outputs[::-1] if reverse else outputs)
+
+
+@pytest.mark.parametrize("window", [2, 4])
+@every_case
+@jax.enable_x64(True)
+def test_truncated_gradients(case, window):
+    problem, controls = draw(case), draw_controls()
+    truncated, by_hand = (
+        problem.run("float64", unroll, window=window, reverse=False, **controls)
+        for unroll in (gru_jax.unroll_truncated, unroll_by_hand)
+    )
+    assert_close(truncated, by_hand, "float64")
+
+
+@pytest.mark.parametrize("window", [2, 4])
+@every_case
+@jax.enable_x64(True)
+def test_truncated_gradients_read_backward(case, window):
+    """Without starts, which windows cut apart cannot hand to the window before."""
+    problem, controls = draw(case), draw_controls()
+    del controls["starts"]
+    truncated, by_hand = (
+        problem.run("float64", unroll, window=window, reverse=True, **controls)
+        for unroll in (gru_jax.unroll_truncated, unroll_by_hand)
+    )
+    assert_close(truncated, by_hand, "float64")
+
+
+@each_direction
+def test_h0_is_reached_through_the_window_that_is_read_first(reverse):
+    """With a loss over the last state alone, which is computed three windows later."""
+    problem = Problem.draw(GRU_AFTER, SHAPE)
+    silent = Problem(**{**vars(problem), "cotangent_ys": 0 * problem.cotangent_ys})
+    outcome = silent.run("float32", gru_jax.unroll_truncated, window=3, reverse=reverse)
+    assert not outcome.gradients["state.0"].any()
+    assert outcome.gradients["w_h"].any()
+
+
+def test_windows_hand_out_what_was_given():
+    xs = np.zeros((7, 2, 3))
+    pieces = list(gru_jax.windows(xs, 3, lengths=np.array([7, 4])))
+    assert [set(piece) for piece in pieces] == [{"xs", "lengths"}] * 3
+    assert [piece["xs"].shape[0] for piece in pieces] == [3, 3, 1]
+    assert [piece["lengths"].tolist() for piece in pieces] == [[3, 3], [3, 1], [1, 0]]
+    assert [set(piece) for piece in gru_jax.windows(xs, 9)] == [{"xs"}]
+
+
+@pytest.mark.parametrize(("window", "error"), [(0, ValueError), (-1, ValueError), (2.5, TypeError)])
+def test_window_must_be_a_positive_integer(window, error):
+    cell, xs, state = draw(GRU_AFTER).inputs("float32")
+    with pytest.raises(error, match="window"):
+        gru_jax.windows(xs, window)
+    with pytest.raises(error, match="window"):
+        gru_jax.unroll_truncated(cell, xs, state, window=window)

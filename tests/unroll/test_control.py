@@ -1,0 +1,124 @@
+"""Lengths, masks and starts at their edges, each said by one small example."""
+
+import jax
+import numpy as np
+import pytest
+
+import gru_jax
+from tests.cells.cases import CASES, Problem, assert_close, assert_equal
+from tests.shapes import Shape
+
+SHAPE = Shape(time=4, batch=(2,), input=2, hidden=3)
+
+every_case = pytest.mark.parametrize("case", CASES, ids=str)
+each_direction = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+
+
+def flags(*rows: str) -> np.ndarray:
+    """Flags (T, batch) from one row per sequence, in time order."""
+    return np.array([[mark == "1" for mark in row] for row in rows]).T
+
+
+def initial(cell):
+    return tuple(jax.tree.leaves(gru_jax.initial_state(cell, SHAPE.batch)))
+
+
+@pytest.fixture(params=CASES, ids=str)
+def problem(request):
+    return Problem.draw(request.param, SHAPE, learned_h0=True)
+
+
+@each_direction
+def test_length_zero_ends_in_h0(problem, reverse):
+    outcome = problem.run("float32", lengths=np.array([0, 0]), reverse=reverse)
+    assert_equal(outcome.state, tuple(jax.tree.leaves(problem.inputs("float32")[2])))
+    assert not outcome.ys.any()
+    for i, cotangent in enumerate(problem.cotangent_state):
+        assert_equal(outcome.gradients[f"state.{i}"], cotangent.astype("float32"))
+    assert not outcome.gradients["w_h"].any()
+
+
+@each_direction
+def test_length_zero_without_h0_ends_in_the_initial_state(problem, reverse):
+    cell, xs, _ = problem.inputs("float32")
+    last, _ = gru_jax.unroll(cell, xs, lengths=np.array([0, 0]), reverse=reverse)
+    assert_equal(tuple(jax.tree.leaves(last)), initial(cell))
+
+
+@each_direction
+def test_nothing_valid_ends_in_h0(problem, reverse):
+    outcome = problem.run("float32", mask=np.zeros((4, 2), bool), reverse=reverse)
+    assert_equal(outcome.state, tuple(jax.tree.leaves(problem.inputs("float32")[2])))
+    assert not outcome.ys.any()
+
+
+def test_a_start_replaces_the_state_handed_in(problem):
+    cell, xs, _ = problem.inputs("float32")
+    outcome = problem.run("float32", starts=flags("1000", "1000"))
+    fresh = gru_jax.unroll(cell, xs)
+    assert_close(
+        (outcome.state, outcome.ys), (tuple(jax.tree.leaves(fresh[0])), fresh[1]), "float32"
+    )
+    assert not outcome.gradients["state.0"].any()
+
+
+def test_read_backward_the_first_start_changes_nothing(problem):
+    with_start = problem.run("float32", starts=flags("1000", "1000"), reverse=True)
+    without = problem.run("float32", starts=flags("0000", "0000"), reverse=True)
+    assert_equal(with_start, without)
+
+
+def test_a_start_at_a_masked_step_takes_effect(problem):
+    outcome = problem.run("float32", starts=flags("0010", "0010"), mask=flags("1100", "1100"))
+    assert_equal(outcome.state, initial(problem.inputs("float32")[0]))
+    assert not outcome.gradients["xs"][2:].any()
+
+
+def test_read_backward_a_start_at_a_masked_step_takes_effect(problem):
+    """Step 1 is the first that is read of its segment, and nothing of it is valid."""
+    outcome = problem.run(
+        "float32", starts=flags("0010", "0010"), mask=flags("0011", "0011"), reverse=True
+    )
+    assert_equal(outcome.state, initial(problem.inputs("float32")[0]))
+
+
+@each_direction
+@pytest.mark.parametrize("beyond", ["0011", "0001"])
+def test_a_start_beyond_the_length_does_nothing(problem, beyond, reverse):
+    lengths = np.array([2, 2])
+    starts = flags(beyond, beyond)
+    with_start = problem.run("float32", lengths=lengths, starts=starts, reverse=reverse)
+    without = problem.run("float32", lengths=lengths, starts=0 * starts > 0, reverse=reverse)
+    assert_equal(with_start, without)
+
+
+@every_case
+def test_no_state_equals_zeros(case):
+    """Also where the state's term has a bias of its own."""
+    problem = Problem.draw(case, SHAPE)
+    cell, xs, state = problem.inputs("float32")
+    zeros = jax.tree.map(lambda leaf: 0 * leaf, state)
+    assert_equal(gru_jax.unroll(cell, xs), gru_jax.unroll(cell, xs, zeros))
+
+
+@each_direction
+def test_traced_lengths_are_clipped(problem, reverse):
+    wide = problem.run("float32", lengths=np.array([-3, 9]), reverse=reverse)
+    assert_equal(wide, problem.run("float32", lengths=np.array([0, 4]), reverse=reverse))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "uint32"])
+def test_lengths_of_any_integer_dtype(problem, dtype):
+    lengths = np.array([3, 1])
+    expected = problem.run("float32", lengths=lengths)
+    assert_equal(problem.run("float32", lengths=lengths.astype(dtype)), expected)
+
+
+def test_controls_may_be_lists(problem):
+    cell, xs, state = problem.inputs("float32")
+    controls = {"lengths": [3, 1], "mask": flags("1011", "0111"), "starts": flags("0100", "0010")}
+    lists = {name: np.asarray(value).tolist() for name, value in controls.items()}
+    arrays = {name: np.asarray(value) for name, value in controls.items()}
+    assert_equal(
+        gru_jax.unroll(cell, xs, state, **lists), gru_jax.unroll(cell, xs, state, **arrays)
+    )

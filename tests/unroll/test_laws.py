@@ -1,0 +1,288 @@
+"""What must hold for every cell, at any size and for any lengths, mask and starts."""
+
+from itertools import pairwise
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+import gru_jax
+from tests import reference
+from tests.cells.cases import CASES, Case, Problem, assert_close, assert_equal
+from tests.shapes import Shape
+
+# Few sizes, so that most examples find their function compiled.
+TIMES = (1, 2, 3, 4, 5)
+BATCHES = ((), (2, 2))
+
+every_case = pytest.mark.parametrize("case", CASES, ids=str)
+some = settings(max_examples=12, deadline=None)
+many = settings(max_examples=30, deadline=None)
+
+
+compiled = jax.jit(gru_jax.unroll, static_argnames="reverse")
+
+
+def unroll(problem: Problem, **controls):
+    """The final state's parts and the outputs, as NumPy arrays."""
+    last, ys = jax.device_get(compiled(*problem.inputs("float64"), **controls))
+    return tuple(jax.tree.leaves(last)), ys
+
+
+def draw_problem(data, case: Case, *, batches=BATCHES, times=TIMES, sizes=((2, 3),)) -> Problem:
+    """A problem with a learned initial state, which differs from the one that is handed in."""
+    time, batch, (features, hidden) = (
+        data.draw(st.sampled_from(choices), name)
+        for name, choices in {"time": times, "batch": batches, "sizes": sizes}.items()
+    )
+    seed = data.draw(st.integers(0, 2**16), "seed")
+    return Problem.draw(case, Shape(time, batch, features, hidden), seed, learned_h0=True)
+
+
+def draw_flags(data, problem: Problem, label: str) -> np.ndarray:
+    return data.draw(arrays(np.bool_, problem.xs.shape[:-1]), label)
+
+
+def draw_lengths(data, problem: Problem) -> np.ndarray:
+    time, *batch, _ = problem.xs.shape
+    return data.draw(arrays(np.int32, tuple(batch), elements=st.integers(0, time)), "lengths")
+
+
+def draw_controls(data, problem: Problem) -> dict[str, np.ndarray]:
+    return {
+        "lengths": draw_lengths(data, problem),
+        "mask": draw_flags(data, problem, "mask"),
+        "starts": draw_flags(data, problem, "starts"),
+    }
+
+
+def restricted(problem: Problem, inside: slice, state: reference.State) -> Problem:
+    """The part of a single sequence that lies inside, begun in another state."""
+    return Problem(**{**vars(problem), "xs": problem.xs[inside], "state": state})
+
+
+@every_case
+@given(data=st.data())
+@many
+@jax.enable_x64(True)
+def test_equals_the_reference(case, data):
+    problem = draw_problem(data, case, batches=((), (2,), (2, 2)), sizes=((1, 1), (2, 3), (3, 2)))
+    controls = draw_controls(data, problem) | {"reverse": data.draw(st.booleans(), "reverse")}
+    expected = reference.unroll(case.step, problem.weights, problem.xs, problem.state, **controls)
+    assert_close(unroll(problem, **controls), expected, "float64")
+
+
+@every_case
+@given(data=st.data())
+@some
+@jax.enable_x64(True)
+def test_packed_equals_padded(case, data):
+    """Sequences end to end in one row, or side by side with padding."""
+    problem = draw_problem(data, case, batches=((3,),))
+    lengths = np.maximum(1, draw_lengths(data, problem))
+    reverse = data.draw(st.booleans(), "reverse")
+    cell = problem.inputs("float64")[0]
+
+    packed = np.concatenate([problem.xs[:length, i] for i, length in enumerate(lengths)])
+    borders = np.cumsum(lengths)[:-1]
+    starts = np.isin(np.arange(len(packed)), borders)
+    last, ys = compiled(cell, packed, starts=starts, reverse=reverse)
+    padded_last, padded_ys = compiled(cell, problem.xs, lengths=lengths, reverse=reverse)
+    padded_ys = np.asarray(padded_ys)
+
+    for i, part in enumerate(np.split(ys, borders)):
+        assert_close(part, padded_ys[: lengths[i], i], "float64")
+    read_last = 0 if reverse else 2
+    assert_close(last, jax.tree.map(lambda leaf: leaf[read_last], padded_last), "float64")
+
+
+@every_case
+@given(data=st.data())
+@some
+@jax.enable_x64(True)
+def test_windows_equal_one_pass(case, data):
+    problem = draw_problem(data, case)
+    controls = draw_controls(data, problem)
+    window = data.draw(st.integers(1, len(problem.xs) + 1), "window")
+    cell, _, state = problem.inputs("float64")
+
+    outputs = []
+    for piece in gru_jax.windows(problem.xs, window, **controls):
+        state, ys = compiled(cell, h0=state, **piece)
+        outputs.append(ys)
+    streamed = tuple(jax.tree.leaves(state)), np.concatenate(outputs)
+    assert_close(streamed, unroll(problem, **controls), "float64")
+
+
+@every_case
+@given(data=st.data())
+@some
+@jax.enable_x64(True)
+def test_cut_anywhere_equals_one_pass(case, data):
+    """Read backward, the later piece comes first."""
+    problem = draw_problem(data, case)
+    mask = draw_flags(data, problem, "mask")
+    cut = data.draw(st.integers(0, len(problem.xs)), "cut")
+    reverse = data.draw(st.booleans(), "reverse")
+    cell, _, state = problem.inputs("float64")
+
+    pieces = [slice(None, cut), slice(cut, None)]
+    outputs = []
+    for piece in reversed(pieces) if reverse else pieces:
+        state, ys = compiled(cell, problem.xs[piece], state, mask=mask[piece], reverse=reverse)
+        outputs.append(ys)
+    whole = np.concatenate(outputs[::-1] if reverse else outputs)
+    streamed = tuple(jax.tree.leaves(state)), whole
+    assert_close(streamed, unroll(problem, mask=mask, reverse=reverse), "float64")
+
+
+@every_case
+@given(data=st.data())
+@some
+@jax.enable_x64(True)
+def test_length_equals_truncation(case, data):
+    problem = draw_problem(data, case, batches=((),))
+    length = draw_lengths(data, problem)
+    mask, starts = (draw_flags(data, problem, name) for name in ("mask", "starts"))
+    reverse = data.draw(st.booleans(), "reverse")
+    inside = slice(None, int(length))
+
+    last, ys = unroll(problem, lengths=length, mask=mask, starts=starts, reverse=reverse)
+    truncated = unroll(
+        restricted(problem, inside, problem.state),
+        mask=mask[inside],
+        starts=starts[inside],
+        reverse=reverse,
+    )
+    assert_close((last, ys[inside]), truncated, "float64")
+    assert not ys[int(length) :].any()
+
+
+@every_case
+@given(data=st.data())
+@some
+@jax.enable_x64(True)
+def test_lengths_equal_a_mask(case, data):
+    problem = draw_problem(data, case)
+    lengths = draw_lengths(data, problem)
+    reverse = data.draw(st.booleans(), "reverse")
+    steps = np.arange(len(problem.xs)).reshape(-1, *(1 for _ in lengths.shape))
+    assert_equal(
+        unroll(problem, lengths=lengths, reverse=reverse),
+        unroll(problem, mask=steps < lengths[None], reverse=reverse),
+    )
+
+
+@every_case
+@given(data=st.data())
+@some
+@jax.enable_x64(True)
+def test_reverse_equals_flip(case, data):
+    """Read from its end, a segment is entered one step before the start of the next one."""
+    problem = draw_problem(data, case)
+    mask, starts = (draw_flags(data, problem, name) for name in ("mask", "starts"))
+    entered = np.concatenate([np.zeros_like(starts[:1]), starts[:0:-1]])
+    flipped = Problem(**{**vars(problem), "xs": problem.xs[::-1]})
+
+    last, ys = unroll(problem, mask=mask, starts=starts, reverse=True)
+    flipped_last, flipped_ys = unroll(flipped, mask=mask[::-1], starts=entered)
+    assert_close((last, ys), (flipped_last, flipped_ys[::-1]), "float64")
+
+
+@every_case
+@given(data=st.data())
+@some
+@jax.enable_x64(True)
+def test_starts_equal_splitting(case, data):
+    """The segment that is read first begins with the state handed in; starts[0] replaces it."""
+    problem = draw_problem(data, case, batches=((),))
+    starts = draw_flags(data, problem, "starts")
+    reverse = data.draw(st.booleans(), "reverse")
+    initial = reference.initial_state(case.step, problem.weights)
+    last, ys = unroll(problem, starts=starts, reverse=reverse)
+
+    borders = [0, *(np.flatnonzero(starts[1:]) + 1), len(starts)]
+    segments = [slice(begin, end) for begin, end in pairwise(borders)]
+    if reverse:
+        segments = segments[::-1]
+    state = initial if starts[0] and not reverse else problem.state
+    for segment in segments:
+        part = restricted(problem, segment, state)
+        segment_last, segment_ys = unroll(part, reverse=reverse)
+        assert_close(ys[segment], segment_ys, "float64")
+        state = initial
+    assert_close(last, segment_last, "float64")
+
+
+@every_case
+@given(data=st.data(), garbage=st.sampled_from([np.nan, np.inf, -np.inf, 1e300]))
+@some
+@jax.enable_x64(True)
+def test_what_stands_at_masked_steps_changes_nothing(case, data, garbage):
+    """Neither values nor any gradient, by not a single bit."""
+    problem = draw_problem(data, case, times=(4,))
+    controls = draw_controls(data, problem)
+    steps = np.arange(4).reshape(-1, *(1 for _ in controls["lengths"].shape))
+    unread = ~controls["mask"] | (steps >= controls["lengths"][None])
+    clean, spoilt = problem.xs.copy(), problem.xs.copy()
+    clean[unread], spoilt[unread] = 0, garbage
+    reverse = data.draw(st.booleans(), "reverse")
+
+    outcomes = [
+        Problem(**{**vars(problem), "xs": xs}).run("float64", reverse=reverse, **controls)
+        for xs in (clean, spoilt)
+    ]
+    assert_equal(outcomes[1], outcomes[0])
+    assert not np.asarray(outcomes[1].gradients["xs"])[unread].any()
+    assert not np.asarray(outcomes[1].ys)[unread].any()
+
+
+@every_case
+@given(data=st.data())
+@some
+@jax.enable_x64(True)
+def test_sequences_do_not_see_each_other(case, data):
+    problem = draw_problem(data, case, batches=((4,),))
+    controls = draw_controls(data, problem)
+    order = np.array(data.draw(st.permutations(range(4)), "order"))
+
+    def arrange(axis):
+        return lambda array: np.take(array, order, axis)
+
+    arranged = Problem(
+        **{
+            **vars(problem),
+            "xs": arrange(1)(problem.xs),
+            "state": tuple(map(arrange(0), problem.state)),
+        }
+    )
+    last, ys = unroll(problem, **controls)
+    expected = tuple(leaf[order] for leaf in last), ys[:, order]
+    moved = {name: arrange(value.ndim - 1)(value) for name, value in controls.items()}
+    assert_close(unroll(arranged, **moved), expected, "float64")
+
+
+@every_case
+@given(data=st.data())
+@some
+@jax.enable_x64(True)
+def test_batch_axes_are_only_axes(case, data):
+    problem = draw_problem(data, case, batches=((2, 2),))
+    controls = draw_controls(data, problem)
+    time, *_, features = problem.xs.shape
+    flat = Problem(
+        **{
+            **vars(problem),
+            "xs": problem.xs.reshape(time, 4, features),
+            "state": tuple(part.reshape(4, -1) for part in problem.state),
+        }
+    )
+    last, ys = unroll(problem, **controls)
+    shapes = {"lengths": (4,), "mask": (time, 4), "starts": (time, 4)}
+    flat_controls = {name: value.reshape(shapes[name]) for name, value in controls.items()}
+    flat_last, flat_ys = unroll(flat, **flat_controls)
+    assert_close(flat_ys, ys.reshape(flat_ys.shape), "float64")
+    assert_close(flat_last, tuple(part.reshape(4, -1) for part in last), "float64")

@@ -1,0 +1,192 @@
+"""A cell of a user's own, in one class, is given everything that the library's cells have.
+
+It also counts how often it is traced, since only a cell can see that.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+import gru_jax
+from tests.cells.cases import assert_close
+
+TIME, BATCH, INPUT, HIDDEN = 6, 2, 3, 4
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class MinimalGatedUnit(gru_jax.Cell):
+    """Zhou et al. 2016 (arXiv 1603.09420): one gate forgets and resets."""
+
+    w_x: jax.Array
+    w_h: jax.Array
+    b: jax.Array
+
+    def initial_state(self, batch_shape=()):
+        return jnp.zeros((*batch_shape, self.w_h.shape[0]), self.w_h.dtype)
+
+    def project(self, xs):
+        return jnp.split(gru_jax.add_bias(gru_jax.dot(xs, self.w_x), self.b), 2, axis=-1)
+
+    def recur(self, state, projected):
+        traces.append(self)
+        u_f, u_n = jnp.split(self.w_h, 2, axis=-1)
+        f = jax.nn.sigmoid(projected[0] + gru_jax.dot(state, u_f))
+        n = jnp.tanh(projected[1] + gru_jax.dot(f * state, u_n))
+        return state + f * (n - state)
+
+
+traces = []
+
+
+def init(key, input_size, hidden_size):
+    keys = jax.random.split(key, 3)
+    return MinimalGatedUnit(
+        jax.random.normal(keys[0], (input_size, 2 * hidden_size)),
+        jax.random.normal(keys[1], (hidden_size, 2 * hidden_size)) / 2,
+        jax.random.normal(keys[2], (2 * hidden_size,)),
+    )
+
+
+@pytest.fixture
+def cell():
+    return init(jax.random.key(0), INPUT, HIDDEN)
+
+
+@pytest.fixture
+def xs():
+    return jax.random.normal(jax.random.key(1), (TIME, BATCH, INPUT))
+
+
+def one_sequence(cell, xs, h):
+    """The paper's equations 4 to 6 in NumPy."""
+    w_x, w_h, b = (np.asarray(leaf, np.float64) for leaf in (cell.w_x, cell.w_h, cell.b))
+    (w_f, w_n), (u_f, u_n), (b_f, b_n) = (np.split(leaf, 2, axis=-1) for leaf in (w_x, w_h, b))
+    ys = []
+    for x in np.asarray(xs, np.float64):
+        f = 1 / (1 + np.exp(-(x @ w_f + h @ u_f + b_f)))
+        h = (1 - f) * h + f * np.tanh(x @ w_n + (f * h) @ u_n + b_n)
+        ys.append(h)
+    return h, np.stack(ys)
+
+
+def test_values(cell, xs):
+    last, ys = gru_jax.unroll(cell, xs)
+    for i in range(BATCH):
+        expected = one_sequence(cell, xs[:, i], np.zeros(HIDDEN))
+        assert_close((last[i], ys[:, i]), expected, "float32")
+
+
+def test_step(cell, xs):
+    state = gru_jax.initial_state(cell, (BATCH,))
+    assert_close(gru_jax.step(cell, state, xs[0]), gru_jax.unroll(cell, xs)[1][0], "float32")
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_lengths(cell, xs, reverse):
+    last, ys = gru_jax.unroll(cell, xs, lengths=np.array([2, 5]), reverse=reverse)
+    for i, length in enumerate((2, 5)):
+        expected = gru_jax.unroll(cell, xs[:length, i], reverse=reverse)
+        assert_close((last[i], ys[:length, i]), expected, "float32")
+        assert not ys[length:, i].any()
+
+
+def test_mask_and_starts(cell, xs):
+    """Step 1 is skipped, and step 4 begins anew."""
+    mask = np.arange(TIME)[:, None] != np.array([1, 1])
+    starts = np.arange(TIME)[:, None] == np.array([4, 4])
+    last, ys = gru_jax.unroll(cell, xs.at[1].set(jnp.nan), mask=mask, starts=starts)
+    _, before = gru_jax.unroll(cell, xs[np.array([0, 2, 3])])
+    expected, after = gru_jax.unroll(cell, xs[4:])
+    assert_close(ys, jnp.concatenate([before[:1], 0 * before[:1], before[1:], after]), "float32")
+    assert_close(last, expected, "float32")
+
+
+def test_windows(cell, xs):
+    h = gru_jax.initial_state(cell, (BATCH,))
+    for window in gru_jax.windows(xs, 4):
+        h, _ = gru_jax.unroll(cell, h0=h, **window)
+    assert_close(h, gru_jax.unroll(cell, xs)[0], "float32")
+
+
+@pytest.mark.parametrize("checkpoint", ["step", "chunk", 4])
+def test_checkpoints(cell, xs, checkpoint):
+    def loss(cell, checkpoint):
+        return jnp.square(gru_jax.unroll(cell, xs, checkpoint=checkpoint)[1]).sum()
+
+    gradient = jax.grad(loss)
+    assert_close(gradient(cell, checkpoint), gradient(cell, None), "float32")
+
+
+def test_truncation(cell, xs):
+    last, ys = gru_jax.unroll_truncated(cell, xs, window=4)
+    assert_close((last, ys), gru_jax.unroll(cell, xs), "float32")
+
+
+@jax.enable_x64(True)
+def test_derivatives(cell, xs):
+    cell, xs = jax.tree.map(lambda leaf: leaf.astype("float64"), (cell, xs[:3]))
+    check_grads(jax.jit(gru_jax.unroll), (cell, xs), order=2, modes=("fwd", "rev"))
+
+
+def test_vmap(cell, xs):
+    last, ys = jax.vmap(gru_jax.unroll, in_axes=(None, 1), out_axes=(0, 1))(cell, xs)
+    assert_close((last, ys), gru_jax.unroll(cell, xs), "float32")
+
+
+def test_low_precision(cell, xs):
+    last, ys = gru_jax.unroll(cell, xs.astype("bfloat16"))
+    assert (last.dtype, ys.dtype) == (jnp.float32, jnp.bfloat16)
+
+
+def test_stack(cell, xs):
+    stack = gru_jax.init_stack(
+        jax.random.key(0), INPUT, HIDDEN, num_layers=2, bidirectional=True, init_cell=init
+    )
+    states, ys = gru_jax.unroll_stack(stack, xs, lengths=np.array([2, 5]))
+    assert ys.shape == (TIME, BATCH, 2 * HIDDEN)
+    assert [len(layer) for layer in states] == [2, 2]
+    assert isinstance(stack.layers[1][1], MinimalGatedUnit)
+
+
+def test_other_values_are_not_traced_again(xs):
+    """Called as it is, without a jit of the user's own; no other test has a cell of this size."""
+    cell = init(jax.random.key(0), INPUT, HIDDEN + 1)
+    controls = {"lengths": np.array([2, 5]), "mask": np.ones((TIME, BATCH), bool)}
+    traces.clear()
+    gru_jax.unroll(cell, xs, **controls)
+    once = len(traces)
+    assert once
+
+    other = jax.tree.map(lambda leaf: leaf + 1, cell)
+    changed = {"lengths": np.array([6, 0]), "mask": np.zeros((TIME, BATCH), bool)}
+    gru_jax.unroll(other, 2 * xs, **changed)
+    assert len(traces) == once
+    gru_jax.unroll(cell, xs[1:])
+    assert len(traces) > once
+
+
+@pytest.mark.parametrize("function", [gru_jax.unroll, gru_jax.step])
+def test_a_state_that_is_handed_on_is_not_traced_again(xs, function):
+    """The initial state and one that came out of a call are alike to the compiler."""
+    cell = init(jax.random.key(0), INPUT, HIDDEN + 2)
+    state = gru_jax.initial_state(cell, (BATCH,))
+    traces.clear()
+    counts = []
+    for _ in range(3):
+        if function is gru_jax.step:
+            state = gru_jax.step(cell, state, xs[0])
+        else:
+            state, _ = gru_jax.unroll(cell, xs, state)
+        counts.append(len(traces))
+    assert counts[0]
+    assert counts == [counts[0]] * 3
+
+
+def test_without_a_class_of_its_own(xs):
+    with pytest.raises(TypeError, match="params"):
+        gru_jax.unroll(object(), xs)

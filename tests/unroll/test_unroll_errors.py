@@ -1,0 +1,106 @@
+"""A wrong argument is refused when the call is traced, by a message with its name in it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gru_jax
+from tests.cells.cases import CASES, GRU_AFTER, LSTM, Problem
+from tests.shapes import Shape
+
+SHAPE = Shape(time=5, batch=(3,), input=2, hidden=4)
+CELL, XS, H0 = Problem.draw(GRU_AFTER, SHAPE).inputs("float32")
+CORRECT = {"params": CELL, "xs": XS, "h0": H0}
+
+# Each line: the argument, what it should not be, and the error.
+WRONG = [
+    ("params", None, TypeError),
+    ("params", {"w_x": CELL.w_x, "w_h": CELL.w_h}, TypeError),
+    ("xs", XS[..., :-1], ValueError),
+    ("xs", XS[0, 0], ValueError),
+    ("xs", XS.astype(jnp.int32), TypeError),
+    ("xs", "sequence", TypeError),
+    ("xs", None, TypeError),
+    ("h0", H0[:, :-1], ValueError),
+    ("h0", H0[:-1], ValueError),
+    ("h0", H0[0], ValueError),
+    ("h0", H0[None], ValueError),
+    ("h0", H0.astype(jnp.int32), TypeError),
+    ("h0", (H0, H0), TypeError),
+    ("lengths", np.array([1, 2]), ValueError),
+    ("lengths", np.array([[1, 2, 3]]), ValueError),
+    ("lengths", np.array(2), ValueError),
+    ("lengths", np.array([1.0, 2.0, 3.0], np.float32), TypeError),
+    ("lengths", np.array([True, True, False]), TypeError),
+    ("mask", np.ones((3, 5), bool), ValueError),
+    ("mask", np.ones((5,), bool), ValueError),
+    ("mask", np.ones((5, 3, 1), bool), ValueError),
+    ("mask", np.ones((5, 3), np.int32), TypeError),
+    ("mask", np.ones((5, 3), np.float32), TypeError),
+    ("starts", np.ones((4, 3), bool), ValueError),
+    ("starts", np.ones((5, 3), np.int32), TypeError),
+]
+
+# What only values can say, or options, which are never traced.
+WRONG_WHEN_CONCRETE = [
+    ("lengths", np.array([1, -1, 2]), ValueError),
+    ("lengths", np.array([1, 6, 2]), ValueError),
+    ("reverse", "yes", ValueError),
+    ("implementation", "cuda", ValueError),
+    ("checkpoint", "sometimes", ValueError),
+    ("checkpoint", 0, ValueError),
+    ("checkpoint", -3, ValueError),
+    ("checkpoint", 2.5, TypeError),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "error"), WRONG + WRONG_WHEN_CONCRETE)
+def test_unroll(name, value, error):
+    with pytest.raises(error, match=rf"\b{name}\b"):
+        gru_jax.unroll(**{**CORRECT, name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"), [item for item in WRONG if not isinstance(item[1], str)]
+)
+def test_unroll_while_tracing(name, value, error):
+    with pytest.raises(error, match=rf"\b{name}\b"):
+        jax.jit(gru_jax.unroll)(**{**CORRECT, name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [item for item in WRONG + WRONG_WHEN_CONCRETE if item[0] != "checkpoint"],
+)
+def test_unroll_truncated(name, value, error):
+    with pytest.raises(error, match=rf"\b{name}\b"):
+        gru_jax.unroll_truncated(window=2, **{**CORRECT, name: value})
+
+
+def test_lstm_state_must_be_a_pair_of_arrays():
+    cell, xs, state = Problem.draw(LSTM, SHAPE).inputs("float32")
+    with pytest.raises(TypeError, match="h0"):
+        gru_jax.unroll(cell, xs, state.h)
+    with pytest.raises(ValueError, match="h0"):
+        gru_jax.unroll(cell, xs, state._replace(c=state.c[:, :-1]))
+
+
+def test_message_says_what_came_and_what_was_expected():
+    with pytest.raises(ValueError, match=r"mask.*\(3, 5\).*\(5, 3\)"):
+        gru_jax.unroll(CELL, XS, mask=np.ones((3, 5), bool))
+    with pytest.raises(TypeError, match=r"lengths.*float32"):
+        gru_jax.unroll(CELL, XS, lengths=np.ones(3, np.float32))
+    with pytest.raises(ValueError, match=r"lengths.*5.*-1"):
+        gru_jax.unroll(CELL, XS, lengths=np.array([1, -1, 2]))
+    with pytest.raises(ValueError, match=r"implementation.*scan.*cuda"):
+        gru_jax.unroll(CELL, XS, implementation="cuda")
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_implementation_asked_for_by_name(case):
+    inputs = Problem.draw(case, SHAPE).inputs("float32")
+    named, default = (
+        gru_jax.unroll(*inputs, implementation=implementation) for implementation in ("scan", None)
+    )
+    np.testing.assert_array_equal(named[1], default[1])
