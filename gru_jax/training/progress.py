@@ -45,10 +45,11 @@ class Progress:
     def add_evaluation(self, figures: dict[str, float], monitor: str, mode: Mode) -> bool:
         """Notes an evaluation at this step and returns whether it is the best one.
 
-        A tie leaves the earlier one the best, and a figure that is not finite is never better.
+        A tie leaves the earlier one the best, and a figure that is not finite is never better. A
+        best one of a run that was resumed with another ``monitor`` gives way.
         """
         is_best = self.best_metrics is None or _better(
-            figures[monitor], self.best_metrics[monitor], mode
+            figures[monitor], self.best_metrics.get(monitor, math.nan), mode
         )
         if is_best:
             self.best_step, self.best_metrics = self.step, figures

@@ -176,6 +176,14 @@ def test_finished_run_can_be_continued(tmp_path, unbroken):
     problem.assert_same_run(tmp_path, problem.fit(tmp_path), *unbroken)
 
 
+def test_search_for_the_best_begins_anew_with_another_monitor(tmp_path):
+    problem.fit(tmp_path, steps=28)
+    result = problem.fit(
+        tmp_path, evaluate=lambda params: {"other": 1.0}, monitor="other", mode="max"
+    )
+    assert (result.best_step, result.best_metrics) == (35, {"other": 1.0})
+
+
 def test_metrics_torn_by_the_kill_are_mended(tmp_path, unbroken):
     interrupted(tmp_path, 30)
     with open(tmp_path / "metrics.jsonl", "a") as file:
