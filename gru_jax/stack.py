@@ -147,9 +147,11 @@ def unroll_stack(
         raise TypeError(f"stack must be a gru_jax.Stack, got {type(stack).__name__}")
     stack.check()
     dropout = checks.rate("dropout", dropout)
-    if dropout and key is None:
-        raise ValueError("key must be given where dropout is not 0; evaluate with dropout=0")
-    keys = jax.random.split(key, len(stack.layers)) if dropout else None
+    keys = None
+    if dropout:
+        if key is None:
+            raise ValueError("key must be given where dropout is not 0; evaluate with dropout=0")
+        keys = jax.random.split(key, len(stack.layers))
     states = _check_states(stack, states)
 
     last_states, outputs = [], []

@@ -1,5 +1,6 @@
 """What a cell is: parameters that know one step of a recurrence."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import ClassVar, TypeVar
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from gru_jax.typing import Array, DType, Projected, Shape, State
 
 
+@dataclasses.dataclass(frozen=True)
 class Cell:
     """The seam that a cell fills: a frozen pytree dataclass of parameters with three functions.
 

@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from gru_jax.cells import GRUParams, init
 from gru_jax.cells.base import gate_dtype
+from gru_jax.cells.gru import Reset
 from gru_jax.nn.sequence import run_sequence
 from gru_jax.stack import Merge, Stack
 from gru_jax.typing import Array, DType, Flags, Initializer, Lengths, Shape
@@ -30,7 +31,7 @@ class GRUOptions(nn.Module):
     features: int
     dtype: DType | None = None
     param_dtype: DType = jnp.float32
-    reset: str = "after"
+    reset: Reset = "after"
     bias: bool = True
     learned_h0: bool = False
     kernel_init: str | Initializer = "glorot"
@@ -69,18 +70,17 @@ class GRUCell(GRUOptions, nn.RNNCellBase):
             return init(key, input_size, self.features, dtype=dtype, **options)
 
         shapes = jax.eval_shape(draw, jax.random.key(0))
-        if self.is_initializing():
-            drawn = draw(self.make_rng("params"))
-        arrays = {}
-        for field in dataclasses.fields(GRUParams):
-            if not field.metadata.get("static") and getattr(shapes, field.name) is not None:
-                # Outside of initialisation Linen only asks for the shape.
-                arrays[field.name] = self.param(
-                    field.name,
-                    lambda key, name=field.name: getattr(
-                        drawn if self.is_initializing() else draw(key), name
-                    ),
-                )
+        drawn = draw(self.make_rng("params")) if self.is_initializing() else None
+
+        def take(key: Array, name: str) -> Array:
+            # Outside of initialisation, Linen asks for no more than the shape.
+            return getattr(draw(key) if drawn is None else drawn, name)
+
+        arrays = {
+            field.name: self.param(field.name, take, field.name)
+            for field in dataclasses.fields(GRUParams)
+            if not field.metadata.get("static") and getattr(shapes, field.name) is not None
+        }
         return GRUParams(**arrays, reset=self.reset)
 
     @nn.nowrap

@@ -99,7 +99,7 @@ class RecurrentCell(nnx.RNNCellBase):
     def initialize_carry(
         self,
         input_shape: Shape,
-        rngs: Streams = None,
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
         carry_init: Initializer | None = None,
     ) -> State:
         """The carry before the first step: zeros or the learned one, or drawn by ``carry_init``.
@@ -216,7 +216,7 @@ class Recurrent(nnx.Module):
         self.reverse = reverse
         self.return_carry = return_carry
         self.implementation = implementation
-        self.checkpoint = checkpoint
+        self.checkpoint: Checkpoint = checkpoint
         self.rngs = rngs.dropout.fork() if self.dropout else nnx.data(None)
 
     @property
@@ -300,6 +300,8 @@ def _cast(inputs: Array, dtype: DType | None) -> Array:
 
 
 def _next_key(rngs: Streams) -> Array:
-    if isinstance(rngs, nnx.Rngs):
-        return rngs.dropout()
-    return rngs() if isinstance(rngs, nnx.RngStream) else rngs
+    if rngs is None:
+        raise ValueError("rngs must be given where dropout is set after the module was made")
+    if isinstance(rngs, jax.Array):
+        return rngs
+    return rngs.dropout() if isinstance(rngs, nnx.Rngs) else rngs()

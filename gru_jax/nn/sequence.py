@@ -81,14 +81,13 @@ def _batch_major(name: str, array: Array, trailing: int) -> Array:
     return jnp.moveaxis(jnp.asarray(array), -trailing, 0)
 
 
-def _flat(states: tuple[tuple[Any, ...], ...]) -> Any:
-    layers = tuple(layer if len(layer) > 1 else layer[0] for layer in states)
-    return layers if len(layers) > 1 else layers[0]
+def _flat(states: Any) -> Any:
+    layers = tuple(layer[0] if len(layer) == 1 else layer for layer in states)
+    return layers[0] if len(layers) == 1 else layers
 
 
-def _nested(stack: Stack, carry: Any) -> tuple[tuple[Any, ...], ...]:
-    layers = carry if len(stack.layers) > 1 else (carry,)
-    return tuple(
-        tuple(state) if len(cells) > 1 else (state,)
-        for cells, state in zip(stack.layers, layers, strict=True)
-    )
+def _nested(stack: Stack, carry: Any) -> Any:
+    """``states[layer][direction]`` from a flat carry; the stack checks how many there are."""
+    layers = (carry,) if len(stack.layers) == 1 else carry
+    single = len(stack.layers[0]) == 1
+    return tuple((state,) if single else tuple(state) for state in layers)
