@@ -18,7 +18,7 @@ from tests.shapes import Shape
 ROUNDINGS = {"float64": 64, "float32": 64, "bfloat16": 4}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Case:
     """One cell: its class, its static fields, and its definition in NumPy."""
 
@@ -31,7 +31,7 @@ class Case:
     static: Mapping[str, str] = field(default_factory=dict)
     has_b_hn: bool = False
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return self.name
 
     def draw(

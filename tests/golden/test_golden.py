@@ -255,7 +255,8 @@ def test_two_layers_in_both_directions(name):
         weighed = jax.tree.map(lambda a, b: (a * b).sum(), last, cotangent_state)
         return (ys * arrays["cotangent_ys"]).sum() + sum(jax.tree.leaves(weighed)), (last, ys)
 
-    (_, (last, ys)), gradients = jax.value_and_grad(run, argnums=(0, 1, 2), has_aux=True)(
+    differentiate = jax.jit(jax.value_and_grad(run, argnums=(0, 1, 2), has_aux=True))
+    (_, (last, ys)), gradients = differentiate(
         stack, jnp.asarray(arrays["xs"]), nest(arrays["states"])
     )
     assert_close(ys, arrays["ys"], "float64")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import gru_jax
-from tests.cells.cases import CASES, Problem, assert_close, assert_equal
+from tests.cells.cases import CASES, RNN, Problem, assert_close, assert_equal
 from tests.shapes import Shape
 
 SHAPE = Shape(time=4, batch=(2,), input=2, hidden=3)
@@ -112,6 +112,18 @@ def test_lengths_of_any_integer_dtype(problem, dtype):
     lengths = np.array([3, 1])
     expected = problem.run("float32", lengths=lengths)
     assert_equal(problem.run("float32", lengths=lengths.astype(dtype)), expected)
+
+
+@pytest.mark.parametrize(("dtype", "time"), [("int8", 200), ("uint8", 300)])
+@pytest.mark.parametrize("traced", [False, True])
+def test_lengths_in_a_dtype_that_cannot_count_the_steps(dtype, time, traced):
+    problem = Problem.draw(RNN, SHAPE._replace(time=time))
+    unroll = jax.jit(gru_jax.unroll) if traced else gru_jax.unroll
+    narrow, wide = (
+        unroll(*problem.inputs("float32"), lengths=np.array([100, 3], lengths_dtype))
+        for lengths_dtype in (dtype, "int32")
+    )
+    assert_equal(narrow, wide)
 
 
 def test_controls_may_be_lists(problem):

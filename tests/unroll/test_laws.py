@@ -15,11 +15,11 @@ from tests.cells.cases import CASES, Case, Problem, assert_close, assert_equal
 from tests.shapes import Shape
 
 # Few sizes, so that most examples find their function compiled.
-TIMES = (1, 2, 3, 4, 5)
+TIMES = (1, 3, 5)
 BATCHES = ((), (2, 2))
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
-some = settings(max_examples=12, deadline=None)
+some = settings(max_examples=10, deadline=None)
 many = settings(max_examples=30, deadline=None)
 
 
@@ -80,20 +80,23 @@ def test_equals_the_reference(case, data):
 @some
 @jax.enable_x64(True)
 def test_packed_equals_padded(case, data):
-    """Sequences end to end in one row, or side by side with padding."""
+    """Sequences end to end in one row, what is left of it unread, or side by side with padding."""
     problem = draw_problem(data, case, batches=((3,),))
     lengths = np.maximum(1, draw_lengths(data, problem))
     reverse = data.draw(st.booleans(), "reverse")
     cell = problem.inputs("float64")[0]
 
-    packed = np.concatenate([problem.xs[:length, i] for i, length in enumerate(lengths)])
-    borders = np.cumsum(lengths)[:-1]
-    starts = np.isin(np.arange(len(packed)), borders)
-    last, ys = compiled(cell, packed, starts=starts, reverse=reverse)
+    packed = np.full((problem.xs[..., 0].size, problem.xs.shape[-1]), np.nan)
+    rows = [problem.xs[:length, i] for i, length in enumerate(lengths)]
+    packed[: lengths.sum()] = np.concatenate(rows)
+    borders = np.cumsum(lengths)
+    steps = np.arange(len(packed))
+    starts, mask = np.isin(steps, borders[:-1]), steps < borders[-1]
+    last, ys = compiled(cell, packed, starts=starts, mask=mask, reverse=reverse)
     padded_last, padded_ys = compiled(cell, problem.xs, lengths=lengths, reverse=reverse)
     padded_ys = np.asarray(padded_ys)
 
-    for i, part in enumerate(np.split(ys, borders)):
+    for i, part in enumerate(np.split(ys, borders)[:-1]):
         assert_close(part, padded_ys[: lengths[i], i], "float64")
     read_last = 0 if reverse else 2
     assert_close(last, jax.tree.map(lambda leaf: leaf[read_last], padded_last), "float64")

@@ -1,0 +1,51 @@
+"""The command line: finds the command, prints a user's errors as one message, sets exit codes."""
+
+import importlib
+import logging
+import sys
+
+from experiments.errors import UserError
+from experiments.suggest import did_you_mean
+
+COMMANDS = {
+    "train": "trains what a YAML file describes and reports it beside its baselines",
+    "fetch": "downloads a data set that a task reads",
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Runs one command.
+
+    Each command is the function `main(arguments) -> exit code` of the module of its name.
+
+    Returns:
+        The exit code: 0 done, 1 the run failed, 2 the user's error, 130 Ctrl-C, 143 SIGTERM.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    if arguments in (["-h"], ["--help"]):
+        print(_help())
+        return 0
+    try:
+        if not arguments:
+            raise UserError(f"The command is missing.\n\n{_help()}")
+        command, *rest = arguments
+        if command not in COMMANDS:
+            known = ", ".join(COMMANDS)
+            raise UserError(
+                f"There is no command {command}.{did_you_mean(command, COMMANDS)} "
+                f"The commands are {known}."
+            )
+        return importlib.import_module(f"experiments.{command}").main(rest)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:{width}}  {does}" for name, does in COMMANDS.items())
+    return f"""usage: python -m experiments COMMAND ...
+
+{commands}
+
+`python -m experiments COMMAND --help` lists what a command takes."""

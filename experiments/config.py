@@ -1,0 +1,106 @@
+"""What an experiment's YAML file may say: frozen models whose fields are also the options."""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Frozen(BaseModel, frozen=True):
+    """A part of a config: unknown keys, wrong types and numbers that are not finite are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class ModelConfig(Frozen, frozen=True):
+    """Recurrent layers, dropout and a linear readout."""
+
+    cell: Literal["gru", "lstm", "rnn"] = Field(default="gru", description="Recurrent cell.")
+    hidden_size: int = Field(default=64, ge=1, description="Units of a layer, in each direction.")
+    num_layers: int = Field(default=1, ge=1, description="Layers, one upon another.")
+    bidirectional: bool = Field(default=False, description="Also read each sequence from its end.")
+    dropout: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Rate of dropout between layers and before the readout.",
+    )
+    dropconnect: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Rate at which recurrent weights are zeroed, per batch.",
+    )
+    reset: Literal["after", "before"] = Field(
+        default="after", description="GRU only: the reset gate applies after or before the product."
+    )
+
+
+class OptimizerConfig(Frozen, frozen=True):
+    """The optimiser and the learning rate over the steps."""
+
+    name: Literal["adam", "adamw", "sgd", "rmsprop"] = Field(
+        default="adam", description="Optimiser."
+    )
+    learning_rate: float = Field(default=1e-3, gt=0, description="Highest learning rate.")
+    schedule: Literal["constant", "cosine", "exponential", "linear"] = Field(
+        default="constant", description="How the learning rate falls after the warm-up."
+    )
+    warmup_steps: int = Field(default=0, ge=0, description="Steps over which it rises from zero.")
+    final_fraction: float = Field(
+        default=0.0, ge=0, le=1, description="Last learning rate, as a fraction of the highest."
+    )
+    clip_norm: float | None = Field(
+        default=None, gt=0, description="Largest global norm of the gradient, or None."
+    )
+    weight_decay: float = Field(
+        default=0.0, ge=0, description="Weight decay, decoupled from the gradient by adamw alone."
+    )
+    accumulate: int = Field(default=1, ge=1, description="Batches whose gradients make one update.")
+
+
+class TrainingConfig(Frozen, frozen=True):
+    """How long to train, on how much at once, and how often to look."""
+
+    steps: int = Field(default=1000, ge=1, description="Steps, one batch each.")
+    batch_size: int = Field(default=32, ge=1, description="Sequences in a batch.")
+    eval_every: int = Field(default=100, ge=1, description="Steps between validations, each saved.")
+    log_every: int = Field(default=10, ge=1, description="Steps between rows of the training loss.")
+    patience: int | None = Field(
+        default=None,
+        ge=1,
+        description="Validations without a better figure before stopping, or None.",
+    )
+    keep_checkpoints: int = Field(
+        default=2, ge=1, description="Newest checkpoints kept; the best is kept besides."
+    )
+
+
+class ExperimentConfig(Frozen, frozen=True):
+    """What every experiment has; a task adds fields of its own."""
+
+    task: str
+    seed: int = Field(
+        default=0,
+        ge=0,
+        lt=2**31,
+        description="Seed of the initial parameters, the data order and dropout.",
+    )
+    model: ModelConfig = ModelConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="after")
+    def check_schedule(self) -> Self:
+        """Refuses a schedule that cannot be drawn."""
+        optimizer, steps = self.optimizer, self.training.steps
+        if optimizer.warmup_steps >= steps:
+            raise ValueError(
+                f"optimizer.warmup_steps is {optimizer.warmup_steps}, but should be less than "
+                f"training.steps, which is {steps}."
+            )
+        if optimizer.schedule == "exponential" and optimizer.final_fraction == 0:
+            raise ValueError(
+                "optimizer.final_fraction is 0, but should be above it: "
+                "the exponential schedule never comes to zero."
+            )
+        return self

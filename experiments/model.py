@@ -1,0 +1,152 @@
+"""The network of every task: recurrent layers, dropout and a linear readout."""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+import gru_jax
+from experiments.config import ModelConfig
+from experiments.task import Array, Params
+from gru_jax import nn, regularize
+
+Readout = Literal["every step", "last step"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A network's structure, and the parameters that it begins with.
+
+    Attributes:
+        params: the initial parameters, a pytree.
+        graph: the structure, as Flax takes it apart.
+        streams: the network's own random keys, in whose place every call brings its own.
+        dropconnect: the rate at which recurrent weights are zeroed in training.
+    """
+
+    params: Params
+    graph: nnx.GraphDef
+    streams: nnx.State
+    dropconnect: float
+
+    def apply(
+        self,
+        params: Params,
+        inputs: Array,
+        *,
+        lengths: Array | None = None,
+        key: jax.Array | None = None,
+    ) -> jax.Array:
+        """Runs the network on sequences.
+
+        DropConnect zeroes weights of `w_h`, the same for all steps and sequences of a batch
+        (Wan et al. 2013; on recurrent weights, Merity et al. 2018, arXiv 1708.02182, section 2).
+
+        Args:
+            params: parameters like the initial ones.
+            inputs: (batch, T, in_features).
+            lengths: (batch,), where sequences are shorter than T.
+            key: a random key for dropout and DropConnect; without one there is neither.
+
+        Returns:
+            (batch, T, out_features), or (batch, out_features) where the last step is read out.
+        """
+        if key is not None and self.dropconnect:
+            params = _drop_recurrent_weights(params, self.dropconnect, jax.random.fold_in(key, 1))
+        lengths = None if lengths is None else jnp.asarray(lengths)
+        return self._merge(params)(jnp.asarray(inputs), lengths, key)
+
+    def first_cell(self, params: Params) -> gru_jax.Cell:
+        """Returns the cell of the first layer that reads forward."""
+        return self._merge(params).recurrent.layers[0][0].params
+
+    def _merge(self, params: Params) -> "_Network":
+        return nnx.merge(self.graph, params, self.streams)
+
+
+def build_network(
+    config: ModelConfig, in_features: int, out_features: int, *, readout: Readout, seed: int
+) -> Network:
+    """Draws a network.
+
+    Args:
+        config: cell, sizes and dropout.
+        in_features: features of an input.
+        out_features: outputs of the readout.
+        readout: at "every step", or from each direction's state after the "last step" it reads.
+        seed: seed of the parameters.
+    """
+    network = _Network(config, in_features, out_features, readout, rngs=nnx.Rngs(seed))
+    graph, params, streams = nnx.split(network, nnx.Param, ...)
+    return Network(params, graph, streams, config.dropconnect)
+
+
+def _drop_recurrent_weights(params: Params, rate: float, key: jax.Array) -> Params:
+    leaves, structure = jax.tree.flatten_with_path(params)
+    keys = jax.random.split(key, len(leaves))
+
+    def drop(path: jax.tree_util.KeyPath, leaf: jax.Array, key: jax.Array) -> jax.Array:
+        recurrent = "['w_h']" in jax.tree_util.keystr(path)
+        return regularize.dropout(key, leaf, rate) if recurrent else leaf
+
+    dropped = [drop(path, leaf, key) for (path, leaf), key in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(structure, dropped)
+
+
+class _Network(nnx.Module):
+    def __init__(
+        self,
+        config: ModelConfig,
+        in_features: int,
+        out_features: int,
+        readout: Readout,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        options: dict[str, Any] = {
+            "num_layers": config.num_layers,
+            "bidirectional": config.bidirectional,
+            "dropout": config.dropout,
+            "rngs": rngs,
+        }
+        match config.cell:
+            case "gru":
+                recurrent = nn.GRU(
+                    in_features,
+                    config.hidden_size,
+                    reset=config.reset,
+                    **options,
+                )
+            case "lstm":
+                recurrent = nn.LSTM(in_features, config.hidden_size, **options)
+            case "rnn":
+                recurrent = nn.RNN(in_features, config.hidden_size, **options)
+        self.recurrent = recurrent
+        self.dropout = nnx.Dropout(config.dropout)
+        self.readout = nnx.Linear(recurrent.out_features, out_features, rngs=rngs)
+        self.reads_last_step = readout == "last step"
+
+    def __call__(
+        self, inputs: jax.Array, lengths: jax.Array | None, key: jax.Array | None
+    ) -> jax.Array:
+        deterministic = key is None
+        rngs = None if key is None else nnx.Rngs(dropout=key)
+        carry, hidden = self.recurrent(
+            inputs,
+            seq_lengths=lengths,
+            return_carry=True,
+            deterministic=deterministic,
+            rngs=rngs,
+        )
+        if self.reads_last_step:
+            hidden = self._last_hidden(carry)
+        return self.readout(self.dropout(hidden, deterministic=deterministic, rngs=rngs))
+
+    def _last_hidden(self, carry: Any) -> jax.Array:
+        cells = self.recurrent.layers[-1]
+        top = carry if len(self.recurrent.layers) == 1 else carry[-1]
+        states = top if len(cells) > 1 else (top,)
+        outputs = [cell.params.output(state) for cell, state in zip(cells, states, strict=True)]
+        return jnp.concatenate(outputs, axis=-1)

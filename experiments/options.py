@@ -1,0 +1,93 @@
+"""The options of `train`: every field of the config, and where to read, write and resume."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
+
+import tyro
+from tyro.constructors import (
+    ConstructorRegistry,
+    StructConstructorSpec,
+    StructFieldSpec,
+    StructTypeInfo,
+)
+
+from experiments.config import ExperimentConfig, Frozen
+from experiments.data import default_data_dir
+from experiments.loading import check, load_config
+from experiments.run_directory import Resume
+
+Config = TypeVar("Config", bound=ExperimentConfig)
+PROGRAM = "python -m experiments train"
+USAGE = f"""usage: {PROGRAM} CONFIG [--seed 3 --model.hidden-size 64 ...]
+
+Trains what the YAML file CONFIG describes, such as configs/digits.yaml, and reports it beside its
+baselines. `{PROGRAM} CONFIG --help` lists the fields of that config."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOptions(Generic[Config]):
+    """What the command line says.
+
+    Attributes are options; those of `config` stand without a prefix.
+    """
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    run_dir: Path | None = None
+    """Directory of the run, new or to be resumed; the default is runs/NAME/TIME-sSEED."""
+    resume: Resume = "auto"
+    """Whether to go on with the run in --run-dir: if there is one, never, or it must be there."""
+    data_dir: Path = dataclasses.field(default_factory=default_data_dir)
+    """Directory of data files; the default is $GRU_JAX_DATA, then ~/.cache/gru_jax."""
+
+
+def parse_train_options(path: Path, arguments: list[str]) -> TrainOptions[ExperimentConfig]:
+    """Reads the config file and puts the options after it over its values.
+
+    Raises:
+        UserError: a value that the config does not allow, in the file or among the options.
+        SystemExit: by tyro, after --help (0) or an option that it cannot parse (2).
+    """
+    from_file = load_config(path)
+    options = tyro.cli(
+        TrainOptions[type(from_file)],
+        default=TrainOptions(config=from_file),
+        args=arguments,
+        prog=f"{PROGRAM} {path}",
+        description=(type(from_file).__doc__ or "").strip(),
+        config=(tyro.conf.FlagConversionOff,),
+        registry=_PLAIN_VALUES,
+    )
+    values: Any = options.config
+    config = check(type(from_file), values, where="Command line", options=True)
+    return dataclasses.replace(options, config=config)
+
+
+_PLAIN_VALUES = ConstructorRegistry()
+
+
+@_PLAIN_VALUES.struct_rule
+def _plain_values(info: StructTypeInfo) -> StructConstructorSpec | None:
+    """Has tyro give a config's values as a dict, so that `check` judges them as it does a file's.
+
+    The task is left out of the options: it decides which options there are.
+    """
+    if not (isinstance(info.type, type) and issubclass(info.type, Frozen)):
+        return None
+    fields = {name: field for name, field in info.type.model_fields.items() if name != "task"}
+    annotations: dict[str, Any] = {name: field.annotation for name, field in fields.items()}
+    specs = [
+        StructFieldSpec(
+            name=name,
+            type=annotations[name],
+            default=getattr(info.default, name),
+            helptext=field.description,
+        )
+        for name, field in fields.items()
+    ]
+    task = {"task": info.default.task} if isinstance(info.default, ExperimentConfig) else {}
+
+    def values(**given: Any) -> dict[str, Any]:
+        return {**task, **given}
+
+    return StructConstructorSpec(instantiate=values, fields=tuple(specs))

@@ -1,0 +1,50 @@
+"""What a task hands to the training command."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import jax
+import numpy as np
+
+Array = jax.Array | np.ndarray
+Params = Any
+Batch = Any
+Figures = dict[str, float]
+Split = Literal["validation", "test"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """An experiment's data and model, bound to its config.
+
+    Attributes:
+        params: the initial parameters, a pytree.
+        loss: (params, batch, key) -> (loss, further scalars by name), differentiable.
+        batch_at: step -> batch, a pytree of arrays; a function of (seed, step) alone.
+        figures: (params, split) -> figures by name, over the whole split.
+        labels: each figure's name and unit, for plots.
+        loss_figure: which of the figures is the loss, measured on a whole split.
+        monitor: which of the validation figures the best parameters are chosen by.
+        mode: whether less or more of it is better.
+        baselines: () -> the test figures of models that need no network, by name.
+        draw: (params, directory) -> None; writes the task's own plots there.
+    """
+
+    params: Params
+    loss: Callable[[Params, Batch, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+    batch_at: Callable[[int], Batch]
+    figures: Callable[[Params, Split], Figures]
+    labels: Mapping[str, str]
+    loss_figure: str
+    monitor: str
+    mode: Literal["min", "max"]
+    baselines: Callable[[], dict[str, Figures]]
+    draw: Callable[[Params, Path], None]
+
+
+class Build(Protocol):
+    """A task module's function that binds a config to data and model."""
+
+    def __call__(self, config: Any, data_dir: Path, /) -> Task: ...

@@ -1,0 +1,151 @@
+"""Handwritten digits read pixel by pixel: scikit-learn's 1,797 images of 8 x 8, 64 steps each."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from pydantic import Field
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import confusion_matrix
+from sklearn.model_selection import train_test_split
+
+import gru_jax
+from experiments import plots
+from experiments.config import ExperimentConfig
+from experiments.gates import gates
+from experiments.model import build_network
+from experiments.task import Array, Figures, Params, Split, Task
+from gru_jax import training
+
+CLASSES = 10
+SPLIT_SEED = 0
+
+
+class Config(ExperimentConfig, frozen=True):
+    """Classifies scikit-learn's handwritten digits, reading one pixel a step."""
+
+    task: Literal["digits"] = "digits"
+    noise: float = Field(
+        default=0.0,
+        ge=0,
+        description="Deviation of the noise on training pixels, which are in [0, 1].",
+    )
+
+
+class Images(NamedTuple):
+    """Images as sequences: pixels (N, 64) in [0, 1], row by row, and labels (N,)."""
+
+    pixels: Array
+    labels: Array
+
+
+def build(config: Config, data_dir: Path) -> Task:
+    """Binds a config to the digits, which come with scikit-learn: `data_dir` is not read."""
+    del data_dir
+    splits = split_digits()
+    train, test = splits["train"], splits["test"]
+    network = build_network(config.model, 1, CLASSES, readout="last step", seed=config.seed)
+    mean, deviation = train.pixels.mean(), train.pixels.std()
+    batches = training.Batches(config.seed, len(train.labels), config.training.batch_size)
+
+    def batch_at(step: int) -> Images:
+        chosen = batches(step)
+        return Images(train.pixels[chosen], train.labels[chosen])
+
+    def logits_of(params: Params, pixels: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        return network.apply(params, ((pixels - mean) / deviation)[..., None], key=key)
+
+    def loss(
+        params: Params, batch: Images, key: jax.Array | None
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        pixels = jnp.asarray(batch.pixels)
+        if key is not None:
+            noise_key, key = jax.random.split(key)
+            pixels += config.noise * jax.random.normal(noise_key, pixels.shape)
+        logits = logits_of(params, pixels, key)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+        return losses.mean(), {"accuracy": jnp.mean(logits.argmax(-1) == batch.labels)}
+
+    evaluate = jax.jit(partial(loss, key=None))
+
+    def figures(params: Params, split: Split) -> Figures:
+        value, further = evaluate(params, splits[split])
+        return {"cross_entropy": float(value), "accuracy": float(further["accuracy"])}
+
+    def draw(params: Params, directory: Path) -> None:
+        predicted = np.asarray(jax.jit(logits_of)(params, test.pixels).argmax(-1))
+        plots.confusion_matrix(
+            confusion_matrix(test.labels, predicted, labels=range(CLASSES)),
+            [str(digit) for digit in range(CLASSES)],
+            f"Test digits, {np.mean(predicted == test.labels):.1%} right",
+            directory / "confusion_matrix.png",
+        )
+        cell = network.first_cell(params)
+        if isinstance(cell, gru_jax.GRUParams):
+            digit = test.pixels[0]
+            plots.gate_activity(
+                gates(cell, ((digit - mean) / deviation)[:, None]),
+                digit,
+                f"Gates of the first layer while it reads a {test.labels[0]}",
+                directory / "gate_activity.png",
+            )
+
+    return Task(
+        params=network.params,
+        loss=loss,
+        batch_at=batch_at,
+        figures=figures,
+        labels={"cross_entropy": "cross entropy (nats)", "accuracy": "accuracy"},
+        loss_figure="cross_entropy",
+        monitor="accuracy",
+        mode="max",
+        baselines=partial(baselines, train, test),
+        draw=draw,
+    )
+
+
+def split_digits() -> dict[str, Images]:
+    """Splits the digits into 60 % train, 20 % validation and 20 % test, the same for every seed.
+
+    Each split holds the classes in equal shares.
+    """
+    digits: Any = load_digits()
+    pixels = (digits.data / 16).astype(np.float32)
+    labels = digits.target.astype(np.int32)
+
+    def divide(indices: np.ndarray, share: float) -> list[Any]:
+        return train_test_split(
+            indices, test_size=share, stratify=labels[indices], random_state=SPLIT_SEED
+        )
+
+    rest, test = divide(np.arange(len(labels)), 0.2)
+    train, validation = divide(rest, 0.25)
+    indices = {"train": train, "validation": validation, "test": test}
+    return {split: Images(pixels[chosen], labels[chosen]) for split, chosen in indices.items()}
+
+
+def baselines(train: Images, test: Images) -> dict[str, Figures]:
+    """Returns the test figures of the commonest class and of a logistic regression on all pixels.
+
+    Both see the training split alone, as the network does.
+    """
+    counts = np.bincount(train.labels, minlength=CLASSES)
+    shares = counts / counts.sum()
+    regression = LogisticRegression(max_iter=1000).fit(train.pixels, train.labels)
+    # The classes are 0 to 9, so a label is also the column of its probability.
+    probabilities = regression.predict_proba(test.pixels)[np.arange(len(test.labels)), test.labels]
+    return {
+        "majority class": {
+            "cross_entropy": float(-np.log(shares[test.labels]).mean()),
+            "accuracy": float(np.mean(test.labels == counts.argmax())),
+        },
+        "logistic regression": {
+            "cross_entropy": float(-np.log(probabilities).mean()),
+            "accuracy": float(regression.score(test.pixels, test.labels)),
+        },
+    }

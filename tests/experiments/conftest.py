@@ -1,0 +1,86 @@
+"""Tiny experiments, each of which trains in about a second."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from experiments.cli import main
+
+TINY = {
+    "model": {"hidden_size": 4},
+    "optimizer": {"learning_rate": 0.01},
+    "training": {"steps": 6, "batch_size": 8, "eval_every": 3, "log_every": 2},
+}
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def adding() -> dict[str, Any]:
+    return {"task": "adding", "length": 5, "held_out": 16, **TINY}
+
+
+@pytest.fixture
+def digits() -> dict[str, Any]:
+    return {"task": "digits", **TINY}
+
+
+@pytest.fixture
+def music() -> dict[str, Any]:
+    return {"task": "music", "longest": 20, **TINY}
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current directory, and no data directory chosen."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GRU_JAX_DATA", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def write_config(workplace: Path) -> Write:
+    """Writes values, or a text as it is, to a config file."""
+
+    def write(values: dict[str, Any] | str, name: str = "tiny.yaml") -> Path:
+        path = workplace / name
+        path.write_text(values if isinstance(values, str) else yaml.safe_dump(values))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def refused(workplace: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command that must be refused; returns its message.
+
+    The exit code is 2, nothing is printed but the message, and nothing is written.
+    """
+
+    def run(*arguments: object) -> str:
+        before = sorted(workplace.rglob("*"))
+        capfd.readouterr()
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = stop.code
+        printed = capfd.readouterr()
+        assert code == 2
+        assert printed.out == ""
+        assert "Traceback" not in printed.err
+        assert sorted(workplace.rglob("*")) == before
+        return printed.err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def published_data() -> Path:
+    """The directory of the published data files, as chosen before any test hides the choice."""
+    chosen = os.environ.get("GRU_JAX_DATA")
+    if not chosen:
+        pytest.skip("GRU_JAX_DATA, the directory of the published data files, is not set")
+    return Path(chosen)

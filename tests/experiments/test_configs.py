@@ -1,0 +1,24 @@
+"""The configs of the repository: each is valid, and says what it costs and what it gives."""
+
+from pathlib import Path
+
+import pytest
+
+from experiments.loading import load_config
+
+REPOSITORY = Path(__file__).parents[2]
+CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_config_is_valid_and_its_header_complete(path):
+    load_config(path)
+    lines = path.read_text().splitlines()
+    header = "\n".join(line for line in lines if line.startswith("#"))
+    assert f"python -m experiments train configs/{path.name}" in header
+    for part in ("Result:", "Time:", "Published:"):
+        assert f"# {part}" in header
+
+
+def test_there_are_configs():
+    assert {path.stem for path in CONFIGS} >= {"adding", "digits", "jsb", "nottingham"}

@@ -1,0 +1,159 @@
+"""What a user may get wrong: one message that names it, exit code 2, nothing written."""
+
+import copy
+
+import pytest
+
+from experiments.cli import main
+
+
+def changed(values, key, value):
+    values = copy.deepcopy(values)
+    *parents, last = key.split(".")
+    inner = values
+    for parent in parents:
+        inner = inner[parent]
+    inner[last] = value
+    return values
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("model.hiden_size", 3, ["model.hiden_size", "3", "Did you mean hidden_size?"]),
+        ("sede", 3, ["unknown key sede", "Did you mean seed?"]),
+        ("lenght", 3, ["unknown key lenght", "Did you mean length?"]),
+        ("model.hidden_size", -1, ["model.hidden_size is -1", "greater than or equal to 1"]),
+        ("model.hidden_size", "64", ["model.hidden_size is '64'", "integer"]),
+        ("model.hidden_size", 64.5, ["model.hidden_size is 64.5", "integer"]),
+        ("model.hidden_size", True, ["model.hidden_size is True", "integer"]),
+        ("model.dropout", 1.5, ["model.dropout is 1.5", "less than 1"]),
+        ("model.dropout", float("nan"), ["model.dropout is nan"]),
+        ("model.cell", "gur", ["model.cell is 'gur'", "'lstm'", "Did you mean gru?"]),
+        ("model", None, ["model is None", "a mapping of keys to values"]),
+        ("model", "gru", ["model is 'gru'", "a mapping of keys to values"]),
+        ("training.batch_size", 0, ["training.batch_size is 0", "greater than or equal to 1"]),
+        ("training.steps", 0, ["training.steps is 0", "greater than or equal to 1"]),
+        ("optimizer.learning_rate", float("inf"), ["optimizer.learning_rate is inf"]),
+        ("optimizer.learning_rate", -1.0, ["optimizer.learning_rate is -1.0", "greater than 0"]),
+        ("optimizer.warmup_steps", 6, ["optimizer.warmup_steps is 6", "less than"]),
+        ("optimizer.schedule", "exponential", ["optimizer.final_fraction is 0", "above"]),
+        ("seed", -1, ["seed is -1", "greater than or equal to 0"]),
+        ("task", "ading", ["task is 'ading'", "digits, adding or music", "Did you mean adding?"]),
+        ("task", ["adding"], ["task is ['adding']", "digits, adding or music"]),
+    ],
+)
+def test_wrong_value_in_the_file(adding, write_config, refused, key, value, expected):
+    path = write_config(changed(adding, key, value))
+    message = refused("train", path)
+    assert message.startswith(f"{path}: ")
+    assert message.count("\n") == 1
+    for part in expected:
+        assert part in message
+
+
+def test_every_wrong_value_has_its_line(adding, write_config, refused):
+    values = changed(changed(adding, "model.hidden_size", 0), "model.dropout", 2.0)
+    lines = refused("train", write_config(values)).splitlines()
+    assert [line.split(" is ")[0].split(": ")[1] for line in lines] == [
+        "model.hidden_size",
+        "model.dropout",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "a config is a mapping"),
+        ("- 1\n- 2", "a config is a mapping"),
+        ("task: [adding", "not valid YAML"),
+        ("task: adding\nseed: 1\nseed: 2", "the key seed stands twice"),
+        ("seed: 1", "the key task is missing"),
+        ("task: adding\n? [1]\n: 2", "not valid YAML"),
+        ("task: adding\n1: 2", "unknown key 1"),
+    ],
+)
+def test_file_that_is_no_config(write_config, refused, text, expected):
+    path = write_config(text)
+    message = refused("train", path)
+    assert str(path) in message
+    assert expected in message
+
+
+def test_file_that_is_not_there(write_config, adding, refused):
+    path = write_config(adding, "adding.yaml")
+    message = refused("train", path.with_name("ading.yaml"))
+    assert f"There is no config file {path.with_name('ading.yaml')}." in message
+    assert f"Did you mean {path}?" in message
+
+
+def test_file_that_is_a_directory(workplace, refused):
+    assert "cannot be read" in refused("train", workplace)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--model.hiden-size", "3"], ["--model.hiden-size", "--model.hidden-size"]),
+        (["--model.hidden-size", "-1"], ["--model.hidden-size is -1", "equal to 1"]),
+        (["--model.hidden-size", "many"], ["--model.hidden-size", "many"]),
+        (["--model.hidden-size", "1.5"], ["--model.hidden-size", "1.5"]),
+        (["--model.dropout", "1.5"], ["--model.dropout is 1.5", "less than 1"]),
+        (["--model.dropout", "nan"], ["--model.dropout is nan"]),
+        (["--model.cell", "gur"], ["--model.cell", "gur", "lstm"]),
+        (["--training.batch-size", "0"], ["--training.batch-size is 0", "equal to 1"]),
+        (["--length", "1"], ["--length is 1", "greater than or equal to 2"]),
+        (["--optimizer.warmup-steps", "9"], ["optimizer.warmup_steps is 9", "less than"]),
+        (["--seed"], ["--seed", "Missing"]),
+        (["--noise", "0.1"], ["--noise"]),
+        (["--resume", "maybe"], ["--resume", "maybe", "never"]),
+        (["surplus"], ["surplus"]),
+        (["--resume", "must"], ["--resume must", "--run-dir"]),
+    ],
+)
+def test_wrong_option(adding, write_config, refused, options, expected):
+    message = refused("train", write_config(adding), *options)
+    for part in expected:
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "The command is missing"),
+        (["trian"], "Did you mean train?"),
+        (["train"], "The config file is missing"),
+        (["train", "--seed", "3"], "The config file is missing"),
+        (["fetch"], "{jsb,nottingham}"),
+        (["fetch", "jbs"], "'jsb'"),
+    ],
+)
+def test_wrong_command(refused, arguments, expected):
+    assert expected in refused(*arguments)
+
+
+def test_music_must_not_see_what_it_predicts(music, write_config, refused):
+    message = refused("train", write_config(changed(music, "model.bidirectional", True)))
+    assert "model.bidirectional is True, but should be False" in message
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["fetch", "--help"]])
+def test_help(arguments, capsys):
+    try:
+        code = main(arguments)
+    except SystemExit as stop:
+        code = stop.code
+    assert code == 0
+    assert "usage:" in capsys.readouterr().out
+
+
+def test_help_lists_fields_with_types_and_defaults(adding, write_config, capsys):
+    path = write_config(changed(adding, "model.hidden_size", 37))
+    with pytest.raises(SystemExit) as stop:
+        main(["train", str(path), "--help"])
+    assert stop.value.code == 0
+    printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "--model.hidden-size INT Units of a layer, in each direction. (default: 37)" in printed
+    assert "--model.cell {gru,lstm,rnn} Recurrent cell. (default: gru)" in printed
+    assert "--length INT" in printed
+    assert "--run-dir {None}|PATH" in printed

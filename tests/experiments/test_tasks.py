@@ -1,0 +1,244 @@
+"""The tasks' data, baselines and losses: laws that hold for any seed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.io
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import gru_jax
+from experiments import data
+from experiments.errors import UserError
+from experiments.gates import gates
+from experiments.loading import check
+from experiments.tasks import adding as adding_task
+from experiments.tasks import digits as digits_task
+from experiments.tasks import load_task
+from experiments.tasks import music as music_task
+
+
+def build(values, data_dir=None):
+    module = load_task(values["task"])
+    return module.build(check(module.Config, values, where="test"), data_dir)
+
+
+def leaves_equal(left, right):
+    return all(jax.tree.leaves(jax.tree.map(np.array_equal, left, right)))
+
+
+def test_digits_splits_are_parts_of_one_whole():
+    splits = digits_task.split_digits()
+    assert [len(split.labels) for split in splits.values()] == [1077, 360, 360]
+    everything = np.concatenate([split.pixels for split in splits.values()])
+    original = digits_task.load_digits().data / 16
+    assert sorted(map(tuple, everything)) == sorted(map(tuple, original.astype(np.float32)))
+    for split in splits.values():
+        shares = np.bincount(split.labels) / len(split.labels)
+        np.testing.assert_allclose(shares, 0.1, atol=0.005)
+
+
+def test_digits_baselines_are_those_of_the_definitions():
+    splits = digits_task.split_digits()
+    figures = digits_task.baselines(splits["train"], splits["test"])
+    majority = np.bincount(splits["train"].labels).argmax()
+    expected = np.mean(splits["test"].labels == majority)
+    assert figures["majority class"]["accuracy"] == expected
+    assert 0.95 < figures["logistic regression"]["accuracy"] < 0.98
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 20), st.integers(2, 30), st.integers(0, 2**31))
+def test_sums_are_of_the_two_marked_numbers(number, length, seed):
+    batch = adding_task.draw_sums(number, length, (seed,))
+    numbers, marks = batch.sequences[..., 0], batch.sequences[..., 1]
+    assert set(np.unique(marks)) <= {0.0, 1.0}
+    np.testing.assert_array_equal(marks.sum(axis=1), 2)
+    np.testing.assert_allclose((numbers * marks).sum(axis=1), batch.sums, rtol=1e-6)
+    assert numbers.min() >= 0
+    assert numbers.max() < 1
+
+
+def test_every_pair_of_steps_is_marked_equally_often():
+    marks = adding_task.draw_sums(6000, 4, (0,)).sequences[..., 1].astype(int)
+    pairs, counts = np.unique(marks, axis=0, return_counts=True)
+    assert len(pairs) == 6
+    # Six deviations of a binomial of 6000 draws at 1/6.
+    np.testing.assert_allclose(counts, 1000, atol=6 * np.sqrt(6000 * 5 / 36))
+
+
+def test_the_mean_sum_misses_by_a_sixth():
+    test = adding_task.draw_sums(20_000, 10, (0,))
+    mse = adding_task.baselines(test)["mean of all sums"]["mse"]
+    np.testing.assert_allclose(mse, 1 / 6, atol=0.01)
+
+
+@pytest.mark.parametrize("task", ["adding", "digits"])
+def test_batches_are_a_function_of_seed_and_step(request, task):
+    values = request.getfixturevalue(task)
+    first, again = build(values), build(values)
+    other = build({**values, "seed": 1})
+    assert leaves_equal(first.batch_at(5), again.batch_at(5))
+    assert not leaves_equal(first.batch_at(5), first.batch_at(6))
+    assert not leaves_equal(first.batch_at(5), other.batch_at(5))
+    assert leaves_equal(first.params, again.params)
+    assert not leaves_equal(first.params, other.params)
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm", "rnn"])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_every_cell_learns_through_the_same_network(adding, cell, bidirectional):
+    model = {"cell": cell, "hidden_size": 3, "num_layers": 2, "bidirectional": bidirectional}
+    task = build({**adding, "model": {**model, "dropout": 0.5, "dropconnect": 0.5}})
+    key = jax.random.key(0)
+    (loss, _), gradients = jax.value_and_grad(task.loss, has_aux=True)(
+        task.params, task.batch_at(0), key
+    )
+    assert jnp.isfinite(loss)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+    without_key, _ = task.loss(task.params, task.batch_at(0), None)
+    assert loss != without_key
+    assert without_key == task.loss(task.params, task.batch_at(0), None)[0]
+
+
+def test_dropconnect_touches_recurrent_weights_only(adding):
+    task = build({**adding, "model": {"hidden_size": 3, "dropconnect": 0.5}})
+
+    def silence(path, leaf):
+        return jnp.zeros_like(leaf) if "w_h" in jax.tree_util.keystr(path) else leaf
+
+    silent = jax.tree.map_with_path(silence, task.params)
+    batch = task.batch_at(0)
+    # Where there are no recurrent weights there is nothing to drop.
+    assert task.loss(silent, batch, jax.random.key(0)) == task.loss(silent, batch, None)
+    assert task.loss(task.params, batch, jax.random.key(0)) != task.loss(task.params, batch, None)
+
+
+@pytest.mark.parametrize("reset", ["after", "before"])
+def test_gates_are_those_of_the_equations(reset):
+    key = jax.random.key(0)
+    cell = gru_jax.init(key, 2, 3, reset=reset, bias_init="torch", learned_h0=True)
+    cell = gru_jax.GRUParams(cell.w_x, cell.w_h, cell.b, cell.b_hn, jnp.full(3, 0.5), reset)
+    xs = jax.random.normal(key, (5, 2))
+    found = gates(cell, xs)
+    w_r, w_z, _ = jnp.split(cell.w_x, 3, axis=1)
+    u_r, u_z, _ = jnp.split(cell.w_h, 3, axis=1)
+    b_r, b_z, _ = jnp.split(cell.b, 3)
+    h = cell.h0
+    for step, x in enumerate(xs):
+        expected_r = jax.nn.sigmoid(x @ w_r + h @ u_r + b_r)
+        expected_z = jax.nn.sigmoid(x @ w_z + h @ u_z + b_z)
+        np.testing.assert_allclose(found["reset gate r"][step], expected_r, rtol=1e-5)
+        np.testing.assert_allclose(found["update gate z"][step], expected_z, rtol=1e-5)
+        h = gru_jax.step(cell, h, x)
+
+
+def pieces(*lengths, seed=0):
+    random = np.random.default_rng(seed)
+    return [random.integers(0, 2, (length, 88)).astype(np.uint8) for length in lengths]
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.integers(2, 30), min_size=1, max_size=4), st.integers(2, 12))
+def test_cut_pieces_predict_each_frame_once(lengths, longest):
+    whole = pieces(*lengths)
+    parts = music_task.cut(whole, longest)
+    assert all(2 <= len(part) <= longest for part in parts)
+    predicted = np.concatenate([part[1:] for part in parts])
+    np.testing.assert_array_equal(predicted, np.concatenate([piece[1:] for piece in whole]))
+    known = np.concatenate([part[:-1] for part in parts])
+    np.testing.assert_array_equal(known, np.concatenate([piece[:-1] for piece in whole]))
+
+
+def test_padding_is_silent_and_does_not_count(music, tmp_path, monkeypatch):
+    task = build(music, music_file(tmp_path, monkeypatch))
+    short, long = music_task.pad(pieces(7)), music_task.pad(pieces(7, 15))
+    np.testing.assert_array_equal(long.frames[0, 7:], 0)
+    alone, _ = task.loss(task.params, short, None)
+    together, _ = task.loss(task.params, long, None)
+    other, _ = task.loss(task.params, music_task.pad(pieces(7, 15)[1:]), None)
+    # Every frame but a piece's first weighs the same.
+    np.testing.assert_allclose(together, (6 * alone + 14 * other) / 20, rtol=1e-6)
+
+
+def test_a_network_that_says_nothing_has_88_bits(music, tmp_path, monkeypatch):
+    task = build(music, music_file(tmp_path, monkeypatch))
+    silent = jax.tree.map(jnp.zeros_like, task.params)
+    figures = task.figures(silent, "test")
+    np.testing.assert_allclose(figures["nll_per_frame"], 88 * np.log(2), rtol=1e-6)
+
+
+def test_baselines_of_music_are_floors_of_their_kind():
+    # In the training pieces, the first key sounds in every second frame, the second always.
+    piece = np.zeros((1001, 88), np.uint8)
+    piece[::2, 0] = 1
+    piece[:, 1] = 1
+    figures = music_task.baselines([piece], [piece])
+    # The rest is sure but for half a count, which costs 88 / 2000 nats at the most.
+    assert np.log(2) < figures["unigram"]["nll_per_frame"] < np.log(2) + 0.05
+    assert 0 < figures["Markov chain per key"]["nll_per_frame"] < 0.1
+
+
+def test_baselines_of_the_published_pieces(published_data):
+    expected = {"jsb": (11.09, 10.49), "nottingham": (10.26, 5.15)}
+    for name, floors in expected.items():
+        splits = music_task.read_pieces(data.locate(data.DATA_FILES[name], published_data))
+        figures = music_task.baselines(splits["train"], splits["test"])
+        found = [figure["nll_per_frame"] for figure in figures.values()]
+        np.testing.assert_allclose(found, floors, atol=0.006)
+
+
+def cells_of(arrays):
+    cells = np.empty((1, len(arrays)), object)
+    for index, array in enumerate(arrays):
+        cells[0, index] = array
+    return cells
+
+
+def music_file(directory, monkeypatch):
+    """Makes the directory's JSB file a small one of random pieces."""
+    path = directory / "JSB_Chorales.mat"
+    splits = {"traindata": pieces(25, 40), "validdata": pieces(9), "testdata": pieces(12, 5)}
+    scipy.io.savemat(path, {key: cells_of(arrays) for key, arrays in splits.items()})
+    monkeypatch.setattr(data, "locate", lambda file, data_dir: data_dir / file.filename)
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("key", "arrays", "expected"),
+    [
+        ("testdata", [np.full((5, 88), np.nan)], r"testdata\[0\] holds nan"),
+        ("traindata", [np.full((5, 88), 2)], r"traindata\[0\] holds 2"),
+        ("validdata", [*pieces(5), np.zeros((5, 87))], r"validdata\[1\] has shape \(5, 87\)"),
+        ("validdata", [np.zeros((1, 88))], r"validdata\[0\] has shape \(1, 88\)"),
+        ("validdata", [np.zeros((0, 88))], r"validdata\[0\] has shape \(0, 88\)"),
+        ("testdata", [], "no piece in testdata"),
+        ("testdata", None, "no testdata"),
+    ],
+)
+def test_pieces_that_are_none(tmp_path, key, arrays, expected):
+    splits = {"traindata": pieces(5), "validdata": pieces(5), "testdata": pieces(5), key: arrays}
+    path = tmp_path / "pieces.mat"
+    scipy.io.savemat(path, {k: cells_of(v) for k, v in splits.items() if v is not None})
+    with pytest.raises(UserError, match=expected):
+        music_task.read_pieces(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a .mat file, but a text of some length" * 10])
+def test_file_that_is_no_mat_file(tmp_path, content):
+    path = tmp_path / "pieces.mat"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"not a readable \.mat file"):
+        music_task.read_pieces(path)
+
+
+def test_mat_file_cut_off_anywhere_is_told(tmp_path):
+    path = tmp_path / "pieces.mat"
+    splits = {key: cells_of(pieces(5)) for key in music_task.FILE_KEYS.values()}
+    scipy.io.savemat(path, splits, do_compression=True)
+    content = path.read_bytes()
+    for size in range(1, len(content), max(1, len(content) // 20)):
+        path.write_bytes(content[:size])
+        with pytest.raises(UserError):
+            music_task.read_pieces(path)

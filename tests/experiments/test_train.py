@@ -1,0 +1,212 @@
+"""The command `train` in one process: what a run leaves behind, and going on with it."""
+
+import json
+import os
+import re
+
+import numpy as np
+import pytest
+import yaml
+
+from experiments.cli import main
+from gru_jax import training
+
+
+def train(*arguments):
+    return main(["train", *map(str, arguments)])
+
+
+@pytest.fixture
+def finished(adding, write_config, workplace):
+    """A finished run: its config file and its directory."""
+    config = write_config(adding)
+    assert train(config, "--run-dir", "run") == 0
+    return config, workplace / "run"
+
+
+def contents(directory):
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def test_a_run_leaves_everything_in_its_directory(finished, adding):
+    _, run = finished
+    resolved = yaml.safe_load((run / "config.yaml").read_text())
+    assert resolved["length"] == adding["length"]
+    assert resolved["model"]["cell"] == "gru"
+    assert resolved["optimizer"]["weight_decay"] == 0
+
+    meta = json.loads((run / "meta.json").read_text())
+    assert {"git_revision", "versions", "device", "command", "wall_seconds"} <= meta.keys()
+    assert meta["command"].startswith("python -m experiments train ")
+    assert {"python", "jax", "flax", "optax"} <= meta["versions"].keys()
+    assert meta["sequences_per_second"] == pytest.approx(8 * meta["steps_per_second"])
+
+    rows = training.read_metrics(run / "metrics.jsonl")
+    assert [row["step"] for row in rows if row["split"] == "train"] == [2, 4, 6]
+    assert [row["step"] for row in rows if row["split"] == "validation"] == [3, 6]
+
+    summary = json.loads((run / "summary.json").read_text())
+    best = min((row for row in rows if row["split"] == "validation"), key=lambda row: row["mse"])
+    assert summary["best_step"] == best["step"]
+    assert summary["validation"]["mse"] == best["mse"]
+    assert summary["status"] == "finished"
+    assert np.isfinite(summary["test"]["mse"])
+    # Three gates of 2 inputs, 4 units, a bias; the new gate's second bias; the readout.
+    assert summary["parameters"] == 3 * 4 * (2 + 4 + 1) + 4 + 4 + 1
+
+    assert (run / "checkpoints" / "6").is_dir()
+    plots = sorted(path.name for path in (run / "plots").iterdir())
+    assert plots == ["learning_curves.png", "predictions.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in (run / "plots").iterdir())
+
+
+def test_the_table_puts_the_network_beside_its_baselines(finished, capsys):
+    config, run = finished
+    summary = json.loads((run / "summary.json").read_text())
+    assert train(config, "--run-dir", run) == 0
+    printed = capsys.readouterr().out
+    for name, mse in [
+        ("GRU, 4 units", summary["test"]["mse"]),
+        ("mean of all sums", summary["baselines"]["mean of all sums"]["mse"]),
+    ]:
+        assert re.search(rf"{name}.*{mse:.4f}", printed)
+    assert f"{summary['parameters']:,}" in printed
+    assert "predictions.png" in printed
+
+
+def test_a_finished_run_prints_its_table_again_and_changes_nothing(finished):
+    config, run = finished
+    before = contents(run)
+    assert train(config, "--run-dir", run, "--resume", "must") == 0
+    assert contents(run) == before
+
+
+def test_two_runs_of_one_seed_agree_and_those_of_two_differ(finished):
+    config, run = finished
+    assert train(config, "--run-dir", "again") == 0
+    assert train(config, "--run-dir", "other", "--seed", 1) == 0
+    summaries = [run.with_name(name) / "summary.json" for name in ("run", "again", "other")]
+    first, again, other = (summary.read_bytes() for summary in summaries)
+    assert first == again
+    assert json.loads(first)["test"] != json.loads(other)["test"]
+
+
+def test_the_resolved_config_makes_the_same_run(finished):
+    _, run = finished
+    assert train(run / "config.yaml", "--run-dir", "again") == 0
+    assert (run.with_name("again") / "summary.json").read_bytes() == (
+        run / "summary.json"
+    ).read_bytes()
+
+
+def test_options_go_before_the_file(adding, write_config, workplace):
+    options = ["--seed", 3, "--model.hidden-size", 2, "--optimizer.clip-norm", "None"]
+    assert train(write_config(adding), *options, "--run-dir", "run") == 0
+    resolved = yaml.safe_load((workplace / "run" / "config.yaml").read_text())
+    assert resolved["seed"] == 3
+    assert resolved["model"]["hidden_size"] == 2
+    assert resolved["optimizer"]["clip_norm"] is None
+
+
+def test_without_a_directory_each_run_makes_its_own(adding, write_config, workplace):
+    config = write_config(adding, "sums.yaml")
+    assert train(config) == 0
+    assert train(config) == 0
+    runs = list((workplace / "runs" / "sums").iterdir())
+    assert len(runs) == 2
+    assert all(re.fullmatch(r"\d{8}-\d{6}-s0(-2)?", run.name) for run in runs)
+
+
+def test_another_experiment_in_the_directory_is_refused(finished, refused):
+    config, run = finished
+    message = refused("train", config, "--run-dir", run, "--seed", 5, "--model.hidden-size", 3)
+    assert f"{run} holds another experiment" in message
+    assert "model.hidden_size (3 here, 4 there)" in message
+    assert "seed (5 here, 0 there)" in message
+    assert "batch_size" not in message
+
+
+def test_resume_never_refuses_a_run_that_is_there(finished, refused):
+    config, run = finished
+    assert "--resume is never" in refused("train", config, "--run-dir", run, "--resume", "never")
+
+
+def test_resume_must_refuses_an_empty_place(adding, write_config, refused):
+    message = refused("train", write_config(adding), "--run-dir", "none", "--resume", "must")
+    assert "nothing to resume in none" in message
+
+
+def test_a_directory_of_other_files_is_refused(adding, write_config, refused, workplace):
+    (workplace / "mine").mkdir()
+    (workplace / "mine" / "thesis.tex").touch()
+    message = refused("train", write_config(adding), "--run-dir", "mine")
+    assert "mine holds files, but no run" in message
+
+
+def test_a_directory_that_cannot_be_made_is_refused(adding, write_config, refused, workplace):
+    (workplace / "file").touch()
+    config = write_config(adding)
+    assert "file is a file" in refused("train", config, "--run-dir", "file")
+    assert "cannot be written" in refused("train", config, "--run-dir", "file/below")
+
+
+def test_a_run_whose_config_was_damaged_is_refused(finished, refused):
+    config, run = finished
+    (run / "config.yaml").write_text("task: [")
+    assert "not valid YAML" in refused("train", config, "--run-dir", run)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(adding, write_config, workplace, capsys):
+    config = write_config(adding)
+    options = ["--optimizer.learning-rate", "1e38", "--optimizer.name", "sgd", "--run-dir", "run"]
+    assert train(config, *options) == 1
+    message = capsys.readouterr().err
+    assert re.search(r"(loss|grad_norm|norm) is (nan|inf) at step \d+, on the batch of", message)
+    assert "--run-dir run" in message
+    assert not (workplace / "run" / "summary.json").exists()
+
+
+def test_a_full_disk_ends_the_run_with_a_message(
+    adding, write_config, workplace, capsys, monkeypatch
+):
+    def full(source, target):
+        if str(target).endswith("summary.json"):
+            raise OSError(28, "No space left on device", str(target))
+        return replace(source, target)
+
+    replace = os.replace
+    config = write_config(adding)
+    monkeypatch.setattr(os, "replace", full)
+    assert train(config, "--run-dir", "run") == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert not list((workplace / "run").glob("*summary*"))
+
+    monkeypatch.setattr(os, "replace", replace)
+    assert train(config, "--run-dir", "run") == 0
+    assert train(config, "--run-dir", "unbroken") == 0
+    mended, unbroken = (workplace / name / "summary.json" for name in ("run", "unbroken"))
+    assert mended.read_bytes() == unbroken.read_bytes()
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_digits_end_to_end(digits, write_config, workplace, capsys, cell):
+    assert train(write_config(digits), "--model.cell", cell, "--run-dir", "run") == 0
+    summary = json.loads((workplace / "run" / "summary.json").read_text())
+    assert summary["baselines"].keys() == {"majority class", "logistic regression"}
+    plots = {path.name for path in (workplace / "run" / "plots").iterdir()}
+    expected = {"learning_curves.png", "confusion_matrix.png"}
+    assert plots == expected | ({"gate_activity.png"} if cell == "gru" else set())
+    assert "logistic regression" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dataset", ["jsb", "nottingham"])
+def test_music_end_to_end(music, write_config, workplace, published_data, dataset):
+    values = {**music, "dataset": dataset, "longest": 200}
+    assert train(write_config(values), "--data-dir", published_data, "--run-dir", "run") == 0
+    summary = json.loads((workplace / "run" / "summary.json").read_text())
+    assert summary["baselines"].keys() == {"unigram", "Markov chain per key"}
+    # Six steps take it away from one bit a key; it cannot have come to the unigram model's floor.
+    lowest = summary["baselines"]["unigram"]["nll_per_frame"]
+    assert lowest < summary["test"]["nll_per_frame"] < 88 * np.log(2) * 1.2
+    assert (workplace / "run" / "plots" / "piano_roll.png").exists()
