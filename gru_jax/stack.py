@@ -13,6 +13,7 @@ from gru_jax.regularize import dropout as drop
 from gru_jax.typing import Array, Flags, Inputs, Lengths, Shape, State
 from gru_jax.unroll import unroll
 from gru_jax.unroll.api import Checkpoint
+from gru_jax.unroll.arguments import batch_shape_of, check_state
 
 Merge = Literal["concat", "sum", "mean", "product"]
 
@@ -152,7 +153,8 @@ def unroll_stack(
         if key is None:
             raise ValueError("key must be given where dropout is not 0; evaluate with dropout=0")
         keys = jax.random.split(key, len(stack.layers))
-    states = _check_states(stack, states)
+    xs = checks.floating_array("xs", xs)
+    states_by_layer = _check_states(stack, states, xs)
 
     last_states, outputs = [], []
     for index, layer in enumerate(stack.layers):
@@ -162,7 +164,7 @@ def unroll_stack(
             unroll(
                 cell,
                 xs,
-                states[index][direction],
+                states_by_layer[index][direction],
                 lengths=lengths,
                 mask=mask,
                 starts=starts,
@@ -184,14 +186,28 @@ def unroll_stack(
 
 
 def _check_states(
-    stack: Stack, states: tuple[tuple[State, ...], ...] | None
+    stack: Stack, states: tuple[tuple[State, ...], ...] | None, xs: Array
 ) -> tuple[tuple[State | None, ...], ...]:
     if states is None:
         return tuple((None,) * len(layer) for layer in stack.layers)
     wanted = [len(layer) for layer in stack.layers]
+    if not isinstance(states, (tuple, list)) or not all(
+        isinstance(layer, (tuple, list)) for layer in states
+    ):
+        raise TypeError(
+            "states must be states[layer][direction], as gru_jax.initial_state(stack) gives; "
+            f"got {type(states).__name__}"
+        )
     came = [len(layer) for layer in states]
     if came != wanted:
         raise ValueError(
             f"states must hold one state per layer and direction, {wanted}; got {came}"
         )
-    return states
+    batch_shape = batch_shape_of("xs", stack.layers[0][0], xs, 1)
+    return tuple(
+        tuple(
+            check_state(f"states[{index}][{direction}]", cell, state, batch_shape)
+            for direction, (cell, state) in enumerate(zip(cells, layer, strict=True))
+        )
+        for index, (cells, layer) in enumerate(zip(stack.layers, states, strict=True))
+    )

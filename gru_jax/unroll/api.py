@@ -10,6 +10,7 @@ from gru_jax import checks
 from gru_jax.cells.base import Cell, advance, gate_dtype, project
 from gru_jax.typing import Array, Flags, Inputs, Lengths, Outputs, Shape, State, StepInputs
 from gru_jax.unroll import scan
+from gru_jax.unroll.arguments import batch_shape_of, check_cell, check_state
 from gru_jax.unroll.control import Controls, Steps, check_controls, plan
 from gru_jax.unroll.placement import settle
 from gru_jax.unroll.windows import run_checkpointed, run_truncated
@@ -35,10 +36,10 @@ def step(params: Cell, state: State, x: StepInputs) -> State:
         TypeError: an argument of the wrong type or dtype.
         ValueError: shapes that do not fit.
     """
-    _check_cell(params)
+    check_cell(params)
     x = checks.floating_array("x", x)
-    batch_shape = _batch_shape("x", params, x, 0)
-    state = _check_state("state", params, state, batch_shape)
+    batch_shape = batch_shape_of("x", params, x, 0)
+    state = check_state("state", params, state, batch_shape)
     return _step(params, state, x)
 
 
@@ -166,11 +167,11 @@ def _run(
     window: int | None,
 ) -> tuple[State, Outputs]:
     """Checks what can be checked outside of a trace, and runs the rest compiled."""
-    _check_cell(params)
+    check_cell(params)
     xs = checks.floating_array("xs", xs)
-    batch_shape = _batch_shape("xs", params, xs, 1)
+    batch_shape = batch_shape_of("xs", params, xs, 1)
     if h0 is not None:
-        h0 = _check_state("h0", params, h0, batch_shape)
+        h0 = check_state("h0", params, h0, batch_shape)
     controls = check_controls((xs.shape[0], *batch_shape), lengths, mask, starts)
     checks.option("reverse", reverse, (False, True))
     if isinstance(checkpoint, str):
@@ -205,7 +206,7 @@ def _unroll(
 ) -> tuple[State, Array]:
     if state is None:
         dtype = gate_dtype(xs.dtype)
-        batch_shape = _batch_shape("xs", params, xs, 1)
+        batch_shape = batch_shape_of("xs", params, xs, 1)
         state = jax.tree.map(lambda leaf: leaf.astype(dtype), params.initial_state(batch_shape))
 
     def run(steps: Steps, state: State) -> tuple[State, Array]:
@@ -237,46 +238,3 @@ def _choose(implementation: str | None, params: Cell) -> str:
     if reason is not None:
         raise NotImplementedError(f'implementation="{implementation}" cannot serve: {reason}')
     return implementation
-
-
-def _check_cell(params: Cell) -> None:
-    if not isinstance(params, Cell):
-        raise TypeError(f"params must be a gru_jax.Cell, got {type(params).__name__}")
-    params.check()
-
-
-def _batch_shape(name: str, params: Cell, x: Array, leading: int) -> Shape:
-    features = params.num_feature_axes
-    meaning = "(time, *batch, input)" if leading else "(*batch, input)"
-    if x.ndim < leading + features:
-        raise ValueError(
-            f"{name} has shape {x.shape}, expected at least {leading + features} axes: {meaning}"
-        )
-    if params.input_size is not None and x.shape[-1] != params.input_size:
-        raise ValueError(
-            f"{name} has shape {x.shape}, expected its last axis to be {params.input_size}, "
-            f"the cell's input size: {meaning}"
-        )
-    return x.shape[leading : x.ndim - features]
-
-
-def _check_state(name: str, params: Cell, state: State, batch_shape: Shape) -> State:
-    expected = jax.eval_shape(lambda: params.initial_state(batch_shape))
-    if jax.tree.structure(state) != jax.tree.structure(expected):
-        raise TypeError(
-            f"{name} must be what gru_jax.initial_state(params) gives, "
-            f"{_describe(expected)}; got {_describe(state)}"
-        )
-
-    def check_leaf(path, want: jax.ShapeDtypeStruct, leaf: object) -> Array:
-        label = name + jax.tree_util.keystr(path)
-        array = checks.floating_array(label, leaf)
-        checks.shape(label, array, want.shape, "(*batch, hidden)")
-        return array
-
-    return jax.tree_util.tree_map_with_path(check_leaf, expected, state)
-
-
-def _describe(state: State) -> str:
-    fields = getattr(state, "_fields", None)
-    return type(state).__name__ + (f"({', '.join(fields)})" if fields else "")

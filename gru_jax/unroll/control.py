@@ -6,6 +6,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from gru_jax import checks
 from gru_jax.typing import Array, Flags, Lengths, Shape, State
@@ -76,9 +77,9 @@ def plan(xs: Array, controls: Controls, *, reverse: bool) -> Steps:
     time = xs.shape[0]
     inside = None
     if lengths is not None:
-        positions = jnp.arange(time, dtype=lengths.dtype).reshape(time, *(1,) * lengths.ndim)
-        time_shape = (time, *lengths.shape)
-        inside = jnp.broadcast_to(positions, time_shape) < jnp.broadcast_to(lengths, time_shape)
+        # A narrower dtype may hold the lengths and not the number of steps.
+        lengths = jnp.broadcast_to(lengths.astype(jnp.int32), (time, *lengths.shape))
+        inside = lax.broadcasted_iota(jnp.int32, lengths.shape, 0) < lengths
 
     valid = mask if inside is None else inside if mask is None else inside & mask
     resets = starts if inside is None or starts is None else starts & inside
