@@ -1,8 +1,13 @@
 """Settings every test runs under: no silent promotion of dtypes or ranks, two CPU devices."""
 
+import os
+
 import jax
 
 jax.config.update("jax_platforms", "cpu")
+# Nearly all of the suite's time is compilation of programs that run for a millisecond.
+if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
+    jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
