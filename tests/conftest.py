@@ -3,6 +3,7 @@
 import os
 
 import jax
+import pytest
 
 jax.config.update("jax_platforms", "cpu")
 # Nearly all of the suite's time is compilation of programs that run for a millisecond.
@@ -11,3 +12,10 @@ if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def free_memory():
+    """Drops what a module compiled: the programs of a whole run would fill gigabytes."""
+    yield
+    jax.clear_caches()
