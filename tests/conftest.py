@@ -2,13 +2,14 @@
 
 import os
 
+# Nearly all of the suite's time is compilation of programs that run for a millisecond, here and in
+# the processes that tests start.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
 import jax
 import pytest
 
 jax.config.update("jax_platforms", "cpu")
-# Nearly all of the suite's time is compilation of programs that run for a millisecond.
-if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
-    jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

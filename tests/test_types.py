@@ -1,6 +1,5 @@
 """The annotations are true: jaxtyping and beartype check every call of a tour of the library."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +50,5 @@ def test_annotations_hold_in_a_tour_of_the_library():
         cwd=Path(__file__).parents[1],
         capture_output=True,
         text=True,
-        env={**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
     )
     assert process.returncode == 0, process.stderr[-3000:]
