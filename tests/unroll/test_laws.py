@@ -1,6 +1,6 @@
 """What must hold for every cell, at any size and for any lengths, mask and starts."""
 
-from itertools import pairwise
+from itertools import pairwise, product
 
 import jax
 import numpy as np
@@ -14,13 +14,15 @@ from tests import reference
 from tests.cells.cases import CASES, Case, Problem, assert_close, assert_equal
 from tests.shapes import Shape
 
-# Few sizes, so that most examples find their function compiled.
+# Few sizes, so that most examples find their function compiled; one law sees them all.
 TIMES = (1, 3, 5)
 BATCHES = ((), (2, 2))
+ALL_BATCHES = ((), (1,), (2,), (3,), (2, 2), (1, 3))
+ALL_SIZES = tuple(product(range(1, 6), repeat=2))
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 some = settings(max_examples=10, deadline=None)
-many = settings(max_examples=30, deadline=None)
+many = settings(max_examples=50, deadline=None)
 
 
 compiled = jax.jit(gru_jax.unroll, static_argnames="reverse")
@@ -69,7 +71,7 @@ def restricted(problem: Problem, inside: slice, state: reference.State) -> Probl
 @many
 @jax.enable_x64(True)
 def test_equals_the_reference(case, data):
-    problem = draw_problem(data, case, batches=((), (2,), (2, 2)), sizes=((1, 1), (2, 3), (3, 2)))
+    problem = draw_problem(data, case, batches=ALL_BATCHES, times=range(1, 9), sizes=ALL_SIZES)
     controls = draw_controls(data, problem) | {"reverse": data.draw(st.booleans(), "reverse")}
     expected = reference.unroll(case.step, problem.weights, problem.xs, problem.state, **controls)
     assert_close(unroll(problem, **controls), expected, "float64")
