@@ -1,8 +1,8 @@
 """What a cell is: parameters that know one step of a recurrence."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import ClassVar, TypeVar
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +51,46 @@ class Cell:
         return state
 
 
+class Affine(Protocol):
+    """``(operand, weights, addends) -> sums``: what :func:`affine` computes."""
+
+    def __call__(
+        self, operand: Array, weights: Array, addends: Sequence[Array | None]
+    ) -> tuple[Array, ...]: ...
+
+
+class AffineCell(Cell):
+    """A cell whose step is products with weights, and elementwise functions between them.
+
+    A subclass says so by writing its equations as :meth:`combine`. Implementations that know
+    the derivative of a product then need not differentiate the loop: they run the equations
+    with an ``affine`` of their own.
+    """
+
+    def combine(self, state: State, projected: Projected, affine: Affine) -> State:
+        """The next state, in which every product with a parameter is a call of ``affine``.
+
+        All else must be elementwise in the state, ``projected`` and what ``affine`` returns, and
+        must use no parameter: those are weights and addends of ``affine``.
+        """
+        raise NotImplementedError
+
+    def recur(self, state: State, projected: Projected) -> State:
+        return self.combine(state, projected, affine)
+
+
+def affine(operand: Array, weights: Array, addends: Sequence[Array | None]) -> tuple[Array, ...]:
+    """``operand @ weights``, cut into one array per addend, to which that addend is added.
+
+    Args:
+        operand: (*batch, H).
+        weights: (H, k * H).
+        addends: k arrays (*batch, H) or (H,); None adds nothing.
+    """
+    parts = jnp.split(dot(operand, weights), len(addends), axis=-1)
+    return tuple(map(add_bias, parts, addends))
+
+
 CellT = TypeVar("CellT", bound=Cell)
 TreeT = TypeVar("TreeT")
 
@@ -77,17 +117,17 @@ def widen(cell: CellT) -> CellT:
 
 def project(cell: Cell, xs: Array) -> Projected:
     """``cell.project`` of inputs, in their precision."""
-    return _at_precision(cell, xs.dtype).project(xs)
+    return at_precision(cell, xs.dtype).project(xs)
 
 
 def advance(cell: Cell, state: State, projected: Projected, dtype: DType) -> State:
     """One step of ``recur`` for inputs of ``dtype``; the state comes back in its own dtype."""
     wide = _cast(state, lambda leaf: gate_dtype(dtype))
-    new = _at_precision(cell, dtype).recur(wide, projected)
+    new = at_precision(cell, dtype).recur(wide, projected)
     return jax.tree.map(lambda after, before: after.astype(before.dtype), new, state)
 
 
-def _at_precision(cell: CellT, dtype: DType) -> CellT:
+def at_precision(cell: CellT, dtype: DType) -> CellT:
     """The cell as a step with inputs of ``dtype`` computes: matrices in it, vectors wider."""
     return _cast(cell, lambda leaf: dtype if leaf.ndim >= 2 else gate_dtype(dtype))
 

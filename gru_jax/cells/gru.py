@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from gru_jax import checks, initializers
-from gru_jax.cells.base import add_bias, dot
+from gru_jax.cells.base import Affine, add_bias, dot
 from gru_jax.cells.packed import PackedCell, draw_packed
 from gru_jax.typing import Array, DType, Hidden, Initializer, Shape
 
@@ -122,18 +122,19 @@ class GRUParams(PackedCell):
         r, z, n = jnp.split(add_bias(dot(xs, self.w_x), self.b), 3, axis=-1)
         return r, z, n
 
-    def recur(self, state: Hidden, projected: tuple[Array, Array, Array]) -> Hidden:
+    def combine(
+        self, state: Hidden, projected: tuple[Array, Array, Array], affine: Affine
+    ) -> Hidden:
         h = state
         x_r, x_z, x_n = projected
         if self.reset == "after":
-            h_r, h_z, h_n = jnp.split(dot(h, self.w_h), 3, axis=-1)
-            r = jax.nn.sigmoid(x_r + h_r)
-            z = jax.nn.sigmoid(x_z + h_z)
-            n = jnp.tanh(x_n + r * add_bias(h_n, self.b_hn))
+            r, z, h_n = affine(h, self.w_h, (x_r, x_z, self.b_hn))
+            r, z = jax.nn.sigmoid(r), jax.nn.sigmoid(z)
+            n = jnp.tanh(x_n + r * h_n)
         else:
             u_rz, u_n = jnp.split(self.w_h, [2 * self.hidden_size], axis=-1)
-            h_r, h_z = jnp.split(dot(h, u_rz), 2, axis=-1)
-            r = jax.nn.sigmoid(x_r + h_r)
-            z = jax.nn.sigmoid(x_z + h_z)
-            n = jnp.tanh(x_n + dot(r * h, u_n))
+            r, z = affine(h, u_rz, (x_r, x_z))
+            r, z = jax.nn.sigmoid(r), jax.nn.sigmoid(z)
+            (n,) = affine(r * h, u_n, (x_n,))
+            n = jnp.tanh(n)
         return n + z * (h - n)

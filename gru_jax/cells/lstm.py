@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from gru_jax.cells.base import add_bias, dot
+from gru_jax.cells.base import Affine, add_bias, dot
 from gru_jax.cells.packed import PackedCell, draw_packed
 from gru_jax.typing import Array, DType, Hidden, Initializer, Shape
 
@@ -97,14 +97,12 @@ class LSTMParams(PackedCell):
         i, f, g, o = jnp.split(add_bias(dot(xs, self.w_x), self.b), 4, axis=-1)
         return i, f, g, o
 
-    def recur(self, state: LSTMState, projected: tuple[Array, Array, Array, Array]) -> LSTMState:
-        x_i, x_f, x_g, x_o = projected
-        h_i, h_f, h_g, h_o = jnp.split(dot(state.h, self.w_h), 4, axis=-1)
-        i = jax.nn.sigmoid(x_i + h_i)
-        f = jax.nn.sigmoid(x_f + h_f)
-        g = jnp.tanh(x_g + h_g)
-        o = jax.nn.sigmoid(x_o + h_o)
-        c = f * state.c + i * g
+    def combine(
+        self, state: LSTMState, projected: tuple[Array, Array, Array, Array], affine: Affine
+    ) -> LSTMState:
+        i, f, g, o = affine(state.h, self.w_h, projected)
+        i, f, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jax.nn.sigmoid(o)
+        c = f * state.c + i * jnp.tanh(g)
         return LSTMState(h=o * jnp.tanh(c), c=c)
 
     def output(self, state: LSTMState) -> Hidden:

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from gru_jax import checks, initializers
-from gru_jax.cells.base import Cell, gate_dtype
+from gru_jax.cells.base import AffineCell, gate_dtype
 from gru_jax.typing import Array, DType, Initializer, Shape
 
 
-class PackedCell(Cell):
+class PackedCell(AffineCell):
     """A cell with ``w_x (D, gates * H)``, ``w_h (H, gates * H)`` and ``b (gates * H,)`` or None."""
 
     gates: ClassVar[int]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from gru_jax.cells.base import add_bias, dot
+from gru_jax.cells.base import Affine, add_bias, dot
 from gru_jax.cells.packed import PackedCell, draw_packed
 from gru_jax.typing import Array, DType, Hidden, Initializer, Shape
 
@@ -69,5 +69,6 @@ class RNNParams(PackedCell):
     def project(self, xs: Array) -> Array:
         return add_bias(dot(xs, self.w_x), self.b)
 
-    def recur(self, state: Hidden, projected: Array) -> Hidden:
-        return jnp.tanh(projected + dot(state, self.w_h))
+    def combine(self, state: Hidden, projected: Array, affine: Affine) -> Hidden:
+        (a,) = affine(state, self.w_h, (projected,))
+        return jnp.tanh(a)

@@ -9,7 +9,7 @@ import jax
 from gru_jax import checks
 from gru_jax.cells.base import Cell, advance, gate_dtype, project
 from gru_jax.typing import Array, Flags, Inputs, Lengths, Outputs, Shape, State, StepInputs
-from gru_jax.unroll import scan
+from gru_jax.unroll import scan, xla
 from gru_jax.unroll.arguments import batch_shape_of, check_cell, check_state
 from gru_jax.unroll.control import Controls, Steps, check_controls, plan
 from gru_jax.unroll.placement import settle
@@ -17,7 +17,7 @@ from gru_jax.unroll.windows import run_checkpointed, run_truncated
 
 Checkpoint: TypeAlias = Literal["step", "chunk"] | int | None
 
-IMPLEMENTATIONS: dict[str, ModuleType] = {"scan": scan}
+IMPLEMENTATIONS: dict[str, ModuleType] = {"xla": xla, "scan": scan}
 """Implementations by name, the fastest first: modules with ``unsupported`` and ``run``."""
 
 
@@ -95,7 +95,8 @@ def unroll(
             ``xs[t]``. With ``starts``, every segment is read from its last step to its first:
             the state is replaced on entering step t where ``starts[t + 1]``. The segment that
             is read first begins with ``h0``, and ``starts[0]`` changes nothing.
-        implementation: ``"scan"``, or None for the fastest that serves the call.
+        implementation: ``"xla"``, whose derivative is written by hand, ``"scan"``, which is
+            differentiated by JAX, or None for the fastest that serves the call.
         checkpoint: what to keep for the gradient. None: everything. ``"step"``: the states,
             gates are computed again. ``"chunk"``: a state for every chunk of about sqrt(T)
             steps, chunks are run again; an integer: chunks of that many steps.

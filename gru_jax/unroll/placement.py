@@ -1,11 +1,14 @@
 """Where a carry lives: under a mesh, placement is part of an array's type, and of a carry's."""
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 from jax import lax
 
 from gru_jax.typing import Array, State
+
+TreeT = TypeVar("TreeT")
 
 
 def settle(next_state: Callable[[State], State], state: State) -> State:
@@ -25,6 +28,24 @@ def place(state: State, like: State) -> State:
     if jax.sharding.get_abstract_mesh().empty:
         return state
     return jax.tree.map(_place, state, like)
+
+
+def vary_alike(tree: TreeT) -> TreeT:
+    """The arrays of a tree differing from device to device along all axes that any of them does.
+
+    Within :func:`jax.shard_map` parameters are the same on every device while inputs are not.
+    Where a derivative is written by hand nobody adds up the parameters' gradients over devices;
+    transposing this does.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return tree
+    axes = frozenset[str]().union(*(_varying(jax.typeof(leaf)) for leaf in jax.tree.leaves(tree)))
+
+    def vary(leaf: Array) -> Array:
+        missing = axes - _varying(jax.typeof(leaf))
+        return lax.pcast(leaf, tuple(missing), to="varying") if missing else leaf
+
+    return jax.tree.map(vary, tree)
 
 
 def _place(leaf: Array, like: Array | jax.ShapeDtypeStruct) -> Array:

@@ -1,0 +1,411 @@
+"""Other libraries' GRUs with our weights, each behind the same two calls."""
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+import gru_jax
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """What is timed: B sequences of T steps, D features in and H units."""
+
+    batch: int
+    time: int
+    input: int
+    hidden: int
+
+    def __str__(self) -> str:
+        return f"{self.batch},{self.time},{self.input},{self.hidden}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Weights and inputs that every contender gets, float32.
+
+    Attributes:
+        shape: the sizes.
+        params: a GRU's parameters, arrays of NumPy.
+        xs: inputs (T, B, D).
+        weights: (T, B, H); the gradient is that of `sum(weights * outputs)`.
+    """
+
+    shape: Shape
+    params: gru_jax.GRUParams
+    xs: np.ndarray
+    weights: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """One implementation, ready to be timed.
+
+    Attributes:
+        forward: returns the outputs (T, B, H) or (B, T, H), computed when it returns.
+        gradient: returns the gradients with respect to (parameters, inputs), computed when it
+            returns; None where there are none.
+        outputs: the outputs as (T, B, H).
+        input_gradient: the gradient with respect to the inputs as (T, B, D).
+        params: ours, whose function it computes.
+    """
+
+    forward: Callable[[], Any]
+    gradient: Callable[[], Any] | None
+    outputs: Callable[[], np.ndarray]
+    input_gradient: Callable[[], np.ndarray] | None
+    params: gru_jax.GRUParams
+
+
+def make_problem(shape: Shape, seed: int = 0) -> Problem:
+    """Draws weights and inputs; every bias but the one that nnx.GRUCell lacks is not zero."""
+    keys = jax.random.split(jax.random.key(seed), 3)
+    params = gru_jax.init(keys[0], shape.input, shape.hidden, bias_init="torch")
+    if params.b_hn is None:
+        raise AssertionError("a GRU with biases has b_hn")
+    params = dataclasses.replace(params, b_hn=jnp.zeros_like(params.b_hn))
+    xs = jax.random.normal(keys[1], (shape.time, shape.batch, shape.input))
+    weights = jax.random.normal(keys[2], (shape.time, shape.batch, shape.hidden))
+    return Problem(shape, jax.tree.map(np.asarray, params), np.asarray(xs), np.asarray(weights))
+
+
+def of_jax(
+    problem: Problem,
+    apply: Callable[[Any, jax.Array], jax.Array],
+    params: Any,
+    *,
+    time_major: bool = True,
+    reset_before: bool = False,
+) -> Contender:
+    """A contender from a function `(params, xs) -> ys` that JAX traces."""
+
+    def arrange(array: np.ndarray) -> jax.Array:
+        return jnp.asarray(array if time_major else array.swapaxes(0, 1))
+
+    xs, weights = arrange(problem.xs), arrange(problem.weights)
+    params = jax.tree.map(jnp.asarray, params)
+    run = jax.jit(apply)
+    differentiate = jax.jit(
+        jax.grad(lambda params, xs: jnp.sum(apply(params, xs) * weights), argnums=(0, 1))
+    )
+
+    def back(array: jax.Array) -> np.ndarray:
+        return np.asarray(array if time_major else array.swapaxes(0, 1))
+
+    return Contender(
+        forward=lambda: jax.block_until_ready(run(params, xs)),
+        gradient=lambda: jax.block_until_ready(differentiate(params, xs)),
+        outputs=lambda: back(run(params, xs)),
+        input_gradient=lambda: back(differentiate(params, xs)[1]),
+        params=as_reset_before(problem.params) if reset_before else problem.params,
+    )
+
+
+def as_reset_before(params: gru_jax.GRUParams) -> gru_jax.GRUParams:
+    """The same weights in the equation of Cho et al. 2014, which haiku has."""
+    return dataclasses.replace(params, reset="before", b_hn=None)
+
+
+def ours(problem: Problem, implementation: str | None) -> Contender:
+    """Our own, by the name of the implementation."""
+    return of_jax(
+        problem,
+        lambda params, xs: gru_jax.unroll(params, xs, implementation=implementation)[1],
+        problem.params,
+    )
+
+
+def products(problem: Problem) -> Contender:
+    """The matrix products of a GRU and nothing else: what the arithmetic between them is held to.
+
+    Its gradient is the products of the forward pass and of the gradient.
+    """
+    batch, time, hidden = problem.shape.batch, problem.shape.time, problem.shape.hidden
+    arrays = jax.tree.map(jnp.asarray, (problem.params.w_x, problem.params.w_h, problem.xs))
+
+    def flat(array: jax.Array) -> jax.Array:
+        return array.reshape(time * batch, array.shape[-1])
+
+    def recur(w_h: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def step(h: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+            gates = h @ w_h
+            # Halved, so that nothing grows beyond what a float32 holds.
+            return gates[:, :hidden] * 0.5, gates
+
+        return lax.scan(step, jnp.ones((batch, hidden)), None, length=time)
+
+    def recur_back(w_h: jax.Array) -> jax.Array:
+        transposed = w_h.T
+
+        def step(gates: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+            h = gates @ transposed
+            return jnp.concatenate([h, h, h], axis=-1) * 0.5, h
+
+        return lax.scan(step, jnp.ones((batch, 3 * hidden)), None, length=time)[1]
+
+    @jax.jit
+    def forward(w_x: jax.Array, w_h: jax.Array, xs: jax.Array) -> Any:
+        return xs @ w_x, recur(w_h)[0]
+
+    @jax.jit
+    def gradient(w_x: jax.Array, w_h: jax.Array, xs: jax.Array) -> Any:
+        gates, states = flat(recur(w_h)[1]), flat(recur_back(w_h))
+        return xs @ w_x, states.T @ gates, flat(xs).T @ gates, gates @ w_x.T
+
+    return Contender(
+        forward=lambda: jax.block_until_ready(forward(*arrays)),
+        gradient=lambda: jax.block_until_ready(gradient(*arrays)),
+        outputs=lambda: np.zeros(()),
+        input_gradient=None,
+        params=problem.params,
+    )
+
+
+def linen(problem: Problem) -> Contender:
+    """flax.linen.RNN(flax.linen.GRUCell)."""
+    import flax.linen as nn
+
+    w_x, w_h, b, b_hn = _gates(problem.params)
+    model = nn.RNN(nn.GRUCell(features=problem.shape.hidden), time_major=True)
+    cell: dict[str, Any] = {
+        f"i{gate}": {"kernel": w_x[gate], "bias": b[gate]} for gate in ("r", "z", "n")
+    }
+    cell |= {f"h{gate}": {"kernel": w_h[gate]} for gate in ("r", "z", "n")}
+    cell["hn"]["bias"] = b_hn
+    return of_jax(
+        problem,
+        lambda params, xs: jnp.asarray(model.apply({"params": {"cell": params}}, xs)),
+        cell,
+    )
+
+
+def nnx(problem: Problem) -> Contender:
+    """flax.nnx.RNN(flax.nnx.GRUCell); its cell has no bias b_hn."""
+    from flax import nnx
+
+    params = problem.params
+    cell = nnx.GRUCell(problem.shape.input, problem.shape.hidden, rngs=nnx.Rngs(0))
+    cell.dense_i.kernel[...] = jnp.asarray(params.w_x)
+    cell.dense_i.bias[...] = jnp.asarray(params.b)
+    cell.dense_h.kernel[...] = jnp.asarray(params.w_h)
+    graph, weights, others = nnx.split(nnx.RNN(cell, time_major=True), nnx.Param, ...)
+    h0 = jnp.zeros((problem.shape.batch, problem.shape.hidden))
+    return of_jax(
+        problem,
+        lambda weights, xs: nnx.merge(graph, weights, others)(xs, initial_carry=h0),
+        weights,
+    )
+
+
+def haiku(problem: Problem) -> Contender:
+    """haiku.dynamic_unroll(haiku.GRU), which is the equation with the reset before the product."""
+    import haiku as hk
+
+    params = problem.params
+    hidden = problem.shape.hidden
+
+    def unroll(xs: jax.Array) -> jax.Array:
+        core = hk.GRU(hidden)
+        return hk.dynamic_unroll(core, xs, core.initial_state(problem.shape.batch))[0]
+
+    def as_haiku(array: Any) -> np.ndarray:
+        # Its update gate is the share of the new value: 1 - sigmoid(a) = sigmoid(-a).
+        r, z, n = np.split(np.asarray(array), 3, axis=-1)
+        return np.concatenate([-z, r, n], axis=-1)
+
+    model = hk.without_apply_rng(hk.transform(unroll))
+    weights = {"w_i": params.w_x, "w_h": params.w_h, "b": params.b}
+    weights = {"gru": {name: as_haiku(array) for name, array in weights.items()}}
+    return of_jax(problem, model.apply, weights, reset_before=True)
+
+
+def equinox(problem: Problem) -> Contender:
+    """equinox.nn.GRUCell under vmap and scan, as its documentation has it."""
+    import equinox as eqx
+
+    params = problem.params
+    cell = eqx.nn.GRUCell(problem.shape.input, problem.shape.hidden, key=jax.random.key(0))
+    cell = eqx.tree_at(
+        lambda cell: (cell.weight_ih, cell.weight_hh, cell.bias, cell.bias_n),
+        cell,
+        tuple(map(jnp.asarray, (params.w_x.T, params.w_h.T, params.b, params.b_hn))),
+    )
+    arrays, static = eqx.partition(cell, eqx.is_array)
+
+    def unroll(arrays: Any, xs: jax.Array) -> jax.Array:
+        cell: Any = eqx.combine(arrays, static)
+
+        def step(h: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+            h = jax.vmap(cell)(x, h)
+            return h, h
+
+        h0 = jnp.zeros((problem.shape.batch, problem.shape.hidden))
+        return lax.scan(step, h0, xs)[1]
+
+    return of_jax(problem, unroll, arrays)
+
+
+def keras_jax(problem: Problem) -> Contender:
+    """keras.layers.GRU on the JAX backend."""
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    import keras
+
+    if keras.backend.backend() != "jax":
+        raise RuntimeError(f"keras runs on {keras.backend.backend()}; set KERAS_BACKEND=jax")
+    w_x, w_h, b, b_hn = _gates(problem.params)
+    order = ("z", "r", "n")
+    recurrent_bias = {"z": np.zeros_like(b_hn), "r": np.zeros_like(b_hn), "n": b_hn}
+    layer = keras.layers.GRU(problem.shape.hidden, return_sequences=True, reset_after=True)
+    layer.build((problem.shape.batch, problem.shape.time, problem.shape.input))
+    layer.set_weights(
+        [
+            np.concatenate([w_x[gate] for gate in order], axis=-1),
+            np.concatenate([w_h[gate] for gate in order], axis=-1),
+            np.stack(
+                [
+                    np.concatenate([b[gate] for gate in order]),
+                    np.concatenate([recurrent_bias[gate] for gate in order]),
+                ]
+            ),
+        ]
+    )
+    others = [variable.value for variable in layer.non_trainable_variables]
+    return of_jax(
+        problem,
+        lambda weights, xs: layer.stateless_call(weights, others, xs)[0],
+        [variable.value for variable in layer.trainable_variables],
+        time_major=False,
+    )
+
+
+def torch(problem: Problem) -> Contender:
+    """torch.nn.GRU, eager, on the CPU or on a GPU where there is one."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    params = problem.params
+    module = torch.nn.GRU(problem.shape.input, problem.shape.hidden).to(device)
+    hidden_bias = np.zeros_like(params.b)
+    hidden_bias[2 * problem.shape.hidden :] = params.b_hn
+    named = {
+        "weight_ih_l0": params.w_x.T,
+        "weight_hh_l0": params.w_h.T,
+        "bias_ih_l0": params.b,
+        "bias_hh_l0": hidden_bias,
+    }
+    module.load_state_dict({name: torch.tensor(np.array(array)) for name, array in named.items()})
+    xs = torch.tensor(problem.xs, device=device, requires_grad=True)
+    weights = torch.tensor(problem.weights, device=device)
+
+    def wait() -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    def forward() -> Any:
+        with torch.no_grad():
+            ys = module(xs)[0]
+        wait()
+        return ys
+
+    def gradient() -> Any:
+        module.zero_grad(set_to_none=True)
+        xs.grad = None
+        (module(xs)[0] * weights).sum().backward()
+        wait()
+        return xs.grad
+
+    return Contender(
+        forward,
+        gradient,
+        outputs=lambda: forward().cpu().numpy(),
+        input_gradient=lambda: gradient().cpu().numpy(),
+        params=params,
+    )
+
+
+def onnxruntime(problem: Problem) -> Contender:
+    """onnxruntime's GRU operator, which has no gradient."""
+    import onnx
+    import onnxruntime
+    from onnx import helper, numpy_helper
+
+    w_x, w_h, b, b_hn = _gates(problem.params)
+    order = ("z", "r", "n")
+    zero = np.zeros_like(b_hn)
+    bias = [b[gate] for gate in order] + [zero, zero, b_hn]
+    initial = {
+        "W": np.concatenate([w_x[gate].T for gate in order])[None],
+        "R": np.concatenate([w_h[gate].T for gate in order])[None],
+        "B": np.concatenate(bias)[None],
+    }
+    node = helper.make_node(
+        "GRU",
+        ["X", "W", "R", "B"],
+        ["Y"],
+        hidden_size=problem.shape.hidden,
+        linear_before_reset=1,
+    )
+    time, batch, inputs = problem.xs.shape
+    float32 = onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        [node],
+        "gru",
+        [helper.make_tensor_value_info("X", float32, [time, batch, inputs])],
+        [helper.make_tensor_value_info("Y", float32, [time, 1, batch, problem.shape.hidden])],
+        [numpy_helper.from_array(np.array(array), name) for name, array in initial.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+
+    def forward() -> Any:
+        return session.run(None, {"X": problem.xs})[0]
+
+    return Contender(
+        forward,
+        gradient=None,
+        outputs=lambda: forward()[:, 0],
+        input_gradient=None,
+        params=problem.params,
+    )
+
+
+PEERS: dict[str, tuple[str, Callable[[Problem], Contender]]] = {
+    "torch": ("torch", torch),
+    "onnxruntime": ("onnxruntime", onnxruntime),
+    "linen": ("flax", linen),
+    "nnx": ("flax", nnx),
+    "haiku": ("dm-haiku", haiku),
+    "equinox": ("equinox", equinox),
+    "keras-jax": ("keras", keras_jax),
+}
+"""Peers by name: the distribution that each comes from, and what makes it ready."""
+
+
+def installed_peers() -> dict[str, str]:
+    """The peers that can be timed here, each with its version."""
+    versions = {}
+    for name, (distribution, _) in PEERS.items():
+        try:
+            versions[name] = importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _gates(params: gru_jax.GRUParams) -> tuple[dict, dict, dict, np.ndarray]:
+    """The parameters by gate."""
+
+    def by_gate(array: Any) -> dict[str, np.ndarray]:
+        return dict(zip("rzn", np.split(np.asarray(array), 3, axis=-1), strict=True))
+
+    return by_gate(params.w_x), by_gate(params.w_h), by_gate(params.b), np.asarray(params.b_hn)
