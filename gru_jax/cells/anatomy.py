@@ -165,20 +165,26 @@ def weights_of(cell: AffineCell, state: State, projected: Projected) -> list[Arr
     return found
 
 
-def products(
+def addends_of(
     cell: AffineCell, state: State, projected: Projected, calls: Sequence[tuple[Array, ...]]
-) -> list[tuple[Array, ...]]:
-    """Every product with its addends, of operands as they are when ``calls`` holds the sums."""
-    known, computed = iter(calls), []
+) -> list[list[Array | None]]:
+    """What is added to every product, as large as the sums that ``calls`` holds."""
+    known, found = iter(calls), []
 
-    def computing(
+    def finding(
         operand: Array, weights: Array, addends: Sequence[Array | None]
     ) -> tuple[Array, ...]:
-        computed.append(affine(jax.lax.stop_gradient(operand), weights, addends))
-        return next(known)
+        sums = next(known)
+        found.append(
+            [
+                None if addend is None else jnp.broadcast_to(addend, total.shape)
+                for addend, total in zip(addends, sums, strict=True)
+            ]
+        )
+        return sums
 
-    cell.combine(state, projected, computing)
-    return computed
+    cell.combine(state, projected, finding)
+    return found
 
 
 def _evaluate(

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gru_jax.cells.anatomy import Anatomy, dissect, products, record, weights_of
+from gru_jax.cells.anatomy import Anatomy, addends_of, dissect, record, weights_of
 from gru_jax.cells.base import AffineCell, Cell, at_precision, dot, gate_dtype, widen
 from gru_jax.derivative import with_pullback
 from gru_jax.typing import Array, DType, Shape, State
@@ -27,6 +27,9 @@ from gru_jax.unroll.placement import place, settle, vary_alike
 
 BLOCK = 2**18
 """Elements of a state over the steps of a block: 1 MiB in float32, of which some ten are used."""
+
+ROWS = 640
+"""Steps times sequences that a block has at least, lest adding up the weights' gradients weighs."""
 
 PROJECT_INSIDE = 16
 """The batch from which, on a CPU, inputs are projected as they are read and not beforehand.
@@ -127,18 +130,20 @@ class _Cotangents(NamedTuple):
     """What is handed from block to block on the way back.
 
     Attributes:
-        state: of the state that the block last walked begins with.
-        initial: of the initial state, which resets put in; None without resets.
-        cell: of the cell's parameters, in the products of the blocks so far.
+        state: of the state ahead of the block last walked, its leaves.
+        initial: of the initial state, which resets put in, likewise; None without resets.
+        weights: of the recurrent weights, one array per product.
+        cell: of all other parameters.
     """
 
     state: Leaves
     initial: Leaves | None
+    weights: Leaves
     cell: AffineCell
 
 
 class _Block(NamedTuple):
-    """What is cut along time for the way back; ``before`` is the state ahead of the block."""
+    """Some steps, what was kept of them, and the state ahead of them."""
 
     steps: Steps
     kept: _Kept
@@ -159,33 +164,46 @@ def _walk_back(
     """The cotangents of the cell, the inputs and the first state."""
     time, dtype = steps.xs.shape[0], steps.xs.dtype
     batch_shape = _batch_shape(cell, steps)
+    like = _one_step(at_precision(cell, dtype), steps, state)
+    anatomy = dissect(at_precision(cell, dtype), *like)
     initial, pull_initial = jax.vjp(lambda cell: _initial_state(cell, state, batch_shape), cell)
     initial = place(initial, state)
+    weights, pull_weights = jax.vjp(
+        lambda cell: weights_of(cell, *jax.tree.map(jnp.zeros_like, like)), cell
+    )
+    # Transposed ahead of the loop: a product with a transposed matrix is slower by a third.
+    transposed = [array.astype(dtype).T for array in weights]
 
     def walk(carry: _Cotangents, block: _Block) -> tuple[_Cotangents, Array]:
-        return _block_back(cell, initial, carry, block, reverse=reverse)
+        return _block_back(cell, anatomy, transposed, initial, carry, block, reverse=reverse)
 
-    zeros = jax.tree.map(jnp.zeros_like, _wide(state, dtype))
+    def zeros_like(tree: Any) -> Any:
+        return place(jax.tree.map(jnp.zeros_like, tree), tree)
+
     carry = _Cotangents(
         state=jax.tree.leaves(_wide(d_last, dtype)),
-        initial=None if steps.resets is None else jax.tree.leaves(zeros),
-        cell=place(jax.tree.map(jnp.zeros_like, cell), cell),
+        initial=None if steps.resets is None else jax.tree.leaves(zeros_like(_wide(state, dtype))),
+        weights=zeros_like(weights),
+        cell=zeros_like(cell),
     )
-    window = _block_steps(time, max(leaf.size for leaf in jax.tree.leaves(state)))
+    window = _block_steps(
+        time, math.prod(batch_shape), max(leaf.size for leaf in jax.tree.leaves(state))
+    )
     carry, d_xs = _over_blocks(walk, carry, steps, kept, d_ys, state, window, reverse=reverse)
 
-    structure = jax.tree.structure(state)
-    d_cell = carry.cell
+    d_cells = [carry.cell, *pull_weights(carry.weights)]
     if carry.initial is not None:
-        d_initial = jax.tree.unflatten(structure, carry.initial)
-        (more,) = pull_initial(_like(d_initial, initial))
-        d_cell = jax.tree.map(jnp.add, d_cell, more)
-    d_state = _like(jax.tree.unflatten(structure, carry.state), state)
+        d_initial = jax.tree.unflatten(anatomy.state, carry.initial)
+        d_cells += pull_initial(_like(d_initial, initial))
+    d_state = _like(jax.tree.unflatten(anatomy.state, carry.state), state)
+    d_cell = jax.tree.map(lambda *parts: sum(parts[1:], parts[0]), *d_cells)
     return d_cell, Steps(d_xs, steps.valid, steps.resets), d_state
 
 
 def _block_back(
     cell: AffineCell,
+    anatomy: Anatomy,
+    transposed: Leaves,
     initial: State,
     carry: _Cotangents,
     block: _Block,
@@ -196,8 +214,7 @@ def _block_back(
     steps, kept, d_ys, before = block
     dtype = steps.xs.dtype
     precise = at_precision(cell, dtype)
-    anatomy = _dissect(precise, steps, before)
-    structure, num_states = anatomy.state, anatomy.state.num_leaves
+    num_states, num_products = anatomy.state.num_leaves, len(anatomy.widths)
 
     previous = jax.tree.map(
         lambda first, states: _shift(first, states, reverse=reverse), before, kept.states
@@ -211,11 +228,13 @@ def _block_back(
         projected = precise.project(steps.xs)
         sums, direct = record(precise, previous, projected)[1], anatomy.pick_direct(projected)
     inputs = [*jax.tree.leaves(previous), *jax.tree.leaves(sums), *direct]
-    rows = anatomy.diagonals(precise, inputs)
+    slopes = anatomy.diagonals(precise, inputs)
     if steps.valid is not None:
-        rows = _hold(rows, steps.valid, num_states)
+        slopes = _hold(slopes, steps.valid, num_states)
+    packed = [_pack(slopes, anatomy.sums_of(product)) for product in range(num_products)]
+    passed = [{at: row[at] for at in row if at < num_states} for row in slopes]
 
-    ys, pull_output = jax.vjp(
+    _, pull_output = jax.vjp(
         lambda cell, states: _show(cell, states, steps.valid, dtype), cell, kept.states
     )
     d_cell_shown, d_states = pull_output(d_ys)
@@ -224,57 +243,88 @@ def _block_back(
         for index, leaf in enumerate(jax.tree.leaves(d_states))
         if index in anatomy.shown
     }
-    # Transposed ahead of the loop: a product with a transposed matrix is slower by a third.
-    transposed = [weights.T for weights in _weights(precise, steps, before)]
 
     def back(carry: tuple[Leaves, Leaves | None], step: Any) -> tuple[Any, Leaves]:
         d_new, d_initial = carry
-        rows, d_shown, reset = step
-        outputs = dict(enumerate(d_new))
-        outputs |= {index: outputs[index] + d for index, d in d_shown.items()}
-        d_operands = dict[int, Array]()
-        for product in reversed(range(len(anatomy.widths))):
-            d_sums = [_gather(rows, outputs, at) for at in anatomy.sums_of(product)]
-            d_operand = dot(jnp.concatenate(d_sums, axis=-1), transposed[product])
+        packed, passed, d_shown, reset = step
+        d_outputs = dict(enumerate(d_new))
+        d_outputs |= {index: d_outputs[index] + d for index, d in d_shown.items()}
+        d_previous = [_gather(passed, d_outputs, index) for index in range(num_states)]
+        for product in reversed(range(num_products)):
+            d_operand = dot(_spread(packed[product], d_outputs), transposed[product])
             link = anatomy.links[product]
             if link is None:
-                outputs[anatomy.operand_of(product)] = d_operand
+                computed = anatomy.operand_of(product)
+                d_outputs[computed] = d_operand
+                for index in range(num_states):
+                    if index in passed[computed]:
+                        d_previous[index] += passed[computed][index] * d_operand
             else:
-                d_operands[link] = d_operands.get(link, 0) + d_operand
-        d_previous = [
-            d_operands.get(index, 0) + _gather(rows, outputs, index) for index in range(num_states)
-        ]
+                d_previous[link] += d_operand
         if reset is not None:
             zeros = [jnp.zeros_like(d) for d in d_previous]
             added = select(reset, d_previous, zeros)
             d_initial = jax.tree.map(jnp.add, d_initial, added)
             d_previous = select(reset, zeros, d_previous)
-        return (d_previous, d_initial), [outputs[index] for index in sorted(outputs)]
+        return (d_previous, d_initial), [d_outputs[index] for index in sorted(d_outputs)]
 
-    scanned = (rows, d_shown, steps.resets)
+    scanned = (packed, passed, d_shown, steps.resets)
     first = jax.tree.map(lambda leaf: leaf[0], scanned)
     begin = settle(lambda carry: back(carry, first)[0], (carry.state, carry.initial))
-    (d_state, d_initial), outputs = lax.scan(back, begin, scanned, reverse=not reverse)
+    (d_state, d_initial), d_outputs = lax.scan(back, begin, scanned, reverse=not reverse)
+    d_outputs = dict(enumerate(d_outputs))
 
-    outputs = dict(enumerate(outputs))
-    d_calls = [
-        tuple(_gather(rows, outputs, at) for at in anatomy.sums_of(product))
-        for product in range(len(anatomy.widths))
+    d_products = [_spread(pack, d_outputs) for pack in packed]
+    operands = anatomy.evaluate(precise, inputs)[1]
+    d_weights = [
+        total + _weights_gradient(operand, d_product, dtype)
+        for total, operand, d_product in zip(carry.weights, operands, d_products, strict=True)
     ]
-    d_direct = [_gather(rows, outputs, at) for at in anatomy.direct_inputs]
+    d_direct = [_gather(slopes, d_outputs, at) for at in anatomy.direct_inputs]
 
-    flat_xs, flat_previous, flat_sums, flat_d = _rows((steps.xs,previous,sums,(d_calls,d_direct)))
-
-    def linear(cell: AffineCell, xs: Array) -> tuple[Any, Leaves]:
+    def addends(cell: AffineCell, xs: Array) -> tuple[Any, Leaves]:
         precise = at_precision(cell, dtype)
         projected = precise.project(xs)
-        return products(precise, flat_previous, projected, flat_sums), anatomy.pick_direct(projected)
-
-    _, pull_linear = jax.vjp(linear, cell, flat_xs)
-    d_cell, d_xs = pull_linear(flat_d)
-    d_xs = d_xs.reshape(steps.xs.shape)
+        return addends_of(precise, previous, projected, sums), anatomy.pick_direct(projected)
+    
+    found, pull_addends = jax.vjp(addends, cell, steps.xs)
+    d_addends = [
+        [
+            None if addend is None else part
+            for addend, part in zip(row, jnp.split(d_product, len(row), axis=-1), strict=True)
+        ]
+        for row, d_product in zip(found[0], d_products, strict=True)
+    ]
+    d_cell, d_xs = pull_addends((d_addends, d_direct))
     d_cell = jax.tree.map(lambda *d: sum(d[1:], d[0]), carry.cell, d_cell, d_cell_shown)
-    return _Cotangents(d_state, d_initial, d_cell), d_xs
+    return _Cotangents(d_state, d_initial, d_weights, d_cell), d_xs
+
+
+def _weights_gradient(operand: Array, d_product: Array, dtype: DType) -> Array:
+    """``operand^T @ d_product`` over all rows, in the dtype of gate arithmetic."""
+    left = operand.astype(dtype).reshape(-1, operand.shape[-1])
+    right = d_product.astype(dtype).reshape(-1, d_product.shape[-1])
+    return jnp.matmul(left.T, right, preferred_element_type=gate_dtype(dtype))
+
+
+def _pack(slopes: list[dict[int, Array]], inputs: range) -> dict[int, Array]:
+    """Per output, its derivatives with respect to the sums of a product, side by side.
+
+    One array (..., k, H) and not k arrays: the loop multiplies it in one kernel.
+    """
+    packed = {}
+    for output, row in enumerate(slopes):
+        if any(at in row for at in inputs):
+            zeros = jnp.zeros_like(next(iter(row.values())))
+            packed[output] = jnp.stack([row.get(at, zeros) for at in inputs], axis=-2)
+    return packed
+
+
+def _spread(packed: dict[int, Array], d_outputs: dict[int, Array]) -> Array:
+    """The cotangent (..., k * H) of a product, from those of the outputs that read its sums."""
+    terms = [packed[i] * d_outputs[i][..., None, :] for i in packed if i in d_outputs]
+    total = sum(terms[1:], terms[0])
+    return total.reshape(*total.shape[:-2], -1)
 
 
 def _over_blocks(
@@ -328,16 +378,18 @@ def _over_blocks(
     return carry, jnp.concatenate(d_xs) if rest else d_full
 
 
-def _block_steps(time: int, elements: int) -> int:
-    """Steps of a block: as many as ``BLOCK`` allows, a divisor of ``time`` where one is near."""
-    most = max(1, BLOCK // max(1, elements))
+def _block_steps(time: int, batch: int, elements: int) -> int:
+    """Steps of a block, a divisor of ``time`` where one is near.
+
+    Args:
+        time: T.
+        batch: sequences read at once.
+        elements: of the state of all of them.
+    """
+    most = max(BLOCK // max(1, elements), ROWS // max(1, batch), 1)
     if time <= most:
         return time
-    return next((k for k in range(most, most // 4, -1) if time % k == 0), most)
-
-
-def _rows(tree):
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, leaf.shape[-1]), tree)
+    return next((steps for steps in range(most, most // 2, -1) if time % steps == 0), most)
 
 
 def _shift(first: Array, states: Array, *, reverse: bool) -> Array:
@@ -363,10 +415,10 @@ def _hold(rows: list[dict[int, Array]], valid: Array, num_states: int) -> list[d
     return held
 
 
-def _gather(rows: list[dict[int, Array]], outputs: dict[int, Array], at: int) -> Array:
+def _gather(slopes: list[dict[int, Array]], d_outputs: dict[int, Array], at: int) -> Array:
     """The cotangent of an input, from those of the outputs that read it."""
-    terms = [row[at] * outputs[i] for i, row in enumerate(rows) if i in outputs and at in row]
-    return sum(terms[1:], terms[0]) if terms else jnp.zeros_like(outputs[min(at, len(rows) - 1)])
+    terms = [row[at] * d_outputs[i] for i, row in enumerate(slopes) if i in d_outputs and at in row]
+    return sum(terms[1:], terms[0]) if terms else jnp.zeros_like(d_outputs[0])
 
 
 def _show(cell: AffineCell, states: State, valid: Array | None, dtype: DType) -> Array:
@@ -385,11 +437,6 @@ def _initial_state(cell: AffineCell, state: State, batch_shape: Shape) -> State:
 
 def _dissect(precise: AffineCell, steps: Steps, state: State) -> Anatomy:
     return dissect(precise, *_one_step(precise, steps, state))
-
-
-def _weights(precise: AffineCell, steps: Steps, state: State) -> list[Array]:
-    like = _one_step(precise, steps, state)
-    return weights_of(precise, *jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like))
 
 
 def _one_step(precise: AffineCell, steps: Steps, state: State) -> tuple[State, Any]:
