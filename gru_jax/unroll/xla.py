@@ -25,10 +25,10 @@ from gru_jax.unroll import scan
 from gru_jax.unroll.control import Steps, expand, select
 from gru_jax.unroll.placement import place, settle, vary_alike
 
-BLOCK = 2**18
-"""Elements of a state over the steps of a block: 1 MiB in float32, of which some ten are used."""
+BLOCK = 2**17
+"""Elements of a state over the steps of a block: half a MiB in float32, of which a dozen are used."""
 
-ROWS = 640
+ROWS = 1280
 """Steps times sequences that a block has at least, lest adding up the weights' gradients weighs."""
 
 PROJECT_INSIDE = 16
@@ -171,10 +171,14 @@ def _walk_back(
     weights, pull_weights = jax.vjp(
         lambda cell: weights_of(cell, *jax.tree.map(jnp.zeros_like, like)), cell
     )
-    # Transposed ahead of the loop: a product with a transposed matrix is slower by a third.
     transposed = [array.astype(dtype).T for array in weights]
 
+    # A product with a transposed matrix is slower by a third: what is transposed outside of the
+    # blocks and again within is read as it lies when a gradient transposes it once more.
+    mirrored = jax.tree.map(lambda leaf: lax.optimization_barrier(leaf.T), cell)
+
     def walk(carry: _Cotangents, block: _Block) -> tuple[_Cotangents, Array]:
+        cell = jax.tree.map(lambda leaf: leaf.T, mirrored)
         return _block_back(cell, anatomy, transposed, initial, carry, block, reverse=reverse)
 
     def zeros_like(tree: Any) -> Any:
@@ -274,20 +278,22 @@ def _block_back(
     (d_state, d_initial), d_outputs = lax.scan(back, begin, scanned, reverse=not reverse)
     d_outputs = dict(enumerate(d_outputs))
 
-    d_products = [_spread(pack, d_outputs) for pack in packed]
-    operands = anatomy.evaluate(precise, inputs)[1]
+    # Over rows from here on: a product that contracts two axes is laid out badly.
+    d_direct = _rows([_gather(slopes, d_outputs, at) for at in anatomy.direct_inputs])
+    d_products = _rows([_spread(pack, d_outputs) for pack in packed])
+    operands = _rows(anatomy.evaluate(precise, inputs)[1])
+    xs, previous, sums = _rows((steps.xs, previous, sums))
     d_weights = [
         total + _weights_gradient(operand, d_product, dtype)
         for total, operand, d_product in zip(carry.weights, operands, d_products, strict=True)
     ]
-    d_direct = [_gather(slopes, d_outputs, at) for at in anatomy.direct_inputs]
 
     def addends(cell: AffineCell, xs: Array) -> tuple[Any, Leaves]:
         precise = at_precision(cell, dtype)
         projected = precise.project(xs)
         return addends_of(precise, previous, projected, sums), anatomy.pick_direct(projected)
-    
-    found, pull_addends = jax.vjp(addends, cell, steps.xs)
+
+    found, pull_addends = jax.vjp(addends, cell, xs)
     d_addends = [
         [
             None if addend is None else part
@@ -297,14 +303,19 @@ def _block_back(
     ]
     d_cell, d_xs = pull_addends((d_addends, d_direct))
     d_cell = jax.tree.map(lambda *d: sum(d[1:], d[0]), carry.cell, d_cell, d_cell_shown)
-    return _Cotangents(d_state, d_initial, d_weights, d_cell), d_xs
+    return _Cotangents(d_state, d_initial, d_weights, d_cell), d_xs.reshape(steps.xs.shape)
 
 
 def _weights_gradient(operand: Array, d_product: Array, dtype: DType) -> Array:
-    """``operand^T @ d_product`` over all rows, in the dtype of gate arithmetic."""
-    left = operand.astype(dtype).reshape(-1, operand.shape[-1])
-    right = d_product.astype(dtype).reshape(-1, d_product.shape[-1])
-    return jnp.matmul(left.T, right, preferred_element_type=gate_dtype(dtype))
+    """``operand^T @ d_product``, from operands in ``dtype``, in the dtype of gate arithmetic."""
+    return jnp.matmul(
+        operand.astype(dtype).T, d_product.astype(dtype), preferred_element_type=gate_dtype(dtype)
+    )
+
+
+def _rows(tree: Any) -> Any:
+    """All axes but the last made one."""
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, leaf.shape[-1]), tree)
 
 
 def _pack(slopes: list[dict[int, Array]], inputs: range) -> dict[int, Array]:
