@@ -1,12 +1,15 @@
 """The gated recurrent unit for JAX: pure functions from parameters and states to states."""
 
 from gru_jax.cells import (
+    Affine,
+    AffineCell,
     Cell,
     GRUParams,
     LSTMParams,
     LSTMState,
     RNNParams,
     add_bias,
+    affine,
     dot,
     init,
     init_lstm,
@@ -16,6 +19,8 @@ from gru_jax.stack import Stack, init_stack, unroll_stack
 from gru_jax.unroll import initial_state, step, unroll, unroll_truncated, windows
 
 __all__ = [
+    "Affine",
+    "AffineCell",
     "Cell",
     "GRUParams",
     "LSTMParams",
@@ -23,6 +28,7 @@ __all__ = [
     "RNNParams",
     "Stack",
     "add_bias",
+    "affine",
     "dot",
     "init",
     "init_lstm",

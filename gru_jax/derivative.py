@@ -37,13 +37,11 @@ def with_pullback(
 
     def rule(primals: tuple[Tree, ...], tangents: tuple[Tree, ...]) -> tuple[Tree, Tree]:
         value, residuals = forward(*primals)
-        leaves, structure = jax.tree.flatten(primals)
+        structure = jax.tree.structure(primals)
         tangent_leaves = structure.flatten_up_to(tangents)
-        live = tuple(
-            index for index, leaf in enumerate(tangent_leaves) if not _is_zero(leaf)
-        )
+        live = tuple(index for index, leaf in enumerate(tangent_leaves) if not _is_zero(leaf))
         known, known_structure = jax.tree.flatten((primals, residuals))
-        value_leaves, value_structure = jax.tree.flatten(value)
+        value_structure = jax.tree.structure(value)
 
         def push(known: list[jax.Array], moved: list[jax.Array]) -> list[jax.Array]:
             primals, _ = jax.tree.unflatten(known_structure, known)

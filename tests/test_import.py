@@ -14,7 +14,7 @@ ROOT = Path(gru_jax.__file__).parent
 # Each part may import itself and what stands before it; parts of a line stand on one level.
 LEVELS = (
     {"typing"},
-    {"checks"},
+    {"checks", "derivative"},
     {"initializers", "regularize"},
     {"cells"},
     {"unroll"},

@@ -332,7 +332,7 @@ def torch(problem: Problem) -> Contender:
 
 
 def onnxruntime(problem: Problem) -> Contender:
-    """onnxruntime's GRU operator, which has no gradient."""
+    """The GRU operator of onnxruntime, which has no gradient."""
     import onnx
     import onnxruntime
     from onnx import helper, numpy_helper

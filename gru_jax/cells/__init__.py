@@ -1,17 +1,20 @@
 """Cells: what one step of a recurrence computes."""
 
-from gru_jax.cells.base import Cell, add_bias, dot
+from gru_jax.cells.base import Affine, AffineCell, Cell, add_bias, affine, dot
 from gru_jax.cells.gru import GRUParams, init
 from gru_jax.cells.lstm import LSTMParams, LSTMState, init_lstm
 from gru_jax.cells.rnn import RNNParams, init_rnn
 
 __all__ = [
+    "Affine",
+    "AffineCell",
     "Cell",
     "GRUParams",
     "LSTMParams",
     "LSTMState",
     "RNNParams",
     "add_bias",
+    "affine",
     "dot",
     "init",
     "init_lstm",

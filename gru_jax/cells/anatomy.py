@@ -1,6 +1,6 @@
 """An affine cell's step taken apart: its products, and the elementwise functions between them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -28,8 +28,8 @@ class Anatomy(NamedTuple):
         shown: leaves of a state that the cell's output depends on.
     """
 
-    state: jax.tree_util.PyTreeDef
-    projected: jax.tree_util.PyTreeDef
+    state: Any
+    projected: Any
     direct: tuple[int, ...]
     widths: tuple[int, ...]
     links: tuple[int | None, ...]
@@ -120,7 +120,9 @@ def dissect(cell: AffineCell, state: State, projected: Projected) -> Anatomy:
 
     reads = _dependencies(jax.make_jaxpr(elementwise)(state, sums, projected).jaxpr)
     first_projected = jax.tree.structure(state).num_leaves + sum(widths)
-    direct = tuple(sorted(at - first_projected for at in set().union(*reads) if at >= first_projected))
+    direct = tuple(
+        sorted(at - first_projected for at in set().union(*reads) if at >= first_projected)
+    )
     # Of what was projected only the direct leaves stay inputs.
     place = {at: at for at in range(first_projected)}
     place |= {first_projected + leaf: first_projected + i for i, leaf in enumerate(direct)}

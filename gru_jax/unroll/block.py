@@ -1,0 +1,205 @@
+"""The way back over a block of steps: a loop for the states, all else for all steps at once."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gru_jax.cells.anatomy import Anatomy, addends_of, record
+from gru_jax.cells.base import AffineCell, at_precision, dot, gate_dtype
+from gru_jax.typing import Array, DType, State
+from gru_jax.unroll.control import Steps, expand, select
+from gru_jax.unroll.placement import settle
+from gru_jax.unroll.walk import Kept, Leaves, show, wide
+
+Slopes = list[dict[int, Array]]
+"""Per output of a cell's elementwise part, its derivative with respect to inputs, by input."""
+
+
+class Cotangents(NamedTuple):
+    """What is handed from block to block on the way back.
+
+    Attributes:
+        state: of the state ahead of the block last walked, its leaves.
+        initial: of the initial state, which resets put in, likewise; None without resets.
+        weights: of the recurrent weights, one array per product.
+        cell: of all other parameters.
+    """
+
+    state: Leaves
+    initial: Leaves | None
+    weights: Leaves
+    cell: AffineCell
+
+
+class Block(NamedTuple):
+    """Some steps, what was kept of them, and the state ahead of them."""
+
+    steps: Steps
+    kept: Kept
+    d_ys: Array
+    before: State
+
+
+def block_back(
+    cell: AffineCell,
+    anatomy: Anatomy,
+    transposed: Leaves,
+    initial: State,
+    carry: Cotangents,
+    block: Block,
+    *,
+    reverse: bool,
+) -> tuple[Cotangents, Array]:
+    """One block: a loop for the states, all else for its steps at once."""
+    steps, kept, d_ys, before = block
+    dtype = steps.xs.dtype
+    precise = at_precision(cell, dtype)
+    num_states, num_products = anatomy.state.num_leaves, len(anatomy.widths)
+
+    previous = jax.tree.map(
+        lambda first, states: _shift(first, states, reverse=reverse), before, kept.states
+    )
+    if steps.resets is not None:
+        everywhere = jax.tree.map(lambda i, h: jnp.broadcast_to(i, h.shape), initial, previous)
+        previous = select(steps.resets, everywhere, previous)
+    previous = wide(previous, dtype)
+    sums, direct = kept.sums, kept.direct
+    if sums is None or direct is None:
+        projected = precise.project(steps.xs)
+        sums, direct = record(precise, previous, projected)[1], anatomy.pick_direct(projected)
+    inputs = [*jax.tree.leaves(previous), *jax.tree.leaves(sums), *direct]
+    slopes = anatomy.diagonals(precise, inputs)
+    if steps.valid is not None:
+        slopes = _hold(slopes, steps.valid, num_states)
+    packed = [_pack(slopes, anatomy.sums_of(product)) for product in range(num_products)]
+    passed = [{at: row[at] for at in row if at < num_states} for row in slopes]
+
+    _, pull_output = jax.vjp(
+        lambda cell, states: show(cell, states, steps.valid, dtype), cell, kept.states
+    )
+    d_cell_shown, d_states = pull_output(d_ys)
+    d_shown = {
+        index: leaf.astype(gate_dtype(dtype))
+        for index, leaf in enumerate(jax.tree.leaves(d_states))
+        if index in anatomy.shown
+    }
+
+    def back(carry: tuple[Leaves, Leaves | None], step: Any) -> tuple[Any, Leaves]:
+        d_new, d_initial = carry
+        packed, passed, d_shown, reset = step
+        d_outputs = dict(enumerate(d_new))
+        d_outputs |= {index: d_outputs[index] + d for index, d in d_shown.items()}
+        d_previous = [_gather(passed, d_outputs, index) for index in range(num_states)]
+        for product in reversed(range(num_products)):
+            d_operand = dot(_spread(packed[product], d_outputs), transposed[product])
+            link = anatomy.links[product]
+            if link is None:
+                computed = anatomy.operand_of(product)
+                d_outputs[computed] = d_operand
+                for index in range(num_states):
+                    if index in passed[computed]:
+                        d_previous[index] += passed[computed][index] * d_operand
+            else:
+                d_previous[link] += d_operand
+        if reset is not None:
+            zeros = [jnp.zeros_like(d) for d in d_previous]
+            added = select(reset, d_previous, zeros)
+            d_initial = jax.tree.map(jnp.add, d_initial, added)
+            d_previous = select(reset, zeros, d_previous)
+        return (d_previous, d_initial), [d_outputs[index] for index in sorted(d_outputs)]
+
+    scanned = (packed, passed, d_shown, steps.resets)
+    first = jax.tree.map(lambda leaf: leaf[0], scanned)
+    begin = settle(lambda carry: back(carry, first)[0], (carry.state, carry.initial))
+    (d_state, d_initial), d_outputs = lax.scan(back, begin, scanned, reverse=not reverse)
+    d_outputs = dict(enumerate(d_outputs))
+
+    # Over rows from here on: a product that contracts two axes is laid out badly.
+    d_direct = _rows([_gather(slopes, d_outputs, at) for at in anatomy.direct_inputs])
+    d_products = _rows([_spread(pack, d_outputs) for pack in packed])
+    operands = _rows(anatomy.evaluate(precise, inputs)[1])
+    xs, previous, sums = _rows((steps.xs, previous, sums))
+    d_weights = [
+        total + _weights_gradient(operand, d_product, dtype)
+        for total, operand, d_product in zip(carry.weights, operands, d_products, strict=True)
+    ]
+
+    def addends(cell: AffineCell, xs: Array) -> tuple[Any, Leaves]:
+        precise = at_precision(cell, dtype)
+        projected = precise.project(xs)
+        return addends_of(precise, previous, projected, sums), anatomy.pick_direct(projected)
+
+    found, pull_addends = jax.vjp(addends, cell, xs)
+    d_addends = [
+        [
+            None if addend is None else part
+            for addend, part in zip(row, jnp.split(d_product, len(row), axis=-1), strict=True)
+        ]
+        for row, d_product in zip(found[0], d_products, strict=True)
+    ]
+    d_cell, d_xs = pull_addends((d_addends, d_direct))
+    d_cell = jax.tree.map(lambda *d: sum(d[1:], d[0]), carry.cell, d_cell, d_cell_shown)
+    return Cotangents(d_state, d_initial, d_weights, d_cell), d_xs.reshape(steps.xs.shape)
+
+
+def _weights_gradient(operand: Array, d_product: Array, dtype: DType) -> Array:
+    """``operand^T @ d_product``, from operands in ``dtype``, in the dtype of gate arithmetic."""
+    return jnp.matmul(
+        operand.astype(dtype).T, d_product.astype(dtype), preferred_element_type=gate_dtype(dtype)
+    )
+
+
+def _rows(tree: Any) -> Any:
+    """All axes but the last made one."""
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, leaf.shape[-1]), tree)
+
+
+def _pack(slopes: Slopes, inputs: range) -> dict[int, Array]:
+    """Per output, its derivatives with respect to the sums of a product, side by side.
+
+    One array (..., k, H) and not k arrays: the loop multiplies it in one kernel.
+    """
+    packed = {}
+    for output, row in enumerate(slopes):
+        if any(at in row for at in inputs):
+            zeros = jnp.zeros_like(next(iter(row.values())))
+            packed[output] = jnp.stack([row.get(at, zeros) for at in inputs], axis=-2)
+    return packed
+
+
+def _spread(packed: dict[int, Array], d_outputs: dict[int, Array]) -> Array:
+    """The cotangent (..., k * H) of a product, from those of the outputs that read its sums."""
+    terms = [packed[i] * d_outputs[i][..., None, :] for i in packed if i in d_outputs]
+    total = sum(terms[1:], terms[0])
+    return total.reshape(*total.shape[:-2], -1)
+
+
+def _gather(slopes: Slopes, d_outputs: dict[int, Array], at: int) -> Array:
+    """The cotangent of an input, from those of the outputs that read it."""
+    terms = [row[at] * d_outputs[i] for i, row in enumerate(slopes) if i in d_outputs and at in row]
+    return sum(terms[1:], terms[0]) if terms else jnp.zeros_like(d_outputs[0])
+
+
+def _hold(rows: Slopes, valid: Array, num_states: int) -> Slopes:
+    """The derivatives where a step that is not valid hands the state on as it is."""
+    held = []
+    for output, row in enumerate(rows):
+        if output < num_states:
+            like = next(iter(row.values()))
+            zeros, ones = jnp.zeros_like(like), jnp.ones_like(like)
+            keeps = expand(valid, like)
+            row = {
+                at: jnp.where(keeps, row.get(at, zeros), ones if at == output else zeros)
+                for at in {*row, output}
+            }
+        held.append(row)
+    return held
+
+
+def _shift(first: Array, states: Array, *, reverse: bool) -> Array:
+    """The state ahead of each step, from the one ahead of all and those after each."""
+    if reverse:
+        return jnp.concatenate([states[1:], first[None]])
+    return jnp.concatenate([first[None], states[:-1]])

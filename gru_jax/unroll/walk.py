@@ -1,0 +1,98 @@
+"""The way forward: the loop over steps, with what the way back will need of them."""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gru_jax.cells.anatomy import dissect, record
+from gru_jax.cells.base import AffineCell, at_precision, gate_dtype
+from gru_jax.typing import Array, DType, Shape, State
+from gru_jax.unroll.control import Steps, expand, select
+from gru_jax.unroll.placement import place
+
+Leaves = list[Array]
+
+
+class Kept(NamedTuple):
+    """What the way forward leaves for the way back, of all steps.
+
+    Attributes:
+        states: the state after each step.
+        sums: per product what :func:`affine` returned; None where that is computed again.
+        direct: what is read of the projected inputs besides; None likewise.
+    """
+
+    states: State
+    sums: list[tuple[Array, ...]] | None = None
+    direct: Leaves | None = None
+
+
+def walk(
+    cell: AffineCell,
+    steps: Steps,
+    state: State,
+    *,
+    reverse: bool,
+    keep: Literal["outputs", "states", "sums"],
+    project_inside: bool,
+) -> tuple[State, Any]:
+    """The state after the last step, and of each step the output or what is to be kept.
+
+    With ``project_inside`` inputs are projected step by step.
+    """
+    dtype = steps.xs.dtype
+    batch_shape = batch_shape_of(cell, steps)
+    precise = at_precision(cell, dtype)
+    initial = place(initial_like(cell, state, batch_shape), state)
+    anatomy = dissect(precise, *one_step(precise, steps, state))
+
+    def body(state: State, step: tuple[Any, Array | None, Array | None]) -> tuple[State, Any]:
+        read, valid, reset = step
+        if reset is not None:
+            state = select(reset, initial, state)
+        projected = precise.project(read) if project_inside else read
+        new, sums = record(precise, wide(state, dtype), projected)
+        new = jax.tree.map(lambda after, before: after.astype(before.dtype), new, state)
+        held = new if valid is None else select(valid, new, state)
+        if keep == "outputs":
+            return held, show(cell, new, valid, dtype)
+        if keep == "states":
+            return held, Kept(held)
+        return held, Kept(held, sums, anatomy.pick_direct(projected))
+
+    read = steps.xs if project_inside else precise.project(steps.xs)
+    return lax.scan(body, state, (read, steps.valid, steps.resets), reverse=reverse)
+
+
+def show(cell: AffineCell, states: State, valid: Array | None, dtype: DType) -> Array:
+    """The outputs of states, zero at steps that are not valid."""
+    ys = cell.output(states).astype(dtype)
+    return ys if valid is None else jnp.where(expand(valid, ys), ys, jnp.zeros_like(ys))
+
+
+def batch_shape_of(cell: AffineCell, steps: Steps) -> Shape:
+    """The batch axes of steps."""
+    return steps.xs.shape[1 : steps.xs.ndim - cell.num_feature_axes]
+
+
+def initial_like(cell: AffineCell, state: State, batch_shape: Shape) -> State:
+    """The state that resets put in, in the dtypes of another."""
+    return cast_like(cell.initial_state(batch_shape), state)
+
+
+def one_step(precise: AffineCell, steps: Steps, state: State) -> tuple[State, Any]:
+    """The types of what one step combines."""
+    x = jax.ShapeDtypeStruct(steps.xs.shape[1:], steps.xs.dtype)
+    return jax.eval_shape(lambda h, x: (wide(h, x.dtype), precise.project(x)), state, x)
+
+
+def wide(state: State, dtype: DType) -> State:
+    """A state in the dtype of gate arithmetic for inputs of ``dtype``."""
+    return jax.tree.map(lambda leaf: leaf.astype(gate_dtype(dtype)), state)
+
+
+def cast_like(tree: Any, like: Any) -> Any:
+    """A tree in the dtypes of another."""
+    return jax.tree.map(lambda leaf, other: leaf.astype(other.dtype), tree, like)

@@ -1,0 +1,136 @@
+"""The way back over all steps, block by block."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gru_jax.cells.anatomy import dissect, weights_of
+from gru_jax.cells.base import AffineCell, at_precision
+from gru_jax.typing import Array, State
+from gru_jax.unroll.block import Block, Cotangents, block_back
+from gru_jax.unroll.control import Steps
+from gru_jax.unroll.placement import place, settle
+from gru_jax.unroll.walk import Kept, batch_shape_of, cast_like, initial_like, one_step, wide
+
+
+def walk_back(
+    residuals: tuple[AffineCell, Steps, State, Kept],
+    cotangents: tuple[State, Array],
+    *,
+    reverse: bool,
+    block_elements: int,
+    block_rows: int,
+) -> tuple[AffineCell, Steps, State]:
+    """The cotangents of the cell, the inputs and the first state.
+
+    Args:
+        residuals: what was run, and what the way forward left.
+        cotangents: of the last state and of the outputs.
+        reverse: the direction of the way forward.
+        block_elements: how large a block's states may be.
+        block_rows: how many steps of sequences a block has at least.
+    """
+    cell, steps, state, kept = residuals
+    d_last, d_ys = cotangents
+    time, dtype = steps.xs.shape[0], steps.xs.dtype
+    batch_shape = batch_shape_of(cell, steps)
+    like = one_step(at_precision(cell, dtype), steps, state)
+    anatomy = dissect(at_precision(cell, dtype), *like)
+    initial, pull_initial = jax.vjp(lambda cell: initial_like(cell, state, batch_shape), cell)
+    initial = place(initial, state)
+    weights, pull_weights = jax.vjp(
+        lambda cell: weights_of(cell, *jax.tree.map(jnp.zeros_like, like)), cell
+    )
+    transposed = [array.astype(dtype).T for array in weights]
+
+    # A product with a transposed matrix is slower by a third: what is transposed outside of the
+    # blocks and again within is read as it lies when a gradient transposes it once more.
+    mirrored = jax.tree.map(lambda leaf: lax.optimization_barrier(leaf.T), cell)
+
+    def walk(carry: Cotangents, block: Block) -> tuple[Cotangents, Array]:
+        cell = jax.tree.map(lambda leaf: leaf.T, mirrored)
+        return block_back(cell, anatomy, transposed, initial, carry, block, reverse=reverse)
+
+    def zeros_like(tree: Any) -> Any:
+        return place(jax.tree.map(jnp.zeros_like, tree), tree)
+
+    carry = Cotangents(
+        state=jax.tree.leaves(wide(d_last, dtype)),
+        initial=None if steps.resets is None else jax.tree.leaves(zeros_like(wide(state, dtype))),
+        weights=zeros_like(weights),
+        cell=zeros_like(cell),
+    )
+    elements = max(leaf.size for leaf in jax.tree.leaves(state))
+    most = max(block_elements // max(1, elements), block_rows // max(1, math.prod(batch_shape)), 1)
+    window = _block_steps(time, most)
+    carry, d_xs = _over_blocks(walk, carry, steps, kept, d_ys, state, window, reverse=reverse)
+
+    d_cells = [carry.cell, *pull_weights(carry.weights)]
+    if carry.initial is not None:
+        d_initial = jax.tree.unflatten(anatomy.state, carry.initial)
+        d_cells += pull_initial(cast_like(d_initial, initial))
+    d_state = cast_like(jax.tree.unflatten(anatomy.state, carry.state), state)
+    d_cell = jax.tree.map(lambda *parts: sum(parts[1:], parts[0]), *d_cells)
+    return d_cell, Steps(d_xs, steps.valid, steps.resets), d_state
+
+
+def _over_blocks(
+    walk: Callable[[Cotangents, Block], tuple[Cotangents, Array]],
+    carry: Cotangents,
+    steps: Steps,
+    kept: Kept,
+    d_ys: Array,
+    state: State,
+    window: int,
+    *,
+    reverse: bool,
+) -> tuple[Cotangents, Array]:
+    """Walks blocks of ``window`` steps, the one that was read last first; the last may be short."""
+    time = steps.xs.shape[0]
+    count, rest = divmod(time, window)
+    along_time = (steps, kept, d_ys)
+    full, tail = (
+        jax.tree.map(lambda leaf, part=part: leaf[part], along_time)
+        for part in (slice(count * window), slice(count * window, time))
+    )
+    full = jax.tree.map(lambda leaf: leaf.reshape(count, window, *leaf.shape[1:]), full)
+
+    def before_blocks(first: Array, states: Array) -> Array:
+        if reverse:
+            inner = states[window : time if not rest else count * window + 1 : window]
+            return inner if rest else jnp.concatenate([inner, first[None]])
+        return jnp.concatenate([first[None], states[window - 1 : count * window - 1 : window]])
+
+    before_full = jax.tree.map(before_blocks, state, kept.states)
+    before_tail = state
+    if rest and not reverse:
+        before_tail = jax.tree.map(lambda states: states[count * window - 1], kept.states)
+
+    d_xs = []
+    if rest and not reverse:
+        carry, d_tail = walk(carry, Block(tail[0], tail[1], tail[2], before_tail))
+        d_xs.append(d_tail)
+    blocks = Block(full[0], full[1], full[2], before_full)
+    if count == 1:
+        carry, d_full = walk(carry, jax.tree.map(lambda leaf: leaf[0], blocks))
+    else:
+        first = jax.tree.map(lambda leaf: leaf[0], blocks)
+        carry = settle(lambda carry: walk(carry, first)[0], carry)
+        carry, d_full = lax.scan(walk, carry, blocks, reverse=not reverse)
+        d_full = d_full.reshape(count * window, *d_full.shape[2:])
+    d_xs.insert(0, d_full)
+    if rest and reverse:
+        carry, d_tail = walk(carry, Block(tail[0], tail[1], tail[2], before_tail))
+        d_xs.append(d_tail)
+    return carry, jnp.concatenate(d_xs) if rest else d_full
+
+
+def _block_steps(time: int, most: int) -> int:
+    """Steps of a block: at most ``most``, and a divisor of ``time`` where one is near."""
+    if time <= most:
+        return time
+    return next((steps for steps in range(most, most // 2, -1) if time % steps == 0), most)
