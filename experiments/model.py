@@ -54,15 +54,27 @@ class Network:
             (batch, T, out_features), or (batch, out_features) where the last step is read out.
         """
         if key is not None and self.dropconnect:
-            params = _drop_recurrent_weights(params, self.dropconnect, jax.random.fold_in(key, 1))
+            params = self.drop_recurrent_weights(params, jax.random.fold_in(key, 1))
         lengths = None if lengths is None else jnp.asarray(lengths)
         return self._merge(params)(jnp.asarray(inputs), lengths, key)
+
+    def drop_recurrent_weights(self, params: Params, key: jax.Array) -> Params:
+        """Returns parameters in which a share of every layer's recurrent weights is zero."""
+        leaves, structure = jax.tree.flatten_with_path(params)
+        keys = jax.random.split(key, len(leaves))
+
+        def drop(path: jax.tree_util.KeyPath, leaf: jax.Array, key: jax.Array) -> jax.Array:
+            recurrent = "['w_h']" in jax.tree_util.keystr(path)
+            return regularize.dropout(key, leaf, self.dropconnect) if recurrent else leaf
+
+        dropped = [drop(path, leaf, key) for (path, leaf), key in zip(leaves, keys, strict=True)]
+        return jax.tree.unflatten(structure, dropped)
 
     def first_cell(self, params: Params) -> gru_jax.Cell:
         """Returns the cell of the first layer that reads forward."""
         return self._merge(params).recurrent.layers[0][0].params
 
-    def _merge(self, params: Params) -> "_Network":
+    def _merge(self, params: Params) -> Any:
         return nnx.merge(self.graph, params, self.streams)
 
 
@@ -81,18 +93,6 @@ def build_network(
     network = _Network(config, in_features, out_features, readout, rngs=nnx.Rngs(seed))
     graph, params, streams = nnx.split(network, nnx.Param, ...)
     return Network(params, graph, streams, config.dropconnect)
-
-
-def _drop_recurrent_weights(params: Params, rate: float, key: jax.Array) -> Params:
-    leaves, structure = jax.tree.flatten_with_path(params)
-    keys = jax.random.split(key, len(leaves))
-
-    def drop(path: jax.tree_util.KeyPath, leaf: jax.Array, key: jax.Array) -> jax.Array:
-        recurrent = "['w_h']" in jax.tree_util.keystr(path)
-        return regularize.dropout(key, leaf, rate) if recurrent else leaf
-
-    dropped = [drop(path, leaf, key) for (path, leaf), key in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(structure, dropped)
 
 
 class _Network(nnx.Module):

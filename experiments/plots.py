@@ -48,7 +48,7 @@ def learning_curves(
         # The first steps, which are far above the rest, would leave it no room.
         panels[0].set_ylim(top=1.2 * max(losses))
     panels[-1].set_xlabel("step")
-    _save(figure, path)
+    save(figure, path)
 
 
 def confusion_matrix(counts: np.ndarray, classes: Sequence[str], title: str, path: Path) -> None:
@@ -64,7 +64,7 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str], title: str, pat
     axes.set_xticks(range(len(classes)), classes)
     axes.set_yticks(range(len(classes)), classes)
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
-    _save(figure, path)
+    save(figure, path)
 
 
 def gate_activity(gates: Mapping[str, Array], inputs: Array, title: str, path: Path) -> None:
@@ -82,7 +82,7 @@ def gate_activity(gates: Mapping[str, Array], inputs: Array, title: str, path: P
         figure.colorbar(image, ax=panel, label="activity", pad=0.01)
     panels[-1].set_xlabel("step")
     panels[-1].set_xticks(range(0, len(inputs) + 1, 8))
-    _save(figure, path)
+    save(figure, path)
 
 
 def scatter(truth: Array, predicted: Array, title: str, path: Path) -> None:
@@ -95,7 +95,7 @@ def scatter(truth: Array, predicted: Array, title: str, path: Path) -> None:
     axes.set(xlabel="true sum", ylabel="predicted sum", title=title, aspect="equal")
     axes.legend(frameon=False)
     axes.grid(alpha=0.3)
-    _save(figure, path)
+    save(figure, path)
 
 
 def piano_roll(
@@ -134,7 +134,7 @@ def piano_roll(
     above.set_title(title)
     below.set_xlabel("frame")
     figure.colorbar(image, ax=[above, below], label="probability")
-    _save(figure, path)
+    save(figure, path)
 
 
 def _curve(
@@ -151,5 +151,5 @@ def _series(
     return [row["step"] for row in chosen], [row[figure] for row in chosen]
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
     replace_atomically(path, lambda beside: figure.savefig(beside, format="png", dpi=130))

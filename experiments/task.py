@@ -13,6 +13,7 @@ Params = Any
 Batch = Any
 Figures = dict[str, float]
 Split = Literal["validation", "test"]
+LossFunction = Callable[[Params, Batch, jax.Array | None], tuple[jax.Array, dict[str, jax.Array]]]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Task:
     """
 
     params: Params
-    loss: Callable[[Params, Batch, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+    loss: LossFunction
     batch_at: Callable[[int], Batch]
     figures: Callable[[Params, Split], Figures]
     labels: Mapping[str, str]

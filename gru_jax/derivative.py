@@ -41,7 +41,7 @@ def with_pullback(
         tangent_leaves = structure.flatten_up_to(tangents)
         live = tuple(index for index, leaf in enumerate(tangent_leaves) if not _is_zero(leaf))
         known, known_structure = jax.tree.flatten((primals, residuals))
-        value_structure = jax.tree.structure(value)
+        value_leaves, value_structure = jax.tree.flatten(value)
 
         def push(known: list[jax.Array], moved: list[jax.Array]) -> list[jax.Array]:
             primals, _ = jax.tree.unflatten(known_structure, known)
@@ -65,7 +65,7 @@ def with_pullback(
         moved = _linear.bind(
             *known,
             *(tangent_leaves[index] for index in live),
-            map=_LinearMap(push, pull, len(known)),
+            map=_LinearMap(push, pull, len(known), tuple(map(jax.typeof, value_leaves))),
         )
         return value, jax.tree.unflatten(value_structure, moved)
 
@@ -88,11 +88,13 @@ class _LinearMap:
         push: ``(known, moved) -> values``, linear in ``moved``.
         pull: ``(known, cotangents of the values) -> cotangents of moved``.
         num_known: how many arguments are known, which come first.
+        types: of the values; None where they are found by tracing ``push``.
     """
 
     push: Callable[[list[jax.Array], list[jax.Array]], list[jax.Array]]
     pull: Callable[[list[jax.Array], list[jax.Array]], list[jax.Array]]
     num_known: int
+    types: tuple[Any, ...] | None = None
 
     def __call__(self, *arguments: jax.Array) -> list[jax.Array]:
         return self.push(list(arguments[: self.num_known]), list(arguments[self.num_known :]))
@@ -109,7 +111,7 @@ def _apply(*arguments: jax.Array, map: _LinearMap) -> list[jax.Array]:
 
 @_linear.def_abstract_eval
 def _types(*avals: Any, map: _LinearMap) -> list[Any]:
-    return list(jax.make_jaxpr(map)(*avals).out_avals)
+    return list(map.types or jax.make_jaxpr(map)(*avals).out_avals)
 
 
 mlir.register_lowering(_linear, mlir.lower_fun(_apply, multiple_results=True))

@@ -114,12 +114,10 @@ def as_reset_before(params: gru_jax.GRUParams) -> gru_jax.GRUParams:
     return dataclasses.replace(params, reset="before", b_hn=None)
 
 
-def ours(problem: Problem, implementation: str | None) -> Contender:
-    """Our own, by the name of the implementation."""
+def ours(problem: Problem, **options: Any) -> Contender:
+    """Our own, with options of :func:`gru_jax.unroll`."""
     return of_jax(
-        problem,
-        lambda params, xs: gru_jax.unroll(params, xs, implementation=implementation)[1],
-        problem.params,
+        problem, lambda params, xs: gru_jax.unroll(params, xs, **options)[1], problem.params
     )
 
 
@@ -192,17 +190,17 @@ def nnx(problem: Problem) -> Contender:
     from flax import nnx
 
     params = problem.params
-    cell = nnx.GRUCell(problem.shape.input, problem.shape.hidden, rngs=nnx.Rngs(0))
+    cell: Any = nnx.GRUCell(problem.shape.input, problem.shape.hidden, rngs=nnx.Rngs(0))
     cell.dense_i.kernel[...] = jnp.asarray(params.w_x)
     cell.dense_i.bias[...] = jnp.asarray(params.b)
     cell.dense_h.kernel[...] = jnp.asarray(params.w_h)
     graph, weights, others = nnx.split(nnx.RNN(cell, time_major=True), nnx.Param, ...)
     h0 = jnp.zeros((problem.shape.batch, problem.shape.hidden))
-    return of_jax(
-        problem,
-        lambda weights, xs: nnx.merge(graph, weights, others)(xs, initial_carry=h0),
-        weights,
-    )
+
+    def unroll(weights: Any, xs: jax.Array) -> Any:
+        return nnx.merge(graph, weights, others)(xs, initial_carry=h0)
+
+    return of_jax(problem, unroll, weights)
 
 
 def haiku(problem: Problem) -> Contender:
@@ -212,7 +210,7 @@ def haiku(problem: Problem) -> Contender:
     params = problem.params
     hidden = problem.shape.hidden
 
-    def unroll(xs: jax.Array) -> jax.Array:
+    def unroll(xs: jax.Array) -> Any:
         core = hk.GRU(hidden)
         return hk.dynamic_unroll(core, xs, core.initial_state(problem.shape.batch))[0]
 

@@ -13,8 +13,8 @@ from pydantic import Field, model_validator
 from experiments import data, plots
 from experiments.config import ExperimentConfig
 from experiments.errors import UserError
-from experiments.model import build_network
-from experiments.task import Array, Figures, Params, Split, Task
+from experiments.model import Network, build_network
+from experiments.task import Array, Figures, LossFunction, Params, Split, Task
 from gru_jax import training
 
 KEYS = 88
@@ -72,17 +72,7 @@ def build(config: Config, data_dir: Path) -> Task:
         chosen = batches(step)
         return Pieces(train.frames[chosen], train.lengths[chosen])
 
-    def loss(
-        params: Params, batch: Pieces, key: jax.Array | None
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        frames = jnp.asarray(batch.frames, jnp.float32)
-        known, target = frames[:, :-1], frames[:, 1:]
-        predicted = batch.lengths - 1
-        logits = network.apply(params, known, lengths=predicted, key=key)
-        nll = jnp.sum(jax.nn.softplus(logits) - target * logits, axis=-1)
-        counts = jnp.arange(nll.shape[1])[None, :] < predicted[:, None]
-        return jnp.sum(nll, where=counts) / jnp.sum(predicted).astype(nll.dtype), {}
-
+    loss = make_loss(network)
     evaluate = jax.jit(lambda params, batch: loss(params, batch, None)[0])
 
     def figures(params: Params, split: Split) -> Figures:
@@ -107,6 +97,23 @@ def build(config: Config, data_dir: Path) -> Task:
         baselines=partial(baselines, pieces["train"], pieces["test"]),
         draw=draw,
     )
+
+
+def make_loss(network: Network) -> LossFunction:
+    """Returns the loss: the negative log-likelihood of a frame, in nats, given those before it."""
+
+    def loss(
+        params: Params, batch: Pieces, key: jax.Array | None
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        frames = jnp.asarray(batch.frames, jnp.float32)
+        known, target = frames[:, :-1], frames[:, 1:]
+        predicted = batch.lengths - 1
+        logits = network.apply(params, known, lengths=predicted, key=key)
+        nll = jnp.sum(jax.nn.softplus(logits) - target * logits, axis=-1)
+        counts = jnp.arange(nll.shape[1])[None, :] < predicted[:, None]
+        return jnp.sum(nll, where=counts) / jnp.sum(predicted).astype(nll.dtype), {}
+
+    return loss
 
 
 def read_pieces(path: Path) -> dict[str, list[Piece]]:

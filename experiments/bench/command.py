@@ -1,0 +1,142 @@
+"""Measures what the options ask for, and writes it as JSON, as a table and as a plot."""
+
+import dataclasses
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from tqdm import tqdm
+
+from experiments.bench import contenders, music, report, streaming
+from experiments.bench.peers import Shape, make_problem
+from experiments.bench.process import measure_process
+from experiments.bench.timing import interleave
+from experiments.data import default_data_dir
+from experiments.errors import UserError
+from experiments.files import write_atomically, write_json
+from experiments.provenance import provenance
+from experiments.suggest import did_you_mean
+
+SHAPES = ("1,512,64,64", "32,256,64,128", "64,128,128,256", "16,512,256,512", "128,64,32,32")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Times our GRU beside the peers that are installed and the matrix products alone.
+
+    All run in one process, in rounds; what counts are ratios from one run. `pip install -e
+    ".[bench]"` installs the peers. Outputs and gradients are held against ours before anything
+    is timed.
+    """
+
+    shapes: tuple[str, ...] = SHAPES
+    """Batch, time, input and hidden size, as in 32,256,64,128."""
+    contenders: tuple[str, ...] = ()
+    """Which to time, by the names in the table; the default is all that are installed."""
+    seconds: float = 20.0
+    """Seconds of rounds per shape and direction."""
+    processes: bool = True
+    """Whether to measure peak memory and time to the first gradient, in a process for each."""
+    streaming: bool = True
+    """Whether to time a single step."""
+    music: bool = True
+    """Whether to time training on the JSB Chorales, which must be in --data-dir."""
+    output: Path | None = None
+    """Directory of bench.json, bench.md and bench.png; the default is runs/bench/TIME."""
+    data_dir: Annotated[Path, tyro.conf.arg(help_behavior_hint="(default: $GRU_JAX_DATA)")] = (
+        dataclasses.field(default_factory=default_data_dir)
+    )
+    """Directory of data files."""
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command.
+
+    Returns:
+        0, the exit code.
+
+    Raises:
+        UserError: options that will not do, or a peer that computes something else than we do.
+    """
+    options = tyro.cli(
+        Options,
+        args=arguments,
+        prog="python -m experiments bench",
+        config=(tyro.conf.FlagConversionOff,),
+    )
+    shapes = [_shape(sizes) for sizes in options.shapes]
+    names = _names(options.contenders)
+    if options.seconds <= 0:
+        raise UserError(f"--seconds is {options.seconds}, but must be above 0.")
+    output = options.output or Path("runs", "bench", time.strftime("%Y%m%d-%H%M%S"))
+
+    result: dict[str, Any] = {
+        "command": shlex.join(["python", "-m", "experiments", "bench", *arguments]),
+        **provenance(),
+        "contenders": {name: contenders.known_contenders()[name] for name in names},
+        "shapes": [dataclasses.asdict(shape) for shape in shapes],
+        "forward": {},
+        "gradient": {},
+        "process": {},
+    }
+    bar = tqdm(shapes, unit="shape", disable=not sys.stderr.isatty())
+    for shape in bar:
+        bar.set_postfix_str(str(shape))
+        ready = contenders.make_contenders(names, make_problem(shape))
+        result["forward"][str(shape)] = interleave(
+            {name: contender.forward for name, contender in ready.items()},
+            seconds=options.seconds,
+        )
+        gradients = {
+            name: contender.gradient
+            for name, contender in ready.items()
+            if contender.gradient is not None
+        }
+        result["gradient"][str(shape)] = interleave(gradients, seconds=options.seconds)
+        if options.processes:
+            result["process"][str(shape)] = {
+                name: measure_process(name, shape) for name in gradients
+            }
+    if options.streaming:
+        result["streaming"] = {
+            f"batch {batch}, {inputs} to {hidden}": streaming.time_steps(
+                batch, inputs, hidden, options.seconds / 4
+            )
+            for batch, inputs, hidden in ((1, 64, 128), (32, 64, 128))
+        }
+    if options.music:
+        result["music"] = music.time_training(options.data_dir, options.seconds)
+
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(output / "bench.json", result)
+    markdown = report.to_markdown(result)
+    write_atomically(output / "bench.md", markdown)
+    report.draw(result, output / "bench.png")
+    Console(soft_wrap=True, highlight=False, markup=False).print(markdown)
+    print(f"Written to {output}")
+    return 0
+
+
+def _shape(sizes: str) -> Shape:
+    parts = sizes.split(",")
+    if len(parts) != 4 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UserError(
+            f"--shapes has {sizes}, but a shape is batch,time,input,hidden, as in 32,256,64,128."
+        )
+    return Shape(*map(int, parts))
+
+
+def _names(asked: tuple[str, ...]) -> list[str]:
+    known = list(contenders.known_contenders())
+    for name in asked:
+        if name not in known:
+            raise UserError(
+                f"There is no contender {name} here.{did_you_mean(name, known)} "
+                f"Those that can be timed are {', '.join(known)}; "
+                'pip install -e ".[bench]" installs the peers.'
+            )
+    return list(asked) or known

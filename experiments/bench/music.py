@@ -1,0 +1,86 @@
+"""End to end: train steps of configs/jsb.yaml a second, with our GRU and with Flax's."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax import nnx
+
+from experiments.bench.timing import Spread, interleave
+from experiments.loading import load_config
+from experiments.model import Network, build_network
+from experiments.tasks import music
+from gru_jax import regularize, training
+
+CONFIG = Path(__file__).parents[2] / "configs" / "jsb.yaml"
+STEPS = 10
+
+
+def time_training(data_dir: Path, seconds: float) -> dict[str, Spread]:
+    """Times train steps, the same data, optimiser and regularisers with either GRU.
+
+    Raises:
+        UserError: if the data are not there.
+    """
+    config: Any = load_config(CONFIG)
+    task = music.build(config, data_dir)
+    size = config.model.hidden_size
+    ours = build_network(config.model, music.KEYS, music.KEYS, readout="every step", seed=0)
+    plain = _Plain(size, config.model.dropout, rngs=nnx.Rngs(0))
+    graph, params, streams = nnx.split(plain, nnx.Param, ...)
+    theirs = _PlainNetwork(params, graph, streams, config.model.dropconnect)
+    networks = {"gru_jax": ours, "nnx.RNN(nnx.GRUCell)": theirs}
+    runs = {name: _training(network, config, task.batch_at) for name, network in networks.items()}
+    times = interleave(runs, seconds=seconds)
+    return {
+        name: {key: value if key == "rounds" else value / STEPS for key, value in spread.items()}
+        for name, spread in times.items()
+    }
+
+
+def _training(network: Network, config: Any, batch_at: Callable[[int], Any]) -> Callable[[], Any]:
+    optimizer = training.make_optimizer(
+        **config.optimizer.model_dump(), steps=config.training.steps
+    )
+    step = training.make_train_step(music.make_loss(network), optimizer, seed=config.seed)
+    state = training.TrainState.create(network.params, optimizer)
+    at = 0
+
+    def run() -> Any:
+        nonlocal state, at
+        for _ in range(STEPS):
+            state, metrics = step(state, batch_at(at))
+            at += 1
+        return jax.block_until_ready(metrics)
+
+    return run
+
+
+class _Plain(nnx.Module):
+    """The network of the config, of Flax's own parts."""
+
+    def __init__(self, hidden_size: int, dropout: float, *, rngs: nnx.Rngs):
+        self.hidden_size = hidden_size
+        self.recurrent = nnx.RNN(nnx.GRUCell(music.KEYS, hidden_size, rngs=rngs))
+        self.dropout = nnx.Dropout(dropout)
+        self.readout = nnx.Linear(hidden_size, music.KEYS, rngs=rngs)
+
+    def __call__(
+        self, inputs: jax.Array, lengths: jax.Array | None, key: jax.Array | None
+    ) -> jax.Array:
+        rngs = None if key is None else nnx.Rngs(dropout=key)
+        h0 = jax.numpy.zeros((inputs.shape[0], self.hidden_size))
+        hidden = self.recurrent(inputs, initial_carry=h0, seq_lengths=lengths)
+        return self.readout(self.dropout(hidden, deterministic=key is None, rngs=rngs))
+
+
+@dataclasses.dataclass(frozen=True)
+class _PlainNetwork(Network):
+    def drop_recurrent_weights(self, params: Any, key: jax.Array) -> Any:
+        kernel = params["recurrent"]["cell"]["dense_h"]["kernel"]
+        dropped = regularize.dropout(key, kernel[...], self.dropconnect)
+        return jax.tree_util.tree_map_with_path(
+            lambda path, leaf: dropped if "dense_h" in jax.tree_util.keystr(path) else leaf, params
+        )

@@ -1,0 +1,156 @@
+"""The benchmark's figures as Markdown tables and as a plot, from what `bench.json` holds."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from experiments.bench.contenders import OURS, PRODUCTS
+from experiments.plots import save
+
+Result = Mapping[str, Any]
+
+
+def to_markdown(result: Result) -> str:
+    """All tables, with the device and the command they were made by."""
+    device, versions = result["device"], result["versions"]
+    where = f"{device['cpu_cores']} CPU cores" if device["platform"] == "cpu" else device["kind"]
+    parts = [
+        f"On {where}, jax {versions['jax']}, Python {versions['python']}, revision "
+        f"{result['git_revision'][:10]}, by `{result['command']}`. Shapes are batch, time, input, "
+        "hidden; milliseconds, medians of interleaved rounds, float32.",
+        _times("Gradient with respect to parameters and inputs, ms", result, "gradient"),
+        _times("Forward, ms", result, "forward"),
+    ]
+    if result["process"]:
+        peak = "Peak memory of the gradient, MiB (a process each, after compiling)"
+        first = "Time to the first gradient, ms (a process each: tracing, compiling, running)"
+        parts += [_processes(peak, result, "peak_mib"), _processes(first, result, "first_ms")]
+    if "streaming" in result:
+        parts.append(_streaming(result))
+    if "music" in result:
+        parts.append(_music(result))
+    return "\n\n".join(parts) + "\n"
+
+
+def best_peer(times: Mapping[str, Any]) -> tuple[str, float] | None:
+    """The fastest that is neither ours nor the products alone, and its median."""
+    peers = {
+        name: spread["median"]
+        for name, spread in times.items()
+        if name not in OURS and name != PRODUCTS
+    }
+    return min(peers.items(), key=lambda peer: peer[1]) if peers else None
+
+
+def ratios(result: Result, kind: str) -> dict[str, dict[str, float]]:
+    """By shape, how many times faster ours is than the best peer and than the products alone."""
+    found = {}
+    for shape, times in result[kind].items():
+        if "gru_jax" not in times:
+            continue
+        ours, row = times["gru_jax"]["median"], {}
+        best = best_peer(times)
+        if best is not None:
+            row["best peer"] = best[1] / ours
+        if PRODUCTS in times:
+            row["products"] = times[PRODUCTS]["median"] / ours
+        found[shape] = row
+    return found
+
+
+def _times(title: str, result: Result, kind: str) -> str:
+    shapes = list(result[kind])
+    names = [name for name in result["contenders"] if name in result[kind][shapes[0]]]
+    rows = [[name, *(_spread(result[kind][shape][name]) for shape in shapes), ""] for name in names]
+    by_shape = ratios(result, kind)
+    for key, label in (("best peer", "best peer / gru_jax"), ("products", "products / gru_jax")):
+        values = [by_shape.get(shape, {}).get(key) for shape in shapes]
+        known = [value for value in values if value is not None]
+        if known:
+            mean = math.exp(sum(map(math.log, known)) / len(known))
+            cells = [f"{value:.2f}" if value else "" for value in values]
+            rows.append([f"**{label}**", *cells, f"{mean:.2f}"])
+    return _table([title, *shapes, "geometric mean"], rows)
+
+
+def _processes(title: str, result: Result, key: str) -> str:
+    shapes = list(result["process"])
+    rows = [
+        [name, *(_number(result["process"][shape][name][key]) for shape in shapes)]
+        for name in result["process"][shapes[0]]
+    ]
+    return _table([title, *shapes], rows)
+
+
+def _streaming(result: Result) -> str:
+    kinds = list(result["streaming"])
+    rows = [
+        [name, *(f"{result['streaming'][kind][name]['median'] * 1e3:.1f}" for kind in kinds)]
+        for name in result["streaming"][kinds[0]]
+    ]
+    return _table(["A jitted step with donated state, microseconds", *kinds], rows)
+
+
+def _music(result: Result) -> str:
+    times = result["music"]
+    theirs = times["nnx.RNN(nnx.GRUCell)"]["median"]
+    rows = [
+        [name, _spread(spread), f"{theirs / spread['median']:.2f}"]
+        for name, spread in times.items()
+    ]
+    return _table(["Training on configs/jsb.yaml", "ms per step", "rate beside nnx"], rows)
+
+
+def _spread(spread: Mapping[str, float]) -> str:
+    return f"{_number(spread['median'])} ({_number(spread['low'])} to {_number(spread['high'])})"
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def draw(result: Result, path: Path) -> None:
+    """Draws each contender's time as a multiple of the products alone, or of ours."""
+    figure = Figure(figsize=(11, 6.5), layout="constrained")
+    panels = figure.subplots(2, 1, sharex=True)
+    for panel, kind, title in zip(
+        panels, ("gradient", "forward"), ("Gradient", "Forward"), strict=True
+    ):
+        shapes = list(result[kind])
+        names = [name for name in result["contenders"] if name in result[kind][shapes[0]]]
+        unit = PRODUCTS if PRODUCTS in names else names[0]
+        shown = [name for name in names if name != unit]
+        width = 0.85 / max(1, len(shown))
+        for place, name in enumerate(shown):
+            units = [result[kind][shape][unit]["median"] for shape in shapes]
+            spreads = [result[kind][shape][name] for shape in shapes]
+            heights = [s["median"] / u for s, u in zip(spreads, units, strict=True)]
+            low = [(s["median"] - s["low"]) / u for s, u in zip(spreads, units, strict=True)]
+            high = [(s["high"] - s["median"]) / u for s, u in zip(spreads, units, strict=True)]
+            panel.bar(
+                [index + (place - len(shown) / 2 + 0.5) * width for index in range(len(shapes))],
+                heights,
+                width,
+                yerr=(low, high),
+                error_kw={"linewidth": 0.8},
+                color=f"C{place}" if name not in OURS else ("black", "dimgray", "silver")[place],
+                label=name,
+            )
+        panel.axhline(1, color="black", linewidth=0.8, linestyle=":")
+        panel.set_yscale("log")
+        panel.set_ylabel(f"time / {unit}")
+        panel.set_title(f"{title}: medians and quartiles, lower is better")
+        panel.set_xticks(range(len(shapes)), shapes)
+    panels[0].legend(frameon=False, ncols=4, fontsize="small")
+    panels[-1].set_xlabel("batch, time, input, hidden")
+    save(figure, path)
