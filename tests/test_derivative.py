@@ -137,12 +137,8 @@ OF_ONE = {
 }
 """Transformations, whose results are functions of a mask, a vector and a matrix."""
 
-MAPPINGS = {
-    "x": (None, 0, None),
-    "w": (None, None, 0),
-    "mask": (0, None, None),
-    "all": (0, 0, 0),
-}
+MAPPINGS = ((None, 0, None), (None, None, 0), (0, None, None), (0, 0, 0))
+
 OF_ROWS = {
     "vmap of grad of checkpoint": lambda function: jax.vmap(
         GRADIENT(jax.checkpoint(loss_of(function))), (None, 0, None)
@@ -158,55 +154,82 @@ OF_ROWS = {
     "jvp of scan": lambda function: jvp(scan_of(function)),
     "hessian of scan": lambda function: FORWARD(REVERSE(scan_of(function))),
     "grad of scan of checkpoint": lambda function: GRADIENT(scan_of(function, jax.checkpoint)),
-    "vmap of grad of scan": lambda function: jax.vmap(GRADIENT(scan_of(function)), (None, None, 2)),
+    "vmap of grad of scan": lambda function: (
+        lambda mask, xs, w: jax.vmap(GRADIENT(scan_of(function)), (None, None, 2))(
+            mask, xs, jnp.stack([w, -w], axis=2)
+        )
+    ),
 }
 """Likewise, of a mask, a vector per row and a matrix."""
 
-compiled = pytest.mark.parametrize("compiled", [False, True], ids=["as it is", "compiled"])
+# What runs as it is compiles every operation by itself, which takes its time.
+UNCOMPILED = ("value", "grad", "grad of x alone", "vjp", "jvp", "jacrev", "linearize")
+SECOND = ("hessian", "grad of checkpoint")
 
 
-def check(transform, arguments, compiled):
-    expected = jax.jit(transform(plain))(*arguments)
-    wrap = jax.jit if compiled else lambda function: function
-    assert_close(wrap(transform(ruled))(*arguments), expected, "float64")
+def check(transforms, arguments, wrap=jax.jit):
+    """Compares what every transformation gives with a rule and without, in one program each."""
+
+    def results(function):
+        return lambda *it: {name: transform(function)(*it) for name, transform in transforms}
+
+    expected = jax.jit(results(plain))(*arguments)
+    assert_close(wrap(results(ruled))(*arguments), expected, "float64")
 
 
-@compiled
-@pytest.mark.parametrize("name", OF_ONE)
 @jax.enable_x64(True)
-def test_of_one(name, compiled, arguments):
-    check(OF_ONE[name], arguments[0], compiled)
+def test_of_one(arguments):
+    check(OF_ONE.items(), arguments[0])
 
 
-@compiled
-@pytest.mark.parametrize("name", OF_ROWS)
+@pytest.mark.parametrize("name", [*UNCOMPILED, *SECOND])
 @jax.enable_x64(True)
-def test_of_rows(name, compiled, arguments):
-    (mask, _, w), (_, xs, ws) = arguments
-    w = jnp.moveaxis(ws, 0, 2) if name == "vmap of grad of scan" else w
-    check(OF_ROWS[name], (mask, xs, w), compiled)
+def test_of_one_without_compilation(name, arguments):
+    check([(name, OF_ONE[name])], arguments[0], wrap=lambda function: function)
 
 
-@compiled
-@pytest.mark.parametrize("mapped", MAPPINGS)
 @jax.enable_x64(True)
-def test_vmap_of_grad(mapped, compiled, arguments):
-    axes = MAPPINGS[mapped]
-    mixed = [one if axis is None else many for one, many, axis in zip(*arguments, axes, strict=True)]
-    check(lambda function: jax.vmap(GRADIENT(loss_of(function)), axes), mixed, compiled)
+def test_of_rows(arguments):
+    (mask, _, w), (_, xs, _) = arguments
+    check(OF_ROWS.items(), (mask, xs, w))
 
 
-@compiled
+@pytest.mark.parametrize("name", ["grad of vmap", "grad of scan", "grad of scan of checkpoint"])
 @jax.enable_x64(True)
-def test_nested_vmap_of_grad(compiled, arguments):
-    """Every matrix with every vector, along axes that are not the first."""
-    (mask, _, _), (_, xs, ws) = arguments
+def test_of_rows_without_compilation(name, arguments):
+    (mask, _, w), (_, xs, _) = arguments
+    check([(name, OF_ROWS[name])], (mask, xs, w), wrap=lambda function: function)
 
+
+def mapped_gradient(axes):
     def transform(function):
-        inner = jax.vmap(GRADIENT(loss_of(function)), (None, 1, None))
-        return jax.vmap(inner, (None, None, 2))
+        mapped = jax.vmap(GRADIENT(loss_of(function)), axes)
 
-    check(transform, (mask, xs.T, jnp.moveaxis(ws, 0, 2)), compiled)
+        def gradient(one, many):
+            picked = (i if axis is None else j for i, j, axis in zip(one, many, axes, strict=True))
+            return mapped(*picked)
+
+        return gradient
+
+    return transform
+
+
+def every_pair_gradient(function):
+    """Of every matrix with every vector, along axes that are not the first."""
+
+    def gradient(one, many):
+        inner = jax.vmap(GRADIENT(loss_of(function)), (None, 1, None))
+        both = jax.vmap(inner, (None, None, 2))
+        return both(one[0], many[1].T, jnp.moveaxis(many[2], 0, 2))
+
+    return gradient
+
+
+@pytest.mark.parametrize("wrap", [lambda function: function, jax.jit], ids=["as it is", "compiled"])
+@jax.enable_x64(True)
+def test_vmap_of_grad(wrap, arguments):
+    transforms = {str(axes): mapped_gradient(axes) for axes in MAPPINGS}
+    check([*transforms.items(), ("every pair", every_pair_gradient)], arguments, wrap)
 
 
 @jax.enable_x64(True)

@@ -51,9 +51,9 @@ def _training(network: Network, config: Any, batch_at: Callable[[int], Any]) -> 
     def run() -> Any:
         nonlocal state, at
         for _ in range(STEPS):
-            state, metrics = step(state, batch_at(at))
+            state, _ = step(state, batch_at(at))
             at += 1
-        return jax.block_until_ready(metrics)
+        return jax.block_until_ready(state)
 
     return run
 

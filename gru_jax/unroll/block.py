@@ -72,7 +72,7 @@ def block_back(
     inputs = [*jax.tree.leaves(previous), *jax.tree.leaves(sums), *direct]
     slopes = anatomy.diagonals(precise, inputs)
     if steps.valid is not None:
-        slopes = _hold(slopes, steps.valid, num_states)
+        slopes = _hold(slopes, steps.valid, jax.tree.leaves(previous))
     packed = [_pack(slopes, anatomy.sums_of(product)) for product in range(num_products)]
     passed = [{at: row[at] for at in row if at < num_states} for row in slopes]
 
@@ -182,18 +182,15 @@ def _gather(slopes: Slopes, d_outputs: dict[int, Array], at: int) -> Array:
     return sum(terms[1:], terms[0]) if terms else jnp.zeros_like(d_outputs[0])
 
 
-def _hold(rows: Slopes, valid: Array, num_states: int) -> Slopes:
+def _hold(slopes: Slopes, valid: Array, states: Leaves) -> Slopes:
     """The derivatives where a step that is not valid hands the state on as it is."""
     held = []
-    for output, row in enumerate(rows):
-        if output < num_states:
-            like = next(iter(row.values()))
-            zeros, ones = jnp.zeros_like(like), jnp.ones_like(like)
-            keeps = expand(valid, like)
-            row = {
-                at: jnp.where(keeps, row.get(at, zeros), ones if at == output else zeros)
-                for at in {*row, output}
-            }
+    for output, row in enumerate(slopes):
+        if output < len(states):
+            row = {at: jnp.where(expand(valid, d), d, jnp.zeros_like(d)) for at, d in row.items()}
+            like = states[output]
+            through = row.get(output, jnp.zeros_like(like))
+            row[output] = jnp.where(expand(valid, like), through, jnp.ones_like(like))
         held.append(row)
     return held
 

@@ -1,0 +1,129 @@
+"""The benchmark: what it compares computes the same, and what it writes says what it measured."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import gru_jax
+from experiments.bench import contenders, report
+from experiments.bench.peers import Shape, as_reset_before, installed_peers, make_problem, of_jax
+from experiments.bench.timing import interleave
+from experiments.cli import main
+from experiments.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+SHAPE = Shape(batch=2, time=5, input=3, hidden=4)
+
+
+@pytest.mark.parametrize("name", sorted(installed_peers()))
+def test_installed_peers_compute_what_ours_does(name):
+    # Other libraries rely on implicit promotion.
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        assert list(contenders.make_contenders([name], make_problem(SHAPE))) == [name]
+
+
+@pytest.mark.parametrize("options", contenders.OURS.values(), ids=contenders.OURS)
+def test_ways_of_ours_compute_the_same(options):
+    problem = make_problem(SHAPE)
+    ours = contenders.ours(problem, **options)
+    plain = contenders.ours(problem, implementation="scan")
+    np.testing.assert_allclose(ours.outputs(), plain.outputs(), atol=1e-6)
+    np.testing.assert_allclose(ours.input_gradient(), plain.input_gradient(), atol=1e-5)
+
+
+def test_a_peer_with_two_gates_swapped_is_refused(monkeypatch):
+    problem = make_problem(SHAPE)
+
+    def swapped(problem):
+        r, z, n = np.split(problem.params.w_x, 3, axis=-1)
+        wrong = dataclasses.replace(problem.params, w_x=np.concatenate([z, r, n], axis=-1))
+        return dataclasses.replace(
+            contenders.ours(dataclasses.replace(problem, params=wrong)), params=problem.params
+        )
+
+    monkeypatch.setitem(contenders.PEERS, "swapped", ("jax", swapped))
+    with pytest.raises(UserError, match=r"outputs of swapped differ from ours"):
+        contenders.make_contenders(["swapped"], problem)
+
+
+def test_a_peer_with_another_derivative_is_refused(monkeypatch):
+    def stopped(problem):
+        def apply(params, xs):
+            return gru_jax.unroll(params, jax.lax.stop_gradient(xs))[1]
+
+        return of_jax(problem, apply, problem.params)
+
+    monkeypatch.setitem(contenders.PEERS, "stopped", ("jax", stopped))
+    with pytest.raises(UserError, match=r"gradients of stopped differ from ours"):
+        contenders.make_contenders(["stopped"], make_problem(SHAPE))
+
+
+def test_the_reset_before_has_no_bias_of_its_own():
+    params = as_reset_before(make_problem(SHAPE).params)
+    params.check()
+    assert (params.reset, params.b_hn) == ("before", None)
+
+
+def test_rounds_are_interleaved():
+    order = []
+    times = interleave({name: lambda name=name: order.append(name) for name in "abc"}, seconds=0)
+    assert "".join(order) == "abc" * 6
+    assert {spread["rounds"] for spread in times.values()} == {5}
+    assert all(spread["min"] <= spread["median"] <= spread["high"] for spread in times.values())
+
+
+def test_ratios_are_of_medians_and_leave_ours_and_the_products_out_of_the_peers():
+    medians = {"gru_jax": 2.0, "gru_jax, scan": 1.0, "products alone": 1.5, "a": 5.0, "b": 4.0}
+    times = {name: {"median": value} for name, value in medians.items()}
+    result = {"gradient": {"1,2,3,4": times}}
+    assert report.best_peer(times) == ("b", 4.0)
+    assert report.ratios(result, "gradient") == {"1,2,3,4": {"best peer": 2.0, "products": 0.75}}
+
+
+@pytest.mark.slow
+def test_the_command_writes_figures_table_and_plot(workplace, capsys):
+    sizes, names = str(SHAPE), ("gru_jax", "products alone", "linen")
+    options = ["--seconds", "0.1", "--music", "False", "--output", "out", "--shapes", sizes]
+    assert main(["bench", *options, "--contenders", *names]) == 0
+
+    result = json.loads(Path("out", "bench.json").read_text())
+    assert list(result["contenders"]) == list(names)
+    assert list(result["gradient"][sizes]) == list(result["forward"][sizes]) == list(names)
+    assert all(row["median"] > 0 for row in result["gradient"][sizes].values())
+    assert result["process"][sizes]["linen"]["first_ms"] > 0
+    assert set(result["streaming"]) == {"batch 1, 64 to 128", "batch 32, 64 to 128"}
+    assert result["command"].startswith("python -m experiments bench --seconds 0.1")
+    assert Path("out", "bench.png").read_bytes().startswith(b"\x89PNG")
+    table = Path("out", "bench.md").read_text()
+    assert table == report.to_markdown(result)
+    assert table.strip() in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--shapes", "1,2,3"], ["--shapes", "1,2,3", "batch,time,input,hidden"]),
+        (["--shapes", "1,2,3,0"], ["--shapes", "1,2,3,0"]),
+        (["--shapes", "a,2,3,4"], ["--shapes", "a,2,3,4"]),
+        (["--contenders", "linnen"], ["linnen", "Did you mean linen?", "bench"]),
+        (["--seconds", "0"], ["--seconds", "0"]),
+    ],
+)
+def test_wrong_options_are_named(options, expected, refused):
+    message = refused("bench", *options)
+    for part in expected:
+        assert part in message
+
+
+def test_the_readme_shows_the_newest_figures():
+    result = json.loads((ROOT / "benchmarks" / "cpu.json").read_text())
+    readme = (ROOT / "README.md").read_text()
+    tables = report.to_markdown(result).strip()
+    shown = re.search(r"<!-- benchmarks/cpu.json -->\n(.*?)<!-- end -->", readme, re.S)
+    assert shown is not None
+    assert shown.group(1).strip() == tables

@@ -1,0 +1,221 @@
+"""Affine cells of a user's own: what is written by hand for one shape of equations fits others."""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gru_jax
+from gru_jax.unroll import xla
+from tests.cells.cases import assert_close
+
+TIME, BATCH, INPUT, HIDDEN = 7, 2, 3, 4
+
+
+def cell_class(kind):
+    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(kind))
+
+
+def zeros(w_h, batch_shape):
+    return jnp.zeros((*batch_shape, w_h.shape[0]), w_h.dtype)
+
+
+@cell_class
+class MinimalGatedUnit(gru_jax.AffineCell):
+    """Zhou et al. 2016 (arXiv 1603.09420): its second product is of an operand it computes."""
+
+    w_x: jax.Array
+    w_h: jax.Array
+    b: jax.Array
+
+    def initial_state(self, batch_shape=()):
+        return zeros(self.w_h, batch_shape)
+
+    def project(self, xs):
+        return jnp.split(gru_jax.add_bias(gru_jax.dot(xs, self.w_x), self.b), 2, axis=-1)
+
+    def combine(self, state, projected, affine):
+        u_f, u_n = jnp.split(self.w_h, 2, axis=-1)
+        (f,) = affine(state, u_f, projected[:1])
+        f = jax.nn.sigmoid(f)
+        (n,) = affine(f * state, u_n, projected[1:])
+        n = jnp.tanh(n)
+        return n + f * (state - n)
+
+
+class Averaged(NamedTuple):
+    h: jax.Array
+    mean: jax.Array
+    last: jax.Array
+
+
+@cell_class
+class Averager(gru_jax.AffineCell):
+    """A state with leaves that no product reads, one of which no step reads; a scaled output."""
+
+    w_x: jax.Array
+    w_h: jax.Array
+    h0: jax.Array
+    scale: jax.Array
+
+    def initial_state(self, batch_shape=()):
+        nothing = zeros(self.w_h, batch_shape)
+        return Averaged(jnp.broadcast_to(self.h0, nothing.shape), nothing, nothing)
+
+    def project(self, xs):
+        return {"h": gru_jax.dot(xs, self.w_x)}
+
+    def combine(self, state, projected, affine):
+        (h,) = affine(state.h, self.w_h, (projected["h"],))
+        h = jnp.tanh(h)
+        return Averaged(h, state.mean + 0.3 * (h - state.mean), state.h)
+
+    def output(self, state):
+        return jnp.broadcast_to(self.scale, state.h.shape) * state.h
+
+
+@cell_class
+class OutputOfTheMean(Averager):
+    """Its output shows only what no product reads."""
+
+    def output(self, state):
+        return jnp.broadcast_to(self.scale, state.mean.shape) * jnp.tanh(state.mean)
+
+
+@cell_class
+class SharedInput(gru_jax.AffineCell):
+    """What is projected is an addend, twice, and is read directly; a vector is an addend too."""
+
+    w_x: jax.Array
+    w_h: jax.Array
+    b: jax.Array
+
+    def initial_state(self, batch_shape=()):
+        return zeros(self.w_h, batch_shape)
+
+    def project(self, xs):
+        return gru_jax.dot(xs, self.w_x)
+
+    def combine(self, state, projected, affine):
+        weights = jnp.concatenate([self.w_h, -self.w_h, self.w_h, 2 * self.w_h], axis=-1)
+        a, b, c, d = affine(state, weights, (projected, projected, self.b, None))
+        return jnp.tanh(a + c * d) + jax.nn.sigmoid(b) * projected
+
+
+@cell_class
+class PlainUnit(gru_jax.Cell):
+    """No affine cell."""
+
+    w_x: jax.Array
+    w_h: jax.Array
+
+    def initial_state(self, batch_shape=()):
+        return zeros(self.w_h, batch_shape)
+
+    def project(self, xs):
+        return gru_jax.dot(xs, self.w_x)
+
+    def recur(self, state, projected):
+        return jnp.tanh(projected + gru_jax.dot(state, self.w_h))
+
+
+GATES = {
+    MinimalGatedUnit: 2,
+    Averager: 1,
+    OutputOfTheMean: 1,
+    SharedInput: 1,
+    PlainUnit: 1,
+}
+AFFINE = [kind for kind in GATES if issubclass(kind, gru_jax.AffineCell)]
+
+
+def draw(kind, dtype="float64"):
+    """A cell, inputs, and a state with no two numbers alike."""
+    random = np.random.default_rng(0)
+    width = GATES[kind] * HIDDEN
+    shapes = {"w_x": (INPUT, width), "w_h": (HIDDEN, width), "b": (width,)}
+    names = [item.name for item in dataclasses.fields(kind)]
+    weights = {name: random.uniform(-1, 1, shapes.get(name, (HIDDEN,))) for name in names}
+    cell = kind(**{name: jnp.asarray(value, dtype) for name, value in weights.items()})
+    state = jax.tree.map(
+        lambda leaf: jnp.asarray(random.uniform(-1, 1, leaf.shape), dtype),
+        gru_jax.initial_state(cell, (BATCH,)),
+    )
+    return cell, jnp.asarray(random.normal(size=(TIME, BATCH, INPUT)), dtype), state
+
+
+def controls():
+    random = np.random.default_rng(1)
+    return {"lengths": np.array([7, 5]), "starts": random.uniform(size=(TIME, BATCH)) < 0.3}
+
+
+@functools.partial(jax.jit, static_argnames=("implementation", "reverse", "checkpoint"))
+def evaluate(inputs, controls, *, implementation, reverse, checkpoint):
+    """Values, and gradients of a loss in which every number has a weight of its own."""
+
+    def run(*inputs):
+        return gru_jax.unroll(
+            *inputs,
+            reverse=reverse,
+            implementation=implementation,
+            checkpoint=checkpoint,
+            **controls,
+        )
+
+    outcome, pull = jax.vjp(run, *inputs)
+    weights = jax.tree.map(
+        lambda leaf: jnp.cos(jnp.arange(leaf.size, dtype=leaf.dtype)).reshape(leaf.shape), outcome
+    )
+    return outcome, pull(weights)
+
+
+@pytest.mark.parametrize("blocks", [False, True], ids=["in one piece", "in blocks"])
+@pytest.mark.parametrize("kind", AFFINE)
+@jax.enable_x64(True)
+def test_both_implementations_agree(kind, blocks, monkeypatch):
+    """In one piece reading forward; in blocks in reverse, with gates that are computed again."""
+    if blocks:
+        monkeypatch.setattr(xla, "TUNING", xla.Tuning(block_elements=1, block_rows=3 * BATCH))
+    jax.clear_caches()
+    inputs = draw(kind)
+    written_by_hand, differentiated = (
+        evaluate(
+            inputs,
+            controls(),
+            implementation=implementation,
+            reverse=blocks,
+            checkpoint="step" if blocks else None,
+        )
+        for implementation in ("xla", "scan")
+    )
+    jax.clear_caches()
+    assert_close(written_by_hand, differentiated, "float64")
+    _, gradients = differentiated
+    for leaf in jax.tree.leaves(gradients[:2]):
+        assert jnp.abs(leaf).max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", AFFINE)
+@jax.enable_x64(True)
+def test_forward_mode(kind):
+    cell, xs, state = draw(kind)
+
+    def tangents(implementation):
+        def run(*inputs):
+            return gru_jax.unroll(*inputs, implementation=implementation)
+
+        return jax.jit(lambda *inputs: jax.jvp(run, inputs, inputs))(cell, xs, state)
+
+    assert_close(tangents("xla"), tangents("scan"), "float64")
+
+
+def test_a_plain_cell_runs_as_a_scan():
+    cell, xs, state = draw(PlainUnit, "float32")
+    expected = gru_jax.unroll(cell, xs, state, implementation="scan")
+    assert_close(gru_jax.unroll(cell, xs, state), expected, "float32")
+    with pytest.raises(NotImplementedError, match="PlainUnit"):
+        gru_jax.unroll(cell, xs, state, implementation="xla")
