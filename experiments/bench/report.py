@@ -123,6 +123,11 @@ def draw(result: Result, path: Path) -> None:
     """Draws each contender's time as a multiple of the products alone, or of ours."""
     figure = Figure(figsize=(11, 6.5), layout="constrained")
     panels = figure.subplots(2, 1, sharex=True)
+    greys = iter(("black", "dimgray", "silver"))
+    colors = {
+        name: next(greys) if name in OURS else f"C{place}"
+        for place, name in enumerate(result["contenders"])
+    }
     for panel, kind, title in zip(
         panels, ("gradient", "forward"), ("Gradient", "Forward"), strict=True
     ):
@@ -143,7 +148,7 @@ def draw(result: Result, path: Path) -> None:
                 width,
                 yerr=(low, high),
                 error_kw={"linewidth": 0.8},
-                color=f"C{place}" if name not in OURS else ("black", "dimgray", "silver")[place],
+                color=colors[name],
                 label=name,
             )
         panel.axhline(1, color="black", linewidth=0.8, linestyle=":")
@@ -151,6 +156,6 @@ def draw(result: Result, path: Path) -> None:
         panel.set_ylabel(f"time / {unit}")
         panel.set_title(f"{title}: medians and quartiles, lower is better")
         panel.set_xticks(range(len(shapes)), shapes)
-    panels[0].legend(frameon=False, ncols=4, fontsize="small")
+    panels[1].legend(frameon=False, ncols=4, fontsize="small")
     panels[-1].set_xlabel("batch, time, input, hidden")
     save(figure, path)

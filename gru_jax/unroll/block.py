@@ -177,9 +177,9 @@ def _spread(packed: dict[int, Array], d_outputs: dict[int, Array]) -> Array:
 
 
 def _gather(slopes: Slopes, d_outputs: dict[int, Array], at: int) -> Array:
-    """The cotangent of an input, from those of the outputs that read it."""
+    """The cotangent of a leaf of the state or a direct input, from the outputs that read it."""
     terms = [row[at] * d_outputs[i] for i, row in enumerate(slopes) if i in d_outputs and at in row]
-    return sum(terms[1:], terms[0]) if terms else jnp.zeros_like(d_outputs[0])
+    return sum(terms[1:], terms[0]) if terms else jnp.zeros_like(d_outputs[at])
 
 
 def _hold(slopes: Slopes, valid: Array, states: Leaves) -> Slopes:

@@ -19,6 +19,7 @@ SHAPE = Shape(time=7, batch=(2,), input=2, hidden=3)
 # Six, of which blocks of three are two: the loop over blocks, without a second body for a rest.
 DERIVED = Shape(time=6, batch=(2,), input=2, hidden=2)
 NEVER = 2**40
+WHOLE = xla.Tuning()
 
 
 def in_blocks_of(steps: int, *, inside: bool = False, sequences: int = 2) -> xla.Tuning:
@@ -28,8 +29,8 @@ def in_blocks_of(steps: int, *, inside: bool = False, sequences: int = 2) -> xla
 
 
 WAYS = {
-    "scan": ("scan", xla.TUNING),
-    "xla": ("xla", xla.TUNING),
+    "scan": ("scan", WHOLE),
+    "xla": ("xla", WHOLE),
     "xla in blocks": ("xla", in_blocks_of(3)),
     "xla in blocks, projecting inside": ("xla", in_blocks_of(3, inside=True)),
 }
@@ -37,7 +38,7 @@ BLOCKS_INSIDE = "xla in blocks, projecting inside"
 
 
 @contextlib.contextmanager
-def run_by(implementation, tuning=xla.TUNING):
+def run_by(implementation, tuning=WHOLE):
     """Unroll by one implementation; compiled anew, for the tuning is read when it is traced."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(xla, "TUNING", tuning)
@@ -115,7 +116,7 @@ def test_blocks_give_what_one_piece_gives():
     """Over so many steps and rows that sums in another order are not the same number."""
     problem = Problem.draw(LSTM, Shape(time=47, batch=(8,), input=4, hidden=8))
     outcomes = []
-    for tuning in (xla.TUNING, in_blocks_of(5, inside=True, sequences=8)):
+    for tuning in (WHOLE, in_blocks_of(5, inside=True, sequences=8)):
         with run_by("xla", tuning) as unroll:
             outcomes.append(problem.run("float32", unroll))
     assert_close(*outcomes, "float32")
@@ -264,7 +265,7 @@ def working_memory():
     problem = Problem.draw(GRU_AFTER, Shape(time=64, batch=(8,), input=16, hidden=32))
     inputs = problem.inputs("float32")
 
-    def measure(implementation, checkpoint, tuning=xla.TUNING):
+    def measure(implementation, checkpoint, tuning=WHOLE):
         with run_by(implementation, tuning) as unroll:
 
             def loss(*inputs):
