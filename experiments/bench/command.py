@@ -75,7 +75,7 @@ def main(arguments: list[str]) -> int:
     output = options.output or Path("runs", "bench", time.strftime("%Y%m%d-%H%M%S"))
 
     result: dict[str, Any] = {
-        "command": shlex.join(["python", "-m", "experiments", "bench", *arguments]),
+        "command": _command(arguments),
         **provenance(),
         "contenders": {name: contenders.known_contenders()[name] for name in names},
         "shapes": [dataclasses.asdict(shape) for shape in shapes],
@@ -119,6 +119,17 @@ def main(arguments: list[str]) -> int:
     Console(soft_wrap=True, highlight=False, markup=False).print(markdown)
     print(f"Written to {output}")
     return 0
+
+
+def _command(arguments: list[str]) -> str:
+    """The command without its directories, which say nothing about the figures."""
+    shown, rest = [], iter(arguments)
+    for argument in rest:
+        if argument in ("--output", "--data-dir"):
+            next(rest, None)
+        elif not argument.startswith(("--output=", "--data-dir=")):
+            shown.append(argument)
+    return shlex.join(["python", "-m", "experiments", "bench", *shown])
 
 
 def _shape(sizes: str) -> Shape:

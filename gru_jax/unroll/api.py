@@ -40,7 +40,7 @@ def step(params: Cell, state: State, x: StepInputs) -> State:
     x = checks.floating_array("x", x)
     batch_shape = batch_shape_of("x", params, x, 0)
     state = check_state("state", params, state, batch_shape)
-    return _step(params, state, x)
+    return _step(params, state, x, kind=type(params))
 
 
 def initial_state(params: Cell, batch_shape: Shape = ()) -> State:
@@ -149,8 +149,12 @@ def unroll_truncated(
     )
 
 
-@functools.partial(jax.jit, inline=True)
-def _step(params: Cell, state: State, x: Array) -> State:
+# The class of the parameters is an argument of its own: jax.jit tells trees apart by structures
+# whose equality ignores the class of a registered dataclass, so that one cell could be given the
+# program of another.
+@functools.partial(jax.jit, inline=True, static_argnames="kind")
+def _step(params: Cell, state: State, x: Array, *, kind: type[Cell]) -> State:
+    del kind
     return advance(params, state, project(params, x), x.dtype)
 
 
@@ -184,6 +188,7 @@ def _run(
         xs,
         h0,
         controls,
+        kind=type(params),
         reverse=bool(reverse),
         implementation=_choose(implementation, params),
         checkpoint=checkpoint,
@@ -192,7 +197,9 @@ def _run(
 
 
 @functools.partial(
-    jax.jit, inline=True, static_argnames=("reverse", "implementation", "checkpoint", "window")
+    jax.jit,
+    inline=True,
+    static_argnames=("kind", "reverse", "implementation", "checkpoint", "window"),
 )
 def _unroll(
     params: Cell,
@@ -200,11 +207,13 @@ def _unroll(
     state: State | None,
     controls: Controls,
     *,
+    kind: type[Cell],
     reverse: bool,
     implementation: str,
     checkpoint: Checkpoint,
     window: int | None,
 ) -> tuple[State, Array]:
+    del kind
     if state is None:
         dtype = gate_dtype(xs.dtype)
         batch_shape = batch_shape_of("xs", params, xs, 1)

@@ -66,6 +66,9 @@ def walk_back(
     )
     elements = max(leaf.size for leaf in jax.tree.leaves(state))
     most = max(block_elements // max(1, elements), block_rows // max(1, math.prod(batch_shape)), 1)
+    if kept.sums is None:
+        # Or what is computed again at once would be as much as what was not kept.
+        most = min(most, max(1, time // 8))
     window = _block_steps(time, most)
     carry, d_xs = _over_blocks(walk, carry, steps, kept, d_ys, state, window, reverse=reverse)
 

@@ -50,7 +50,9 @@ TUNING = Tuning()
 
 
 def unsupported(cell: Cell) -> str | None:
-    """Why this implementation cannot run ``cell``; None where it can."""
+    """Why this implementation cannot run ``cell`` here; None where it can."""
+    if jax.sharding.AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types:
+        return "under a mesh with explicit axes, whose sharded axes it would have to join"
     if isinstance(cell, AffineCell):
         return None
     return f"{type(cell).__name__} is not a gru_jax.AffineCell, whose products can be told apart"

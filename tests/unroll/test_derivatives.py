@@ -1,6 +1,7 @@
 """Derivatives of every kind and order, and the transformations that unroll must live under."""
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
