@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Protocol, TypeVar
+from typing import ClassVar, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +51,7 @@ class Cell:
         return state
 
 
+@runtime_checkable
 class Affine(Protocol):
     """``(operand, weights, addends) -> sums``: what :func:`affine` computes."""
 

@@ -49,10 +49,11 @@ def walk_back(
 
     # A product with a transposed matrix is slower by a third: what is transposed outside of the
     # blocks and again within is read as it lies when a gradient transposes it once more.
-    mirrored = jax.tree.map(lambda leaf: lax.optimization_barrier(leaf.T), cell)
+    leaves, structure = jax.tree.flatten(cell)
+    mirrored = [lax.optimization_barrier(leaf.T) for leaf in leaves]
 
     def walk(carry: Cotangents, block: Block) -> tuple[Cotangents, Array]:
-        cell = jax.tree.map(lambda leaf: leaf.T, mirrored)
+        cell = jax.tree.unflatten(structure, [leaf.T for leaf in mirrored])
         return block_back(cell, anatomy, transposed, initial, carry, block, reverse=reverse)
 
     def zeros_like(tree: Any) -> Any:
