@@ -62,8 +62,8 @@ class Anatomy(NamedTuple):
         sums = [
             tuple(inputs[at] for at in self.sums_of(product)) for product in range(len(self.widths))
         ]
-        # Addends are nothing but added, and that is done: what is only added is not needed.
-        projected: list[Any] = [None] * self.projected.num_leaves
+        # Addends are nothing but added, and that is done: what is only added may be anything.
+        projected = [jnp.zeros_like(inputs[0])] * self.projected.num_leaves
         for index, at in zip(self.direct, self.direct_inputs, strict=True):
             projected[index] = inputs[at]
         return _evaluate(
