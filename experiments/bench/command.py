@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 from tqdm import tqdm
 
-from experiments.bench import contenders, music, report, streaming
+from experiments.bench import contenders, layers, music, report, streaming
 from experiments.bench.peers import Shape, make_problem
 from experiments.bench.process import measure_process
 from experiments.bench.timing import interleave
@@ -21,6 +21,8 @@ from experiments.files import write_atomically, write_json
 from experiments.provenance import provenance
 from experiments.suggest import did_you_mean
 
+LONG = "32,10000,64,256"
+LAYERS = "32,256,64,128"
 SHAPES = ("1,512,64,64", "32,256,64,128", "64,128,128,256", "16,512,256,512", "128,64,32,32")
 
 
@@ -41,6 +43,10 @@ class Options:
     """Seconds of rounds per shape and direction."""
     processes: bool = True
     """Whether to measure peak memory and time to the first gradient, in a process for each."""
+    long: str | None = LONG
+    """Shape at which our ways of keeping less memory are measured, in processes; or None."""
+    layers: str | None = LAYERS
+    """Shape at which one layer and two, in one direction and both, are timed; or None."""
     streaming: bool = True
     """Whether to time a single step."""
     music: bool = True
@@ -68,7 +74,9 @@ def main(arguments: list[str]) -> int:
         prog="python -m experiments bench",
         config=(tyro.conf.FlagConversionOff,),
     )
-    shapes = [_shape(sizes) for sizes in options.shapes]
+    shapes = [_shape("shapes", sizes) for sizes in options.shapes]
+    long = None if options.long is None else _shape("long", options.long)
+    layered = None if options.layers is None else _shape("layers", options.layers)
     names = _names(options.contenders)
     if options.seconds <= 0:
         raise UserError(f"--seconds is {options.seconds}, but must be above 0.")
@@ -101,6 +109,11 @@ def main(arguments: list[str]) -> int:
             result["process"][str(shape)] = {
                 name: measure_process(name, shape) for name in gradients
             }
+    ours = [name for name in contenders.OURS if name in names]
+    if long is not None and ours:
+        result["long"] = {str(long): {name: measure_process(name, long) for name in ours}}
+    if layered is not None:
+        result["layers"] = {str(layered): layers.time_layers(layered, options.seconds)}
     if options.streaming:
         result["streaming"] = {
             f"batch {batch}, {inputs} to {hidden}": streaming.time_steps(
@@ -132,11 +145,11 @@ def _command(arguments: list[str]) -> str:
     return shlex.join(["python", "-m", "experiments", "bench", *shown])
 
 
-def _shape(sizes: str) -> Shape:
+def _shape(option: str, sizes: str) -> Shape:
     parts = sizes.split(",")
     if len(parts) != 4 or not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise UserError(
-            f"--shapes has {sizes}, but a shape is batch,time,input,hidden, as in 32,256,64,128."
+            f"--{option} has {sizes}, but a shape is batch,time,input,hidden, as in 32,256,64,128."
         )
     return Shape(*map(int, parts))
 

@@ -13,6 +13,7 @@ from experiments.errors import UserError
 OURS = {
     "gru_jax": {},
     "gru_jax, recompute": {"checkpoint": "step"},
+    "gru_jax, chunks": {"checkpoint": "chunk"},
     "gru_jax, scan": {"implementation": "scan"},
 }
 PRODUCTS = "products alone"
@@ -51,12 +52,13 @@ def _check(name: str, contender: Contender, problem: Problem) -> None:
         return jnp.sum(ys * weights), ys
 
     (_, ys), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(xs)
-    _compare(f"The outputs of {name}", contender.outputs(), ys)
+    compare(f"The outputs of {name}", contender.outputs(), ys)
     if contender.input_gradient is not None:
-        _compare(f"The gradients of {name}", contender.input_gradient(), gradient)
+        compare(f"The gradients of {name}", contender.input_gradient(), gradient)
 
 
-def _compare(what: str, came: np.ndarray, expected: jax.Array) -> None:
+def compare(what: str, came: np.ndarray, expected: jax.Array) -> None:
+    """Raises UserError where an array is not ours to float32 rounding."""
     error = float(np.abs(came - np.asarray(expected)).max() / np.abs(expected).max())
     if not error < 1e-3:
         raise UserError(f"{what} differ from ours by {error:.1e} of the largest; not timed.")

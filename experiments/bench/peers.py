@@ -72,9 +72,7 @@ def make_problem(shape: Shape, seed: int = 0) -> Problem:
     """Draws weights and inputs; every bias but the one that nnx.GRUCell lacks is not zero."""
     keys = jax.random.split(jax.random.key(seed), 3)
     params = gru_jax.init(keys[0], shape.input, shape.hidden, bias_init="torch")
-    if params.b_hn is None:
-        raise AssertionError("a GRU with biases has b_hn")
-    params = dataclasses.replace(params, b_hn=jnp.zeros_like(params.b_hn))
+    params = dataclasses.replace(params, b_hn=jnp.zeros((shape.hidden,)))
     xs = jax.random.normal(keys[1], (shape.time, shape.batch, shape.input))
     weights = jax.random.normal(keys[2], (shape.time, shape.batch, shape.hidden))
     return Problem(shape, jax.tree.map(np.asarray, params), np.asarray(xs), np.asarray(weights))
@@ -192,18 +190,25 @@ def nnx(problem: Problem) -> Contender:
     """flax.nnx.RNN(flax.nnx.GRUCell); its cell has no bias b_hn."""
     from flax import nnx
 
-    params = problem.params
-    cell: Any = nnx.GRUCell(problem.shape.input, problem.shape.hidden, rngs=nnx.Rngs(0))
-    cell.dense_i.kernel[...] = jnp.asarray(params.w_x)
-    cell.dense_i.bias[...] = jnp.asarray(params.b)
-    cell.dense_h.kernel[...] = jnp.asarray(params.w_h)
-    graph, weights, others = nnx.split(nnx.RNN(cell, time_major=True), nnx.Param, ...)
+    rnn = nnx.RNN(nnx_cell(problem.params), time_major=True)
+    graph, weights, others = nnx.split(rnn, nnx.Param, ...)
     h0 = jnp.zeros((problem.shape.batch, problem.shape.hidden))
 
     def unroll(weights: Any, xs: jax.Array) -> Any:
         return nnx.merge(graph, weights, others)(xs, initial_carry=h0)
 
     return of_jax(problem, unroll, weights)
+
+
+def nnx_cell(params: gru_jax.GRUParams) -> Any:
+    """flax.nnx.GRUCell with our weights."""
+    from flax import nnx
+
+    cell: Any = nnx.GRUCell(params.w_x.shape[0], params.w_h.shape[0], rngs=nnx.Rngs(0))
+    cell.dense_i.kernel[...] = jnp.asarray(params.w_x)
+    cell.dense_i.bias[...] = jnp.asarray(params.b)
+    cell.dense_h.kernel[...] = jnp.asarray(params.w_h)
+    return cell
 
 
 def haiku(problem: Problem) -> Contender:

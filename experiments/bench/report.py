@@ -27,7 +27,15 @@ def to_markdown(result: Result) -> str:
     if result["process"]:
         peak = "Peak memory of the gradient, MiB (a process each, after compiling)"
         first = "Time to the first gradient, ms (a process each: tracing, compiling, running)"
-        parts += [_processes(peak, result, "peak_mib"), _processes(first, result, "first_ms")]
+        parts += [
+            _processes(peak, result["process"], "peak_mib"),
+            _processes(first, result["process"], "first_ms"),
+        ]
+    if "long" in result:
+        title = "A long sequence: peak memory of the gradient, MiB (a process each)"
+        parts.append(_processes(title, result["long"], "peak_mib"))
+    if "layers" in result:
+        parts.append(_layers(result))
     if "streaming" in result:
         parts.append(_streaming(result))
     if "music" in result:
@@ -76,13 +84,30 @@ def _times(title: str, result: Result, kind: str) -> str:
     return _table([title, *shapes, "geometric mean"], rows)
 
 
-def _processes(title: str, result: Result, key: str) -> str:
-    shapes = list(result["process"])
+def _processes(title: str, by_shape: Result, key: str) -> str:
+    shapes = list(by_shape)
     rows = [
-        [name, *(_number(result["process"][shape][name][key]) for shape in shapes)]
-        for name in result["process"][shapes[0]]
+        [name, *(_number(by_shape[shape][name][key]) for shape in shapes)]
+        for name in by_shape[shapes[0]]
     ]
     return _table([title, *shapes], rows)
+
+
+def _layers(result: Result) -> str:
+    ((shape, by_kind),) = result["layers"].items()
+    single = next(iter(by_kind.values()))["gru_jax"]["median"]
+    rows = [
+        [
+            kind,
+            _spread(times["gru_jax"]),
+            _spread(times["nnx"]),
+            f"{times['nnx']['median'] / times['gru_jax']['median']:.2f}",
+            f"{times['gru_jax']['median'] / single:.2f}",
+        ]
+        for kind, times in by_kind.items()
+    ]
+    title = f"Gradient of layers at {shape}, ms"
+    return _table([title, "gru_jax", "nnx", "nnx / gru_jax", "gru_jax / its one layer"], rows)
 
 
 def _streaming(result: Result) -> str:

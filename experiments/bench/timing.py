@@ -1,5 +1,6 @@
 """Timing by rounds: everything once, and again, so that what disturbs the machine disturbs all."""
 
+import random
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,7 +12,10 @@ Spread = dict[str, float]
 
 
 def interleave(runs: Runs, *, seconds: float, calls: int = 1) -> dict[str, Spread]:
-    """Times functions side by side, in rounds.
+    """Times functions side by side, in rounds, each in an order of its own.
+
+    What one leaves behind (threads that spin on for a while, memory that goes back to the
+    system) falls on whichever comes next; in a fixed order that would always be the same one.
 
     Args:
         runs: what to time, by name; each returns when its work is done.
@@ -24,12 +28,14 @@ def interleave(runs: Runs, *, seconds: float, calls: int = 1) -> dict[str, Sprea
     for run in runs.values():
         run()
     times: dict[str, list[float]] = {name: [] for name in runs}
+    order, shuffle = list(runs), random.Random(0).shuffle
     begin = time.perf_counter()
     while min(map(len, times.values())) < 5 or time.perf_counter() - begin < seconds:
-        for name, run in runs.items():
+        shuffle(order)
+        for name in order:
             started = time.perf_counter()
             for _ in range(calls):
-                run()
+                runs[name]()
             times[name].append((time.perf_counter() - started) / calls * 1e3)
     return {name: spread(values) for name, values in times.items()}
 

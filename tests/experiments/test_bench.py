@@ -69,10 +69,13 @@ def test_the_reset_before_has_no_bias_of_its_own():
     assert (params.reset, params.b_hn) == ("before", None)
 
 
-def test_rounds_are_interleaved():
+def test_rounds_are_interleaved_and_each_has_an_order_of_its_own():
     order = []
     times = interleave({name: lambda name=name: order.append(name) for name in "abc"}, seconds=0)
-    assert "".join(order) == "abc" * 6
+    rounds = ["".join(order[at : at + 3]) for at in range(0, len(order), 3)]
+    assert len(rounds) == 6
+    assert {"".join(sorted(names)) for names in rounds} == {"abc"}
+    assert len(set(rounds)) > 1
     assert {spread["rounds"] for spread in times.values()} == {5}
     assert all(spread["min"] <= spread["median"] <= spread["high"] for spread in times.values())
 
@@ -88,7 +91,8 @@ def test_ratios_are_of_medians_and_leave_ours_and_the_products_out_of_the_peers(
 @pytest.mark.slow
 def test_the_command_writes_figures_table_and_plot(workplace, capsys):
     sizes, names = str(SHAPE), ("gru_jax", "products alone", "linen")
-    options = ["--seconds", "0.1", "--music", "False", "--output", "out", "--shapes", sizes]
+    options = ["--seconds", "0.1", "--music", "False", "--output", "out"]
+    options += ["--shapes", sizes, "--long", sizes, "--layers", sizes]
     assert main(["bench", *options, "--contenders", *names]) == 0
 
     result = json.loads(Path("out", "bench.json").read_text())
@@ -96,6 +100,8 @@ def test_the_command_writes_figures_table_and_plot(workplace, capsys):
     assert list(result["gradient"][sizes]) == list(result["forward"][sizes]) == list(names)
     assert all(row["median"] > 0 for row in result["gradient"][sizes].values())
     assert result["process"][sizes]["linen"]["first_ms"] > 0
+    assert set(result["long"][sizes]) == {"gru_jax"}
+    assert [*result["layers"][sizes]] == ["1 one way", "1 both ways", "2 one way", "2 both ways"]
     assert set(result["streaming"]) == {"batch 1, 64 to 128", "batch 32, 64 to 128"}
     assert result["command"].startswith("python -m experiments bench --seconds 0.1")
     assert Path("out", "bench.png").read_bytes().startswith(b"\x89PNG")
@@ -110,6 +116,8 @@ def test_the_command_writes_figures_table_and_plot(workplace, capsys):
         (["--shapes", "1,2,3"], ["--shapes", "1,2,3", "batch,time,input,hidden"]),
         (["--shapes", "1,2,3,0"], ["--shapes", "1,2,3,0"]),
         (["--shapes", "a,2,3,4"], ["--shapes", "a,2,3,4"]),
+        (["--long", "1,2,3"], ["--long", "1,2,3"]),
+        (["--layers", "1,2"], ["--layers", "1,2"]),
         (["--contenders", "linnen"], ["linnen", "Did you mean linen?", "bench"]),
         (["--seconds", "0"], ["--seconds", "0"]),
     ],
