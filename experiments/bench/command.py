@@ -14,6 +14,7 @@ from tqdm import tqdm
 from experiments.bench import contenders, layers, music, report, streaming
 from experiments.bench.peers import Shape, make_problem
 from experiments.bench.process import measure_process
+from experiments.bench.products import time_parts
 from experiments.bench.timing import interleave
 from experiments.data import default_data_dir
 from experiments.errors import UserError
@@ -47,6 +48,8 @@ class Options:
     """Shape at which our ways of keeping less memory are measured, in processes; or None."""
     layers: str | None = LAYERS
     """Shape at which one layer and two, in one direction and both, are timed; or None."""
+    products: bool = True
+    """Whether to time each kind of product by itself: what bounds the figures."""
     streaming: bool = True
     """Whether to time a single step."""
     music: bool = True
@@ -82,45 +85,24 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"--seconds is {options.seconds}, but must be above 0.")
     output = options.output or Path("runs", "bench", time.strftime("%Y%m%d-%H%M%S"))
 
-    result: dict[str, Any] = {
+    result = {
         "command": _command(arguments),
         **provenance(),
         "contenders": {name: contenders.known_contenders()[name] for name in names},
         "shapes": [dataclasses.asdict(shape) for shape in shapes],
-        "forward": {},
-        "gradient": {},
-        "process": {},
+        **_time_contenders(shapes, names, options),
     }
-    bar = tqdm(shapes, unit="shape", disable=not sys.stderr.isatty())
-    for shape in bar:
-        bar.set_postfix_str(str(shape))
-        ready = contenders.make_contenders(names, make_problem(shape))
-        result["forward"][str(shape)] = interleave(
-            {name: contender.forward for name, contender in ready.items()},
-            seconds=options.seconds,
-        )
-        gradients = {
-            name: contender.gradient
-            for name, contender in ready.items()
-            if contender.gradient is not None
+    if options.products:
+        result["products"] = {
+            str(shape): time_parts(shape, options.seconds / 4) for shape in shapes
         }
-        result["gradient"][str(shape)] = interleave(gradients, seconds=options.seconds)
-        if options.processes:
-            result["process"][str(shape)] = {
-                name: measure_process(name, shape) for name in gradients
-            }
     ours = [name for name in contenders.OURS if name in names]
     if long is not None and ours:
         result["long"] = {str(long): {name: measure_process(name, long) for name in ours}}
     if layered is not None:
         result["layers"] = {str(layered): layers.time_layers(layered, options.seconds)}
     if options.streaming:
-        result["streaming"] = {
-            f"batch {batch}, {inputs} to {hidden}": streaming.time_steps(
-                batch, inputs, hidden, options.seconds / 4
-            )
-            for batch, inputs, hidden in ((1, 64, 128), (32, 64, 128))
-        }
+        result["streaming"] = streaming.time_batches(options.seconds / 2)
     if options.music:
         result["music"] = music.time_training(options.data_dir, options.seconds)
 
@@ -132,6 +114,26 @@ def main(arguments: list[str]) -> int:
     Console(soft_wrap=True, highlight=False, markup=False).print(markdown)
     print(f"Written to {output}")
     return 0
+
+
+def _time_contenders(shapes: list[Shape], names: list[str], options: Options) -> dict[str, Any]:
+    """Times all contenders on all shapes: "forward", "gradient" and "process", by shape."""
+    found: dict[str, Any] = {"forward": {}, "gradient": {}, "process": {}}
+    bar = tqdm(shapes, unit="shape", disable=not sys.stderr.isatty())
+    for shape in bar:
+        bar.set_postfix_str(str(shape))
+        ready = contenders.make_contenders(names, make_problem(shape))
+        forward = {name: contender.forward for name, contender in ready.items()}
+        gradient = {
+            name: contender.gradient
+            for name, contender in ready.items()
+            if contender.gradient is not None
+        }
+        found["forward"][str(shape)] = interleave(forward, seconds=options.seconds)
+        found["gradient"][str(shape)] = interleave(gradient, seconds=options.seconds)
+        if options.processes:
+            found["process"][str(shape)] = {name: measure_process(name, shape) for name in gradient}
+    return found
 
 
 def _command(arguments: list[str]) -> str:

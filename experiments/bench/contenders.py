@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import gru_jax
-from experiments.bench.peers import PEERS, Contender, Problem, installed_peers, ours, products
+from experiments.bench.peers import PEERS, Contender, Problem, installed_peers, ours
+from experiments.bench.products import products
 from experiments.errors import UserError
 
 OURS = {

@@ -122,52 +122,6 @@ def ours(problem: Problem, **options: Any) -> Contender:
     )
 
 
-def products(problem: Problem) -> Contender:
-    """The matrix products of a GRU and nothing else: what the arithmetic between them is held to.
-
-    Its gradient is the products of the forward pass and of the gradient.
-    """
-    batch, time, hidden = problem.shape.batch, problem.shape.time, problem.shape.hidden
-    arrays = jax.tree.map(jnp.asarray, (problem.params.w_x, problem.params.w_h, problem.xs))
-
-    def flat(array: jax.Array) -> jax.Array:
-        return array.reshape(time * batch, array.shape[-1])
-
-    def recur(w_h: jax.Array) -> tuple[jax.Array, jax.Array]:
-        def step(h: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
-            gates = h @ w_h
-            # Halved, so that nothing grows beyond what a float32 holds.
-            return gates[:, :hidden] * 0.5, gates
-
-        return lax.scan(step, jnp.ones((batch, hidden)), None, length=time)
-
-    def recur_back(w_h: jax.Array) -> jax.Array:
-        transposed = w_h.T
-
-        def step(gates: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
-            h = gates @ transposed
-            return jnp.concatenate([h, h, h], axis=-1) * 0.5, h
-
-        return lax.scan(step, jnp.ones((batch, 3 * hidden)), None, length=time)[1]
-
-    @jax.jit
-    def forward(w_x: jax.Array, w_h: jax.Array, xs: jax.Array) -> Any:
-        return xs @ w_x, recur(w_h)[0]
-
-    @jax.jit
-    def gradient(w_x: jax.Array, w_h: jax.Array, xs: jax.Array) -> Any:
-        gates, states = flat(recur(w_h)[1]), flat(recur_back(w_h))
-        return xs @ w_x, states.T @ gates, flat(xs).T @ gates, gates @ w_x.T
-
-    return Contender(
-        forward=lambda: jax.block_until_ready(forward(*arrays)),
-        gradient=lambda: jax.block_until_ready(gradient(*arrays)),
-        outputs=lambda: np.zeros(()),
-        input_gradient=None,
-        params=problem.params,
-    )
-
-
 def linen(problem: Problem) -> Contender:
     """flax.linen.RNN(flax.linen.GRUCell)."""
     import flax.linen as nn

@@ -31,6 +31,8 @@ def to_markdown(result: Result) -> str:
             _processes(peak, result["process"], "peak_mib"),
             _processes(first, result["process"], "first_ms"),
         ]
+    if "products" in result:
+        parts.append(_products(result))
     if "long" in result:
         title = "A long sequence: peak memory of the gradient, MiB (a process each)"
         parts.append(_processes(title, result["long"], "peak_mib"))
@@ -90,6 +92,16 @@ def _processes(title: str, by_shape: Result, key: str) -> str:
         [name, *(_number(by_shape[shape][name][key]) for shape in shapes)]
         for name in by_shape[shapes[0]]
     ]
+    return _table([title, *shapes], rows)
+
+
+def _products(result: Result) -> str:
+    shapes = list(result["products"])
+    rows = [
+        [name, *(f"{result['products'][shape][name]['gflops']:.0f}" for shape in shapes)]
+        for name in result["products"][shapes[0]]
+    ]
+    title = "Each product by itself, 10^9 multiplications and additions a second"
     return _table([title, *shapes], rows)
 
 

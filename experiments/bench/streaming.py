@@ -10,6 +10,17 @@ import gru_jax
 from experiments.bench.timing import Spread, interleave
 
 
+def time_batches(seconds: float) -> dict[str, dict[str, Spread]]:
+    """Times steps at batch 1 and 32."""
+    input_size, hidden_size = 64, 128
+    return {
+        f"batch {batch}, {input_size} to {hidden_size}": time_steps(
+            batch, input_size, hidden_size, seconds / 2
+        )
+        for batch in (1, 32)
+    }
+
+
 def time_steps(batch: int, input_size: int, hidden_size: int, seconds: float) -> dict[str, Spread]:
     """Times a jitted step whose state is donated: each call takes what the last one gave.
 

@@ -100,6 +100,7 @@ def test_the_command_writes_figures_table_and_plot(workplace, capsys):
     assert list(result["gradient"][sizes]) == list(result["forward"][sizes]) == list(names)
     assert all(row["median"] > 0 for row in result["gradient"][sizes].values())
     assert result["process"][sizes]["linen"]["first_ms"] > 0
+    assert all(row["gflops"] > 0 for row in result["products"][sizes].values())
     assert set(result["long"][sizes]) == {"gru_jax"}
     assert [*result["layers"][sizes]] == ["1 one way", "1 both ways", "2 one way", "2 both ways"]
     assert set(result["streaming"]) == {"batch 1, 64 to 128", "batch 32, 64 to 128"}
