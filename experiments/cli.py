@@ -9,6 +9,7 @@ from experiments.suggest import did_you_mean
 
 COMMANDS = {
     "train": "trains what a YAML file describes and reports it beside its baselines",
+    "compare": "trains it with several cells and seeds, and puts their figures side by side",
     "bench": "times our GRU beside other libraries' and writes a table and a plot",
     "fetch": "downloads a data set that a task reads",
 }

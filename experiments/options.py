@@ -1,4 +1,4 @@
-"""The options of `train`: every field of the config, and where to read, write and resume."""
+"""Options after a config file: its fields, and, for `train`, where to read, write and resume."""
 
 import dataclasses
 from pathlib import Path
@@ -18,6 +18,7 @@ from experiments.loading import check, load_config
 from experiments.run_directory import Resume
 
 Config = TypeVar("Config", bound=ExperimentConfig)
+Options = TypeVar("Options")
 PROGRAM = "python -m experiments train"
 USAGE = f"""usage: {PROGRAM} CONFIG [--seed 3 --model.hidden-size 64 ...]
 
@@ -42,24 +43,39 @@ class TrainOptions(Generic[Config]):
 
 
 def parse_train_options(path: Path, arguments: list[str]) -> TrainOptions[ExperimentConfig]:
-    """Reads the config file and puts the options after it over its values.
+    """Reads the config file of `train` and puts the options after it over its values.
+
+    Raises:
+        UserError, SystemExit: as :func:`parse_options`.
+    """
+    return parse_options(TrainOptions, path, arguments, PROGRAM)
+
+
+def parse_options(kind: type[Options], path: Path, arguments: list[str], program: str) -> Options:
+    """Reads a config file and puts the options after it over its values.
+
+    Args:
+        kind: a generic dataclass of options, whose field `config` is the config.
+        path: the config file.
+        arguments: what stands after it.
+        program: what the user typed before it.
 
     Raises:
         UserError: a value that the config does not allow, in the file or among the options.
         SystemExit: by tyro, after --help (0) or an option that it cannot parse (2).
     """
     from_file = load_config(path)
+    of_config: Any = kind
     options = tyro.cli(
-        TrainOptions[type(from_file)],
-        default=TrainOptions(config=from_file),
+        of_config[type(from_file)],
+        default=of_config(config=from_file),
         args=arguments,
-        prog=f"{PROGRAM} {path}",
+        prog=f"{program} {path}",
         description=(type(from_file).__doc__ or "").strip(),
         config=(tyro.conf.FlagConversionOff,),
         registry=_PLAIN_VALUES,
     )
-    values: Any = options.config
-    config = check(type(from_file), values, where="Command line", options=True)
+    config = check(type(from_file), options.config, where="Command line", options=True)
     return dataclasses.replace(options, config=config)
 
 

@@ -24,10 +24,10 @@ def print_report(summary: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
     table.add_column("parameters", justify="right")
     table.add_column("sequences/s", justify="right")
     for name, figures in summary["baselines"].items():
-        table.add_row(name, *(_number(figures.get(figure)) for figure in summary["test"]), "", "")
+        table.add_row(name, *(number(figures.get(figure)) for figure in summary["test"]), "", "")
     table.add_row(
         summary["model"],
-        *map(_number, summary["test"].values()),
+        *map(number, summary["test"].values()),
         f"{summary['parameters']:,}",
         f"{meta['sequences_per_second']:,.0f}" if meta.get("sequences_per_second") else "",
         style="bold",
@@ -42,7 +42,8 @@ def model_name(config: ModelConfig) -> str:
     return f"{config.cell.upper()}, {layers}{config.hidden_size} units{directions}"
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Returns a figure for a table; nothing where there is none."""
     if value is None:
         return ""
     return f"{value:.4f}" if abs(value) >= 0.01 else f"{value:.2e}"

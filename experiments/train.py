@@ -1,31 +1,24 @@
 """The command `train CONFIG`: trains what a config describes and reports it beside baselines."""
 
 import contextlib
-import datetime
 import shlex
 import signal
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import jax
-
-from experiments import plots
 from experiments.config import ExperimentConfig
 from experiments.errors import UserError
-from experiments.files import write_json
 from experiments.options import PROGRAM, USAGE, TrainOptions, parse_train_options
-from experiments.provenance import provenance
 from experiments.report import model_name, print_report
+from experiments.run import begin, finish, fit_run, num_parameters
 from experiments.run_directory import (
     RunDirectory,
     chosen_run_directory,
     new_run_directory,
     read_json,
 )
-from experiments.task import Task
 from experiments.tasks import load_task
 from gru_jax import training
 
@@ -73,94 +66,16 @@ def _train(run: RunDirectory, options: TrainOptions[ExperimentConfig], arguments
     started = time.monotonic()
     config = options.config
     task = load_task(config.task).build(config, options.data_dir)
-    meta = _begin_meta(run, arguments)
-    run.create(config)
-    write_json(run.meta, meta)
-    print(f"{model_name(config.model)}, {_size(task.params):,} parameters, in {run.path}")
-
-    result = _fit(task, config, run, options.resume)
+    meta = begin(run, config, f"{PROGRAM} {shlex.join(arguments)}")
+    print(f"{model_name(config.model)}, {num_parameters(task.params):,} parameters, in {run.path}")
+    # A run that was stopped before its first checkpoint has a directory and nothing in it.
+    resume = "auto" if options.resume == "must" else options.resume
+    result = fit_run(run, task, config, resume)
     if result.status == "interrupted":
         return _stopped(result.signal == signal.SIGINT, run, options)
-    _draw(task, result, run)
-    write_json(
-        run.meta,
-        {
-            **meta,
-            "wall_seconds": round(time.monotonic() - started, 2),
-            "steps_per_second": result.steps_per_second,
-            "sequences_per_second": result.steps_per_second
-            and result.steps_per_second * config.training.batch_size,
-        },
-    )
-    # The summary comes last: where it is, the run is finished.
-    write_json(run.summary, _summary(task, config, result))
+    finish(run, task, config, result, meta, started)
     _print_result(run)
     return 0
-
-
-def _fit(
-    task: Task, config: ExperimentConfig, run: RunDirectory, resume: Any
-) -> training.FitResult:
-    optimizer = training.make_optimizer(
-        **config.optimizer.model_dump(), steps=config.training.steps
-    )
-    return training.fit(
-        training.TrainState.create(task.params, optimizer),
-        training.make_train_step(task.loss, optimizer, seed=config.seed),
-        task.batch_at,
-        steps=config.training.steps,
-        evaluate=lambda params: task.figures(params, "validation"),
-        monitor=task.monitor,
-        mode=task.mode,
-        eval_every=config.training.eval_every,
-        log_every=config.training.log_every,
-        patience=config.training.patience,
-        checkpoints=training.Checkpoints(run.checkpoints, keep=config.training.keep_checkpoints),
-        metrics=training.MetricsLog(run.metrics),
-        # A run that was stopped before its first checkpoint has a directory and nothing in it.
-        resume="auto" if resume == "must" else resume,
-    )
-
-
-def _begin_meta(run: RunDirectory, arguments: list[str]) -> dict[str, Any]:
-    meta = {
-        "command": f"{PROGRAM} {shlex.join(arguments)}",
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        **provenance(),
-    }
-    if run.meta.exists():
-        earlier = read_json(run.meta)
-        meta["earlier_sessions"] = [*earlier.pop("earlier_sessions", []), earlier]
-    return meta
-
-
-def _summary(task: Task, config: ExperimentConfig, result: training.FitResult) -> dict[str, Any]:
-    """The final figures. Nothing here depends on times or places, so equal runs write it alike."""
-    return {
-        "task": config.task,
-        "seed": config.seed,
-        "model": model_name(config.model),
-        "parameters": _size(task.params),
-        "status": result.status,
-        "steps": int(result.state.step),
-        "best_step": result.best_step,
-        "validation": result.best_metrics,
-        "test": task.figures(result.best_params, "test"),
-        "baselines": task.baselines(),
-    }
-
-
-def _draw(task: Task, result: training.FitResult, run: RunDirectory) -> None:
-    assert result.best_step is not None
-    plots.learning_curves(
-        training.read_metrics(run.metrics),
-        task.loss_figure,
-        task.monitor,
-        task.labels,
-        result.best_step,
-        run.plots / "learning_curves.png",
-    )
-    task.draw(result.best_params, run.plots)
 
 
 def _print_result(run: RunDirectory) -> None:
@@ -180,10 +95,6 @@ def _how_to_resume(run: RunDirectory, options: TrainOptions[ExperimentConfig]) -
         return "Nothing was written."
     again = [str(run.config), "--run-dir", str(run.path), "--data-dir", str(options.data_dir)]
     return f"To go on: {PROGRAM} {shlex.join(again)}"
-
-
-def _size(params: Any) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 class _Terminated(BaseException):

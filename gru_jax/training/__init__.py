@@ -16,3 +16,4 @@ from gru_jax.training.optimizer import make_optimizer as make_optimizer
 from gru_jax.training.optimizer import make_schedule as make_schedule
 from gru_jax.training.state import TrainState as TrainState
 from gru_jax.training.step import make_train_step as make_train_step
+from gru_jax.training.step import make_train_steps as make_train_steps

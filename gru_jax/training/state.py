@@ -1,6 +1,8 @@
 """The part of a run that the jitted step changes: step, parameters and optimizer state."""
 
 import dataclasses
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -34,6 +36,18 @@ class TrainState:
         """
         state = cls(jnp.zeros((), jnp.int32), params, optimizer.init(params))
         return jax.tree.map(_copy, state)
+
+    @classmethod
+    def stack(cls, states: "Sequence[TrainState]") -> "TrainState":
+        """Returns the states of several runs at the same step as one, with a leading axis."""
+        params, opt_states = zip(*((s.params, s.opt_state) for s in states), strict=True)
+        join = functools.partial(jax.tree.map, lambda *leaves: jnp.stack(leaves))
+        return cls(states[0].step, join(*params), join(*opt_states))
+
+    def run(self, index: int) -> "TrainState":
+        """Returns the state of one run of those that :meth:`stack` joined."""
+        params, opt_state = jax.tree.map(lambda leaf: leaf[index], (self.params, self.opt_state))
+        return TrainState(self.step, params, opt_state)
 
 
 def _copy(leaf: Any) -> Array:

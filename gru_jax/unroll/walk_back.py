@@ -15,6 +15,7 @@ from gru_jax.unroll.block import Block, Cotangents, block_back
 from gru_jax.unroll.control import Steps
 from gru_jax.unroll.placement import place, settle
 from gru_jax.unroll.walk import Kept, batch_shape_of, cast_like, initial_like, one_step, wide
+from gru_jax.unroll.windows import in_windows
 
 
 def walk_back(
@@ -96,12 +97,7 @@ def _over_blocks(
     """Walks blocks of ``window`` steps, the one that was read last first; the last may be short."""
     time = steps.xs.shape[0]
     count, rest = divmod(time, window)
-    along_time = (steps, kept, d_ys)
-    full, tail = (
-        jax.tree.map(lambda leaf, part=part: leaf[part], along_time)
-        for part in (slice(count * window), slice(count * window, time))
-    )
-    full = jax.tree.map(lambda leaf: leaf.reshape(count, window, *leaf.shape[1:]), full)
+    full, tail = in_windows((steps, kept, d_ys), window)
 
     def before_blocks(first: Array, states: Array) -> Array:
         if reverse:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from gru_jax.typing import Array, Flags, Inputs, Lengths, State
 from gru_jax.unroll.control import Steps
 
 Run = Callable[[Steps, State], tuple[State, Array]]
+TreeT = TypeVar("TreeT")
 
 
 def windows(
@@ -96,6 +97,19 @@ def run_checkpointed(
     return _over_windows(checkpointed, steps, state, window=window, reverse=reverse)
 
 
+def in_windows(tree: TreeT, window: int) -> tuple[TreeT, TreeT]:
+    """A tree of arrays (T, ...) as full windows (T // window, window, ...), and what is left."""
+
+    def full(leaf: Array) -> Array:
+        count = leaf.shape[0] // window
+        return leaf[: count * window].reshape(count, window, *leaf.shape[1:])
+
+    def rest(leaf: Array) -> Array:
+        return leaf[leaf.shape[0] // window * window :]
+
+    return jax.tree.map(full, tree), jax.tree.map(rest, tree)
+
+
 def _over_windows(
     run_window: Callable[[State, Steps, Array], tuple[State, Array]],
     steps: Steps,
@@ -107,10 +121,7 @@ def _over_windows(
     """Scans over full windows, and runs the shorter last one after them (in reverse: before)."""
     time = steps.xs.shape[0]
     count, rest = divmod(time, window)
-    full = jax.tree.map(
-        lambda leaf: leaf[: count * window].reshape(count, window, *leaf.shape[1:]), steps
-    )
-    last = jax.tree.map(lambda leaf: leaf[count * window :], steps)
+    full, last = in_windows(steps, window)
     index = jnp.arange(count)
 
     def body(state: State, numbered):

@@ -36,8 +36,8 @@ def zeros(w_h, batch_shape):
 
 
 @cell_class
-class MinimalGatedUnit(gru_jax.AffineCell):
-    """Zhou et al. 2016 (arXiv 1603.09420): its second product is of an operand it computes."""
+class WithABias(gru_jax.AffineCell):
+    """Weights and a bias, and a state that begins with zeros."""
 
     w_x: jax.Array
     w_h: jax.Array
@@ -45,6 +45,11 @@ class MinimalGatedUnit(gru_jax.AffineCell):
 
     def initial_state(self, batch_shape=()):
         return zeros(self.w_h, batch_shape)
+
+
+@cell_class
+class MinimalGatedUnit(WithABias):
+    """Zhou et al. 2016 (arXiv 1603.09420): its second product is of an operand it computes."""
 
     def project(self, xs):
         return jnp.split(gru_jax.add_bias(gru_jax.dot(xs, self.w_x), self.b), 2, axis=-1)
@@ -98,15 +103,8 @@ class OutputOfTheMean(Averager):
 
 
 @cell_class
-class SharedInput(gru_jax.AffineCell):
+class SharedInput(WithABias):
     """What is projected is an addend, twice, and is read directly; a vector is an addend too."""
-
-    w_x: jax.Array
-    w_h: jax.Array
-    b: jax.Array
-
-    def initial_state(self, batch_shape=()):
-        return zeros(self.w_h, batch_shape)
 
     def project(self, xs):
         return gru_jax.dot(xs, self.w_x)

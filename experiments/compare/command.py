@@ -1,0 +1,167 @@
+"""Trains what is missing of all cells and seeds, and writes a table and a plot of their figures."""
+
+import dataclasses
+import shlex
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any, Generic
+
+import tyro
+from rich.console import Console
+
+from experiments.compare import report
+from experiments.compare.sizes import with_cell
+from experiments.compare.together import Planned, train_together
+from experiments.config import ExperimentConfig, ModelConfig
+from experiments.data import default_data_dir
+from experiments.errors import UserError
+from experiments.files import write_atomically, write_json
+from experiments.options import Config, parse_options
+from experiments.provenance import provenance
+from experiments.report import model_name
+from experiments.run import begin, finish, fit_run, num_parameters
+from experiments.run_directory import RunDirectory, chosen_run_directory, read_json
+from experiments.suggest import did_you_mean
+from experiments.tasks import load_task
+from gru_jax import training
+
+PROGRAM = "python -m experiments compare"
+USAGE = f"""usage: {PROGRAM} CONFIG [--cells gru,lstm,rnn --seeds 3 ...]
+
+Trains what the YAML file CONFIG describes with several cells, each of the size that has as many
+parameters, and several seeds. `{PROGRAM} CONFIG --help` lists the options."""
+CELLS = ModelConfig.model_fields["cell"].annotation.__args__  # pyright: ignore
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareOptions(Generic[Config]):
+    """What the command line says."""
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    cells: str = ",".join(CELLS)
+    """Cells, separated by commas. Those that the config does not name get the size with as many
+    parameters."""
+    seeds: int = 3
+    """How many seeds, counted from that of the config."""
+    together: bool = True
+    """Whether the seeds of a cell are trained side by side, as one program."""
+    output: Path | None = None
+    """Directory of the runs, the table and the plot; the default is runs/compare/NAME. Runs that
+    are in it are not made again, and those that were cut off go on."""
+    data_dir: Path = dataclasses.field(default_factory=default_data_dir)
+    """Directory of data files; the default is $GRU_JAX_DATA, then ~/.cache/gru_jax."""
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command.
+
+    Returns:
+        The exit code: 0 when all runs are finished, 1 when one failed, 130 after Ctrl-C, 143
+        after SIGTERM.
+
+    Raises:
+        UserError: options, config, data or directory that will not do.
+    """
+    if not arguments or arguments[0].startswith("-"):
+        if arguments not in (["-h"], ["--help"]):
+            raise UserError(f"The config file is missing; it comes first.\n\n{USAGE}")
+        print(USAGE)
+        return 0
+    path = Path(arguments[0])
+    options = parse_options(CompareOptions, path, arguments[1:], PROGRAM)
+    cells = _cells(options.cells)
+    if options.seeds < 1:
+        raise UserError(f"--seeds is {options.seeds}, but must be 1 or more.")
+    output = options.output or Path("runs", "compare", path.stem)
+    command = f"{PROGRAM} {shlex.join(arguments)}"
+    configs = {
+        cell: [
+            with_cell(options.config, cell, options.data_dir).model_copy(update={"seed": seed})
+            for seed in range(options.config.seed, options.config.seed + options.seeds)
+        ]
+        for cell in cells
+    }
+    runs = {
+        cell: [
+            chosen_run_directory(output / cell / f"s{config.seed}", config, "auto")
+            for config in of_cell
+        ]
+        for cell, of_cell in configs.items()
+    }
+    for cell in cells:
+        try:
+            stop = _train_missing(runs[cell], configs[cell], options, command)
+        except (training.TrainingError, OSError) as error:
+            print(f"{error}\nTo go on: {command}", file=sys.stderr)
+            return 1
+        if stop is not None:
+            print(f"Stopped by {stop.name}. To go on: {command}", file=sys.stderr)
+            return 128 + stop
+    _write(output, path.stem, runs, command)
+    return 0
+
+
+def _cells(names: str) -> list[str]:
+    cells = list(dict.fromkeys(names.split(",")))
+    for name in cells:
+        if name not in CELLS:
+            raise UserError(
+                f"--cells has {name!r}, but a cell is {', '.join(CELLS)}."
+                f"{did_you_mean(name, CELLS)}"
+            )
+    return cells
+
+
+def _train_missing(
+    runs: list[RunDirectory],
+    configs: list[ExperimentConfig],
+    options: CompareOptions[Any],
+    command: str,
+) -> signal.Signals | None:
+    """Trains the runs of one cell that are not finished; the signal that stopped it, or None."""
+    missing = [
+        Planned(run, config, load_task(config.task).build(config, options.data_dir))
+        for run, config in zip(runs, configs, strict=True)
+        if not run.is_finished()
+    ]
+    if not missing:
+        return None
+    first = missing[0]
+    seeds = [plan.config.seed for plan in missing]
+    print(
+        f"{model_name(first.config.model)}, {num_parameters(first.task.params):,} parameters, "
+        f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
+    )
+    # A run that ends when nothing improves ends at a time of its own.
+    if options.together and len(missing) > 1 and first.config.training.patience is None:
+        name = "together-" + "-".join(map(str, seeds))
+        return train_together(missing, RunDirectory(first.run.path.with_name(name)), command)
+    for plan in missing:
+        started = time.monotonic()
+        meta = begin(plan.run, plan.config, command)
+        result = fit_run(plan.run, plan.task, plan.config, "auto")
+        if result.status == "interrupted":
+            return result.signal
+        finish(plan.run, plan.task, plan.config, result, meta, started)
+    return None
+
+
+def _write(output: Path, name: str, runs: dict[str, list[RunDirectory]], command: str) -> None:
+    summaries = {
+        cell: [read_json(run.summary) for run in of_cell] for cell, of_cell in runs.items()
+    }
+    metas = {cell: [read_json(run.meta) for run in of_cell] for cell, of_cell in runs.items()}
+    result = {
+        "command": command,
+        "name": name,
+        **provenance(),
+        **report.gather(summaries, metas),
+    }
+    markdown = report.to_markdown(result)
+    write_json(output / "compare.json", result)
+    write_atomically(output / "compare.md", markdown)
+    report.draw(result, output / "compare.png")
+    Console(soft_wrap=True, highlight=False, markup=False).print(markdown)
+    print(f"Written to {output}")

@@ -1,0 +1,128 @@
+"""One run: a config trained in a directory of its own, until its summary is there."""
+
+import datetime
+import time
+from typing import Any
+
+import jax
+
+from experiments import plots
+from experiments.config import ExperimentConfig
+from experiments.files import write_json
+from experiments.provenance import provenance
+from experiments.report import model_name
+from experiments.run_directory import RunDirectory, read_json
+from experiments.task import Task
+from gru_jax import training
+
+
+def fit_run(run: RunDirectory, task: Task, config: ExperimentConfig, resume: Any) -> Any:
+    """Trains a task, or goes on with it, as the config says: :func:`gru_jax.training.fit`."""
+    optimizer = make_optimizer(config)
+    return training.fit(
+        training.TrainState.create(task.params, optimizer),
+        training.make_train_step(task.loss, optimizer, seed=config.seed),
+        task.batch_at,
+        evaluate=lambda params: task.figures(params, "validation"),
+        monitor=task.monitor,
+        mode=task.mode,
+        patience=config.training.patience,
+        resume=resume,
+        **fit_options(run, config),
+    )
+
+
+def make_optimizer(config: ExperimentConfig) -> Any:
+    """The optimiser that a config describes."""
+    return training.make_optimizer(**config.optimizer.model_dump(), steps=config.training.steps)
+
+
+def fit_options(run: RunDirectory, config: ExperimentConfig) -> dict[str, Any]:
+    """How long to train, how often to look, and where to write, for `training.fit`."""
+    return {
+        "steps": config.training.steps,
+        "eval_every": config.training.eval_every,
+        "log_every": config.training.log_every,
+        "checkpoints": training.Checkpoints(run.checkpoints, keep=config.training.keep_checkpoints),
+        "metrics": training.MetricsLog(run.metrics),
+    }
+
+
+def begin(run: RunDirectory, config: ExperimentConfig, command: str) -> dict[str, Any]:
+    """Makes the directory, writes config and meta data, and returns the latter.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    meta = {
+        "command": command,
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **provenance(),
+    }
+    if run.meta.exists():
+        earlier = read_json(run.meta)
+        meta["earlier_sessions"] = [*earlier.pop("earlier_sessions", []), earlier]
+    run.create(config)
+    write_json(run.meta, meta)
+    return meta
+
+
+def finish(
+    run: RunDirectory,
+    task: Task,
+    config: ExperimentConfig,
+    result: training.FitResult,
+    meta: dict[str, Any],
+    started: float,
+) -> None:
+    """Draws plots and writes the final figures of a run that has come to its end.
+
+    Args:
+        run, task, config: what was trained.
+        result: of the training.
+        meta: as :func:`begin` returned it.
+        started: `time.monotonic()` when this session began.
+    """
+    assert result.best_step is not None
+    plots.learning_curves(
+        training.read_metrics(run.metrics),
+        task.loss_figure,
+        task.monitor,
+        task.labels,
+        result.best_step,
+        run.plots / "learning_curves.png",
+    )
+    task.draw(result.best_params, run.plots)
+    rate = result.steps_per_second
+    write_json(
+        run.meta,
+        {
+            **meta,
+            "wall_seconds": round(time.monotonic() - started, 2),
+            "steps_per_second": rate,
+            "sequences_per_second": rate and rate * config.training.batch_size,
+        },
+    )
+    # The summary comes last: where it is, the run is finished.
+    write_json(run.summary, _summary(task, config, result))
+
+
+def num_parameters(params: Any) -> int:
+    """How many numbers the leaves of a tree hold."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def _summary(task: Task, config: ExperimentConfig, result: training.FitResult) -> dict[str, Any]:
+    """The final figures. Nothing here depends on times or places, so equal runs write it alike."""
+    return {
+        "task": config.task,
+        "seed": config.seed,
+        "model": model_name(config.model),
+        "parameters": num_parameters(task.params),
+        "status": result.status,
+        "steps": int(result.state.step),
+        "best_step": result.best_step,
+        "validation": result.best_metrics,
+        "test": task.figures(result.best_params, "test"),
+        "baselines": task.baselines(),
+    }
