@@ -42,7 +42,7 @@ class TrainState:
         """Returns the states of several runs at the same step as one, with a leading axis."""
         params, opt_states = zip(*((s.params, s.opt_state) for s in states), strict=True)
         join = functools.partial(jax.tree.map, lambda *leaves: jnp.stack(leaves))
-        return cls(states[0].step, join(*params), join(*opt_states))
+        return cls(_copy(states[0].step), join(*params), join(*opt_states))
 
     def run(self, index: int) -> "TrainState":
         """Returns the state of one run of those that :meth:`stack` joined."""

@@ -146,3 +146,33 @@ def test_metrics_that_are_no_scalars_are_named():
     step = training.make_train_step(loss, optimizer)
     with pytest.raises(ValueError, match=r"'errors' of shape \(2,\)"):
         step(training.TrainState.create(jnp.ones(2), optimizer), None)
+
+
+def test_runs_side_by_side_are_runs_one_by_one():
+    optimizer = training.make_optimizer(0.05, name="adamw", clip_norm=0.1, weight_decay=0.1)
+    seeds = [3, 0, 7]
+    states = [
+        training.TrainState.create(
+            jax.tree.map(lambda leaf, seed=seed: leaf + 0.1 * seed, problem.make_params()),
+            optimizer,
+        )
+        for seed in seeds
+    ]
+    together = training.TrainState.stack(states)
+    steps = training.make_train_steps(problem.loss_fn, optimizer, seeds=seeds)
+    for step in range(3):
+        batches = [problem.batch_at(10 * seed + step) for seed in seeds]
+        together, metrics = steps(
+            together, jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
+        )
+        for index, (seed, batch) in enumerate(zip(seeds, batches, strict=True)):
+            alone = training.make_train_step(problem.loss_fn, optimizer, seed=seed)
+            states[index], expected = alone(states[index], batch)
+            for name, value in expected.items():
+                np.testing.assert_allclose(metrics[name][index], value, rtol=1e-4)
+    assert together.step == 3
+    for index, state in enumerate(states):
+        run = together.run(index)
+        assert jax.tree.structure(run) == jax.tree.structure(state)
+        for a, b in zip(jax.tree.leaves(run), jax.tree.leaves(state), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)

@@ -1,0 +1,168 @@
+"""Comparisons: seeds side by side are seeds one by one, and sizes are fair."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.cli import main
+from experiments.compare import report
+from experiments.compare.sizes import count_parameters, with_cell
+from experiments.loading import check
+from experiments.tasks import adding as adding_task
+from experiments.tasks import load_task
+
+
+def compare(config, output, *options):
+    return main(["compare", str(config), "--output", str(output), "--cells", "gru", *options])
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def rows(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_seeds_side_by_side_give_what_each_gives_alone(adding, write_config):
+    adding["model"] |= {"dropout": 0.2, "dropconnect": 0.2}
+    adding["optimizer"] |= {"clip_norm": 0.1, "name": "adamw", "schedule": "cosine"}
+    config = write_config(adding)
+    assert compare(config, "together", "--seeds", "2") == 0
+    assert compare(config, "alone", "--seeds", "2", "--together", "False") == 0
+    for seed in ("s0", "s1"):
+        together, alone = Path("together", "gru", seed), Path("alone", "gru", seed)
+        assert {path.name for path in together.iterdir()} == {path.name for path in alone.iterdir()}
+        ours, theirs = read(together / "summary.json"), read(alone / "summary.json")
+        assert ours.pop("test")["mse"] == pytest.approx(theirs.pop("test")["mse"], rel=1e-4)
+        assert ours.pop("validation")["mse"] == pytest.approx(
+            theirs.pop("validation")["mse"], rel=1e-4
+        )
+        assert ours == theirs
+        for left, right in zip(rows(together), rows(alone), strict=True):
+            assert left.keys() == right.keys()
+            assert (left.pop("step"), left.pop("split")) == (right["step"], right["split"])
+            for name in left.keys() - {"seconds", "steps_per_second"}:
+                assert left[name] == pytest.approx(right[name], rel=1e-4), name
+    assert not list(Path("together", "gru").glob("together-*"))
+
+
+def test_only_what_is_missing_is_trained(adding, write_config):
+    config = write_config(adding)
+    assert compare(config, "out", "--seeds", "1") == 0
+    first = Path("out/gru/s0/meta.json").read_text()
+    assert compare(config, "out", "--seeds", "3") == 0
+    assert Path("out/gru/s0/meta.json").read_text() == first
+    assert read(Path("out/compare.json"))["models"][0]["seeds"] == [0, 1, 2]
+    assert read(Path("out/gru/s2/meta.json"))["side_by_side"] == [1, 2]
+
+
+@pytest.mark.parametrize("together", ["True", "False"])
+def test_what_was_stopped_goes_on(adding, write_config, monkeypatch, capfd, together):
+    config = write_config(adding)
+    options = ("--seeds", "2", "--together", together)
+    assert compare(config, "whole", *options) == 0
+
+    draw = adding_task.draw_sums
+
+    def interrupted(number, length, seed):
+        if seed == (adding_task.TRAIN, 1, 4):
+            os.kill(os.getpid(), signal.SIGINT)
+        return draw(number, length, seed)
+
+    monkeypatch.setattr(adding_task, "draw_sums", interrupted)
+    assert compare(config, "stopped", *options) == 130
+    assert "To go on: python -m experiments compare" in capfd.readouterr().err
+    assert not Path("stopped/compare.json").exists()
+    monkeypatch.setattr(adding_task, "draw_sums", draw)
+    assert compare(config, "stopped", *options) == 0
+    for seed in ("s0", "s1"):
+        whole, stopped = Path("whole/gru", seed), Path("stopped/gru", seed)
+        assert read(whole / "summary.json") == read(stopped / "summary.json")
+
+
+def test_a_finished_run_is_one_to_train(adding, write_config, capfd):
+    """What is left is a run directory like any other, its best parameters included."""
+    config = write_config(adding)
+    assert compare(config, "out", "--seeds", "2") == 0
+    summary = read(Path("out/gru/s1/summary.json"))
+    again = ["train", str(config), "--seed", "1", "--run-dir", "out/gru/s1", "--resume", "must"]
+    assert main(again) == 0
+    assert f"{summary['test']['mse']:.4f}" in capfd.readouterr().out
+    (checkpoint,) = Path("out/gru/s1/checkpoints").iterdir()
+    assert int(checkpoint.name) == summary["best_step"]
+
+
+@pytest.mark.parametrize("cell", ["lstm", "rnn", "gru"])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_cells_have_as_many_parameters_as_may_be(adding, cell, layers):
+    config = check(
+        load_task("adding").Config,
+        {**adding, "model": {"hidden_size": 20, "num_layers": layers, "bidirectional": True}},
+        where="test",
+    )
+    other = with_cell(config, cell, Path())
+    size = other.model.hidden_size
+    wanted = count_parameters(config, Path())
+
+    def distance(size):
+        model = other.model.model_copy(update={"hidden_size": size})
+        return abs(count_parameters(other.model_copy(update={"model": model}), Path()) - wanted)
+
+    assert other.model.cell == cell
+    assert distance(size) == min(map(distance, range(size - 2, size + 3)))
+    assert (size == 20) == (cell == "gru")
+
+
+def test_the_table_has_means_and_deviations_over_the_seeds():
+    values = [0.5, 0.25, 0.75]
+    summaries = [
+        {
+            "model": "GRU, 4 units",
+            "parameters": 1234,
+            "seed": seed,
+            "test": {"mse": value},
+            "baselines": {"nothing": {"mse": 1.5}},
+        }
+        for seed, value in enumerate(values)
+    ]
+    result = report.gather({"gru": summaries}, {"gru": [{"wall_seconds": 1.0}] * 3})
+    spread = result["models"][0]["test"]["mse"]
+    assert spread["values"] == values
+    assert (spread["mean"], spread["deviation"]) == (np.mean(values), np.std(values, ddof=1))
+    table = report.to_markdown({"name": "a", "command": "b", **result})
+    assert "| GRU, 4 units | 1,234 | 0, 1, 2 | 0.5000 +- 0.2500 |" in table
+    assert "| nothing |  |  | 1.5000 |" in table
+
+
+def test_a_single_seed_has_no_deviation(adding, write_config):
+    assert compare(write_config(adding), "out", "--seeds", "1") == 0
+    (model,) = read(Path("out/compare.json"))["models"]
+    assert model["test"]["mse"]["deviation"] is None
+    assert Path("out/compare.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--cells", "gru,ltsm"], ["ltsm", "Did you mean lstm?"]),
+        (["--seeds", "0"], ["--seeds", "0"]),
+        (["--model.hidden-size", "0"], ["model.hidden-size", "0"]),
+    ],
+)
+def test_wrong_options_are_named(options, expected, adding, write_config, refused):
+    message = refused("compare", str(write_config(adding)), *options)
+    for part in expected:
+        assert part in message
+
+
+def test_another_experiment_is_not_mixed_in(adding, write_config, refused):
+    config = write_config(adding)
+    assert compare(config, "out", "--seeds", "1") == 0
+    message = refused("compare", str(config), "--output", "out", "--length", "7")
+    assert "holds another experiment" in message
+    assert "length" in message
