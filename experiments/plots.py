@@ -98,6 +98,19 @@ def scatter(truth: Array, predicted: Array, title: str, path: Path) -> None:
     save(figure, path)
 
 
+def confidence(probabilities: np.ndarray, right: Array, title: str, path: Path) -> None:
+    """Draws the probabilities (classes, steps) of classes over steps, the right ones ringed."""
+    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(probabilities, cmap="Blues", vmin=0, vmax=1, origin="lower", aspect="auto")
+    steps = range(len(right))
+    axes.plot(steps, right, "o", markersize=14, fillstyle="none", color="black", label="right")
+    axes.set(xlabel="step", ylabel="symbol", title=title)
+    axes.legend(loc="upper right")
+    figure.colorbar(image, ax=axes, label="probability")
+    save(figure, path)
+
+
 def piano_roll(
     played: np.ndarray,
     predicted: np.ndarray,
