@@ -41,7 +41,13 @@ NOTTINGHAM = DataFile(
     f"{_TCN}/Nottingham.mat",
     "d154f7ca2e90799dc1dc011d8fc048f2fc6ef3f7c69d974b9cf27a471634fbea",
 )
-DATA_FILES = {file.name: file for file in (JSB, NOTTINGHAM)}
+ETTH1 = DataFile(
+    "etth1",
+    "ETTh1.csv",
+    "https://raw.githubusercontent.com/zhouhaoyi/ETDataset/main/ETT-small/ETTh1.csv",
+    "f18de3ad269cef59bb07b5438d79bb3042d3be49bdeecf01c1cd6d29695ee066",
+)
+DATA_FILES = {file.name: file for file in (JSB, NOTTINGHAM, ETTH1)}
 
 
 def locate(file: DataFile, data_dir: Path) -> Path:

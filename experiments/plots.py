@@ -111,6 +111,43 @@ def confidence(probabilities: np.ndarray, right: Array, title: str, path: Path) 
     save(figure, path)
 
 
+def forecasts(
+    windows: Any,
+    predicted: Mapping[str, np.ndarray],
+    columns: Sequence[tuple[str, int]],
+    title: str,
+    path: Path,
+) -> None:
+    """Draws forecasts over the truth: a row per column, a panel per window.
+
+    Args:
+        windows: `read` (N, window, columns) and `after` (N, horizon, columns).
+        predicted: by model, forecasts like `after`.
+        columns: names and places of those to be drawn.
+        title: what stands above.
+        path: the PNG to write.
+    """
+    number, window = windows.read.shape[:2]
+    horizon = windows.after.shape[1]
+    figure = Figure(figsize=(4.2 * number, 1 + 2.3 * len(columns)), layout="constrained")
+    panels = figure.subplots(len(columns), number, sharex=True, sharey="row", squeeze=False)
+    before, ahead = np.arange(-window + 1, 1), np.arange(1, horizon + 1)
+    for row, (name, column) in zip(panels, columns, strict=True):
+        for index, panel in enumerate(row):
+            panel.plot(before, windows.read[index, :, column], color="gray", label="read")
+            panel.plot(ahead, windows.after[index, :, column], color="black", label="truth")
+            for model, values in predicted.items():
+                panel.plot(ahead, values[index, :, column], label=model)
+            panel.axvline(0, color="gray", linewidth=0.8, linestyle=":")
+            panel.grid(alpha=0.3)
+        row[0].set_ylabel(f"{name}, standardised")
+    panels[0, 0].legend(frameon=False, fontsize="small")
+    for panel in panels[-1]:
+        panel.set_xlabel("hours")
+    figure.suptitle(title)
+    save(figure, path)
+
+
 def piano_roll(
     played: np.ndarray,
     predicted: np.ndarray,

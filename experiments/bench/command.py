@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 from tqdm import tqdm
 
-from experiments.bench import contenders, layers, music, report, streaming
+from experiments.bench import cells, contenders, layers, music, report, streaming
 from experiments.bench.peers import Shape, make_problem
 from experiments.bench.process import measure_process
 from experiments.bench.products import time_parts
@@ -24,6 +24,7 @@ from experiments.suggest import did_you_mean
 
 LONG = "32,10000,64,256"
 LAYERS = "32,256,64,128"
+CELLS = "32,256,64,128"
 SHAPES = ("1,512,64,64", "32,256,64,128", "64,128,128,256", "16,512,256,512", "128,64,32,32")
 
 
@@ -48,6 +49,8 @@ class Options:
     """Shape at which our ways of keeping less memory are measured, in processes; or None."""
     layers: str | None = LAYERS
     """Shape at which one layer and two, in one direction and both, are timed; or None."""
+    cells: str | None = CELLS
+    """Shape at which GRU, LSTM and plain RNN are held against each other; or None."""
     products: bool = True
     """Whether to time each kind of product by itself: what bounds the figures."""
     streaming: bool = True
@@ -55,7 +58,7 @@ class Options:
     music: bool = True
     """Whether to time training on the JSB Chorales, which must be in --data-dir."""
     output: Path | None = None
-    """Directory of bench.json, bench.md and bench.png; the default is runs/bench/TIME."""
+    """Directory of bench.json, bench.md and the plots; the default is runs/bench/TIME."""
     data_dir: Annotated[Path, tyro.conf.arg(help_behavior_hint="(default: $GRU_JAX_DATA)")] = (
         dataclasses.field(default_factory=default_data_dir)
     )
@@ -80,6 +83,7 @@ def main(arguments: list[str]) -> int:
     shapes = [_shape("shapes", sizes) for sizes in options.shapes]
     long = None if options.long is None else _shape("long", options.long)
     layered = None if options.layers is None else _shape("layers", options.layers)
+    of_cells = None if options.cells is None else _shape("cells", options.cells)
     names = _names(options.contenders)
     if options.seconds <= 0:
         raise UserError(f"--seconds is {options.seconds}, but must be above 0.")
@@ -101,6 +105,8 @@ def main(arguments: list[str]) -> int:
         result["long"] = {str(long): {name: measure_process(name, long) for name in ours}}
     if layered is not None:
         result["layers"] = {str(layered): layers.time_layers(layered, options.seconds)}
+    if of_cells is not None:
+        result["cells"] = {str(of_cells): cells.time_cells(of_cells, options.seconds)}
     if options.streaming:
         result["streaming"] = streaming.time_batches(options.seconds / 2)
     if options.music:
@@ -111,6 +117,8 @@ def main(arguments: list[str]) -> int:
     markdown = report.to_markdown(result)
     write_atomically(output / "bench.md", markdown)
     report.draw(result, output / "bench.png")
+    for shape, kinds in result.get("cells", {}).items():
+        cells.draw(kinds, f"The three cells at {shape}", output / "cells.png")
     Console(soft_wrap=True, highlight=False, markup=False).print(markdown)
     print(f"Written to {output}")
     return 0

@@ -38,6 +38,8 @@ def to_markdown(result: Result) -> str:
         parts.append(_processes(title, result["long"], "peak_mib"))
     if "layers" in result:
         parts.append(_layers(result))
+    if "cells" in result:
+        parts.append(_cells(result))
     if "streaming" in result:
         parts.append(_streaming(result))
     if "music" in result:
@@ -120,6 +122,27 @@ def _layers(result: Result) -> str:
     ]
     title = f"Gradient of layers at {shape}, ms"
     return _table([title, "gru_jax", "nnx", "nnx / gru_jax", "gru_jax / its one layer"], rows)
+
+
+def _cells(result: Result) -> str:
+    ((shape, kinds),) = result["cells"].items()
+    rows = [
+        [
+            f"{kind}: {name}",
+            str(row["units"]),
+            f"{row['parameters']:,}",
+            f"{row['parameters'] / of_kind['LSTM']['parameters']:.2f}",
+            _spread(row["forward"]),
+            f"{row['forward']['median'] / of_kind['LSTM']['forward']['median']:.2f}",
+            _spread(row["gradient"]),
+            f"{row['gradient']['median'] / of_kind['LSTM']['gradient']['median']:.2f}",
+        ]
+        for kind, of_kind in kinds.items()
+        for name, row in of_kind.items()
+    ]
+    beside = "/ LSTM's"
+    header = [f"Cells at {shape}", "units", "parameters", beside, "forward, ms", beside]
+    return _table([*header, "gradient, ms", beside], rows)
 
 
 def _streaming(result: Result) -> str:

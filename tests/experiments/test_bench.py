@@ -92,7 +92,7 @@ def test_ratios_are_of_medians_and_leave_ours_and_the_products_out_of_the_peers(
 def test_the_command_writes_figures_table_and_plot(workplace, capsys):
     sizes, names = str(SHAPE), ("gru_jax", "products alone", "linen")
     options = ["--seconds", "0.1", "--music", "False", "--output", "out"]
-    options += ["--shapes", sizes, "--long", sizes, "--layers", sizes]
+    options += ["--shapes", sizes, "--long", sizes, "--layers", sizes, "--cells", sizes]
     assert main(["bench", *options, "--contenders", *names]) == 0
 
     result = json.loads(Path("out", "bench.json").read_text())
@@ -103,9 +103,15 @@ def test_the_command_writes_figures_table_and_plot(workplace, capsys):
     assert all(row["gflops"] > 0 for row in result["products"][sizes].values())
     assert set(result["long"][sizes]) == {"gru_jax"}
     assert [*result["layers"][sizes]] == ["1 one way", "1 both ways", "2 one way", "2 both ways"]
+    for rows in result["cells"][sizes].values():
+        assert [*rows] == ["GRU", "LSTM", "RNN"]
+    wide, equal = result["cells"][sizes].values()
+    assert wide["GRU"]["parameters"] < wide["LSTM"]["parameters"]
+    assert equal["LSTM"]["units"] <= equal["GRU"]["units"] <= equal["RNN"]["units"]
     assert set(result["streaming"]) == {"batch 1, 64 to 128", "batch 32, 64 to 128"}
     assert result["command"].startswith("python -m experiments bench --seconds 0.1")
-    assert Path("out", "bench.png").read_bytes().startswith(b"\x89PNG")
+    for plot in ("bench.png", "cells.png"):
+        assert Path("out", plot).read_bytes().startswith(b"\x89PNG")
     table = Path("out", "bench.md").read_text()
     assert table == report.to_markdown(result)
     assert table.strip() in capsys.readouterr().out
