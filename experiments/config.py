@@ -30,6 +30,11 @@ class ModelConfig(Frozen, frozen=True):
         lt=1,
         description="Rate at which recurrent weights are zeroed, per batch.",
     )
+    keep_bias: float | None = Field(
+        default=None,
+        description="Bias, at the start, of the gate that keeps the state: the GRU's update gate, "
+        "the LSTM's forget gate. None for the cell's own, 0 and 1. The plain RNN has none.",
+    )
     reset: Literal["after", "before"] = Field(
         default="after", description="GRU only: the reset gate applies after or before the product."
     )

@@ -47,7 +47,13 @@ ETTH1 = DataFile(
     "https://raw.githubusercontent.com/zhouhaoyi/ETDataset/main/ETT-small/ETTh1.csv",
     "f18de3ad269cef59bb07b5438d79bb3042d3be49bdeecf01c1cd6d29695ee066",
 )
-DATA_FILES = {file.name: file for file in (JSB, NOTTINGHAM, ETTH1)}
+SHAKESPEARE = DataFile(
+    "shakespeare",
+    "tinyshakespeare.txt",
+    "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+    "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+)
+DATA_FILES = {file.name: file for file in (JSB, NOTTINGHAM, ETTH1, SHAKESPEARE)}
 
 
 def locate(file: DataFile, data_dir: Path) -> Path:

@@ -53,10 +53,36 @@ class Network:
         Returns:
             (batch, T, out_features), or (batch, out_features) where the last step is read out.
         """
+        return self.run(params, inputs, lengths=lengths, key=key)[0]
+
+    def run(
+        self,
+        params: Params,
+        inputs: Array,
+        *,
+        carry: Any = None,
+        lengths: Array | None = None,
+        key: jax.Array | None = None,
+    ) -> tuple[jax.Array, Any]:
+        """Runs the network on sequences that go on from others.
+
+        Args:
+            params, inputs, lengths, key: as for :meth:`apply`.
+            carry: the states that :meth:`run` returned of what came before; None: nothing did.
+
+        Returns:
+            What :meth:`apply` returns, and the states after the last step.
+        """
         if key is not None and self.dropconnect:
             params = self.drop_recurrent_weights(params, jax.random.fold_in(key, 1))
         lengths = None if lengths is None else jnp.asarray(lengths)
-        return self._merge(params)(jnp.asarray(inputs), lengths, key)
+        network = self._merge(params)
+        return network(jnp.asarray(inputs), lengths, key, carry=carry)
+
+    def initial_carry(self, inputs: Array) -> Any:
+        """Zeros for the states of :meth:`run` on inputs like these (or their shapes)."""
+        carry = jax.eval_shape(lambda inputs: self.run(self.params, inputs)[1], inputs)
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), carry)
 
     def drop_recurrent_weights(self, params: Params, key: jax.Array) -> Params:
         """Returns parameters in which a share of every layer's recurrent weights is zero."""
@@ -73,6 +99,15 @@ class Network:
     def first_cell(self, params: Params) -> gru_jax.Cell:
         """Returns the cell of the first layer that reads forward."""
         return self._merge(params).recurrent.layers[0][0].params
+
+    @property
+    def num_cells(self) -> int:
+        """How many cells the recurrent layers have, in all directions."""
+        return sum(map(len, self._merge(self.params).recurrent.layers))
+
+    def read_out(self, params: Params, hidden: jax.Array) -> jax.Array:
+        """Returns what the readout makes of hidden states (..., H), without dropout."""
+        return self._merge(params).readout(hidden)
 
     def _merge(self, params: Params) -> Any:
         return nnx.merge(self.graph, params, self.streams)
@@ -111,16 +146,16 @@ class _Network(nnx.Module):
             "dropout": config.dropout,
             "rngs": rngs,
         }
+        bias = config.keep_bias
         match config.cell:
             case "gru":
+                keep = {} if bias is None else {"update_bias": bias}
                 recurrent = nn.GRU(
-                    in_features,
-                    config.hidden_size,
-                    reset=config.reset,
-                    **options,
+                    in_features, config.hidden_size, reset=config.reset, **keep, **options
                 )
             case "lstm":
-                recurrent = nn.LSTM(in_features, config.hidden_size, **options)
+                keep = {} if bias is None else {"forget_bias": bias}
+                recurrent = nn.LSTM(in_features, config.hidden_size, **keep, **options)
             case "rnn":
                 recurrent = nn.RNN(in_features, config.hidden_size, **options)
         self.recurrent = recurrent
@@ -129,12 +164,18 @@ class _Network(nnx.Module):
         self.reads_last_step = readout == "last step"
 
     def __call__(
-        self, inputs: jax.Array, lengths: jax.Array | None, key: jax.Array | None
-    ) -> jax.Array:
+        self,
+        inputs: jax.Array,
+        lengths: jax.Array | None,
+        key: jax.Array | None,
+        *,
+        carry: Any = None,
+    ) -> tuple[jax.Array, Any]:
         deterministic = key is None
         rngs = None if key is None else nnx.Rngs(dropout=key)
         carry, hidden = self.recurrent(
             inputs,
+            initial_carry=carry,
             seq_lengths=lengths,
             return_carry=True,
             deterministic=deterministic,
@@ -142,7 +183,8 @@ class _Network(nnx.Module):
         )
         if self.reads_last_step:
             hidden = self._last_hidden(carry)
-        return self.readout(self.dropout(hidden, deterministic=deterministic, rngs=rngs))
+        shown = self.dropout(hidden, deterministic=deterministic, rngs=rngs)
+        return self.readout(shown), carry
 
     def _last_hidden(self, carry: Any) -> jax.Array:
         cells = self.recurrent.layers[-1]

@@ -2,25 +2,29 @@
 
 import datetime
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
 
 from experiments import plots
 from experiments.config import ExperimentConfig
+from experiments.errors import UserError
 from experiments.files import write_json
 from experiments.provenance import provenance
 from experiments.report import model_name
 from experiments.run_directory import RunDirectory, read_json
-from experiments.task import Task
+from experiments.task import Params, Task
+from experiments.tasks import load_task
 from gru_jax import training
+from gru_jax.training.checkpoint import CheckpointStore
 
 
 def fit_run(run: RunDirectory, task: Task, config: ExperimentConfig, resume: Any) -> Any:
     """Trains a task, or goes on with it, as the config says: :func:`gru_jax.training.fit`."""
     optimizer = make_optimizer(config)
     return training.fit(
-        training.TrainState.create(task.params, optimizer),
+        training.TrainState.create(task.params, optimizer, task.carry),
         training.make_train_step(task.loss, optimizer, seed=config.seed),
         task.batch_at,
         evaluate=lambda params: task.figures(params, "validation"),
@@ -105,6 +109,25 @@ def finish(
     )
     # The summary comes last: where it is, the run is finished.
     write_json(run.summary, _summary(task, config, result))
+
+
+def restore_best(
+    run: RunDirectory, config: ExperimentConfig, data_dir: Path
+) -> tuple[Task, Params]:
+    """Returns the task of a finished run, and its best parameters.
+
+    Raises:
+        UserError: if the run is not finished, or its checkpoint is gone or damaged.
+    """
+    if not run.is_finished():
+        raise UserError(f"The run in {run.path} is not finished: it has no summary.json.")
+    task = load_task(config.task).build(config, data_dir)
+    like = training.TrainState.create(task.params, make_optimizer(config), task.carry)
+    with CheckpointStore(training.Checkpoints(run.checkpoints)) as store:
+        restored = store.restore(read_json(run.summary)["best_step"], like)
+    if restored is None:
+        raise UserError(f"The best parameters of the run in {run.path} are gone.")
+    return task, restored[0].params
 
 
 def num_parameters(params: Any) -> int:

@@ -13,16 +13,20 @@ Params = Any
 Batch = Any
 Figures = dict[str, float]
 Split = Literal["validation", "test"]
-LossFunction = Callable[[Params, Batch, jax.Array | None], tuple[jax.Array, dict[str, jax.Array]]]
+LossFunction = Callable[..., tuple[jax.Array, Any]]
 
 
 @dataclass(frozen=True)
 class Task:
     """An experiment's data and model, bound to its config.
 
+    Of two configs that differ in the seed alone, `params` and `batch_at` may differ, and nothing
+    else does.
+
     Attributes:
         params: the initial parameters, a pytree.
-        loss: (params, batch, key) -> (loss, further scalars by name), differentiable.
+        loss: (params, batch, key) -> (loss, further scalars by name), differentiable; with a
+            carry (params, batch, key, carry) -> (loss, (further scalars, carry)).
         batch_at: step -> batch, a pytree of arrays; a function of (seed, step) alone.
         figures: (params, split) -> figures by name, over the whole split.
         labels: each figure's name and unit, for plots.
@@ -30,7 +34,8 @@ class Task:
         monitor: which of the validation figures the best parameters are chosen by.
         mode: whether less or more of it is better.
         baselines: () -> the test figures of models that need no network, by name.
-        draw: (params, directory) -> None; writes the task's own plots there.
+        draw: (params, directory) -> None; writes the task's own plots there, and texts.
+        carry: what the first step gets of what each hands to the next, if there is such a thing.
     """
 
     params: Params
@@ -43,6 +48,7 @@ class Task:
     mode: Literal["min", "max"]
     baselines: Callable[[], dict[str, Figures]]
     draw: Callable[[Params, Path], None]
+    carry: Any = None
 
 
 class Build(Protocol):

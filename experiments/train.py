@@ -80,6 +80,8 @@ def _train(run: RunDirectory, options: TrainOptions[ExperimentConfig], arguments
 
 def _print_result(run: RunDirectory) -> None:
     print_report(read_json(run.summary), read_json(run.meta))
+    for text in sorted(run.plots.glob("*.txt")):
+        print(f"{text}:\n\n{text.read_text(encoding='utf-8')}")
     for plot in sorted(run.plots.glob("*.png")):
         print(plot)
 

@@ -68,12 +68,18 @@ class _Plain(nnx.Module):
         self.readout = nnx.Linear(hidden_size, music.KEYS, rngs=rngs)
 
     def __call__(
-        self, inputs: jax.Array, lengths: jax.Array | None, key: jax.Array | None
-    ) -> jax.Array:
+        self,
+        inputs: jax.Array,
+        lengths: jax.Array | None,
+        key: jax.Array | None,
+        *,
+        carry: Any = None,
+    ) -> tuple[jax.Array, Any]:
+        del carry
         rngs = None if key is None else nnx.Rngs(dropout=key)
         h0 = jax.numpy.zeros((inputs.shape[0], self.hidden_size))
         hidden = self.recurrent(inputs, initial_carry=h0, seq_lengths=lengths)
-        return self.readout(self.dropout(hidden, deterministic=key is None, rngs=rngs))
+        return self.readout(self.dropout(hidden, deterministic=key is None, rngs=rngs)), None
 
 
 @dataclasses.dataclass(frozen=True)

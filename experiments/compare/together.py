@@ -51,7 +51,9 @@ def train_together(planned: Sequence[Planned], group: RunDirectory, command: str
     group.path.mkdir(parents=True, exist_ok=True)
     task, config = planned[0].task, planned[0].config
     optimizer = make_optimizer(config)
-    states = [training.TrainState.create(plan.task.params, optimizer) for plan in planned]
+    states = [
+        training.TrainState.create(plan.task.params, optimizer, plan.task.carry) for plan in planned
+    ]
     # Each run has a best step of its own, and any step may be one's.
     keep = config.training.steps // config.training.eval_every + 2
     options = {

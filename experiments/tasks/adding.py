@@ -2,16 +2,18 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from pydantic import Field
 
+import gru_jax
 from experiments import plots
 from experiments.config import ExperimentConfig
-from experiments.model import build_network
+from experiments.errors import UserError
+from experiments.model import Network, build_network
 from experiments.task import Array, Figures, Params, Split, Task
 
 TRAIN, VALIDATION, TEST = range(3)
@@ -42,7 +44,7 @@ def build(config: Config, data_dir: Path) -> Task:
         "validation": draw_sums(config.held_out, config.length, (VALIDATION,)),
         "test": draw_sums(config.held_out, config.length, (TEST,)),
     }
-    network = build_network(config.model, 2, 1, readout="last step", seed=config.seed)
+    network = make_network(config)
 
     def batch_at(step: int) -> Sums:
         return draw_sums(config.training.batch_size, config.length, (TRAIN, config.seed, step))
@@ -78,6 +80,42 @@ def build(config: Config, data_dir: Path) -> Task:
         baselines=partial(baselines, splits["test"]),
         draw=draw,
     )
+
+
+def make_network(config: Config) -> Network:
+    """Draws the network: numbers and marks in, their sum out."""
+    return build_network(config.model, 2, 1, readout="last step", seed=config.seed)
+
+
+def gradient_norms(network: Network, params: Params, batch: Sums) -> np.ndarray:
+    """Returns the norm of d loss_T / d h_t, averaged over sequences, after each step: (T,).
+
+    The state h of an LSTM is both of its vectors.
+
+    Raises:
+        UserError: for a network of several layers or both directions, which has several states.
+    """
+    if network.num_cells != 1:
+        raise UserError("Gradients through time are those of one layer that reads forward.")
+    cell = network.first_cell(params)
+    xs = jnp.swapaxes(jnp.asarray(batch.sequences), 0, 1)
+    initial = gru_jax.initial_state(cell, (xs.shape[1],))
+
+    def loss(moved: Any) -> jax.Array:
+        def step(state: Any, inputs: tuple[jax.Array, Any]) -> tuple[Any, None]:
+            x, by = inputs
+            return jax.tree.map(jnp.add, gru_jax.step(cell, state, x), by), None
+
+        last, _ = jax.lax.scan(step, initial, (xs, moved))
+        predicted = network.read_out(params, cell.output(last))[:, 0]
+        return jnp.sum(jnp.square(predicted - batch.sums))
+
+    still = jax.tree.map(lambda leaf: jnp.zeros((len(xs), *leaf.shape)), initial)
+    squares = [
+        jnp.sum(jnp.square(leaf), axis=-1)
+        for leaf in jax.tree.leaves(jax.jit(jax.grad(loss))(still))
+    ]
+    return np.asarray(jnp.sqrt(sum(squares[1:], squares[0])).mean(axis=1))
 
 
 def draw_sums(number: int, length: int, seed: tuple[int, ...]) -> Sums:

@@ -11,7 +11,7 @@ from gru_jax.training.state import TrainState
 from gru_jax.typing import Array
 
 Metrics: TypeAlias = Mapping[str, Array]
-LossFunction: TypeAlias = Callable[[Any, Any, Array], tuple[Array, Metrics]]
+LossFunction: TypeAlias = Callable[..., tuple[Array, Any]]
 TrainStep: TypeAlias = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 
 
@@ -26,7 +26,8 @@ def make_train_step(
     Args:
         loss_fn: ``(params, batch, key) -> (loss, metrics)``: a scalar to minimise, and a dict of
             further scalars to report. ``key`` is a function of ``seed`` and the step alone, so
-            that a resumed run draws what an unbroken one does.
+            that a resumed run draws what an unbroken one does. Where the state has a carry:
+            ``(params, batch, key, carry) -> (loss, (metrics, carry))``.
         optimizer: as :func:`gru_jax.training.make_optimizer` makes, or any from Optax.
         seed: of the random keys.
 
@@ -62,7 +63,7 @@ def make_train_steps(
     """
     numbers = jnp.asarray(seeds, jnp.int32)
     axis: Any = None  # of the step, which is the same for all
-    runs = TrainState(axis, params=0, opt_state=0)
+    runs = TrainState(axis, params=0, opt_state=0, carry=0)
 
     def train_step(state: TrainState, batch: Any, seed: Array) -> tuple[TrainState, Metrics]:
         return _advance(loss_fn, optimizer, state, batch, seed)
@@ -80,14 +81,20 @@ def _advance(
 ) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     value_and_gradients = jax.value_and_grad(loss_fn, has_aux=True)
-    (loss, metrics), gradients = value_and_gradients(state.params, batch, key)
+    if state.carry is None:
+        (loss, metrics), gradients = value_and_gradients(state.params, batch, key)
+        carry = None
+    else:
+        (loss, (metrics, carry)), gradients = value_and_gradients(
+            state.params, batch, key, state.carry
+        )
     _check_scalars(metrics)
     # Optax relies on implicit promotion, which the caller may have turned off.
     with jax.numpy_dtype_promotion("standard"):
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         grad_norm = optax.tree.norm(jax.tree.map(_at_least_float32, gradients))
-    new_state = TrainState(state.step + 1, params, opt_state)
+    new_state = TrainState(state.step + 1, params, opt_state, carry)
     return new_state, {**metrics, "loss": loss, "grad_norm": grad_norm}
 
 

@@ -176,3 +176,26 @@ def test_runs_side_by_side_are_runs_one_by_one():
         assert jax.tree.structure(run) == jax.tree.structure(state)
         for a, b in zip(jax.tree.leaves(run), jax.tree.leaves(state), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_the_carry_is_handed_from_step_to_step():
+    optimizer = training.make_optimizer(0.1)
+
+    def loss_fn(params, batch, key, carry):
+        loss, metrics = problem.loss_fn(params, batch, key)
+        return loss, (metrics, {"sum": carry["sum"] + jnp.sum(batch[1])})
+
+    step = training.make_train_step(loss_fn, optimizer)
+    begin = {"sum": jnp.zeros(())}
+    state = training.TrainState.create(problem.make_params(), optimizer, begin)
+    plain_step = training.make_train_step(problem.loss_fn, optimizer)
+    plain = training.TrainState.create(problem.make_params(), optimizer)
+    total = 0.0
+    for index in range(3):
+        batch = problem.batch_at(index)
+        state, _ = step(state, batch)
+        plain, _ = plain_step(plain, batch)
+        total += batch[1].sum()
+        np.testing.assert_allclose(state.carry["sum"], total, rtol=1e-5)
+    problem.assert_same(state.params, plain.params)
+    assert plain.carry is None

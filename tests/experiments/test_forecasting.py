@@ -1,0 +1,112 @@
+"""Laws of the forecasting task: its splits, its baselines, its figures."""
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import data
+from experiments.errors import UserError
+from experiments.loading import check
+from experiments.tasks import forecasting
+from experiments.tasks.forecasting import BORDERS, COLUMNS, Windows
+from tests.experiments.publish import publish
+
+
+def table(hours):
+    rows = [",".join(("date", *COLUMNS))]
+    rows += [f"{index}," + ",".join(map(repr, row.tolist())) for index, row in enumerate(hours)]
+    return "\n".join(rows).encode()
+
+
+def build(hours, tmp_path, monkeypatch, **changes):
+    directory = publish("etth1", table(hours), tmp_path, monkeypatch)
+    values = {"task": "forecasting", "model": {"hidden_size": 3}, **changes}
+    return forecasting.build(check(forecasting.Config, values, where="test"), directory)
+
+
+@pytest.fixture(scope="module")
+def counted():
+    """Hours whose values say which hour it is."""
+    return np.arange(BORDERS[-1], dtype=float)[:, None] + np.arange(7) * 1e5
+
+
+def test_splits_are_twelve_four_and_four_months(counted, tmp_path, monkeypatch):
+    task = build(counted, tmp_path, monkeypatch, training={"batch_size": 8})
+    train = counted[: BORDERS[1], 0]
+    for step in range(20):
+        batch = task.batch_at(step)
+        hour = batch.read[..., 0] * train.std() + train.mean()
+        after = batch.after[..., 0] * train.std() + train.mean()
+        np.testing.assert_allclose(np.diff(hour, axis=1), 1, atol=1e-2)
+        np.testing.assert_allclose(after[:, 0], hour[:, -1] + 1, atol=1e-2)
+        assert hour.min() > -0.5
+        assert after.max() < BORDERS[1] - 0.5
+
+
+def test_columns_are_standardised_by_the_training_months():
+    hours = np.random.default_rng(0).normal(3, 2, (BORDERS[-1], 7))
+    scaled = forecasting.standardised(hours)
+    np.testing.assert_allclose(scaled[: BORDERS[1]].mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose(scaled[: BORDERS[1]].std(axis=0), 1, atol=1e-6)
+    other = forecasting.standardised(np.concatenate([hours[: BORDERS[1]], hours[BORDERS[1] :] + 9]))
+    np.testing.assert_array_equal(scaled[: BORDERS[1]], other[: BORDERS[1]])
+
+
+def test_baselines_are_exact_where_they_should_be():
+    hours = np.arange(400.0)[:, None] * np.ones(7)
+
+    def of(series):
+        at = np.arange(100)[:, None] + np.arange(96 + 24)
+        windows = Windows(series[at][:, :96], series[at][:, 96:])
+        return forecasting.baselines(windows, windows)
+
+    flat, line, daily = of(0 * hours + 4), of(hours / 100), of(np.sin(hours * 2 * np.pi / 24))
+    assert flat["persistence"] == {"mse": 0, "mae": 0}
+    assert daily["seasonal naive (24 hours)"]["mse"] < 1e-20
+    assert daily["persistence"]["mse"] > 0.5
+    assert line["persistence"]["mae"] == pytest.approx(np.arange(1, 25).mean() / 100)
+    assert line["seasonal naive (24 hours)"]["mae"] == pytest.approx(0.24)
+    for figures in (line, daily):
+        assert figures["linear map"]["mse"] < 1e-4
+
+
+@pytest.mark.parametrize("columns", ["together", "apart"])
+def test_a_network_that_says_nothing_forecasts_the_last_hour(
+    counted, tmp_path, monkeypatch, columns
+):
+    hours = np.sin(counted / 50)
+    task = build(hours, tmp_path, monkeypatch, columns=columns, horizon=5)
+    silent = jax.tree.map(np.zeros_like, task.params)
+    figures, expected = task.figures(silent, "test"), task.baselines()["persistence"]
+    assert figures == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"date,a,b\n1,2,3", "columns"),
+        (b"", "readable"),
+        (b"\xff\xfe", "readable"),
+        (table(np.zeros((5, 7))), "14400 hours or more"),
+        (table(np.zeros((5, 7))) + b"\n6,x,1,1,1,1,1,1", "readable"),
+        (table(np.zeros((5, 7))) + b"\n6,1,1", "readable"),
+    ],
+)
+def test_bad_files_are_named(tmp_path, content, message):
+    path = tmp_path / "ETTh1.csv"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message) as error:
+        forecasting.read_hours(path)
+    assert str(path) in str(error.value)
+
+
+def test_the_published_hours(published_data):
+    hours = forecasting.read_hours(data.locate(data.DATA_FILES["etth1"], published_data))
+    assert hours.shape == (17_420, 7)
+    scaled = forecasting.standardised(hours)
+    at = np.arange(BORDERS[2] - 96, BORDERS[3] - 96 - 24 + 1)[:, None] + np.arange(120)
+    test = Windows(scaled[at][:, :96], scaled[at][:, 96:])
+    at = np.arange(BORDERS[1] - 120 + 1)[:, None] + np.arange(120)
+    figures = forecasting.baselines(Windows(scaled[at][:, :96], scaled[at][:, 96:]), test)
+    errors = [figures[name]["mse"] for name in figures]
+    assert errors == sorted(errors, reverse=True)
