@@ -79,7 +79,7 @@ class Network:
         network = self._merge(params)
         return network(jnp.asarray(inputs), lengths, key, carry=carry)
 
-    def initial_carry(self, inputs: Array) -> Any:
+    def initial_carry(self, inputs: Array | jax.ShapeDtypeStruct) -> Any:
         """Zeros for the states of :meth:`run` on inputs like these (or their shapes)."""
         carry = jax.eval_shape(lambda inputs: self.run(self.params, inputs)[1], inputs)
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), carry)
