@@ -74,7 +74,7 @@ def _bound(run: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
 
 def draw(kinds: dict[str, Rows], title: str, path: Path) -> None:
     """Draws parameters and times as multiples of the LSTM's."""
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
     panels = figure.subplots(1, len(kinds), sharey=True)
     measures: dict[str, Callable[[dict[str, Any]], float]] = {
         "parameters": lambda row: row["parameters"],
@@ -89,7 +89,9 @@ def draw(kinds: dict[str, Rows], title: str, path: Path) -> None:
         panel.axhline(1, color="black", linewidth=0.8, linestyle=":")
         panel.set_xticks(range(len(measures)), list(measures))
         panel.set_title(kind)
-        panel.legend(frameon=False, fontsize="small")
+        panel.legend(
+            frameon=False, fontsize="small", ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.1)
+        )
     panels[0].set_ylabel("multiple of the LSTM's")
     figure.suptitle(title)
     save(figure, path)

@@ -15,6 +15,30 @@ Result = Mapping[str, Any]
 
 def to_markdown(result: Result) -> str:
     """All tables, with the device and the command they were made by."""
+    parts = [headline(result)]
+    if result["process"]:
+        peak = "Peak memory of the gradient, MiB (a process each, after compiling)"
+        first = "Time to the first gradient, ms (a process each: tracing, compiling, running)"
+        parts += [
+            _processes(peak, result["process"], "peak_mib"),
+            _processes(first, result["process"], "first_ms"),
+        ]
+    if "long" in result:
+        title = "A long sequence: peak memory of the gradient, MiB (a process each)"
+        parts.append(_processes(title, result["long"], "peak_mib"))
+    sections = {
+        "products": _products,
+        "layers": _layers,
+        "cells": _cells,
+        "streaming": _streaming,
+        "music": _music,
+    }
+    parts += [table(result) for name, table in sections.items() if name in result]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def headline(result: Result) -> str:
+    """The times of gradient and forward pass, and what they were made by."""
     device, versions = result["device"], result["versions"]
     where = f"{device['cpu_cores']} CPU cores" if device["platform"] == "cpu" else device["kind"]
     parts = [
@@ -24,26 +48,6 @@ def to_markdown(result: Result) -> str:
         _times("Gradient with respect to parameters and inputs, ms", result, "gradient"),
         _times("Forward, ms", result, "forward"),
     ]
-    if result["process"]:
-        peak = "Peak memory of the gradient, MiB (a process each, after compiling)"
-        first = "Time to the first gradient, ms (a process each: tracing, compiling, running)"
-        parts += [
-            _processes(peak, result["process"], "peak_mib"),
-            _processes(first, result["process"], "first_ms"),
-        ]
-    if "products" in result:
-        parts.append(_products(result))
-    if "long" in result:
-        title = "A long sequence: peak memory of the gradient, MiB (a process each)"
-        parts.append(_processes(title, result["long"], "peak_mib"))
-    if "layers" in result:
-        parts.append(_layers(result))
-    if "cells" in result:
-        parts.append(_cells(result))
-    if "streaming" in result:
-        parts.append(_streaming(result))
-    if "music" in result:
-        parts.append(_music(result))
     return "\n\n".join(parts) + "\n"
 
 
@@ -183,11 +187,8 @@ def draw(result: Result, path: Path) -> None:
     """Draws each contender's time as a multiple of the products alone, or of ours."""
     figure = Figure(figsize=(11, 6.5), layout="constrained")
     panels = figure.subplots(2, 1, sharex=True)
-    greys = iter(("black", "dimgray", "silver"))
-    colors = {
-        name: next(greys) if name in OURS else f"C{place}"
-        for place, name in enumerate(result["contenders"])
-    }
+    greys = dict(zip(OURS, ("black", "dimgray", "darkgray", "lightgray"), strict=True))
+    colors = {name: greys.get(name, f"C{place}") for place, name in enumerate(result["contenders"])}
     for panel, kind, title in zip(
         panels, ("gradient", "forward"), ("Gradient", "Forward"), strict=True
     ):

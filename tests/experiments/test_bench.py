@@ -88,6 +88,13 @@ def test_ratios_are_of_medians_and_leave_ours_and_the_products_out_of_the_peers(
     assert report.ratios(result, "gradient") == {"1,2,3,4": {"best peer": 2.0, "products": 0.75}}
 
 
+def test_the_plot_holds_all_contenders(tmp_path):
+    result = json.loads((ROOT / "benchmarks" / "cpu.json").read_text())
+    assert set(result["contenders"]) >= set(contenders.OURS)
+    report.draw(result, tmp_path / "bench.png")
+    assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.slow
 def test_the_command_writes_figures_table_and_plot(workplace, capsys):
     sizes, names = str(SHAPE), ("gru_jax", "products alone", "linen")
@@ -138,7 +145,8 @@ def test_wrong_options_are_named(options, expected, refused):
 def test_the_readme_shows_the_newest_figures():
     result = json.loads((ROOT / "benchmarks" / "cpu.json").read_text())
     readme = (ROOT / "README.md").read_text()
-    tables = report.to_markdown(result).strip()
+    tables = report.headline(result).strip()
     shown = re.search(r"<!-- benchmarks/cpu.json -->\n(.*?)<!-- end -->", readme, re.S)
     assert shown is not None
     assert shown.group(1).strip() == tables
+    assert (ROOT / "benchmarks" / "cpu.md").read_text() == report.to_markdown(result)
