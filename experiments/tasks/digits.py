@@ -10,12 +10,12 @@ import numpy as np
 import optax
 from pydantic import Field
 from sklearn.datasets import load_digits
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import confusion_matrix
 from sklearn.model_selection import train_test_split
 
 import gru_jax
 from experiments import plots
+from experiments.classifiers import baselines
 from experiments.config import ExperimentConfig
 from experiments.gates import gates
 from experiments.model import build_network
@@ -104,7 +104,7 @@ def build(config: Config, data_dir: Path) -> Task:
         loss_figure="cross_entropy",
         monitor="accuracy",
         mode="max",
-        baselines=partial(baselines, train, test),
+        baselines=partial(baselines, train.pixels, train.labels, test.pixels, test.labels),
         draw=draw,
     )
 
@@ -127,25 +127,3 @@ def split_digits() -> dict[str, Images]:
     train, validation = divide(rest, 0.25)
     indices = {"train": train, "validation": validation, "test": test}
     return {split: Images(pixels[chosen], labels[chosen]) for split, chosen in indices.items()}
-
-
-def baselines(train: Images, test: Images) -> dict[str, Figures]:
-    """Returns the test figures of the commonest class and of a logistic regression on all pixels.
-
-    Both see the training split alone, as the network does.
-    """
-    counts = np.bincount(train.labels, minlength=CLASSES)
-    shares = counts / counts.sum()
-    regression = LogisticRegression(max_iter=1000).fit(train.pixels, train.labels)
-    # The classes are 0 to 9, so a label is also the column of its probability.
-    probabilities = regression.predict_proba(test.pixels)[np.arange(len(test.labels)), test.labels]
-    return {
-        "majority class": {
-            "cross_entropy": float(-np.log(shares[test.labels]).mean()),
-            "accuracy": float(np.mean(test.labels == counts.argmax())),
-        },
-        "logistic regression": {
-            "cross_entropy": float(-np.log(probabilities).mean()),
-            "accuracy": float(regression.score(test.pixels, test.labels)),
-        },
-    }

@@ -45,7 +45,7 @@ def test_splits_are_twelve_four_and_four_months(counted, tmp_path, monkeypatch):
 
 def test_columns_are_standardised_by_the_training_months():
     hours = np.random.default_rng(0).normal(3, 2, (BORDERS[-1], 7))
-    scaled = forecasting.standardised(hours)
+    scaled = forecasting.standardised(hours).astype(float)
     np.testing.assert_allclose(scaled[: BORDERS[1]].mean(axis=0), 0, atol=1e-6)
     np.testing.assert_allclose(scaled[: BORDERS[1]].std(axis=0), 1, atol=1e-6)
     other = forecasting.standardised(np.concatenate([hours[: BORDERS[1]], hours[BORDERS[1] :] + 9]))
@@ -103,7 +103,7 @@ def test_bad_files_are_named(tmp_path, content, message):
 def test_the_published_hours(published_data):
     hours = forecasting.read_hours(data.locate(data.DATA_FILES["etth1"], published_data))
     assert hours.shape == (17_420, 7)
-    scaled = forecasting.standardised(hours)
+    scaled = forecasting.standardised(hours).astype(float)
     at = np.arange(BORDERS[2] - 96, BORDERS[3] - 96 - 24 + 1)[:, None] + np.arange(120)
     test = Windows(scaled[at][:, :96], scaled[at][:, 96:])
     at = np.arange(BORDERS[1] - 120 + 1)[:, None] + np.arange(120)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import gru_jax
 from experiments import data
+from experiments.classifiers import baselines
 from experiments.errors import UserError
 from experiments.gates import gates
 from experiments.loading import check
@@ -41,7 +42,7 @@ def test_digits_splits_are_parts_of_one_whole():
 
 def test_digits_baselines_are_those_of_the_definitions():
     splits = digits_task.split_digits()
-    figures = digits_task.baselines(splits["train"], splits["test"])
+    figures = baselines(*splits["train"], *splits["test"])
     majority = np.bincount(splits["train"].labels).argmax()
     expected = np.mean(splits["test"].labels == majority)
     assert figures["majority class"]["accuracy"] == expected

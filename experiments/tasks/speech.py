@@ -1,0 +1,218 @@
+"""Spoken digits: log-mel frames of recordings of any length, read in both directions."""
+
+import io
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import scipy.io.wavfile
+from pydantic import Field
+from scipy.signal.windows import hann
+from sklearn.metrics import confusion_matrix
+
+from experiments import data, plots
+from experiments.classifiers import baselines
+from experiments.config import ExperimentConfig
+from experiments.errors import UserError
+from experiments.model import build_network
+from experiments.task import Array, Figures, Params, Split, Task
+from gru_jax import training
+
+CLASSES = 10
+RATE = 8000
+WINDOW, HOP, BANDS = 200, 80, 40
+TEST_NUMBERS, VALIDATION_NUMBERS = range(5), range(5, 10)
+SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
+
+
+class Config(ExperimentConfig, frozen=True):
+    """Classifies the Free Spoken Digit Dataset."""
+
+    task: Literal["speech"] = "speech"
+    held_out_speaker: (
+        Literal["george", "jackson", "lucas", "nicolas", "theo", "yweweler"] | None
+    ) = Field(
+        default=None,
+        description="Whose recordings are the test split; None for the official one, the "
+        "recordings numbered 0 to 4 of everyone.",
+    )
+    longest: int = Field(default=100, ge=1, description="Frames (10 ms) that are read at most.")
+    noise: float = Field(
+        default=0.0,
+        ge=0,
+        description="Deviation of the noise on training frames, whose own deviation is 1.",
+    )
+
+
+class Utterances(NamedTuple):
+    """Recordings padded to one length: frames (N, T, 40), lengths (N,) in frames, labels (N,)."""
+
+    frames: Array
+    lengths: Array
+    labels: Array
+
+
+def build(config: Config, data_dir: Path) -> Task:
+    """Binds a config to the recordings in `data_dir`.
+
+    Raises:
+        UserError: if the file is absent or damaged.
+    """
+    path = data.locate(data.SPOKEN_DIGITS, data_dir)
+    splits = split_recordings(read_recordings(path), config.held_out_speaker, config.longest)
+    train, test = splits["train"], splits["test"]
+    network = build_network(config.model, BANDS, CLASSES, readout="last step", seed=config.seed)
+    batches = training.Batches(config.seed, len(train.labels), config.training.batch_size)
+
+    def batch_at(step: int) -> Utterances:
+        chosen = batches(step)
+        return Utterances(*(array[chosen] for array in train))
+
+    def logits_of(params: Params, batch: Utterances, key: jax.Array | None = None) -> jax.Array:
+        return network.apply(params, batch.frames, lengths=batch.lengths, key=key)
+
+    def loss(
+        params: Params, batch: Utterances, key: jax.Array | None
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        if key is not None:
+            noise_key, key = jax.random.split(key)
+            noise = config.noise * jax.random.normal(noise_key, batch.frames.shape)
+            batch = batch._replace(frames=batch.frames + noise)
+        logits = logits_of(params, batch, key)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+        return losses.mean(), {"accuracy": jnp.mean(logits.argmax(-1) == batch.labels)}
+
+    evaluate = jax.jit(partial(loss, key=None))
+
+    def figures(params: Params, split: Split) -> Figures:
+        value, further = evaluate(params, splits[split])
+        return {"cross_entropy": float(value), "accuracy": float(further["accuracy"])}
+
+    def draw(params: Params, directory: Path) -> None:
+        predicted = np.asarray(jax.jit(logits_of)(params, test).argmax(-1))
+        who = config.held_out_speaker or "all speakers"
+        plots.confusion_matrix(
+            confusion_matrix(test.labels, predicted, labels=range(CLASSES)),
+            [str(digit) for digit in range(CLASSES)],
+            f"Spoken digits of {who}, {np.mean(predicted == test.labels):.1%} right",
+            directory / "confusion_matrix.png",
+        )
+
+    return Task(
+        params=network.params,
+        loss=loss,
+        batch_at=batch_at,
+        figures=figures,
+        labels={"cross_entropy": "cross entropy (nats)", "accuracy": "accuracy"},
+        loss_figure="cross_entropy",
+        monitor="cross_entropy",
+        mode="min",
+        baselines=lambda: baselines(summaries(train), train.labels, summaries(test), test.labels),
+        draw=draw,
+    )
+
+
+class Recording(NamedTuple):
+    """A recording: digit, speaker, number, and samples in [-1, 1)."""
+
+    digit: int
+    speaker: str
+    number: int
+    samples: np.ndarray
+
+
+def read_recordings(path: Path) -> list[Recording]:
+    """Reads the recordings of an archive, in order of their names.
+
+    Raises:
+        UserError: where one is not what its name and the data set's description say.
+    """
+    found = []
+    for name, content in sorted(data.read_members(path.read_bytes(), ".wav").items()):
+        try:
+            digit, speaker, number = name.removesuffix(".wav").split("_")
+            rate, samples = scipy.io.wavfile.read(io.BytesIO(content))
+            found.append(Recording(int(digit), speaker, int(number), samples / 2.0**15))
+        except ValueError as error:
+            raise UserError(f"{path}: {name} is no recording of a digit: {error}.") from None
+        if (rate, samples.ndim, samples.dtype) != (RATE, 1, np.int16):
+            raise UserError(
+                f"{path}: {name} should have one channel of 16 bits at {RATE} Hz, but has "
+                f"{samples.ndim} of {samples.dtype} at {rate} Hz."
+            )
+    return found
+
+
+def split_recordings(
+    recordings: list[Recording], held_out_speaker: str | None, longest: int
+) -> dict[str, Utterances]:
+    """Splits recordings; what is neither test nor validation is for training.
+
+    Officially the numbers 0 to 4 of each digit and speaker are for testing; 5 to 9 are taken for
+    validation here. With a speaker held out, all of that speaker's are for testing, and of the
+    others' the numbers 0 to 4 for validation.
+    """
+
+    def split_of(recording: Recording) -> str:
+        if held_out_speaker is None:
+            test = recording.number in TEST_NUMBERS
+            validation = recording.number in VALIDATION_NUMBERS
+        else:
+            test = recording.speaker == held_out_speaker
+            validation = recording.number in TEST_NUMBERS
+        return "test" if test else "validation" if validation else "train"
+
+    splits: dict[str, list[Recording]] = {"train": [], "validation": [], "test": []}
+    for recording in recordings:
+        splits[split_of(recording)].append(recording)
+    return {name: utterances(part, longest) for name, part in splits.items()}
+
+
+def utterances(recordings: list[Recording], longest: int) -> Utterances:
+    """The log-mel frames of recordings, padded with zeros to `longest`."""
+    frames = np.zeros((len(recordings), longest, BANDS), np.float32)
+    lengths = np.zeros(len(recordings), np.int32)
+    for index, recording in enumerate(recordings):
+        found = log_mel(recording.samples)[:longest]
+        frames[index, : len(found)] = found
+        lengths[index] = len(found)
+    return Utterances(frames, lengths, np.array([r.digit for r in recordings], np.int32))
+
+
+def log_mel(samples: np.ndarray) -> np.ndarray:
+    """Returns the logarithms of the power in 40 mel bands, (frames, 40), float32.
+
+    Frames of 25 ms every 10 ms. Each band's mean over the recording is taken off, which takes
+    off most of microphone and voice; the whole is divided by its deviation.
+    """
+    samples = np.pad(samples, (0, max(0, WINDOW - len(samples))))
+    windows = np.lib.stride_tricks.sliding_window_view(samples, WINDOW)[::HOP]
+    spectrum = np.fft.rfft(windows * hann(WINDOW, sym=False), axis=1)
+    power = np.square(np.abs(spectrum)) @ mel_filters()
+    logarithm = np.log(power + 1e-10)
+    logarithm -= logarithm.mean(axis=0)
+    return (logarithm / (logarithm.std() + 1e-6)).astype(np.float32)
+
+
+def mel_filters() -> np.ndarray:
+    """Returns triangles evenly spaced in mel, (frequencies, 40) (O'Shaughnessy 1987)."""
+    frequencies = np.fft.rfftfreq(WINDOW, 1 / RATE)
+    mels = np.linspace(0, 2595 * np.log10(1 + RATE / 2 / 700), BANDS + 2)
+    edges = 700 * (10 ** (mels / 2595) - 1)
+    rising = (frequencies[:, None] - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - frequencies[:, None]) / (edges[2:] - edges[1:-1])
+    return np.maximum(0, np.minimum(rising, falling))
+
+
+def summaries(part: Utterances) -> np.ndarray:
+    """Each band's mean over the first, second and last third of a recording: (N, 120)."""
+    return np.stack(
+        [
+            np.concatenate([third.mean(axis=0) for third in np.array_split(frames[:length], 3)])
+            for frames, length in zip(np.asarray(part.frames), part.lengths, strict=True)
+        ]
+    )
