@@ -10,6 +10,7 @@ from experiments.suggest import did_you_mean
 COMMANDS = {
     "train": "trains what a YAML file describes and reports it beside its baselines",
     "compare": "trains it with several cells and seeds, and puts their figures side by side",
+    "sweep": "looks for better values within the ranges that it gives",
     "gradients": "measures, on what compare has trained, how far a loss reaches back in time",
     "bench": "times our GRU beside other libraries' and writes a table and a plot",
     "fetch": "downloads a data set that a task reads",

@@ -80,6 +80,30 @@ class TrainingConfig(Frozen, frozen=True):
     )
 
 
+class Range(Frozen, frozen=True):
+    """What a sweep draws a value from: numbers from `low` to `high`, or `choices`."""
+
+    low: int | float | None = Field(default=None, description="Least value.")
+    high: int | float | None = Field(default=None, description="Greatest value.")
+    log: bool = Field(default=False, description="Whether their logarithms are drawn evenly.")
+    choices: list[bool | int | float | str] | None = Field(
+        default=None, min_length=1, description="All values."
+    )
+
+    @model_validator(mode="after")
+    def check_kind(self) -> Self:
+        """Refuses what is neither a range nor choices, or both."""
+        given = [bound is not None for bound in (self.low, self.high)]
+        if any(given) == (self.choices is not None) or any(given) != all(given):
+            raise ValueError("should have low and high, or choices.")
+        if self.low is not None and self.high is not None:
+            if self.low >= self.high:
+                raise ValueError(f"low is {self.low}, but should be less than high, {self.high}.")
+            if self.log and self.low <= 0:
+                raise ValueError(f"low is {self.low}, but should be above 0 where log is true.")
+        return self
+
+
 class ExperimentConfig(Frozen, frozen=True):
     """What every experiment has; a task adds fields of its own."""
 
@@ -93,6 +117,9 @@ class ExperimentConfig(Frozen, frozen=True):
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
+    sweep: dict[str, Range] = Field(
+        default={}, description="For the command sweep: by key, what to draw values from."
+    )
 
     @model_validator(mode="after")
     def check_schedule(self) -> Self:

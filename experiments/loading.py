@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -112,9 +112,13 @@ def _fault(config_class: type[Frozen], fault: Any, options: bool) -> str:
 
 
 def _fields(config_class: type[Frozen], parents: list[str]) -> list[str]:
-    for parent in parents:
-        annotation = config_class.model_fields[parent].annotation
-        assert isinstance(annotation, type)
+    remaining = iter(parents)
+    for parent in remaining:
+        annotation: Any = config_class.model_fields[parent].annotation
+        if get_args(annotation):
+            # A mapping of keys to parts: the key is a parent, too.
+            next(remaining)
+            annotation = get_args(annotation)[1]
         config_class = annotation
     return list(config_class.model_fields)
 

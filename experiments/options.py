@@ -86,11 +86,16 @@ _PLAIN_VALUES = ConstructorRegistry()
 def _plain_values(info: StructTypeInfo) -> StructConstructorSpec | None:
     """Has tyro give a config's values as a dict, so that `check` judges them as it does a file's.
 
-    The task is left out of the options: it decides which options there are.
+    The task is left out of the options, since it decides which options there are, and so are the
+    ranges of a sweep.
     """
     if not (isinstance(info.type, type) and issubclass(info.type, Frozen)):
         return None
-    fields = {name: field for name, field in info.type.model_fields.items() if name != "task"}
+    fields = {
+        name: field
+        for name, field in info.type.model_fields.items()
+        if name not in ("task", "sweep")
+    }
     annotations: dict[str, Any] = {name: field.annotation for name, field in fields.items()}
     specs = [
         StructFieldSpec(
@@ -101,9 +106,11 @@ def _plain_values(info: StructTypeInfo) -> StructConstructorSpec | None:
         )
         for name, field in fields.items()
     ]
-    task = {"task": info.default.task} if isinstance(info.default, ExperimentConfig) else {}
+    kept = {}
+    if isinstance(info.default, ExperimentConfig):
+        kept = info.default.model_dump(include={"task", "sweep"})
 
     def values(**given: Any) -> dict[str, Any]:
-        return {**task, **given}
+        return {**kept, **given}
 
     return StructConstructorSpec(instantiate=values, fields=tuple(specs))

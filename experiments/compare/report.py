@@ -88,7 +88,7 @@ def draw(result: Result, path: Path) -> None:
         for place, model in enumerate(result["models"]):
             spread = model["test"][figure]
             panel.errorbar(
-                spread["mean"], place, xerr=spread["deviation"], fmt="o", capsize=4, color="black"
+                spread["mean"], place, xerr=spread["deviation"], fmt=".", capsize=4, color="black"
             )
             panel.plot(
                 spread["values"],

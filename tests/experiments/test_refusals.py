@@ -5,6 +5,9 @@ import copy
 import pytest
 
 from experiments.cli import main
+from experiments.tasks import TASKS
+
+EITHER_TASK = f"{', '.join(TASKS[:-1])} or {TASKS[-1]}"
 
 
 def changed(values, key, value):
@@ -39,8 +42,8 @@ def changed(values, key, value):
         ("optimizer.warmup_steps", 6, ["optimizer.warmup_steps is 6", "less than"]),
         ("optimizer.schedule", "exponential", ["optimizer.final_fraction is 0", "above"]),
         ("seed", -1, ["seed is -1", "greater than or equal to 0"]),
-        ("task", "ading", ["task is 'ading'", "digits, adding or music", "Did you mean adding?"]),
-        ("task", ["adding"], ["task is ['adding']", "digits, adding or music"]),
+        ("task", "ading", ["task is 'ading'", EITHER_TASK, "Did you mean adding?"]),
+        ("task", ["adding"], ["task is ['adding']", EITHER_TASK]),
     ],
 )
 def test_wrong_value_in_the_file(adding, write_config, refused, key, value, expected):
@@ -124,8 +127,8 @@ def test_wrong_option(adding, write_config, refused, options, expected):
         (["trian"], "Did you mean train?"),
         (["train"], "The config file is missing"),
         (["train", "--seed", "3"], "The config file is missing"),
-        (["fetch"], "{jsb,nottingham}"),
-        (["fetch", "jbs"], "'jsb'"),
+        (["fetch"], "jsb, nottingham, "),
+        (["fetch", "jbs"], "There is no data set jbs. Did you mean jsb?"),
     ],
 )
 def test_wrong_command(refused, arguments, expected):

@@ -1,0 +1,138 @@
+"""Sweeps: trials within the ranges, given up, cut off and gone on with."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import optuna
+import pytest
+
+from experiments.cli import main
+from experiments.loading import load_config
+from experiments.tasks import adding as adding_task
+
+RANGES = {
+    "optimizer.learning_rate": {"low": 1e-3, "high": 1e-1, "log": True},
+    "model.hidden_size": {"low": 2, "high": 5},
+    "optimizer.schedule": {"choices": ["constant", "cosine"]},
+}
+
+
+@pytest.fixture
+def swept(adding):
+    return {**adding, "sweep": RANGES}
+
+
+def sweep(config, output, *options):
+    return main(["sweep", str(config), "--output", str(output), *options])
+
+
+def trials(output):
+    study = optuna.load_study(study_name="sweep", storage=f"sqlite:///{output}/study.db")
+    return study.get_trials()
+
+
+def summaries(output):
+    return [json.loads(path.read_text()) for path in Path(output).glob("trial-*/summary.json")]
+
+
+def test_the_best_trial_becomes_a_config(swept, write_config, capfd):
+    assert sweep(write_config(swept), "out", "--trials", "4") == 0
+    figures = [summary["validation"]["mse"] for summary in summaries("out")]
+    assert len(figures) == len(trials("out")) == 4
+    best = load_config(Path("out/best.yaml"))
+    assert best.sweep == {}
+    assert 1e-3 <= best.optimizer.learning_rate <= 1e-1
+    assert 2 <= best.model.hidden_size <= 5
+    assert len({trial.params["optimizer.learning_rate"] for trial in trials("out")}) == 4
+    # Training with it gives what the trial gave.
+    assert main(["train", "out/best.yaml", "--run-dir", "again"]) == 0
+    again = json.loads(Path("again/summary.json").read_text())
+    assert again["validation"]["mse"] == min(figures)
+    assert "The best config is out/best.yaml" in capfd.readouterr().out
+
+
+def test_a_sweep_goes_on(swept, write_config):
+    config = write_config(swept)
+    assert sweep(config, "out", "--trials", "2") == 0
+    first = Path("out/trial-0/meta.json").read_text()
+    assert sweep(config, "out", "--trials", "3") == 0
+    assert len(trials("out")) == 3
+    assert Path("out/trial-0/meta.json").read_text() == first
+    rates = [trial.params["optimizer.learning_rate"] for trial in trials("out")]
+    assert len(set(rates)) == 3
+
+
+def test_a_trial_that_was_cut_off_goes_on(swept, write_config, monkeypatch, capfd):
+    config = write_config(swept)
+    draw = adding_task.draw_sums
+
+    def interrupted(number, length, seed):
+        if seed == (adding_task.TRAIN, 0, 4) and Path("out/trial-1").exists():
+            os.kill(os.getpid(), signal.SIGINT)
+        return draw(number, length, seed)
+
+    monkeypatch.setattr(adding_task, "draw_sums", interrupted)
+    assert sweep(config, "out", "--trials", "2") == 130
+    assert "To go on: python -m experiments sweep" in capfd.readouterr().err
+    cut_off = trials("out")[1].params
+    monkeypatch.setattr(adding_task, "draw_sums", draw)
+    assert sweep(config, "out", "--trials", "2") == 0
+    assert len(summaries("out")) == 2
+    assert trials("out")[-1].params == cut_off
+    meta = json.loads(Path("out/trial-1/meta.json").read_text())
+    assert len(meta["earlier_sessions"]) == 1
+
+
+class GivesUp(optuna.pruners.BasePruner):
+    def prune(self, study, trial):
+        return trial.last_step >= 1
+
+
+def test_a_trial_that_is_given_up_counts(swept, write_config, monkeypatch, capfd):
+    monkeypatch.setattr(optuna.pruners, "MedianPruner", lambda **_: GivesUp())
+    swept["training"] = {**swept["training"], "steps": 12}
+    assert sweep(write_config(swept), "out", "--trials", "2") == 1
+    assert "No trial came to its end" in capfd.readouterr().err
+    assert {trial.state for trial in trials("out")} == {optuna.trial.TrialState.PRUNED}
+    assert [len(trial.intermediate_values) for trial in trials("out")] == [2, 2]
+
+
+def test_a_trial_that_diverges_counts(swept, write_config, capfd):
+    swept["optimizer"] = {"name": "sgd"}
+    swept["sweep"] = {"optimizer.learning_rate": {"choices": [1e30]}}
+    assert sweep(write_config(swept), "out", "--trials", "2") == 1
+    assert len(trials("out")) == 2
+    assert "loss is" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("ranges", "expected"),
+    [
+        ({}, "the key sweep is missing"),
+        ({"model.hiden_size": {"low": 1, "high": 2}}, "model.hiden_size"),
+        ({"modle.hidden_size": {"low": 1, "high": 2}}, "modle.hidden_size"),
+        ({"model.hidden_size": {"low": -5, "high": -1}}, "model.hidden_size"),
+        ({"model.hidden_size": {"low": 5, "high": 1}}, "low is 5"),
+        ({"model.dropout": {"low": 0.0, "high": 0.5, "log": True}}, "low is 0.0"),
+        ({"model.dropout": {"low": 0.0}}, "low and high, or choices"),
+        ({"model.dropout": {}}, "low and high, or choices"),
+        ({"model.dropout": {"low": 0.0, "high": 0.5, "choices": [0.1]}}, "or choices"),
+        ({"model.dropout": {"lo": 0.0, "high": 0.5}}, "lo"),
+    ],
+)
+def test_wrong_ranges_are_named(ranges, expected, adding, write_config, refused):
+    config = write_config({**adding, "sweep": ranges})
+    assert expected in refused("sweep", str(config), "--output", "out", "--trials", "1")
+
+
+def test_other_ranges_are_another_study(swept, write_config, refused):
+    assert sweep(write_config(swept), "out", "--trials", "1") == 0
+    swept["sweep"] = {"model.dropout": {"low": 0.0, "high": 0.5}}
+    message = refused("sweep", str(write_config(swept)), "--output", "out")
+    assert "other ranges" in message
+
+
+def test_training_takes_no_notice_of_ranges(swept, write_config):
+    assert main(["train", str(write_config(swept)), "--run-dir", "out"]) == 0
