@@ -1,9 +1,42 @@
-"""Classifiers that need no network, which a network's figures stand beside."""
+"""What tasks that classify have in common: figures, the baselines beside them, a plot."""
 
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import jax
 import numpy as np
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import confusion_matrix
 
-from experiments.task import Array, Figures
+from experiments import plots
+from experiments.task import Array, Batch, Figures, LossFunction, Params, Split
+
+LABELS = {"cross_entropy": "cross entropy (nats)", "accuracy": "accuracy"}
+
+
+def figures_of(
+    loss: LossFunction, splits: Mapping[str, Batch]
+) -> Callable[[Params, Split], Figures]:
+    """Returns a task's figures, from a loss whose further scalar is the accuracy."""
+    evaluate = jax.jit(partial(loss, key=None))
+
+    def figures(params: Params, split: Split) -> Figures:
+        value, further = evaluate(params, splits[split])
+        return {"cross_entropy": float(value), "accuracy": float(further["accuracy"])}
+
+    return figures
+
+
+def draw_confusion(labels: Array, predicted: Array, title: str, directory: Path) -> None:
+    """Draws how often each class was taken for which; the title ends with the share right."""
+    classes = range(int(np.max(labels)) + 1)
+    plots.confusion_matrix(
+        confusion_matrix(labels, predicted, labels=classes),
+        [str(name) for name in classes],
+        f"{title}, {np.mean(np.asarray(predicted) == np.asarray(labels)):.1%} right",
+        directory / "confusion_matrix.png",
+    )
 
 
 def baselines(

@@ -14,6 +14,7 @@ from tyro.constructors import (
 
 from experiments.config import ExperimentConfig, Frozen
 from experiments.data import default_data_dir
+from experiments.errors import UserError
 from experiments.loading import check, load_config
 from experiments.run_directory import Resume
 
@@ -40,6 +41,20 @@ class TrainOptions(Generic[Config]):
     """Whether to go on with the run in --run-dir: if there is one, never, or it must be there."""
     data_dir: Path = dataclasses.field(default_factory=default_data_dir)
     """Directory of data files; the default is $GRU_JAX_DATA, then ~/.cache/gru_jax."""
+
+
+def config_file(arguments: list[str], usage: str) -> Path | None:
+    """The config file, which comes first; None where help is asked for, which is printed.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if arguments in (["-h"], ["--help"]):
+        print(usage)
+        return None
+    if not arguments or arguments[0].startswith("-"):
+        raise UserError(f"The config file is missing; it comes first.\n\n{usage}")
+    return Path(arguments[0])
 
 
 def parse_train_options(path: Path, arguments: list[str]) -> TrainOptions[ExperimentConfig]:

@@ -19,7 +19,7 @@ from experiments.data import default_data_dir
 from experiments.errors import UserError
 from experiments.files import write_atomically
 from experiments.loading import check
-from experiments.options import Config, parse_options
+from experiments.options import Config, config_file, parse_options
 from experiments.report import number
 from experiments.run import begin, finish, fit_run
 from experiments.run_directory import chosen_run_directory
@@ -59,12 +59,9 @@ def main(arguments: list[str]) -> int:
     Raises:
         UserError: options, config, data or directory that will not do.
     """
-    if not arguments or arguments[0].startswith("-"):
-        if arguments not in (["-h"], ["--help"]):
-            raise UserError(f"The config file is missing; it comes first.\n\n{USAGE}")
-        print(USAGE)
+    path = config_file(arguments, USAGE)
+    if path is None:
         return 0
-    path = Path(arguments[0])
     options = parse_options(SweepOptions, path, arguments[1:], PROGRAM)
     if not options.config.sweep:
         raise UserError(f"{path} gives no ranges: the key sweep is missing.")

@@ -6,11 +6,10 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 from experiments.config import ExperimentConfig
 from experiments.errors import UserError
-from experiments.options import PROGRAM, USAGE, TrainOptions, parse_train_options
+from experiments.options import PROGRAM, USAGE, TrainOptions, config_file, parse_train_options
 from experiments.report import model_name, print_report
 from experiments.run import begin, finish, fit_run, num_parameters
 from experiments.run_directory import (
@@ -33,14 +32,11 @@ def main(arguments: list[str]) -> int:
     Raises:
         UserError: options, config, data or run directory that will not do; nothing was written.
     """
-    if not arguments or arguments[0].startswith("-"):
-        if arguments not in (["-h"], ["--help"]):
-            raise UserError(f"The config file is missing; it comes first.\n\n{USAGE}")
-        print(USAGE)
+    path = config_file(arguments, USAGE)
+    if path is None:
         return 0
-    config_file = Path(arguments[0])
-    options = parse_train_options(config_file, arguments[1:])
-    run = _run_directory(config_file.stem, options)
+    options = parse_train_options(path, arguments[1:])
+    run = _run_directory(path.stem, options)
     if run.is_finished():
         _print_result(run)
         return 0

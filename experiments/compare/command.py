@@ -18,7 +18,7 @@ from experiments.config import ExperimentConfig, ModelConfig
 from experiments.data import default_data_dir
 from experiments.errors import UserError
 from experiments.files import write_atomically, write_json
-from experiments.options import Config, parse_options
+from experiments.options import Config, config_file, parse_options
 from experiments.provenance import provenance
 from experiments.report import model_name
 from experiments.run import begin, finish, fit_run, num_parameters
@@ -64,12 +64,9 @@ def main(arguments: list[str]) -> int:
     Raises:
         UserError: options, config, data or directory that will not do.
     """
-    if not arguments or arguments[0].startswith("-"):
-        if arguments not in (["-h"], ["--help"]):
-            raise UserError(f"The config file is missing; it comes first.\n\n{USAGE}")
-        print(USAGE)
+    path = config_file(arguments, USAGE)
+    if path is None:
         return 0
-    path = Path(arguments[0])
     options = parse_options(CompareOptions, path, arguments[1:], PROGRAM)
     cells = _cells(options.cells)
     if options.seeds < 1:

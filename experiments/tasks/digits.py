@@ -10,16 +10,15 @@ import numpy as np
 import optax
 from pydantic import Field
 from sklearn.datasets import load_digits
-from sklearn.metrics import confusion_matrix
 from sklearn.model_selection import train_test_split
 
 import gru_jax
 from experiments import plots
-from experiments.classifiers import baselines
+from experiments.classifiers import LABELS, baselines, draw_confusion, figures_of
 from experiments.config import ExperimentConfig
 from experiments.gates import gates
 from experiments.model import build_network
-from experiments.task import Array, Figures, Params, Split, Task
+from experiments.task import Array, Params, Task
 from gru_jax import training
 
 CLASSES = 10
@@ -71,20 +70,9 @@ def build(config: Config, data_dir: Path) -> Task:
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
         return losses.mean(), {"accuracy": jnp.mean(logits.argmax(-1) == batch.labels)}
 
-    evaluate = jax.jit(partial(loss, key=None))
-
-    def figures(params: Params, split: Split) -> Figures:
-        value, further = evaluate(params, splits[split])
-        return {"cross_entropy": float(value), "accuracy": float(further["accuracy"])}
-
     def draw(params: Params, directory: Path) -> None:
         predicted = np.asarray(jax.jit(logits_of)(params, test.pixels).argmax(-1))
-        plots.confusion_matrix(
-            confusion_matrix(test.labels, predicted, labels=range(CLASSES)),
-            [str(digit) for digit in range(CLASSES)],
-            f"Test digits, {np.mean(predicted == test.labels):.1%} right",
-            directory / "confusion_matrix.png",
-        )
+        draw_confusion(test.labels, predicted, "Test digits", directory)
         cell = network.first_cell(params)
         if isinstance(cell, gru_jax.GRUParams):
             digit = test.pixels[0]
@@ -99,8 +87,8 @@ def build(config: Config, data_dir: Path) -> Task:
         params=network.params,
         loss=loss,
         batch_at=batch_at,
-        figures=figures,
-        labels={"cross_entropy": "cross entropy (nats)", "accuracy": "accuracy"},
+        figures=figures_of(loss, splits),
+        labels=LABELS,
         loss_figure="cross_entropy",
         monitor="accuracy",
         mode="max",

@@ -1,7 +1,6 @@
 """Spoken digits: log-mel frames of recordings of any length, read in both directions."""
 
 import io
-from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -12,14 +11,13 @@ import optax
 import scipy.io.wavfile
 from pydantic import Field
 from scipy.signal.windows import hann
-from sklearn.metrics import confusion_matrix
 
-from experiments import data, plots
-from experiments.classifiers import baselines
+from experiments import data
+from experiments.classifiers import LABELS, baselines, draw_confusion, figures_of
 from experiments.config import ExperimentConfig
 from experiments.errors import UserError
 from experiments.model import build_network
-from experiments.task import Array, Figures, Params, Split, Task
+from experiments.task import Array, Params, Task
 from gru_jax import training
 
 CLASSES = 10
@@ -86,28 +84,17 @@ def build(config: Config, data_dir: Path) -> Task:
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
         return losses.mean(), {"accuracy": jnp.mean(logits.argmax(-1) == batch.labels)}
 
-    evaluate = jax.jit(partial(loss, key=None))
-
-    def figures(params: Params, split: Split) -> Figures:
-        value, further = evaluate(params, splits[split])
-        return {"cross_entropy": float(value), "accuracy": float(further["accuracy"])}
-
     def draw(params: Params, directory: Path) -> None:
         predicted = np.asarray(jax.jit(logits_of)(params, test).argmax(-1))
         who = config.held_out_speaker or "all speakers"
-        plots.confusion_matrix(
-            confusion_matrix(test.labels, predicted, labels=range(CLASSES)),
-            [str(digit) for digit in range(CLASSES)],
-            f"Spoken digits of {who}, {np.mean(predicted == test.labels):.1%} right",
-            directory / "confusion_matrix.png",
-        )
+        draw_confusion(test.labels, predicted, f"Spoken digits of {who}", directory)
 
     return Task(
         params=network.params,
         loss=loss,
         batch_at=batch_at,
-        figures=figures,
-        labels={"cross_entropy": "cross entropy (nats)", "accuracy": "accuracy"},
+        figures=figures_of(loss, splits),
+        labels=LABELS,
         loss_figure="cross_entropy",
         monitor="cross_entropy",
         mode="min",
