@@ -105,5 +105,5 @@ def draw(result: Result, path: Path) -> None:
         panel.set_xlabel(figure.replace("_", " "))
         if result["baselines"]:
             panel.legend(frameon=False, fontsize="small", loc="best")
-    panels[0].set_title(f"{result['name']}: test, mean and deviation, a tick per seed")
+    canvas.suptitle(f"{result['name']}: test, mean and deviation, a tick per seed")
     save(canvas, path)

@@ -1,0 +1,23 @@
+"""What is kept of results is what the commands write of them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments.compare import report
+
+REPOSITORY = Path(__file__).parents[2]
+RESULTS = sorted((REPOSITORY / "results").glob("*/compare.json"))
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.parent.name)
+def test_the_table_is_that_of_the_figures(path):
+    result = json.loads(path.read_text())
+    assert path.with_suffix(".md").read_text() == report.to_markdown(result)
+    assert path.with_suffix(".png").exists()
+    assert (REPOSITORY / "configs" / f"{path.parent.name}.yaml").exists()
+
+
+def test_there_are_results():
+    assert {path.parent.name for path in RESULTS} >= {"adding", "digits", "jsb"}
