@@ -32,6 +32,7 @@ USAGE = f"""usage: {PROGRAM} CONFIG [--cells gru,lstm,rnn --seeds 3 ...]
 
 Trains what the YAML file CONFIG describes with several cells, each of the size that has as many
 parameters, and several seeds. `{PROGRAM} CONFIG --help` lists the options."""
+TOGETHER = "together"
 CELLS = ModelConfig.model_fields["cell"].annotation.__args__  # pyright: ignore
 
 
@@ -119,23 +120,27 @@ def _train_missing(
 ) -> signal.Signals | None:
     """Trains the runs of one cell that are not finished; the signal that stopped it, or None."""
     missing = [
-        Planned(run, config, load_task(config.task).build(config, options.data_dir))
-        for run, config in zip(runs, configs, strict=True)
-        if not run.is_finished()
+        (run, config) for run, config in zip(runs, configs, strict=True) if not run.is_finished()
     ]
     if not missing:
         return None
-    first = missing[0]
-    seeds = [plan.config.seed for plan in missing]
+    # A run that ends when nothing improves ends at a time of its own.
+    together = options.together and configs[0].training.patience is None
+    group = _group(runs, configs) if together else None
+    if group is not None:
+        missing = group[1]
+    planned = [
+        Planned(run, config, load_task(config.task).build(config, options.data_dir))
+        for run, config in missing
+    ]
+    first, seeds = planned[0], [plan.config.seed for plan in planned]
     print(
         f"{model_name(first.config.model)}, {num_parameters(first.task.params):,} parameters, "
         f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
     )
-    # A run that ends when nothing improves ends at a time of its own.
-    if options.together and len(missing) > 1 and first.config.training.patience is None:
-        name = "together-" + "-".join(map(str, seeds))
-        return train_together(missing, RunDirectory(first.run.path.with_name(name)), command)
-    for plan in missing:
+    if group is not None:
+        return train_together(planned, RunDirectory(group[0]), command)
+    for plan in planned:
         started = time.monotonic()
         meta = begin(plan.run, plan.config, command)
         result = fit_run(plan.run, plan.task, plan.config, "auto")
@@ -143,6 +148,27 @@ def _train_missing(
             return result.signal
         finish(plan.run, plan.task, plan.config, result, meta, started)
     return None
+
+
+def _group(
+    runs: list[RunDirectory], configs: list[ExperimentConfig]
+) -> tuple[Path, list[tuple[RunDirectory, ExperimentConfig]]] | None:
+    """The directory of runs that are to be trained side by side, and those runs.
+
+    Where what is missing is part of a group that was cut off, it is that group. None where one
+    run alone is missing.
+    """
+    by_seed = {config.seed: (run, config) for run, config in zip(runs, configs, strict=True)}
+    missing = [seed for seed, (run, _) in by_seed.items() if not run.is_finished()]
+    parent = runs[0].path.parent
+    for path in sorted(parent.glob(f"{TOGETHER}-*")):
+        seeds = [int(seed) for seed in path.name.split("-")[1:]]
+        if set(missing) <= set(seeds) <= set(by_seed):
+            return path, [by_seed[seed] for seed in seeds]
+    if len(missing) < 2:
+        return None
+    name = "-".join([TOGETHER, *map(str, missing)])
+    return parent / name, [by_seed[seed] for seed in missing]
 
 
 def _write(output: Path, name: str, runs: dict[str, list[RunDirectory]], command: str) -> None:

@@ -47,7 +47,12 @@ def train_together(planned: Sequence[Planned], group: RunDirectory, command: str
     """
     started = time.monotonic()
     seeds = [plan.config.seed for plan in planned]
-    metas = [{**begin(plan.run, plan.config, command), "side_by_side": seeds} for plan in planned]
+    # Some may be finished already, where the last session was cut off after its training.
+    metas = {
+        plan.config.seed: {**begin(plan.run, plan.config, command), "side_by_side": seeds}
+        for plan in planned
+        if not plan.run.is_finished()
+    }
     group.path.mkdir(parents=True, exist_ok=True)
     task, config = planned[0].task, planned[0].config
     optimizer = make_optimizer(config)
@@ -76,7 +81,9 @@ def train_together(planned: Sequence[Planned], group: RunDirectory, command: str
 
     rows = training.read_metrics(group.metrics)
     with CheckpointStore(options["checkpoints"]) as store:
-        for index, (plan, meta) in enumerate(zip(planned, metas, strict=True)):
+        for index, plan in enumerate(planned):
+            if plan.run.is_finished():
+                continue
             own = _own_rows(rows, plan.config.seed)
             progress = _best(own, task)
             restored = store.restore(progress.best_step or 0, result.state)
@@ -85,7 +92,15 @@ def train_together(planned: Sequence[Planned], group: RunDirectory, command: str
                     f"The checkpoint of step {progress.best_step} in {group.checkpoints} is gone. "
                     f"Remove {group.path}, and the runs begin anew."
                 )
-            _leave(plan, own, restored[0].run(index), progress, result, meta, started)
+            _leave(
+                plan,
+                own,
+                restored[0].run(index),
+                progress,
+                result,
+                metas[plan.config.seed],
+                started,
+            )
     shutil.rmtree(group.path)
     return None
 

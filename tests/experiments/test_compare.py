@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.cli import main
-from experiments.compare import report
+from experiments.compare import report, together
 from experiments.compare.sizes import count_parameters, with_cell
 from experiments.loading import check
 from experiments.tasks import adding as adding_task
@@ -35,15 +35,15 @@ def test_seeds_side_by_side_give_what_each_gives_alone(adding, write_config):
     assert compare(config, "together", "--seeds", "2") == 0
     assert compare(config, "alone", "--seeds", "2", "--together", "False") == 0
     for seed in ("s0", "s1"):
-        together, alone = Path("together", "gru", seed), Path("alone", "gru", seed)
-        assert {path.name for path in together.iterdir()} == {path.name for path in alone.iterdir()}
-        ours, theirs = read(together / "summary.json"), read(alone / "summary.json")
+        both, alone = Path("together", "gru", seed), Path("alone", "gru", seed)
+        assert {path.name for path in both.iterdir()} == {path.name for path in alone.iterdir()}
+        ours, theirs = read(both / "summary.json"), read(alone / "summary.json")
         assert ours.pop("test")["mse"] == pytest.approx(theirs.pop("test")["mse"], rel=1e-4)
         assert ours.pop("validation")["mse"] == pytest.approx(
             theirs.pop("validation")["mse"], rel=1e-4
         )
         assert ours == theirs
-        for left, right in zip(rows(together), rows(alone), strict=True):
+        for left, right in zip(rows(both), rows(alone), strict=True):
             assert left.keys() == right.keys()
             assert (left.pop("step"), left.pop("split")) == (right["step"], right["split"])
             for name in left.keys() - {"seconds", "steps_per_second"}:
@@ -61,10 +61,10 @@ def test_only_what_is_missing_is_trained(adding, write_config):
     assert read(Path("out/gru/s2/meta.json"))["side_by_side"] == [1, 2]
 
 
-@pytest.mark.parametrize("together", ["True", "False"])
-def test_what_was_stopped_goes_on(adding, write_config, monkeypatch, capfd, together):
+@pytest.mark.parametrize("side_by_side", ["True", "False"])
+def test_what_was_stopped_goes_on(adding, write_config, monkeypatch, capfd, side_by_side):
     config = write_config(adding)
-    options = ("--seeds", "2", "--together", together)
+    options = ("--seeds", "2", "--together", side_by_side)
     assert compare(config, "whole", *options) == 0
 
     draw = adding_task.draw_sums
@@ -83,6 +83,34 @@ def test_what_was_stopped_goes_on(adding, write_config, monkeypatch, capfd, toge
     for seed in ("s0", "s1"):
         whole, stopped = Path("whole/gru", seed), Path("stopped/gru", seed)
         assert read(whole / "summary.json") == read(stopped / "summary.json")
+
+
+def test_what_was_trained_is_not_trained_again(adding, write_config, monkeypatch, capfd):
+    """The session ends when all are trained, and one of them has its summary."""
+    config = write_config(adding)
+    assert compare(config, "whole", "--seeds", "2") == 0
+    finish, draw = together.finish, adding_task.draw_sums
+
+    def full_disk(run, *rest):
+        if run.path.name == "s1":
+            raise OSError("the disk is full")
+        finish(run, *rest)
+
+    monkeypatch.setattr(together, "finish", full_disk)
+    assert compare(config, "stopped", "--seeds", "2") == 1
+    assert "the disk is full" in capfd.readouterr().err
+    monkeypatch.setattr(together, "finish", finish)
+
+    def no_training(number, length, seed):
+        assert seed[0] != adding_task.TRAIN
+        return draw(number, length, seed)
+
+    monkeypatch.setattr(adding_task, "draw_sums", no_training)
+    assert compare(config, "stopped", "--seeds", "2") == 0
+    for seed in ("s0", "s1"):
+        whole, stopped = Path("whole/gru", seed), Path("stopped/gru", seed)
+        assert read(whole / "summary.json") == read(stopped / "summary.json")
+    assert not list(Path("stopped/gru").glob("together-*"))
 
 
 def test_a_finished_run_is_one_to_train(adding, write_config, capfd):
