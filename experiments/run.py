@@ -85,7 +85,7 @@ def finish(
         run, task, config: what was trained.
         result: of the training.
         meta: as :func:`begin` returned it.
-        started: `time.monotonic()` when this session began.
+        started: `time.monotonic()` when this command began.
     """
     assert result.best_step is not None
     plots.learning_curves(

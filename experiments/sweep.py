@@ -41,7 +41,7 @@ class SweepOptions(Generic[Config]):
 
     config: Annotated[Config, tyro.conf.arg(name="")]
     trials: int = 20
-    """How many trials there are to be in the end, those of earlier sessions included."""
+    """How many trials there are to be in the end, those of earlier calls included."""
     output: Path | None = None
     """Directory of the study, its runs and the best config; the default is runs/sweep/NAME. A
     study that is in it goes on. One process at a time."""
@@ -106,7 +106,7 @@ def _open(output: Path, config: ExperimentConfig, task: Task) -> optuna.Study:
     if study.user_attrs.setdefault("ranges", ranges) != ranges:
         raise UserError(f"{output} holds a study of other ranges; give another --output.")
     study.set_user_attr("ranges", ranges)
-    # A session that goes on would draw again what the first one drew.
+    # A call that goes on would draw again what the first one drew.
     study.sampler = optuna.samplers.TPESampler(seed=config.seed + len(study.trials))
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)

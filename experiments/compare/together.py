@@ -47,7 +47,7 @@ def train_together(planned: Sequence[Planned], group: RunDirectory, command: str
     """
     started = time.monotonic()
     seeds = [plan.config.seed for plan in planned]
-    # Some may be finished already, where the last session was cut off after its training.
+    # Some may be finished already, where the last call was cut off after its training.
     metas = {
         plan.config.seed: {**begin(plan.run, plan.config, command), "side_by_side": seeds}
         for plan in planned

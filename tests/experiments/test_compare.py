@@ -86,7 +86,7 @@ def test_what_was_stopped_goes_on(adding, write_config, monkeypatch, capfd, side
 
 
 def test_what_was_trained_is_not_trained_again(adding, write_config, monkeypatch, capfd):
-    """The session ends when all are trained, and one of them has its summary."""
+    """The command ends when all are trained, and one of them has its summary."""
     config = write_config(adding)
     assert compare(config, "whole", "--seeds", "2") == 0
     finish, draw = together.finish, adding_task.draw_sums
