@@ -29,6 +29,11 @@ class Config(ExperimentConfig, frozen=True):
 
     task: Literal["music"] = "music"
     dataset: Literal["jsb", "nottingham"] = Field(default="jsb", description="Which pieces.")
+    data_file: str | None = Field(
+        default=None,
+        description="A .mat file of pieces in their place: cells traindata, validdata and "
+        "testdata of frames x 88 keys.",
+    )
     longest: int = Field(
         default=200,
         ge=2,
@@ -54,12 +59,16 @@ class Pieces(NamedTuple):
 
 
 def build(config: Config, data_dir: Path) -> Task:
-    """Binds a config to the pieces in `data_dir`.
+    """Binds a config to its data file, or to the pieces in `data_dir`.
 
     Raises:
         UserError: if the file is absent or damaged.
     """
-    pieces = read_pieces(data.locate(data.DATA_FILES[config.dataset], data_dir))
+    if config.data_file is None:
+        path = data.locate(data.DATA_FILES[config.dataset], data_dir)
+    else:
+        path = Path(config.data_file)
+    pieces = read_pieces(path)
     train = pad(cut(pieces["train"], config.longest))
     splits: dict[Split, Pieces] = {
         "validation": pad(pieces["validation"]),
@@ -81,9 +90,9 @@ def build(config: Config, data_dir: Path) -> Task:
     def draw(params: Params, directory: Path) -> None:
         piece = pieces["test"][0][:200].astype(np.float32)
         predicted = np.asarray(jax.nn.sigmoid(network.apply(params, piece[None, :-1])[0]))
-        title = f"First test piece of {config.dataset}, and each frame as predicted"
-        path = directory / "piano_roll.png"
-        plots.piano_roll(piece[1:], predicted, LOWEST_NOTE, title, path)
+        title = f"First test piece of {path.stem}, and each frame as predicted"
+        roll = directory / "piano_roll.png"
+        plots.piano_roll(piece[1:], predicted, LOWEST_NOTE, title, roll)
 
     return Task(
         params=network.params,

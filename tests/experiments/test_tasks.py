@@ -163,6 +163,18 @@ def test_padding_is_silent_and_does_not_count(music, tmp_path, monkeypatch):
     np.testing.assert_allclose(together, (6 * alone + 14 * other) / 20, rtol=1e-6)
 
 
+def test_any_file_of_the_format_will_do(music, tmp_path):
+    path = tmp_path / "mine.mat"
+    splits = {"traindata": pieces(25), "validdata": pieces(9), "testdata": pieces(12, 5)}
+    scipy.io.savemat(path, {key: cells_of(arrays) for key, arrays in splits.items()})
+    task = build({**music, "data_file": str(path)}, tmp_path / "nowhere")
+    expected = music_task.baselines(splits["traindata"], splits["testdata"])
+    for name, figures in task.baselines().items():
+        assert figures == pytest.approx(expected[name])
+    with pytest.raises(UserError, match=r"absent\.mat is not a readable"):
+        build({**music, "data_file": str(tmp_path / "absent.mat")}, tmp_path)
+
+
 def test_a_network_that_says_nothing_has_88_bits(music, tmp_path, monkeypatch):
     task = build(music, music_file(tmp_path, monkeypatch))
     silent = jax.tree.map(jnp.zeros_like, task.params)
