@@ -74,12 +74,11 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"--seeds is {options.seeds}, but must be 1 or more.")
     output = options.output or Path("runs", "compare", path.stem)
     command = f"{PROGRAM} {shlex.join(arguments)}"
+    seeds = range(options.config.seed, options.config.seed + options.seeds)
+    by_cell = {cell: with_cell(options.config, cell, options.data_dir) for cell in cells}
     configs = {
-        cell: [
-            with_cell(options.config, cell, options.data_dir).model_copy(update={"seed": seed})
-            for seed in range(options.config.seed, options.config.seed + options.seeds)
-        ]
-        for cell in cells
+        cell: [config.model_copy(update={"seed": seed}) for seed in seeds]
+        for cell, config in by_cell.items()
     }
     runs = {
         cell: [

@@ -85,6 +85,15 @@ def test_what_was_stopped_goes_on(adding, write_config, monkeypatch, capfd, side
         assert read(whole / "summary.json") == read(stopped / "summary.json")
 
 
+def test_ctrl_c_before_the_training_is_a_message(adding, write_config, monkeypatch, capfd):
+    def interrupted(config, data_dir):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(adding_task, "build", interrupted)
+    assert compare(write_config(adding), "out", "--seeds", "2") == 130
+    assert capfd.readouterr().err == "Stopped by Ctrl-C.\n"
+
+
 def test_what_was_trained_is_not_trained_again(adding, write_config, monkeypatch, capfd):
     """The command ends when all are trained, and one of them has its summary."""
     config = write_config(adding)
