@@ -1,9 +1,11 @@
 """The command `sweep CONFIG`: Optuna looks for better values within the ranges a config gives."""
 
+import contextlib
 import dataclasses
 import shlex
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Generic
 
@@ -73,7 +75,25 @@ def main(arguments: list[str]) -> int:
     output = options.output or Path("runs", "sweep", path.stem)
     command = f"{PROGRAM} {shlex.join(arguments)}"
     task = load_task(options.config.task).build(options.config, options.data_dir)
-    study = _open(output, options.config, task)
+    output.mkdir(parents=True, exist_ok=True)
+    with open_storage(output) as storage:
+        study = _open(storage, output, options.config, task)
+        return _go_on(study, output, options, command)
+
+
+@contextlib.contextmanager
+def open_storage(output: Path) -> Iterator[optuna.storages.RDBStorage]:
+    """The storage of the study in a directory, closed at the end."""
+    storage = optuna.storages.RDBStorage(f"sqlite:///{output / 'study.db'}")
+    try:
+        yield storage
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+def _go_on(study: optuna.Study, output: Path, options: SweepOptions[Any], command: str) -> int:
+    """Makes the trials that are missing, and reports; the exit code."""
     while _count(study) < options.trials:
         trial = study.ask()
         try:
@@ -91,12 +111,13 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _open(output: Path, config: ExperimentConfig, task: Task) -> optuna.Study:
+def _open(
+    storage: optuna.storages.RDBStorage, output: Path, config: ExperimentConfig, task: Task
+) -> optuna.Study:
     """Opens the study, and has trials that were cut off made first, from their checkpoints on."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    output.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(
-        storage=f"sqlite:///{output / 'study.db'}",
+        storage=storage,
         study_name="sweep",
         direction="minimize" if task.mode == "min" else "maximize",
         load_if_exists=True,

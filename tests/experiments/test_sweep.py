@@ -10,6 +10,7 @@ import pytest
 
 from experiments.cli import main
 from experiments.loading import load_config
+from experiments.sweep import open_storage
 from experiments.tasks import adding as adding_task
 
 RANGES = {
@@ -29,8 +30,8 @@ def sweep(config, output, *options):
 
 
 def trials(output):
-    study = optuna.load_study(study_name="sweep", storage=f"sqlite:///{output}/study.db")
-    return study.get_trials()
+    with open_storage(Path(output)) as storage:
+        return optuna.load_study(study_name="sweep", storage=storage).get_trials()
 
 
 def summaries(output):
