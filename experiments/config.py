@@ -30,10 +30,12 @@ class ModelConfig(Frozen, frozen=True):
         lt=1,
         description="Rate at which recurrent weights are zeroed, per batch.",
     )
-    keep_bias: float | None = Field(
+    time_scales: float | None = Field(
         default=None,
-        description="Bias, at the start, of the gate that keeps the state: the GRU's update gate, "
-        "the LSTM's forget gate. None for the cell's own, 0 and 1. The plain RNN has none.",
+        ge=2,
+        description="Longest of the times, in steps, over which units forget at the start, the "
+        "shortest being 2: sets the biases of the GRU's update gate and of the LSTM's forget gate. "
+        "None for the cell's own biases, 0 and 1. The plain RNN has no such gate.",
     )
     reset: Literal["after", "before"] = Field(
         default="after", description="GRU only: the reset gate applies after or before the product."

@@ -10,7 +10,7 @@ from flax import nnx
 import gru_jax
 from experiments.config import ModelConfig
 from experiments.task import Array, Params
-from gru_jax import nn, regularize
+from gru_jax import initializers, nn, regularize
 
 Readout = Literal["every step", "last step"]
 
@@ -146,16 +146,18 @@ class _Network(nnx.Module):
             "dropout": config.dropout,
             "rngs": rngs,
         }
-        bias = config.keep_bias
+        keeps: Any = {}
+        if config.time_scales is not None:
+            gate = {"gru": "update_bias", "lstm": "forget_bias", "rnn": None}[config.cell]
+            biases = initializers.time_scales(config.time_scales, config.hidden_size)
+            keeps = {gate: biases} if gate else {}
         match config.cell:
             case "gru":
-                keep = {} if bias is None else {"update_bias": bias}
                 recurrent = nn.GRU(
-                    in_features, config.hidden_size, reset=config.reset, **keep, **options
+                    in_features, config.hidden_size, reset=config.reset, **keeps, **options
                 )
             case "lstm":
-                keep = {} if bias is None else {"forget_bias": bias}
-                recurrent = nn.LSTM(in_features, config.hidden_size, **keep, **options)
+                recurrent = nn.LSTM(in_features, config.hidden_size, **keeps, **options)
             case "rnn":
                 recurrent = nn.RNN(in_features, config.hidden_size, **options)
         self.recurrent = recurrent

@@ -66,6 +66,17 @@ def positive(name: str, value: object) -> int:
     return number
 
 
+def per_unit(name: str, value: object, hidden_size: object) -> Array:
+    """Returns a number, or one for each unit; ValueError unless it is () or (H,)."""
+    array = floating_array(name, jnp.asarray(value, float) if np.isscalar(value) else value)
+    hidden = positive("hidden_size", hidden_size)
+    if array.shape not in ((), (hidden,)):
+        raise ValueError(
+            f"{name} has shape {array.shape}, expected () or {(hidden,)}: one number, or (hidden,)"
+        )
+    return array
+
+
 def option(name: str, value: object, choices: Iterable[object]) -> None:
     """ValueError unless ``value`` is one of ``choices``."""
     choices = tuple(choices)

@@ -53,13 +53,13 @@ def per_gate(
     return draw
 
 
-def bias(initializer: str | Initializer, offsets: Sequence[float]) -> Initializer:
-    """Makes an initialiser of packed biases (gates * H), with a constant added to each gate.
+def bias(initializer: str | Initializer, offsets: Sequence[float | Array]) -> Initializer:
+    """Makes an initialiser of packed biases (gates * H), with something added to each gate.
 
     Args:
         initializer: ``"zeros"``, ``"torch"`` or a callable, as for :func:`per_gate`.
-        offsets: what is added to each gate's biases. A callable says it all itself: nothing is
-            added to what it draws.
+        offsets: what is added to each gate's biases: a number, or (H,), one a unit. A callable
+            says it all itself: nothing is added to what it draws.
 
     Raises:
         ValueError: an unknown scheme.
@@ -70,10 +70,35 @@ def bias(initializer: str | Initializer, offsets: Sequence[float]) -> Initialize
     draw_packed = per_gate(initializer, len(offsets), name="bias_init")
 
     def draw(key: Array, shape: Shape, dtype: DType) -> Array:
-        added = jnp.repeat(jnp.asarray(offsets, dtype), shape[-1] // len(offsets))
-        return draw_packed(key, shape, dtype) + added
+        hidden = (shape[-1] // len(offsets),)
+        added = [jnp.broadcast_to(jnp.asarray(offset, dtype), hidden) for offset in offsets]
+        return draw_packed(key, shape, dtype) + jnp.concatenate(added)
 
     return draw
+
+
+def time_scales(longest: float, hidden_size: int) -> Array:
+    """Returns biases of a gate that keeps the state which give units memories of all lengths.
+
+    A gate that is open to ``sigmoid(b)`` forgets over ``1 / (1 - sigmoid(b)) = 1 + exp(b)`` steps
+    (Tallec & Ollivier 2018, arXiv 1804.11188, section 2, who draw these times uniformly; here
+    their logarithms are evenly spaced, so that short ones are as frequent as long ones). For
+    ``update_bias`` of :func:`gru_jax.init` and ``forget_bias`` of :func:`gru_jax.init_lstm`.
+
+    Args:
+        longest: of the times, in steps; the shortest is 2.
+        hidden_size: H.
+
+    Returns:
+        (H,) float32, rising.
+
+    Raises:
+        ValueError: ``longest`` is less than 2, or the size is not positive.
+    """
+    if not longest >= 2:
+        raise ValueError(f"longest must be 2 steps or more, got {longest}")
+    times = jnp.geomspace(2.0, longest, checks.positive("hidden_size", hidden_size))
+    return jnp.log(times - 1).astype(jnp.float32)
 
 
 def _torch_uniform(key: Array, shape: Shape, dtype: DType) -> Array:

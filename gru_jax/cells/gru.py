@@ -27,7 +27,7 @@ def init(
     kernel_init: str | Initializer = "glorot",
     recurrent_kernel_init: str | Initializer = "orthogonal",
     bias_init: str | Initializer = "zeros",
-    update_bias: float = 0.0,
+    update_bias: float | Array = 0.0,
 ) -> "GRUParams":
     """Draws the parameters of a GRU.
 
@@ -43,9 +43,10 @@ def init(
             ``(key, shape, dtype)`` that draws the packed (D, 3H).
         recurrent_kernel_init: of ``w_h``, likewise.
         bias_init: of ``b`` and ``b_hn``: ``"zeros"``, ``"torch"`` or a callable.
-        update_bias: added to the update gate's bias. Above zero the state is kept for longer at
-            the start of training, as a positive forget bias does in an LSTM (Jozefowicz et al.
-            2015). A callable ``bias_init`` is left as it is.
+        update_bias: added to the update gate's bias, a number or (H,), one a unit. Above zero the
+            state is kept for longer at the start of training, as a positive forget bias does in
+            an LSTM (Jozefowicz et al. 2015); :func:`gru_jax.initializers.time_scales` gives units
+            memories of all lengths. A callable ``bias_init`` is left as it is.
 
     Raises:
         TypeError: an argument of the wrong type.
@@ -56,7 +57,7 @@ def init(
         key,
         input_size,
         hidden_size,
-        bias_offsets=(0.0, update_bias, 0.0),
+        bias_offsets=(0.0, checks.per_unit("update_bias", update_bias, hidden_size), 0.0),
         dtype=dtype,
         bias=bias,
         kernel_init=kernel_init,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from gru_jax import checks
 from gru_jax.cells.base import Affine, add_bias, dot
 from gru_jax.cells.packed import PackedCell, draw_packed
 from gru_jax.typing import Array, DType, Hidden, Initializer, Shape
@@ -23,19 +24,19 @@ def init_lstm(
     kernel_init: str | Initializer = "glorot",
     recurrent_kernel_init: str | Initializer = "orthogonal",
     bias_init: str | Initializer = "zeros",
-    forget_bias: float = 1.0,
+    forget_bias: float | Array = 1.0,
 ) -> "LSTMParams":
     """Draws the parameters of an LSTM.
 
     Arguments and errors are those of :func:`gru_jax.init`, but for ``learned_h0``, which makes
     both halves of the initial state parameters, and ``forget_bias``, which is added to the
-    forget gate's bias: 1, as Jozefowicz et al. (2015) advise.
+    forget gate's bias: 1, as Jozefowicz et al. (2015) advise, or (H,), one a unit.
     """
     drawn = draw_packed(
         key,
         input_size,
         hidden_size,
-        bias_offsets=(0.0, forget_bias, 0.0, 0.0),
+        bias_offsets=(0.0, checks.per_unit("forget_bias", forget_bias, hidden_size), 0.0, 0.0),
         dtype=dtype,
         bias=bias,
         kernel_init=kernel_init,

@@ -58,7 +58,7 @@ def draw_packed(
     input_size: int,
     hidden_size: int,
     *,
-    bias_offsets: Sequence[float],
+    bias_offsets: Sequence[float | Array],
     dtype: DType,
     bias: bool,
     kernel_init: str | Initializer,

@@ -128,6 +128,34 @@ def test_forget_bias_moves_the_forget_gate_alone():
     assert not gru_jax.init_lstm(KEY, 3, 4, forget_bias=0.0).b.any()
 
 
+@pytest.mark.parametrize(
+    ("init", "name", "gates"),
+    [(gru_jax.init, "update_bias", 3), (gru_jax.init_lstm, "forget_bias", 4)],
+)
+def test_every_unit_may_have_a_bias_of_its_own(init, name, gates):
+    cell = init(KEY, 3, 4, **{name: jnp.arange(4.0)})
+    expected = np.zeros((gates, 4))
+    expected[1] = np.arange(4)
+    np.testing.assert_array_equal(np.asarray(cell.b).reshape(gates, 4), expected)
+    with pytest.raises(ValueError, match=rf"{name} has shape \(3,\), expected \(\) or \(4,\)"):
+        init(KEY, 3, 4, **{name: jnp.arange(3.0)})
+
+
+def test_time_scales_are_those_after_which_a_silent_cell_has_forgotten():
+    biases = gru_jax.initializers.time_scales(100.0, 5)
+    cell = gru_jax.init(KEY, 3, 5, recurrent_kernel_init="zeros", update_bias=biases)
+    # Without inputs and recurrent weights a step multiplies each unit by its update gate.
+    h, _ = gru_jax.unroll(cell, jnp.zeros((1, 3)), jnp.ones(5))
+    np.testing.assert_allclose(1 / (1 - h), np.geomspace(2, 100, 5), rtol=1e-4)
+
+
+def test_time_scales_refuse_what_is_no_time():
+    with pytest.raises(ValueError, match="longest must be 2 steps or more, got 1"):
+        gru_jax.initializers.time_scales(1, 5)
+    with pytest.raises(ValueError, match="hidden_size must be a positive integer, got 0"):
+        gru_jax.initializers.time_scales(10, 0)
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_zeros(case):
     cell = case.init(KEY, 3, 4, kernel_init="zeros", recurrent_kernel_init="zeros", **case.static)

@@ -103,16 +103,16 @@ def test_every_cell_learns_through_the_same_network(adding, cell, bidirectional)
     assert without_key == task.loss(task.params, task.batch_at(0), None)[0]
 
 
-@pytest.mark.parametrize(("cell", "gate", "gates"), [("gru", 1, 3), ("lstm", 1, 4)])
-def test_the_gate_that_keeps_the_state_begins_with_the_bias_given(adding, cell, gate, gates):
-    model = {"cell": cell, "hidden_size": 3, "keep_bias": 2.5}
+@pytest.mark.parametrize(("cell", "gates"), [("gru", 3), ("lstm", 4)])
+def test_the_gate_that_keeps_the_state_begins_with_the_time_scales_given(adding, cell, gates):
+    model = {"cell": cell, "hidden_size": 3, "time_scales": 50.0}
     task = build({**adding, "model": model})
     network = adding_task.make_network(
         check(adding_task.Config, {**adding, "model": model}, where="")
     )
     biases = np.split(np.asarray(network.first_cell(task.params).b), gates)
-    np.testing.assert_array_equal(biases[gate], 2.5)
-    np.testing.assert_array_equal(np.delete(biases, gate, axis=0), 0)
+    np.testing.assert_array_equal(biases[1], gru_jax.initializers.time_scales(50.0, 3))
+    np.testing.assert_array_equal(np.delete(biases, 1, axis=0), 0)
 
 
 def test_dropconnect_touches_recurrent_weights_only(adding):
