@@ -4,12 +4,12 @@ import csv
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from experiments import data, plots
 from experiments.config import ExperimentConfig
@@ -36,6 +36,20 @@ class Config(ExperimentConfig, frozen=True):
         default="apart",
         description="Whether the network reads all columns at once, or each by itself.",
     )
+    segment: int = Field(
+        default=1,
+        ge=1,
+        description="Hours that are read in one step (Lin et al. 2023, arXiv 2308.11200).",
+    )
+
+    @model_validator(mode="after")
+    def check_segment(self) -> Self:
+        """Refuses segments that do not fill the window."""
+        if self.window % self.segment:
+            raise ValueError(
+                f"segment is {self.segment}, but should divide window, which is {self.window}."
+            )
+        return self
 
 
 class Windows(NamedTuple):
@@ -62,7 +76,7 @@ def build(config: Config, data_dir: Path) -> Task:
     features = len(COLUMNS) if config.columns == "together" else 1
     network = build_network(
         config.model,
-        features,
+        config.segment * features,
         config.horizon * features,
         readout="last step",
         seed=config.seed,
@@ -80,11 +94,14 @@ def build(config: Config, data_dir: Path) -> Task:
         last = read[:, -1:]
         changes = read - last
         if config.columns == "together":
-            out = network.apply(params, changes, key=key)
+            out = network.apply(params, in_segments(changes), key=key)
             return last + out.reshape(len(read), config.horizon, len(COLUMNS))
         alone = changes.swapaxes(1, 2).reshape(-1, config.window, 1)
-        out = network.apply(params, alone, key=key)
+        out = network.apply(params, in_segments(alone), key=key)
         return last + out.reshape(len(read), len(COLUMNS), config.horizon).swapaxes(1, 2)
+
+    def in_segments(hours: jax.Array) -> jax.Array:
+        return hours.reshape(len(hours), config.window // config.segment, -1)
 
     def loss(
         params: Params, batch: Windows, key: jax.Array | None
