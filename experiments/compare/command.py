@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 
 from experiments.compare import report
-from experiments.compare.sizes import with_cell
+from experiments.compare.sizes import count_parameters, with_cell
 from experiments.compare.together import Planned, train_together
 from experiments.config import ExperimentConfig, ModelConfig
 from experiments.data import default_data_dir
@@ -33,6 +33,9 @@ USAGE = f"""usage: {PROGRAM} CONFIG [--cells gru,lstm,rnn --seeds 3 ...]
 Trains what the YAML file CONFIG describes with several cells, each of the size that has as many
 parameters, and several seeds. `{PROGRAM} CONFIG --help` lists the options."""
 TOGETHER = "together"
+# Beyond them one run keeps a machine busy by itself: on two cores three seeds took 1.5 times as
+# long one by one with 8 units, as long with 46, and less with large batches.
+SMALL = 30_000
 CELLS = ModelConfig.model_fields["cell"].annotation.__args__  # pyright: ignore
 
 
@@ -46,8 +49,9 @@ class CompareOptions(Generic[Config]):
     parameters."""
     seeds: int = 3
     """How many seeds, counted from that of the config."""
-    together: bool = True
-    """Whether the seeds of a cell are trained side by side, as one program."""
+    together: bool | None = None
+    """Whether the seeds of a cell are trained side by side, as one program; the default is to do so
+    with networks of 30,000 parameters or fewer."""
     output: Path | None = None
     """Directory of the runs, the table and the plot; the default is runs/compare/NAME. Runs that
     are in it are not made again, and those that were cut off go on."""
@@ -123,8 +127,11 @@ def _train_missing(
     ]
     if not missing:
         return None
+    together = options.together
+    if together is None:
+        together = count_parameters(configs[0], options.data_dir) <= SMALL
     # A run that ends when nothing improves ends at a time of its own.
-    together = options.together and configs[0].training.patience is None
+    together &= configs[0].training.patience is None
     group = _group(runs, configs) if together else None
     if group is not None:
         missing = group[1]
