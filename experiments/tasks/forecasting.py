@@ -51,7 +51,7 @@ def build(config: Config, data_dir: Path) -> Task:
     Raises:
         UserError: if the file is absent or damaged.
     """
-    hours = standardised(read_hours(data.locate(data.DATA_FILES["etth1"], data_dir)))
+    hours = standardised(read_hours(data.locate(data.DATA_SETS["etth1"].file, data_dir)))
     series: dict[str, np.ndarray] = {
         split: hours[max(0, begin - config.window) : end]
         for split, begin, end in zip(

@@ -53,7 +53,7 @@ def build(config: Config, data_dir: Path) -> Task:
     Raises:
         UserError: if the file is absent or damaged, or too short for the batch.
     """
-    alphabet, text = read_text(data.locate(data.DATA_FILES["shakespeare"], data_dir))
+    alphabet, text = read_text(data.locate(data.DATA_SETS["shakespeare"].file, data_dir))
     bounds = [round(share * len(text)) for share in (0, VALIDATION_FROM, TEST_FROM, 1)]
     parts = {
         name: text[bounds[index] : bounds[index + 1]]

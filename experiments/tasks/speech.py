@@ -60,7 +60,7 @@ def build(config: Config, data_dir: Path) -> Task:
     Raises:
         UserError: if the file is absent or damaged.
     """
-    path = data.locate(data.SPOKEN_DIGITS, data_dir)
+    path = data.locate(data.DATA_SETS["spoken-digits"].file, data_dir)
     splits = split_recordings(read_recordings(path), config.held_out_speaker, config.longest)
     train, test = splits["train"], splits["test"]
     network = build_network(config.model, BANDS, CLASSES, readout="last step", seed=config.seed)
@@ -119,7 +119,7 @@ def read_recordings(path: Path) -> list[Recording]:
         UserError: where one is not what its name and the data set's description say.
     """
     found = []
-    for name, content in sorted(data.read_members(path.read_bytes(), ".wav").items()):
+    for name, content in sorted(data.read_members(path, ".wav").items()):
         try:
             digit, speaker, number = name.removesuffix(".wav").split("_")
             rate, samples = scipy.io.wavfile.read(io.BytesIO(content))

@@ -9,6 +9,7 @@ import pytest
 
 from experiments import data
 from experiments.cli import main
+from experiments.download import download
 from experiments.errors import UserError
 
 CONTENT = b"published\n" * 1000
@@ -21,26 +22,26 @@ def published(tmp_path):
     original.parent.mkdir()
     original.write_bytes(CONTENT)
     sha256 = hashlib.sha256(CONTENT).hexdigest()
-    return data.DataFile("published", original.name, original.as_uri(), sha256)
+    return data.DataFile("published", original.name, original.as_uri(), len(CONTENT), sha256)
 
 
 def test_fetch_then_locate(published, tmp_path):
-    fetched = data.fetch(published, tmp_path / "made" / "for it")
+    fetched = download(published, tmp_path / "made" / "for it")
     assert fetched == data.locate(published, tmp_path / "made" / "for it")
     assert fetched.read_bytes() == CONTENT
     assert [file.name for file in fetched.parent.iterdir()] == ["Published.mat"]
 
 
 def test_fetch_leaves_a_file_that_is_right(published, tmp_path):
-    path = data.fetch(published, tmp_path)
+    path = download(published, tmp_path)
     unreachable = dataclasses.replace(published, url="file:///nowhere")
-    assert data.fetch(unreachable, tmp_path) == path
+    assert download(unreachable, tmp_path) == path
 
 
 def test_fetch_replaces_a_file_that_is_not_right(published, tmp_path):
     path = tmp_path / published.filename
     path.write_bytes(CONTENT[:100])
-    assert data.fetch(published, tmp_path).read_bytes() == CONTENT
+    assert download(published, tmp_path).read_bytes() == CONTENT
 
 
 def test_fetch_refuses_other_content_and_keeps_what_there_was(published, tmp_path):
@@ -48,7 +49,7 @@ def test_fetch_refuses_other_content_and_keeps_what_there_was(published, tmp_pat
     path.write_bytes(b"mine")
     other = dataclasses.replace(published, sha256="0" * 64)
     with pytest.raises(UserError, match="Nothing was written") as error:
-        data.fetch(other, tmp_path)
+        download(other, tmp_path)
     assert published.sha256 in str(error.value)
     assert "0" * 64 in str(error.value)
     assert path.read_bytes() == b"mine"
@@ -56,7 +57,7 @@ def test_fetch_refuses_other_content_and_keeps_what_there_was(published, tmp_pat
 
 def test_fetch_names_the_address_that_does_not_answer(published, tmp_path):
     with pytest.raises(UserError, match="file:///nowhere cannot be downloaded"):
-        data.fetch(dataclasses.replace(published, url="file:///nowhere"), tmp_path)
+        download(dataclasses.replace(published, url="file:///nowhere"), tmp_path)
 
 
 def test_fetch_refuses_a_download_that_broke_off(published, tmp_path):
@@ -75,7 +76,7 @@ def test_fetch_refuses_a_download_that_broke_off(published, tmp_path):
         thread.start()
         url = f"http://127.0.0.1:{server.server_port}/Published.mat"
         with pytest.raises(UserError, match="cannot be downloaded"):
-            data.fetch(dataclasses.replace(published, url=url), tmp_path / "data")
+            download(dataclasses.replace(published, url=url), tmp_path / "data")
         thread.join()
     assert not (tmp_path / "data").exists()
 
@@ -83,7 +84,7 @@ def test_fetch_refuses_a_download_that_broke_off(published, tmp_path):
 def test_fetch_into_a_place_that_cannot_be(published, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"):
-        data.fetch(published, tmp_path / "file" / "below")
+        download(published, tmp_path / "file" / "below")
 
 
 def test_locate_says_how_to_get_an_absent_file(published, tmp_path):
@@ -111,7 +112,8 @@ def test_data_directory_comes_from_the_environment(monkeypatch, tmp_path):
 
 
 def test_the_command_fetches_into_the_directory_given(published, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(data.DATA_FILES, "jsb", published)
+    jsb = dataclasses.replace(data.DATA_SETS["jsb"], files=(published,))
+    monkeypatch.setitem(data.DATA_SETS, "jsb", jsb)
     assert main(["fetch", "jsb", "--data-dir", str(tmp_path)]) == 0
     assert str(tmp_path / published.filename) in capsys.readouterr().out
     assert (tmp_path / published.filename).read_bytes() == CONTENT
@@ -124,5 +126,6 @@ def test_training_without_the_data_says_how_to_get_them(music, write_config, ref
 
 
 def test_the_published_files_have_the_hashes_expected(published_data):
-    for file in data.DATA_FILES.values():
-        assert data.locate(file, published_data).name == file.filename
+    for data_set in data.DATA_SETS.values():
+        for file in data_set.files:
+            assert data.locate(file, published_data) == published_data / file.filename

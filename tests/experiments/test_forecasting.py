@@ -101,7 +101,7 @@ def test_bad_files_are_named(tmp_path, content, message):
 
 
 def test_the_published_hours(published_data):
-    hours = forecasting.read_hours(data.locate(data.DATA_FILES["etth1"], published_data))
+    hours = forecasting.read_hours(data.locate(data.ETTH1, published_data))
     assert hours.shape == (17_420, 7)
     scaled = forecasting.standardised(hours).astype(float)
     at = np.arange(BORDERS[2] - 96, BORDERS[3] - 96 - 24 + 1)[:, None] + np.arange(120)

@@ -112,7 +112,7 @@ def test_samples_are_of_the_alphabet(tmp_path, monkeypatch):
 
 
 def test_the_published_text(published_data):
-    path = data.locate(data.DATA_FILES["shakespeare"], published_data)
+    path = data.locate(data.SHAKESPEARE, published_data)
     alphabet, text = language.read_text(path)
     assert (len(alphabet), len(text)) == (65, 1_115_394)
     assert "".join(alphabet[i] for i in text[:14]) == "First Citizen:"
