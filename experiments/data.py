@@ -1,14 +1,16 @@
 """Data sets that others publish: their files, licences and hashes, and finding them."""
 
 import hashlib
+import io
 import os
 import shlex
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from experiments.errors import UserError
+
+Opened = io.BufferedReader | io.BytesIO
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class DataFile:
     sha256: str
     members: str = ""
 
-    def digest(self, content: BinaryIO) -> str:
+    def digest(self, content: Opened) -> str:
         """Returns the SHA-256 of a file's bytes, or of its members; "" where it is no archive."""
         if not self.members:
             return hashlib.file_digest(content, "sha256").hexdigest()
@@ -70,7 +72,7 @@ class DataSet:
         return file
 
 
-def read_members(archive: Path | BinaryIO, ending: str) -> dict[str, bytes]:
+def read_members(archive: Path | Opened, ending: str) -> dict[str, bytes]:
     """Returns the members of a ZIP archive whose names end so, by name without directories."""
     with zipfile.ZipFile(archive) as opened:
         return {
