@@ -124,12 +124,14 @@ def read_recordings(path: Path) -> list[Recording]:
             digit, speaker, number = name.removesuffix(".wav").split("_")
             rate, samples = scipy.io.wavfile.read(io.BytesIO(content))
             found.append(Recording(int(digit), speaker, int(number), samples / 2.0**15))
-        except ValueError as error:
+        # SciPy's reader raises errors of many kinds for a damaged file.
+        except Exception as error:
             raise UserError(f"{path}: {name} is no recording of a digit: {error}.") from None
-        if (rate, samples.ndim, samples.dtype) != (RATE, 1, np.int16):
+        channels = 1 if samples.ndim == 1 else samples.shape[1]
+        if (rate, channels, samples.dtype) != (RATE, 1, np.int16):
             raise UserError(
-                f"{path}: {name} should have one channel of 16 bits at {RATE} Hz, but has "
-                f"{samples.ndim} of {samples.dtype} at {rate} Hz."
+                f"{path}: {name} is sampled at {rate} Hz in {channels} channels of "
+                f"{samples.dtype}, but should be at {RATE} Hz in 1 channel of int16."
             )
     return found
 
