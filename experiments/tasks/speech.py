@@ -1,6 +1,7 @@
 """Spoken digits: log-mel frames of recordings of any length, read in both directions."""
 
 import io
+import math
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -127,7 +128,7 @@ def read_recordings(path: Path) -> list[Recording]:
         # SciPy's reader raises errors of many kinds for a damaged file.
         except Exception as error:
             raise UserError(f"{path}: {name} is no recording of a digit: {error}.") from None
-        channels = 1 if samples.ndim == 1 else samples.shape[1]
+        channels = math.prod(samples.shape[1:])
         if (rate, channels, samples.dtype) != (RATE, 1, np.int16):
             raise UserError(
                 f"{path}: {name} is sampled at {rate} Hz in {channels} channels of "
