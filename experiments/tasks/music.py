@@ -65,7 +65,7 @@ def build(config: Config, data_dir: Path) -> Task:
         UserError: if the file is absent or damaged.
     """
     if config.data_file is None:
-        path = data.locate(data.DATA_FILES[config.dataset], data_dir)
+        path = data.locate(data.DATA_SETS[config.dataset].file, data_dir)
     else:
         path = Path(config.data_file)
     pieces = read_pieces(path)

@@ -1,6 +1,7 @@
 """Spoken digits: log-mel frames of recordings of any length, read in both directions."""
 
 import io
+import math
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -60,7 +61,7 @@ def build(config: Config, data_dir: Path) -> Task:
     Raises:
         UserError: if the file is absent or damaged.
     """
-    path = data.locate(data.SPOKEN_DIGITS, data_dir)
+    path = data.locate(data.DATA_SETS["spoken-digits"].file, data_dir)
     splits = split_recordings(read_recordings(path), config.held_out_speaker, config.longest)
     train, test = splits["train"], splits["test"]
     network = build_network(config.model, BANDS, CLASSES, readout="last step", seed=config.seed)
@@ -119,17 +120,19 @@ def read_recordings(path: Path) -> list[Recording]:
         UserError: where one is not what its name and the data set's description say.
     """
     found = []
-    for name, content in sorted(data.read_members(path.read_bytes(), ".wav").items()):
+    for name, content in sorted(data.read_members(path, ".wav").items()):
         try:
             digit, speaker, number = name.removesuffix(".wav").split("_")
             rate, samples = scipy.io.wavfile.read(io.BytesIO(content))
             found.append(Recording(int(digit), speaker, int(number), samples / 2.0**15))
-        except ValueError as error:
+        # SciPy's reader raises errors of many kinds for a damaged file.
+        except Exception as error:
             raise UserError(f"{path}: {name} is no recording of a digit: {error}.") from None
-        if (rate, samples.ndim, samples.dtype) != (RATE, 1, np.int16):
+        channels = math.prod(samples.shape[1:])
+        if (rate, channels, samples.dtype) != (RATE, 1, np.int16):
             raise UserError(
-                f"{path}: {name} should have one channel of 16 bits at {RATE} Hz, but has "
-                f"{samples.ndim} of {samples.dtype} at {rate} Hz."
+                f"{path}: {name} is sampled at {rate} Hz in {channels} channels of "
+                f"{samples.dtype}, but should be at {RATE} Hz in 1 channel of int16."
             )
     return found
 

@@ -7,9 +7,10 @@ from experiments import data
 
 
 def publish(name, content, directory, monkeypatch):
-    """Has the data file of this name be one of this content, in `directory`."""
-    file = data.DATA_FILES[name]
-    (directory / file.filename).write_bytes(content)
-    changed = dataclasses.replace(file, sha256=hashlib.sha256(content).hexdigest())
-    monkeypatch.setitem(data.DATA_FILES, name, changed)
+    """Has the file of the data set of this name be one of this content, in `directory`."""
+    data_set = data.DATA_SETS[name]
+    (directory / data_set.file.filename).write_bytes(content)
+    sha256 = hashlib.sha256(content).hexdigest()
+    changed = dataclasses.replace(data_set.file, size=len(content), sha256=sha256)
+    monkeypatch.setitem(data.DATA_SETS, name, dataclasses.replace(data_set, files=(changed,)))
     return directory

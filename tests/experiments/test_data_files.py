@@ -1,89 +1,26 @@
-"""Data files: found only where their hash is right, fetched whole or not at all."""
+"""Data files: found only where their hash is right."""
 
-import dataclasses
 import hashlib
-import http.server
-import threading
 
 import pytest
 
 from experiments import data
-from experiments.cli import main
 from experiments.errors import UserError
 
 CONTENT = b"published\n" * 1000
 
 
 @pytest.fixture
-def published(tmp_path):
-    """A data file published at a file:// address."""
-    original = tmp_path / "server" / "Published.mat"
-    original.parent.mkdir()
-    original.write_bytes(CONTENT)
+def published():
     sha256 = hashlib.sha256(CONTENT).hexdigest()
-    return data.DataFile("published", original.name, original.as_uri(), sha256)
+    url = "https://example.org/Published.mat"
+    return data.DataFile("published", "Published.mat", url, len(CONTENT), sha256)
 
 
-def test_fetch_then_locate(published, tmp_path):
-    fetched = data.fetch(published, tmp_path / "made" / "for it")
-    assert fetched == data.locate(published, tmp_path / "made" / "for it")
-    assert fetched.read_bytes() == CONTENT
-    assert [file.name for file in fetched.parent.iterdir()] == ["Published.mat"]
-
-
-def test_fetch_leaves_a_file_that_is_right(published, tmp_path):
-    path = data.fetch(published, tmp_path)
-    unreachable = dataclasses.replace(published, url="file:///nowhere")
-    assert data.fetch(unreachable, tmp_path) == path
-
-
-def test_fetch_replaces_a_file_that_is_not_right(published, tmp_path):
+def test_locate_returns_the_path_of_what_is_right(published, tmp_path):
     path = tmp_path / published.filename
-    path.write_bytes(CONTENT[:100])
-    assert data.fetch(published, tmp_path).read_bytes() == CONTENT
-
-
-def test_fetch_refuses_other_content_and_keeps_what_there_was(published, tmp_path):
-    path = tmp_path / published.filename
-    path.write_bytes(b"mine")
-    other = dataclasses.replace(published, sha256="0" * 64)
-    with pytest.raises(UserError, match="Nothing was written") as error:
-        data.fetch(other, tmp_path)
-    assert published.sha256 in str(error.value)
-    assert "0" * 64 in str(error.value)
-    assert path.read_bytes() == b"mine"
-
-
-def test_fetch_names_the_address_that_does_not_answer(published, tmp_path):
-    with pytest.raises(UserError, match="file:///nowhere cannot be downloaded"):
-        data.fetch(dataclasses.replace(published, url="file:///nowhere"), tmp_path)
-
-
-def test_fetch_refuses_a_download_that_broke_off(published, tmp_path):
-    class BreaksOff(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(CONTENT)))
-            self.end_headers()
-            self.wfile.write(CONTENT[:100])
-
-        def log_message(self, *_):
-            pass
-
-    with http.server.HTTPServer(("127.0.0.1", 0), BreaksOff) as server:
-        thread = threading.Thread(target=server.handle_request)
-        thread.start()
-        url = f"http://127.0.0.1:{server.server_port}/Published.mat"
-        with pytest.raises(UserError, match="cannot be downloaded"):
-            data.fetch(dataclasses.replace(published, url=url), tmp_path / "data")
-        thread.join()
-    assert not (tmp_path / "data").exists()
-
-
-def test_fetch_into_a_place_that_cannot_be(published, tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot be written"):
-        data.fetch(published, tmp_path / "file" / "below")
+    path.write_bytes(CONTENT)
+    assert data.locate(published, tmp_path) == path
 
 
 def test_locate_says_how_to_get_an_absent_file(published, tmp_path):
@@ -102,19 +39,25 @@ def test_locate_tells_a_damaged_file(published, tmp_path, damage):
     assert published.sha256 in str(error.value)
 
 
+def test_locate_tells_a_broken_archive(tmp_path):
+    (tmp_path / data.SPOKEN_DIGITS.filename).write_bytes(CONTENT)
+    with pytest.raises(UserError, match="it is no archive that can be read"):
+        data.locate(data.SPOKEN_DIGITS, tmp_path)
+
+
+@pytest.mark.parametrize("name", data.DATA_SETS)
+def test_locate_names_the_data_set_that_a_file_is_of(name, tmp_path):
+    for file in data.DATA_SETS[name].files:
+        with pytest.raises(UserError, match=f"`python -m experiments fetch {name} --data-dir "):
+            data.locate(file, tmp_path / "a place")
+
+
 def test_data_directory_comes_from_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("GRU_JAX_DATA", str(tmp_path))
     assert data.default_data_dir() == tmp_path
     monkeypatch.delenv("GRU_JAX_DATA")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert data.default_data_dir() == tmp_path / ".cache" / "gru_jax"
-
-
-def test_the_command_fetches_into_the_directory_given(published, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(data.DATA_FILES, "jsb", published)
-    assert main(["fetch", "jsb", "--data-dir", str(tmp_path)]) == 0
-    assert str(tmp_path / published.filename) in capsys.readouterr().out
-    assert (tmp_path / published.filename).read_bytes() == CONTENT
 
 
 def test_training_without_the_data_says_how_to_get_them(music, write_config, refused, tmp_path):
@@ -124,5 +67,8 @@ def test_training_without_the_data_says_how_to_get_them(music, write_config, ref
 
 
 def test_the_published_files_have_the_hashes_expected(published_data):
-    for file in data.DATA_FILES.values():
-        assert data.locate(file, published_data).name == file.filename
+    for data_set in data.DATA_SETS.values():
+        for file in data_set.files:
+            path = data.locate(file, published_data)
+            size = path.stat().st_size
+            assert size <= file.size if file.members else size == file.size

@@ -1,5 +1,8 @@
 """Laws of the forecasting task: its splits, its baselines, its figures."""
 
+import datetime
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -8,14 +11,19 @@ from experiments import data
 from experiments.errors import UserError
 from experiments.loading import check
 from experiments.tasks import forecasting
-from experiments.tasks.forecasting import BORDERS, COLUMNS, Windows
+from experiments.tasks.forecasting import BORDERS, Windows
 from tests.experiments.publish import publish
+
+HEADER = "date,HUFL,HULL,MUFL,MULL,LUFL,LULL,OT"
 
 
 def table(hours):
-    rows = [",".join(("date", *COLUMNS))]
-    rows += [f"{index}," + ",".join(map(repr, row.tolist())) for index, row in enumerate(hours)]
-    return "\n".join(rows).encode()
+    begin = datetime.datetime(2016, 7, 1)
+    rows = [
+        f"{begin + datetime.timedelta(hours=index)}," + ",".join(map(repr, row.tolist()))
+        for index, row in enumerate(hours)
+    ]
+    return "\n".join([HEADER, *rows]).encode()
 
 
 def build(hours, tmp_path, monkeypatch, **changes):
@@ -81,27 +89,62 @@ def test_a_network_that_says_nothing_forecasts_the_last_hour(
     assert figures == pytest.approx(expected, rel=1e-4)
 
 
+def test_a_file_of_ones_own_takes_the_place_of_the_published_one(counted, tmp_path, monkeypatch):
+    own = tmp_path / "own.csv"
+    own.write_bytes(table(counted[::-1]))
+    task = build(counted, tmp_path, monkeypatch, data_file=str(own))
+    other = build(counted[::-1], tmp_path, monkeypatch)
+    np.testing.assert_array_equal(task.batch_at(0).read, other.batch_at(0).read)
+
+
+ROW = "{},1,2,3,4,5,6,7"
+TIMES = [f"2016-07-01 0{hour}:00:00" for hour in range(6)]
+
+
+def rows_of(times):
+    return "\n".join([HEADER, *map(ROW.format, times)]).encode()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"date,a,b\n1,2,3", "columns"),
-        (b"", "readable"),
-        (b"\xff\xfe", "readable"),
-        (table(np.zeros((5, 7))), "14400 hours or more"),
-        (table(np.zeros((5, 7))) + b"\n6,x,1,1,1,1,1,1", "readable"),
-        (table(np.zeros((5, 7))) + b"\n6,1,1", "readable"),
+        (b"", "is not a readable table"),
+        (b"\xff\xfe", "is not a readable table"),
+        (b"date,a,b\n1,2,3", "has no column HUFL and no column HULL and"),
+        (HEADER.replace("MULL,", "").encode(), "has no column MULL; its columns are"),
+        (HEADER.replace("date", "time").encode(), "has no column date; its columns are"),
+        ((HEADER + ",MORE").encode(), "has the columns"),
+        (HEADER.replace("HUFL,HULL", "HULL,HUFL").encode(), "has the columns"),
+        (table(np.zeros((5, 7))), "has 5 hours, but should have 14400 or more"),
+        (rows_of(TIMES) + b"\n6,1,1", "line 8 has 3 values, but should have 8"),
+        (rows_of(TIMES) + b"\n", "has 6 hours"),
+        (rows_of(TIMES) + b"\n\n", "line 8 has 0 values"),
+        (rows_of(["now"]), "line 2: date is 'now', but should be a time like"),
+        (rows_of(TIMES).replace(b"5", b"x", 1), "line 2: LUFL is 'x', but should be a finite"),
+        (rows_of(TIMES).replace(b",7\n", b",\n", 1), "line 2: OT is '', but should be a finite"),
+        (rows_of(TIMES).replace(b",1,", b",nan,"), "line 2: HUFL is 'nan', but"),
+        (rows_of(TIMES).replace(b",1,", b",-inf,"), "line 2: HUFL is '-inf', but"),
+        (rows_of(TIMES[:3] + TIMES[4:]), "line 5 is of 2016-07-01 04:00:00, 2 hours after"),
+        (rows_of(TIMES[:3] + TIMES[2:]), "line 5 is of 2016-07-01 02:00:00, the same hour as"),
+        (table(np.zeros((BORDERS[-1], 7))), "HUFL is the same in every hour of the training"),
+        (rows_of([TIMES[1], TIMES[0]]), "line 3 is of 2016-07-01 00:00:00, earlier than"),
     ],
 )
 def test_bad_files_are_named(tmp_path, content, message):
     path = tmp_path / "ETTh1.csv"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=message) as error:
+    with pytest.raises(UserError, match=re.escape(message)) as error:
         forecasting.read_hours(path)
     assert str(path) in str(error.value)
 
 
+def test_a_file_that_is_absent_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"none\.csv is not a readable table: .*No such file"):
+        forecasting.read_hours(tmp_path / "none.csv")
+
+
 def test_the_published_hours(published_data):
-    hours = forecasting.read_hours(data.locate(data.DATA_FILES["etth1"], published_data))
+    hours = forecasting.read_hours(data.locate(data.ETTH1, published_data))
     assert hours.shape == (17_420, 7)
     scaled = forecasting.standardised(hours).astype(float)
     at = np.arange(BORDERS[2] - 96, BORDERS[3] - 96 - 24 + 1)[:, None] + np.arange(120)

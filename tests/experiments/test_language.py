@@ -1,6 +1,7 @@
 """Laws of the character language model: its streams, its carry, its baselines."""
 
 import itertools
+import re
 
 import jax
 import numpy as np
@@ -103,6 +104,61 @@ def test_a_text_that_repeats_itself_costs_a_trigram_nothing():
     np.testing.assert_allclose(figures["unigram"]["bits_per_character"], 1.5, atol=0.01)
 
 
+def write_text(path, text):
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("text", [TEXT, "äß漢\n" * 100, "a" * 100])
+def test_the_parts_are_the_text(tmp_path, text):
+    alphabet, parts = language.read_text(write_text(tmp_path / "text", text))
+    assert list(alphabet) == sorted(set(text))
+    assert "".join(alphabet[i] for part in parts.values() for i in part) == text
+    shares = [len(part) / len(text) for part in parts.values()]
+    np.testing.assert_allclose(shares, [0.9, 0.05, 0.05], atol=1 / len(text))
+
+
+def test_a_text_of_ones_own_takes_the_place_of_shakespeare(tmp_path, monkeypatch):
+    own = write_text(tmp_path / "own.txt", TEXT.upper())
+    task = build(tmp_path, monkeypatch, data_file=str(own), sample=50)
+    task.draw(task.params, tmp_path)
+    assert set((tmp_path / "sample.txt").read_text()[:-1]) <= set(TEXT.upper())
+
+
+LINES = "0123456789\n" * 100
+
+
+@pytest.mark.parametrize("text", ["", "abc", "a" * 49])
+def test_a_text_without_parts_is_refused(tmp_path, text):
+    with pytest.raises(UserError, match=f"has {len(text)} characters, but should have more"):
+        language.read_text(write_text(tmp_path / "text", text))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (LINES[:-1] + "é", "line 100, column 11: the symbol 'é' is not in the training part"),
+        (LINES + "\t", r"line 101, column 1: the symbol '\t' is not in the training part"),
+        (LINES[:1000] + "x" + LINES[1000:] + "y", "line 91, column 11: the symbol 'x' is not"),
+        ("".join(map(chr, range(32, 32 + 300))) * 2, "has 300 different symbols, but should have"),
+    ],
+)
+def test_symbols_that_the_model_cannot_know_are_named(tmp_path, text, message):
+    path = write_text(tmp_path / "text", text)
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        language.read_text(path)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"\xff" * 100, None])
+def test_a_file_that_is_no_text_is_named(tmp_path, content):
+    path = tmp_path / "text"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=f"{path} cannot be read as text"):
+        language.read_text(path)
+
+
 def test_samples_are_of_the_alphabet(tmp_path, monkeypatch):
     task = build(tmp_path, monkeypatch, sample=50)
     task.draw(task.params, tmp_path)
@@ -112,7 +168,8 @@ def test_samples_are_of_the_alphabet(tmp_path, monkeypatch):
 
 
 def test_the_published_text(published_data):
-    path = data.locate(data.DATA_FILES["shakespeare"], published_data)
-    alphabet, text = language.read_text(path)
-    assert (len(alphabet), len(text)) == (65, 1_115_394)
-    assert "".join(alphabet[i] for i in text[:14]) == "First Citizen:"
+    path = data.locate(data.SHAKESPEARE, published_data)
+    alphabet, parts = language.read_text(path)
+    assert len(alphabet) == 65
+    assert [len(part) for part in parts.values()] == [1_003_855, 55_769, 55_770]
+    assert "".join(alphabet[i] for i in parts["train"][:14]) == "First Citizen:"

@@ -127,8 +127,8 @@ def test_wrong_option(adding, write_config, refused, options, expected):
         (["trian"], "Did you mean train?"),
         (["train"], "The config file is missing"),
         (["train", "--seed", "3"], "The config file is missing"),
-        (["fetch"], "jsb, nottingham, "),
         (["fetch", "jbs"], "There is no data set jbs. Did you mean jsb?"),
+        (["fetch", "jsb", "none"], "The data sets are jsb, nottingham, "),
     ],
 )
 def test_wrong_command(refused, arguments, expected):

@@ -208,7 +208,7 @@ def test_baselines_of_music_are_floors_of_their_kind():
 def test_baselines_of_the_published_pieces(published_data):
     expected = {"jsb": (11.09, 10.49), "nottingham": (10.26, 5.15)}
     for name, floors in expected.items():
-        splits = music_task.read_pieces(data.locate(data.DATA_FILES[name], published_data))
+        splits = music_task.read_pieces(data.locate(data.DATA_SETS[name].file, published_data))
         figures = music_task.baselines(splits["train"], splits["test"])
         found = [figure["nll_per_frame"] for figure in figures.values()]
         np.testing.assert_allclose(found, floors, atol=0.006)

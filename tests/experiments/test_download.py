@@ -1,0 +1,440 @@
+"""Downloads: whatever breaks off, the file comes whole or not at all, and no byte comes twice."""
+
+import dataclasses
+import hashlib
+import http.server
+import io
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+
+import numpy as np
+import pytest
+
+from experiments import data, download
+from experiments.cli import main
+from experiments.data import DataFile, DataSet
+from experiments.errors import UserError
+
+CONTENT = np.random.default_rng(0).bytes(300_000)
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves one content, and may do so badly.
+
+    Attributes:
+        ranges: whether it heeds a request for a part.
+        length: "announced", "chunked" or "unsaid".
+        breaks_after: bytes of a reply after which the connection is closed, or None.
+        stalls: whether it waits, instead of closing it, until it is told to stop.
+        asked: the ranges of the requests so far, None for the whole.
+        sent: bytes of each reply so far.
+    """
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content, self.ranges, self.length = CONTENT, True, "announced"
+        self.breaks_after, self.stalls, self.stop = None, False, threading.Event()
+        self.asked, self.sent = [], []
+
+    def handle_error(self, request, client_address):
+        """A client that hangs up is what is tested."""
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        self.close_connection = True
+        server = self.server
+        if self.path == "/moved":
+            self.send_response(302)
+            self.send_header("Location", "/file")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        if self.path != "/file":
+            self.send_error(404)
+            return
+        asked = self.headers["Range"]
+        server.asked.append(asked)
+        begin = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked and server.ranges else 0
+        if begin and begin >= len(server.content):
+            self.send_error(416)
+            return
+        self.reply(206 if begin else 200, server.content[begin:])
+
+    def reply(self, status, content):
+        server = self.server
+        self.send_response(status)
+        if server.length == "announced":
+            self.send_header("Content-Length", str(len(content)))
+        if server.length == "chunked":
+            self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        sent = content[: server.breaks_after]
+        server.sent.append(len(sent))
+        if server.length == "chunked":
+            self.wfile.write(f"{len(content):x}\r\n".encode())
+        self.wfile.write(sent)
+        if server.length == "chunked" and len(sent) == len(content):
+            self.wfile.write(b"\r\n0\r\n\r\n")
+        if server.stalls:
+            server.stop.wait(30)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.stop.set()
+        server.shutdown()
+        thread.join()
+
+
+def data_file(url, content=CONTENT):
+    sha256 = hashlib.sha256(content).hexdigest()
+    return DataFile("published", "folder/Published.mat", url, len(content), sha256)
+
+
+@pytest.fixture
+def published(server):
+    return data_file(f"http://127.0.0.1:{server.server_port}/file")
+
+
+@pytest.fixture
+def begin(published, tmp_path):
+    """Leaves in the data directory what a download that broke off would."""
+    partial = tmp_path / "folder" / ".Published.mat.partial"
+
+    def leave(content):
+        partial.parent.mkdir()
+        partial.write_bytes(content)
+        return partial
+
+    return leave
+
+
+def archive(members):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as zipped:
+        for name, content in members.items():
+            zipped.writestr(name, content)
+    return file.getvalue()
+
+
+@pytest.fixture
+def packed(server):
+    """An archive, of which only the members' hash is known."""
+    server.content = archive({"one.wav": CONTENT[:1000], "two.wav": CONTENT[1000:5000]})
+    file = DataFile("packed", "packed.zip", "", 10**6, "", members=".wav")
+    sha256 = file.digest(io.BytesIO(server.content))
+    url = f"http://127.0.0.1:{server.server_port}/file"
+    return dataclasses.replace(file, url=url, sha256=sha256)
+
+
+def files_in(directory):
+    return sorted(path.name for path in directory.rglob("*") if path.is_file())
+
+
+def test_a_file_comes_whole_and_alone(published, tmp_path):
+    path = download.download(published, tmp_path / "made for it")
+    assert path == tmp_path / "made for it" / "folder" / "Published.mat"
+    assert path == data.locate(published, tmp_path / "made for it")
+    assert path.read_bytes() == CONTENT
+    assert files_in(tmp_path) == ["Published.mat"]
+
+
+def test_a_file_comes_from_a_file_address(tmp_path):
+    original = tmp_path / "original"
+    original.write_bytes(CONTENT)
+    path = download.download(data_file(original.as_uri()), tmp_path)
+    assert path.read_bytes() == CONTENT
+
+
+def test_a_file_that_is_right_is_left(published, server, tmp_path):
+    path = download.download(published, tmp_path)
+    assert download.download(published, tmp_path) == path
+    assert len(server.asked) == 1
+
+
+def test_a_file_that_is_not_right_is_replaced(published, tmp_path):
+    path = tmp_path / published.filename
+    path.parent.mkdir()
+    path.write_bytes(CONTENT[:100])
+    assert download.download(published, tmp_path).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("there", [1, 150_000, len(CONTENT) - 1])
+def test_only_the_rest_is_asked_for(published, server, begin, tmp_path, there):
+    begin(CONTENT[:there])
+    path = download.download(published, tmp_path)
+    assert path.read_bytes() == CONTENT
+    assert server.asked == [f"bytes={there}-"]
+    assert server.sent == [len(CONTENT) - there]
+    assert files_in(tmp_path) == ["Published.mat"]
+
+
+def test_nothing_is_asked_for_where_all_had_come(published, server, begin, tmp_path):
+    begin(CONTENT)
+    assert download.download(published, tmp_path).read_bytes() == CONTENT
+    assert server.asked == []
+
+
+def test_the_rest_is_asked_for_where_the_file_has_moved_to(published, server, begin, tmp_path):
+    begin(CONTENT[:1000])
+    moved = dataclasses.replace(published, url=published.url.replace("/file", "/moved"))
+    assert download.download(moved, tmp_path).read_bytes() == CONTENT
+    assert server.asked == ["bytes=1000-"]
+
+
+@pytest.mark.parametrize("length", ["announced", "chunked", "unsaid"])
+def test_a_server_that_sends_everything_is_read_from_the_beginning(
+    published, server, begin, tmp_path, length
+):
+    begin(CONTENT[:1000])
+    server.ranges, server.length = False, length
+    assert download.download(published, tmp_path).read_bytes() == CONTENT
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("there", "asked"),
+    [
+        (b"x" * 1000, ["bytes=1000-", None]),
+        (b"x" * len(CONTENT), [None]),
+        (CONTENT + b"x", [None]),
+    ],
+    ids=["other", "all other", "longer"],
+)
+def test_what_is_not_of_the_file_is_said_and_downloaded_anew_once(
+    published, server, begin, tmp_path, capsys, there, asked
+):
+    begin(there)
+    assert download.download(published, tmp_path).read_bytes() == CONTENT
+    assert server.asked == asked
+    assert "Published.mat" in (printed := capsys.readouterr().err)
+    assert printed.count("It is downloaded anew.") == 1
+
+
+def test_content_that_changed_for_good_is_refused(published, server, begin, tmp_path):
+    begin(CONTENT[:1000])
+    server.content = bytes(len(CONTENT))
+    with pytest.raises(UserError, match="is not the file expected: its SHA-256 is"):
+        download.download(published, tmp_path)
+    assert server.asked == ["bytes=1000-", None]
+    assert files_in(tmp_path) == []
+
+
+def test_other_content_is_refused_and_what_there_was_stays(published, server, tmp_path):
+    path = tmp_path / published.filename
+    path.parent.mkdir()
+    path.write_bytes(b"mine")
+    server.content = bytes(len(CONTENT))
+    with pytest.raises(UserError, match="Nothing was written") as error:
+        download.download(published, tmp_path)
+    assert hashlib.sha256(server.content).hexdigest() in str(error.value)
+    assert published.sha256 in str(error.value)
+    assert path.read_bytes() == b"mine"
+    assert files_in(tmp_path) == ["Published.mat"]
+
+
+@pytest.mark.parametrize("content", [CONTENT[:-1], CONTENT + b"x", b"<html>"])
+def test_another_size_is_refused_before_anything_is_written(published, server, tmp_path, content):
+    server.content = content
+    message = f"it has {len(content):,} bytes, but should have {len(CONTENT):,}"
+    with pytest.raises(UserError, match=message):
+        download.download(published, tmp_path)
+    assert files_in(tmp_path) == []
+
+
+def test_what_has_come_outlives_a_reply_of_another_size(published, server, begin, tmp_path):
+    partial = begin(CONTENT[:1000])
+    server.ranges, server.content = False, b"log in first"
+    with pytest.raises(UserError, match="it has 12 bytes"):
+        download.download(published, tmp_path)
+    assert partial.read_bytes() == CONTENT[:1000]
+
+
+@pytest.mark.parametrize("length", ["chunked", "unsaid"])
+def test_what_grows_beyond_the_size_is_not_read_to_its_end(published, server, tmp_path, length):
+    server.content, server.length = bytes(10**7), length
+    with pytest.raises(UserError, match=r"bytes or more, but should have 300,000") as error:
+        download.download(published, tmp_path)
+    read = int(re.search(r"it has ([\d,]+) bytes", str(error.value))[1].replace(",", ""))
+    assert len(CONTENT) < read <= len(CONTENT) + download.CHUNK
+    assert files_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("length", ["announced", "chunked", "unsaid"])
+def test_a_download_that_breaks_off_goes_on(published, server, tmp_path, length):
+    server.length, server.breaks_after = length, 200_000
+    with pytest.raises(UserError, match="broke off after 200,000 bytes: the connection") as error:
+        download.download(published, tmp_path)
+    assert f"`python -m experiments fetch published --data-dir {tmp_path}`" in str(error.value)
+    assert files_in(tmp_path) == [".Published.mat.partial"]
+    assert download.download(published, tmp_path).read_bytes() == CONTENT
+    assert server.asked == [None, "bytes=200000-"]
+    assert server.sent == [200_000, 100_000]
+
+
+def test_a_server_that_falls_silent_is_not_waited_for(published, server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "TIMEOUT_SECONDS", 0.2)
+    server.breaks_after, server.stalls = 1000, True
+    with pytest.raises(UserError, match=r"broke off after 1,000 bytes: .*timed out"):
+        download.download(published, tmp_path)
+
+
+def test_an_archive_of_unknown_size_goes_on(packed, server, tmp_path):
+    server.length, server.breaks_after = "chunked", 3000
+    with pytest.raises(UserError, match="broke off after 3,000 bytes"):
+        download.download(packed, tmp_path)
+    server.breaks_after = None
+    assert download.download(packed, tmp_path).read_bytes() == server.content
+    assert server.asked == [None, "bytes=3000-"]
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_as_much_as_an_archive_has_may_be_it(packed, server, tmp_path, right):
+    """The server says that there is nothing from there on (416)."""
+    size = len(server.content)
+    (tmp_path / ".packed.zip.partial").write_bytes(server.content if right else bytes(size))
+    assert download.download(packed, tmp_path).read_bytes() == server.content
+    assert server.asked == [f"bytes={size}-", *([] if right else [None])]
+
+
+def test_an_archive_packed_in_another_way_is_downloaded_anew(packed, server, tmp_path):
+    (tmp_path / ".packed.zip.partial").write_bytes(server.content[:3000])
+    with zipfile.ZipFile(io.BytesIO(server.content)) as opened:
+        members = {name: opened.read(name) for name in reversed(opened.namelist())}
+    server.content = archive(members)
+    assert download.download(packed, tmp_path).read_bytes() == server.content
+    assert server.asked == ["bytes=3000-", None]
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("file:///nowhere", "No such file or directory"),
+        ("http://127.0.0.1:{port}/elsewhere", "HTTP Error 404: Not Found"),
+        ("http://127.0.0.1:1/file", "Connection refused"),
+    ],
+)
+def test_an_address_that_does_not_answer_is_named(published, server, begin, tmp_path, url, reason):
+    partial = begin(CONTENT[:1000])
+    url = url.format(port=server.server_port)
+    expected = f"{re.escape(url)} cannot be downloaded: .*{reason}"
+    with pytest.raises(UserError, match=expected):
+        download.download(dataclasses.replace(published, url=url), tmp_path)
+    with pytest.raises(UserError, match=expected):
+        download.download(dataclasses.replace(published, url=url), tmp_path / "none")
+    assert partial.read_bytes() == CONTENT[:1000]
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_place_that_cannot_be_written_is_named(published, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"Published\.mat cannot be written: Not a directory"):
+        download.download(published, tmp_path / "file")
+
+
+def test_progress_is_shown_on_a_terminal(published, begin, tmp_path, capsys, monkeypatch):
+    begin(CONTENT[:1000])
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    download.download(published, tmp_path)
+    printed = capsys.readouterr().err
+    assert "Published.mat: 100%" in printed
+    assert "300k/300k" in printed
+
+
+PROCESS = """
+import sys
+from experiments import cli, data
+
+name, url, size, sha256, directory = sys.argv[1:]
+file = data.DataFile(name, "folder/Published.mat", url, int(size), sha256)
+data.DATA_SETS[name] = data.DataSet(name, "home", None, (file,))
+sys.exit(cli.main(["fetch", name, "--data-dir", directory]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_process_that_is_stopped_leaves_what_came(published, server, tmp_path, number):
+    server.breaks_after, server.stalls = 1000, True
+    values = (published.data_set, published.url, len(CONTENT), published.sha256, tmp_path)
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROCESS, *map(str, values)], stderr=subprocess.PIPE, text=True
+    )
+    partial = tmp_path / "folder" / ".Published.mat.partial"
+    deadline = time.monotonic() + 60
+    while not (partial.exists() and partial.stat().st_size == 1000):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    if number == signal.SIGINT:
+        assert process.returncode == 130
+        assert err.endswith(" goes on from there.\nStopped by Ctrl-C.\n")
+    assert files_in(tmp_path) == [".Published.mat.partial"]
+    server.breaks_after, server.stalls = None, False
+    assert download.download(published, tmp_path).read_bytes() == CONTENT
+    assert server.asked == [None, "bytes=1000-"]
+    assert server.sent == [1000, len(CONTENT) - 1000]
+
+
+@pytest.fixture
+def sets(published, monkeypatch):
+    """Two data sets in place of the published ones: one of two files, one without a licence."""
+    other = dataclasses.replace(published, filename="folder/Other.mat")
+    several = DataSet("several", "https://example.org/several", "CC0", (published, other))
+    alone = dataclasses.replace(published, filename="Alone.mat")
+    none = DataSet("none-stated", "https://example.org/none", None, (alone,))
+    monkeypatch.setattr(data, "DATA_SETS", {"several": several, "none-stated": none})
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["several"], ["Other.mat", "Published.mat"]),
+        (["none-stated"], ["Alone.mat"]),
+        (["none-stated", "several"], ["Alone.mat", "Other.mat", "Published.mat"]),
+        (["all"], ["Alone.mat", "Other.mat", "Published.mat"]),
+    ],
+)
+def test_the_command_fetches_all_files_and_says_the_licence(
+    sets, tmp_path, capsys, names, expected
+):
+    assert main(["fetch", *names, "--data-dir", str(tmp_path)]) == 0
+    assert files_in(tmp_path) == expected
+    printed = capsys.readouterr().out
+    for name in expected:
+        assert f"{name} is there and verified." in printed
+    several = "several: CC0, as https://example.org/several states\n" in printed
+    none = "none-stated: https://example.org/none states no licence\n" in printed
+    assert (several, none) == ("Other.mat" in expected, "Alone.mat" in expected)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_the_command_lists_the_data_sets_with_their_licences(arguments, capsys):
+    try:
+        code = main(["fetch", *arguments])
+    except SystemExit as stop:
+        code = stop.code
+    assert code == 0
+    printed = capsys.readouterr().out
+    for name, data_set in data.DATA_SETS.items():
+        (line,) = re.findall(rf"^  {name} .*$", printed, re.M)
+        assert data_set.home in line
+        assert (data_set.licence or "states no licence") in line
