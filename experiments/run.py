@@ -12,8 +12,8 @@ from experiments.config import ExperimentConfig
 from experiments.errors import UserError
 from experiments.files import write_json
 from experiments.provenance import provenance
-from experiments.report import model_name
 from experiments.run_directory import RunDirectory, read_json
+from experiments.tables import model_name
 from experiments.task import Params, Task
 from experiments.tasks import load_task
 from gru_jax import training

@@ -22,9 +22,9 @@ from experiments.errors import UserError
 from experiments.files import write_atomically
 from experiments.loading import check
 from experiments.options import Config, config_file, parse_options
-from experiments.report import number
 from experiments.run import begin, finish, fit_run
 from experiments.run_directory import chosen_run_directory
+from experiments.tables import number
 from experiments.task import Figures, Params, Task
 from experiments.tasks import load_task
 from gru_jax import training

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from experiments.config import ExperimentConfig
 from experiments.errors import UserError
 from experiments.options import PROGRAM, USAGE, TrainOptions, config_file, parse_train_options
-from experiments.report import model_name, print_report
 from experiments.run import begin, finish, fit_run, num_parameters
 from experiments.run_directory import (
     RunDirectory,
@@ -18,6 +17,7 @@ from experiments.run_directory import (
     new_run_directory,
     read_json,
 )
+from experiments.tables import model_name, print_report
 from experiments.tasks import load_task
 from gru_jax import training
 

@@ -20,10 +20,10 @@ from experiments.errors import UserError
 from experiments.files import write_atomically, write_json
 from experiments.options import Config, config_file, parse_options
 from experiments.provenance import provenance
-from experiments.report import model_name
 from experiments.run import begin, finish, fit_run, num_parameters
 from experiments.run_directory import RunDirectory, chosen_run_directory, read_json
 from experiments.suggest import did_you_mean
+from experiments.tables import model_name
 from experiments.tasks import load_task
 from gru_jax import training
 

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from experiments.plots import save
-from experiments.report import number
+from experiments.tables import number
 
 Result = Mapping[str, Any]
 
