@@ -116,9 +116,9 @@ def _fields(config_class: type[Frozen], parents: list[str]) -> list[str]:
     for parent in remaining:
         annotation: Any = config_class.model_fields[parent].annotation
         if get_args(annotation):
-            # A mapping of keys to parts: the key is a parent, too.
+            # A list of parts, or a mapping of keys to them: the place is a parent, too.
             next(remaining)
-            annotation = get_args(annotation)[1]
+            annotation = get_args(annotation)[-1]
         config_class = annotation
     return list(config_class.model_fields)
 

@@ -12,7 +12,7 @@ from tyro.constructors import (
     StructTypeInfo,
 )
 
-from experiments.config import ExperimentConfig, Frozen
+from experiments.config import DESCRIPTIVE, ExperimentConfig, Frozen
 from experiments.data import default_data_dir
 from experiments.errors import UserError
 from experiments.loading import check, load_config
@@ -101,16 +101,13 @@ _PLAIN_VALUES = ConstructorRegistry()
 def _plain_values(info: StructTypeInfo) -> StructConstructorSpec | None:
     """Has tyro give a config's values as a dict, so that `check` judges them as it does a file's.
 
-    The task is left out of the options, since it decides which options there are, and so are the
-    ranges of a sweep.
+    The task is left out of the options, since it decides which options there are, and so is what
+    only describes an experiment.
     """
     if not (isinstance(info.type, type) and issubclass(info.type, Frozen)):
         return None
-    fields = {
-        name: field
-        for name, field in info.type.model_fields.items()
-        if name not in ("task", "sweep")
-    }
+    held = {"task", *DESCRIPTIVE}
+    fields = {name: field for name, field in info.type.model_fields.items() if name not in held}
     annotations: dict[str, Any] = {name: field.annotation for name, field in fields.items()}
     specs = [
         StructFieldSpec(
@@ -123,7 +120,7 @@ def _plain_values(info: StructTypeInfo) -> StructConstructorSpec | None:
     ]
     kept = {}
     if isinstance(info.default, ExperimentConfig):
-        kept = info.default.model_dump(include={"task", "sweep"})
+        kept = info.default.model_dump(include=held)
 
     def values(**given: Any) -> dict[str, Any]:
         return {**kept, **given}

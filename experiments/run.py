@@ -111,6 +111,16 @@ def finish(
     write_json(run.summary, _summary(task, config, result))
 
 
+def check_published(config: ExperimentConfig, task: Task) -> None:
+    """Raises UserError where a figure is published that the task does not measure."""
+    for place, entry in enumerate(config.published):
+        if entry.figure not in task.labels:
+            raise UserError(
+                f"published.{place}.figure is {entry.figure!r}, but should be "
+                f"{' or '.join(task.labels)}, the figures of {config.task}."
+            )
+
+
 def restore_best(
     run: RunDirectory, config: ExperimentConfig, data_dir: Path
 ) -> tuple[Task, Params]:

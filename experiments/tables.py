@@ -1,20 +1,23 @@
 """A run's final figures: the table of models side by side, printed from the run's two files."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from experiments.config import ModelConfig
+from experiments.config import ModelConfig, Published
 
 
-def print_report(summary: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
-    """Prints the test figures of the network beside the baselines'.
+def print_report(
+    summary: Mapping[str, Any], meta: Mapping[str, Any], published: Sequence[Published]
+) -> None:
+    """Prints the test figures of the network beside the baselines' and those that others published.
 
     Args:
         summary: what `summary.json` holds.
         meta: what `meta.json` holds.
+        published: what the config says.
     """
     seed, split = summary["seed"], "test figures at the best validation"
     table = Table(title=f"{summary['task']}, seed {seed}: {split}", title_justify="left")
@@ -23,8 +26,10 @@ def print_report(summary: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
         table.add_column(figure.replace("_", " "), justify="right")
     table.add_column("parameters", justify="right")
     table.add_column("sequences/s", justify="right")
-    for name, figures in summary["baselines"].items():
-        table.add_row(name, *(number(figures.get(figure)) for figure in summary["test"]), "", "")
+    table.caption = sources(published)
+    table.caption_justify = "left"
+    for name, figures in rows_of_others(summary["baselines"], published, list(summary["test"])):
+        table.add_row(name, *figures, "", "")
     table.add_row(
         summary["model"],
         *map(number, summary["test"].values()),
@@ -33,6 +38,39 @@ def print_report(summary: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
         style="bold",
     )
     Console(highlight=False).print(table)
+
+
+def rows_of_others(
+    baselines: Mapping[str, Mapping[str, float]],
+    published: Iterable[Published],
+    figures: Sequence[str],
+) -> list[tuple[str, list[str]]]:
+    """Returns what ours are held against: names, and a text for each of the test figures.
+
+    Published figures have the digits that were published, and no more.
+    """
+    rows = [
+        (name, [number(of_name.get(figure)) for figure in figures])
+        for name, of_name in baselines.items()
+    ]
+    for name, of_name in published_rows(published).items():
+        texts = [f"{of_name[figure]:g}" if figure in of_name else "" for figure in figures]
+        rows.append((name, texts))
+    return rows
+
+
+def published_rows(published: Iterable[Published]) -> dict[str, dict[str, float]]:
+    """Returns published figures by model, as a task gives those of its baselines."""
+    rows: dict[str, dict[str, float]] = {}
+    for entry in published:
+        rows.setdefault(entry.model, {})[entry.figure] = entry.value
+    return rows
+
+
+def sources(published: Iterable[Published]) -> str | None:
+    """Returns a sentence that says where published figures stand; None where there are none."""
+    names = dict.fromkeys(entry.source for entry in published)
+    return f"Published: {'; '.join(names)}." if names else None
 
 
 def model_name(config: ModelConfig) -> str:

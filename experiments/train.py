@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from experiments.config import ExperimentConfig
 from experiments.errors import UserError
 from experiments.options import PROGRAM, USAGE, TrainOptions, config_file, parse_train_options
-from experiments.run import begin, finish, fit_run, num_parameters
+from experiments.run import begin, check_published, finish, fit_run, num_parameters
 from experiments.run_directory import (
     RunDirectory,
     chosen_run_directory,
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
     options = parse_train_options(path, arguments[1:])
     run = _run_directory(path.stem, options)
     if run.is_finished():
-        _print_result(run)
+        _print_result(run, options.config)
         return 0
     with _sigterm_raises():
         try:
@@ -62,6 +62,7 @@ def _train(run: RunDirectory, options: TrainOptions[ExperimentConfig], arguments
     started = time.monotonic()
     config = options.config
     task = load_task(config.task).build(config, options.data_dir)
+    check_published(config, task)
     meta = begin(run, config, f"{PROGRAM} {shlex.join(arguments)}")
     print(f"{model_name(config.model)}, {num_parameters(task.params):,} parameters, in {run.path}")
     # A run that was stopped before its first checkpoint has a directory and nothing in it.
@@ -70,12 +71,12 @@ def _train(run: RunDirectory, options: TrainOptions[ExperimentConfig], arguments
     if result.status == "interrupted":
         return _stopped(result.signal == signal.SIGINT, run, options)
     finish(run, task, config, result, meta, started)
-    _print_result(run)
+    _print_result(run, config)
     return 0
 
 
-def _print_result(run: RunDirectory) -> None:
-    print_report(read_json(run.summary), read_json(run.meta))
+def _print_result(run: RunDirectory, config: ExperimentConfig) -> None:
+    print_report(read_json(run.summary), read_json(run.meta), config.published)
     for text in sorted(run.plots.glob("*.txt")):
         print(f"{text}:\n\n{text.read_text(encoding='utf-8')}")
     for plot in sorted(run.plots.glob("*.png")):

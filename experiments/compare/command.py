@@ -20,7 +20,7 @@ from experiments.errors import UserError
 from experiments.files import write_atomically, write_json
 from experiments.options import Config, config_file, parse_options
 from experiments.provenance import provenance
-from experiments.run import begin, finish, fit_run, num_parameters
+from experiments.run import begin, check_published, finish, fit_run, num_parameters
 from experiments.run_directory import RunDirectory, chosen_run_directory, read_json
 from experiments.suggest import did_you_mean
 from experiments.tables import model_name
@@ -96,7 +96,7 @@ def main(arguments: list[str]) -> int:
         if stop is not None:
             print(f"Stopped by {stop.name}. To go on: {command}", file=sys.stderr)
             return 128 + stop
-    _write(output, path.stem, runs, command)
+    _write(output, path.stem, runs, options.config, command)
     return 0
 
 
@@ -132,6 +132,7 @@ def _train_missing(
         Planned(run, config, load_task(config.task).build(config, options.data_dir))
         for run, config in missing
     ]
+    check_published(planned[0].config, planned[0].task)
     first, seeds = planned[0], [plan.config.seed for plan in planned]
     print(
         f"{model_name(first.config.model)}, {num_parameters(first.task.params):,} parameters, "
@@ -170,7 +171,13 @@ def _group(
     return parent / name, [by_seed[seed] for seed in missing]
 
 
-def _write(output: Path, name: str, runs: dict[str, list[RunDirectory]], command: str) -> None:
+def _write(
+    output: Path,
+    name: str,
+    runs: dict[str, list[RunDirectory]],
+    config: ExperimentConfig,
+    command: str,
+) -> None:
     summaries = {
         cell: [read_json(run.summary) for run in of_cell] for cell, of_cell in runs.items()
     }
@@ -179,7 +186,7 @@ def _write(output: Path, name: str, runs: dict[str, list[RunDirectory]], command
         "command": command,
         "name": name,
         **provenance(),
-        **report.gather(summaries, metas),
+        **report.gather(summaries, metas, config.published),
     }
     markdown = report.to_markdown(result)
     write_json(output / "compare.json", result)

@@ -1,4 +1,4 @@
-"""The figures of several cells and seeds beside the baselines': as JSON, a table and a plot."""
+"""The figures of several cells and seeds beside those of others: as JSON, a table and a plot."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -7,23 +7,28 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from experiments.config import Published
 from experiments.plots import save
-from experiments.tables import number
+from experiments.tables import number, published_rows, rows_of_others, sources
 
 Result = Mapping[str, Any]
 
 
 def gather(
-    summaries: Mapping[str, Sequence[Result]], metas: Mapping[str, Sequence[Result]]
+    summaries: Mapping[str, Sequence[Result]],
+    metas: Mapping[str, Sequence[Result]],
+    published: Sequence[Published] = (),
 ) -> dict[str, Any]:
     """Means and standard deviations over the seeds.
 
     Args:
         summaries: by cell, what `summary.json` of each seed holds.
         metas: by cell, what `meta.json` of each seed holds.
+        published: what the config says.
 
     Returns:
-        "models": a row per cell; "baselines": their test figures by name.
+        "models": a row per cell; "baselines": their test figures by name; "published": as in the
+        config.
     """
     models = [
         {
@@ -39,7 +44,11 @@ def gather(
         }
         for cell, of_cell in summaries.items()
     ]
-    return {"models": models, "baselines": next(iter(summaries.values()))[0]["baselines"]}
+    return {
+        "models": models,
+        "baselines": next(iter(summaries.values()))[0]["baselines"],
+        "published": [entry.model_dump() for entry in published],
+    }
 
 
 def _spread(values: list[float]) -> dict[str, Any]:
@@ -50,11 +59,24 @@ def _spread(values: list[float]) -> dict[str, Any]:
 
 def to_markdown(result: Result) -> str:
     """The table, and the command that made it."""
+    header, rows = table(result)
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    parts = [
+        f"{result['name']}: test figures at the best validation, mean and standard deviation over "
+        f"the seeds, by `{result['command']}`.",
+        "\n".join("| " + " | ".join(line) + " |" for line in lines),
+        sources(published_figures(result)),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def table(result: Result) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows: baselines, published figures, models."""
     figures = list(result["models"][0]["test"])
     header = ["model", "parameters", "seeds", *(figure.replace("_", " ") for figure in figures)]
     rows = [
-        [name, "", "", *(number(of_name.get(figure)) for figure in figures)]
-        for name, of_name in result["baselines"].items()
+        [name, "", "", *texts]
+        for name, texts in rows_of_others(result["baselines"], published_figures(result), figures)
     ]
     rows += [
         [
@@ -65,12 +87,12 @@ def to_markdown(result: Result) -> str:
         ]
         for model in result["models"]
     ]
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return (
-        f"{result['name']}: test figures at the best validation, mean and standard deviation over "
-        f"the seeds, by `{result['command']}`.\n\n{table}\n"
-    )
+    return header, rows
+
+
+def published_figures(result: Result) -> list[Published]:
+    """What others published; nothing where the comparison was written before that was kept."""
+    return [Published(**entry) for entry in result.get("published", [])]
 
 
 def _mean(spread: Result) -> str:
@@ -80,7 +102,7 @@ def _mean(spread: Result) -> str:
 
 
 def draw(result: Result, path: Path) -> None:
-    """Draws each test figure: a mark per model with its deviation, a line per baseline."""
+    """Draws each test figure: a mark per model with its deviation, a line per figure of others."""
     figures = list(result["models"][0]["test"])
     canvas = Figure(figsize=(6.5, 0.6 + 2.6 * len(figures)), layout="constrained")
     panels = canvas.subplots(len(figures), 1, squeeze=False)[:, 0]
@@ -97,13 +119,15 @@ def draw(result: Result, path: Path) -> None:
                 markersize=12,
                 color=f"C{place}",
             )
-        for color, (name, of_name) in enumerate(result["baselines"].items(), 5):
+        lines = [(":", *item) for item in result["baselines"].items()]
+        lines += [("--", *item) for item in published_rows(published_figures(result)).items()]
+        for color, (style, name, of_name) in enumerate(lines, 5):
             if figure in of_name:
-                panel.axvline(of_name[figure], color=f"C{color}", linestyle=":", label=name)
+                panel.axvline(of_name[figure], color=f"C{color}", linestyle=style, label=name)
         panel.set_yticks(range(len(result["models"])), [m["model"] for m in result["models"]])
         panel.set_ylim(len(result["models"]) - 0.5, -0.5)
         panel.set_xlabel(figure.replace("_", " "))
-        if result["baselines"]:
-            panel.legend(frameon=False, fontsize="small", loc="best")
+        if lines:
+            panel.legend(edgecolor="none", framealpha=0.9, fontsize="small", loc="best")
     canvas.suptitle(f"{result['name']}: test, mean and deviation, a tick per seed")
     save(canvas, path)
