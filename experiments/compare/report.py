@@ -37,7 +37,7 @@ def gather(
             "parameters": of_cell[0]["parameters"],
             "seeds": [summary["seed"] for summary in of_cell],
             "test": {
-                figure: _spread([summary["test"][figure] for summary in of_cell])
+                figure: spread([summary["test"][figure] for summary in of_cell])
                 for figure in of_cell[0]["test"]
             },
             "wall_seconds": [meta["wall_seconds"] for meta in metas[cell]],
@@ -51,7 +51,7 @@ def gather(
     }
 
 
-def _spread(values: list[float]) -> dict[str, Any]:
+def spread(values: list[float]) -> dict[str, Any]:
     """The mean, the standard deviation of the sample (None of one value), and the values."""
     deviation = statistics.stdev(values) if len(values) > 1 else None
     return {"mean": statistics.fmean(values), "deviation": deviation, "values": values}
@@ -83,7 +83,7 @@ def table(result: Result) -> tuple[list[str], list[list[str]]]:
             model["model"],
             f"{model['parameters']:,}",
             ", ".join(map(str, model["seeds"])),
-            *(_mean(model["test"][figure]) for figure in figures),
+            *(mean(model["test"][figure]) for figure in figures),
         ]
         for model in result["models"]
     ]
@@ -95,10 +95,11 @@ def published_figures(result: Result) -> list[Published]:
     return [Published(**entry) for entry in result.get("published", [])]
 
 
-def _mean(spread: Result) -> str:
-    if spread["deviation"] is None:
-        return number(spread["mean"])
-    return f"{number(spread['mean'])} +- {number(spread['deviation'])}"
+def mean(of_seeds: Result) -> str:
+    """A mean with its deviation, as a text."""
+    if of_seeds["deviation"] is None:
+        return number(of_seeds["mean"])
+    return f"{number(of_seeds['mean'])} +- {number(of_seeds['deviation'])}"
 
 
 def draw(result: Result, path: Path) -> None:
@@ -108,13 +109,13 @@ def draw(result: Result, path: Path) -> None:
     panels = canvas.subplots(len(figures), 1, squeeze=False)[:, 0]
     for panel, figure in zip(panels, figures, strict=True):
         for place, model in enumerate(result["models"]):
-            spread = model["test"][figure]
+            found = model["test"][figure]
             panel.errorbar(
-                spread["mean"], place, xerr=spread["deviation"], fmt=".", capsize=4, color="black"
+                found["mean"], place, xerr=found["deviation"], fmt=".", capsize=4, color="black"
             )
             panel.plot(
-                spread["values"],
-                [place] * len(spread["values"]),
+                found["values"],
+                [place] * len(found["values"]),
                 "|",
                 markersize=12,
                 color=f"C{place}",
