@@ -34,13 +34,15 @@ class TrainOptions(Generic[Config]):
     Attributes are options; those of `config` stand without a prefix.
     """
 
-    config: Annotated[Config, tyro.conf.arg(name="")]
+    config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
     run_dir: Path | None = None
     """Directory of the run, new or to be resumed; the default is runs/NAME/TIME-sSEED."""
     resume: Resume = "auto"
     """Whether to go on with the run in --run-dir: if there is one, never, or it must be there."""
     data_dir: Path = dataclasses.field(default_factory=default_data_dir)
     """Directory of data files; the default is $GRU_JAX_DATA, then ~/.cache/gru_jax."""
+    tensorboard: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Writes the rows of metrics.jsonl as event files, too, into tensorboard/ of the run."""
 
 
 def config_file(arguments: list[str], usage: str) -> Path | None:
@@ -87,7 +89,6 @@ def parse_options(kind: type[Options], path: Path, arguments: list[str], program
         args=arguments,
         prog=f"{program} {path}",
         description=(type(from_file).__doc__ or "").strip(),
-        config=(tyro.conf.FlagConversionOff,),
         registry=_PLAIN_VALUES,
     )
     config = check(type(from_file), options.config, where="Command line", options=True)

@@ -47,6 +47,10 @@ class RunDirectory:
     def plots(self) -> Path:
         return self.path / "plots"
 
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
     def is_finished(self) -> bool:
         """Whether the run's final figures are there."""
         return self.summary.exists()

@@ -41,7 +41,7 @@ SHOWN = 10
 class SweepOptions(Generic[Config]):
     """What the command line says."""
 
-    config: Annotated[Config, tyro.conf.arg(name="")]
+    config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
     trials: int = 20
     """How many trials there are to be in the end, those of earlier calls included."""
     output: Path | None = None

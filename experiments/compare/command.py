@@ -40,13 +40,13 @@ CELLS = ModelConfig.model_fields["cell"].annotation.__args__  # pyright: ignore
 class CompareOptions(Generic[Config]):
     """What the command line says."""
 
-    config: Annotated[Config, tyro.conf.arg(name="")]
+    config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
     cells: str = ",".join(CELLS)
     """Cells, separated by commas. Those that the config does not name get the size with as many
     parameters."""
     seeds: int = 3
     """How many seeds, counted from that of the config."""
-    together: bool = True
+    together: Annotated[bool, tyro.conf.FlagConversionOff] = True
     """Whether the seeds of a cell are trained side by side, as one program."""
     output: Path | None = None
     """Directory of the runs, the table and the plot; the default is runs/compare/NAME. Runs that
