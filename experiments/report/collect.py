@@ -57,19 +57,30 @@ class RunRecord(Attachments):
 
     Attributes:
         path: its directory.
-        config: the config file's text; values: what it says.
-        model: a short name.
+        config: the config file's text.
+        values: what it says.
+        published: in the config.
         rows: of metrics, so far.
     """
 
     path: Path
     config: str = ""
     values: dict[str, Any] = field(default_factory=dict)
-    model: str = ""
+    model: str = "unknown model"
     published: list[Published] = field(default_factory=list)
     summary: Summary | None = None
     meta: Meta | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def task(self) -> str:
+        """Its name; empty where nothing says it."""
+        return str(self.values.get("task") or (self.summary and self.summary.task) or "")
+
+    @property
+    def seed(self) -> str:
+        """The seed as a text; empty where nothing says it."""
+        return str(self.summary.seed if self.summary else self.values.get("seed", ""))
 
     @property
     def status(self) -> str:
@@ -87,7 +98,8 @@ class RunRecord(Attachments):
         """What it took; of a run that was resumed, or is not finished, the training alone."""
         if self.meta and self.meta.wall_seconds and not self.meta.earlier_sessions:
             return self.meta.wall_seconds
-        return self.rows[-1].get("seconds") if self.rows else None
+        seconds = self.rows[-1].get("seconds") if self.rows else None
+        return seconds if isinstance(seconds, int | float) else None
 
 
 @dataclass(kw_only=True)
@@ -128,8 +140,7 @@ def collect(folder: Path) -> list[Experiment]:
             comparisons[path] = _read_comparison(path)
     grouped: dict[tuple[Path, str], list[RunRecord]] = {}
     for run in runs:
-        key = _home(run.path, set(comparisons)), str(run.values.get("task", ""))
-        grouped.setdefault(key, []).append(run)
+        grouped.setdefault((_home(run.path, set(comparisons)), run.task), []).append(run)
     for path in comparisons.keys() - {path for path, _ in grouped}:
         grouped[path, ""] = []
     found = []
@@ -168,6 +179,8 @@ def _read_run(run: RunDirectory) -> RunRecord:
             record.model, record.published = model_name(config.model), config.published
     if run.is_finished():
         record.summary = record.attempt(lambda: read_record(Summary, run.summary), None)
+    if record.summary:
+        record.model = record.summary.model
     if run.meta.exists():
         record.meta = record.attempt(lambda: read_record(Meta, run.meta), None)
     record.rows = record.attempt(lambda: _read_rows(run, record.values.get("seed")), [])

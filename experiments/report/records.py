@@ -21,6 +21,7 @@ class Record(BaseModel, frozen=True):
 class Summary(Record, frozen=True):
     """The part of `summary.json`."""
 
+    task: str
     seed: int
     model: str
     parameters: int

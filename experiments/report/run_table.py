@@ -69,7 +69,7 @@ def run_table(experiment: Experiment, anchor: str) -> tuple[list[str], list[Row]
                     below(run.path, experiment.path),
                     run.status,
                     run.model,
-                    str(run.values.get("seed", "")),
+                    run.seed,
                     *(of_run.get(key, "") for key in varying),
                     *(number(run.summary and run.summary.test.get(name)) for name in figures),
                     f"{run.summary.best_step:,}" if run.summary else "",
