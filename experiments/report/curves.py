@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from experiments.report.collect import RunRecord
 
+LARGEST = 1e300
 SHARED = ("step", "split", "seconds", "steps_per_second")
 
 
@@ -35,7 +36,7 @@ def draw_curves(runs: Sequence[RunRecord]) -> bytes | None:
     figure = Figure(figsize=(7.5, 0.8 + 2.5 * len(panels)), layout="constrained")
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for panel, (split, name) in zip(axes, panels, strict=True):
-        lowest, highest, labelled = [], [], set()
+        lowest, highest, later, labelled = [], [], [], set()
         for run in runs:
             steps, values = _series(run.rows, split, name)
             if not steps:
@@ -54,8 +55,13 @@ def draw_curves(runs: Sequence[RunRecord]) -> bytes | None:
             labelled.add(label)
             lowest.append(min(values))
             highest.append(max(values))
+            later.append(max(values[len(values) // 10 :]))
         if min(lowest) > 0 and max(highest) > 10 * min(lowest):
             panel.set_yscale("log")
+        elif max(highest) > 2 * max(later) > 0:
+            # The first steps, which are far above the rest, would leave it no room.
+            margin = (max(later) - min(lowest) or max(later)) / 10
+            panel.set_ylim(min(lowest) - margin, max(later) + margin)
         panel.set_ylabel(f"{'training' if split == 'train' else split}\n{name.replace('_', ' ')}")
         panel.grid(alpha=0.3)
     axes[0].legend(frameon=False, fontsize="small")
@@ -68,9 +74,12 @@ def draw_curves(runs: Sequence[RunRecord]) -> bytes | None:
 def _series(
     rows: Sequence[Mapping[str, Any]], split: str, figure: str
 ) -> tuple[list[int], list[float]]:
+    """Steps and values of a figure where it is a number that can be drawn."""
     chosen = [
         (row["step"], row[figure])
         for row in rows
-        if row.get("split") == split and isinstance(row.get(figure), int | float)
+        if row.get("split") == split
+        and isinstance(row.get(figure), int | float)
+        and abs(row[figure]) < LARGEST
     ]
     return [step for step, _ in chosen], [value for _, value in chosen]

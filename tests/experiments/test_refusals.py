@@ -158,7 +158,9 @@ def test_music_must_not_see_what_it_predicts(music, write_config, refused):
     assert "model.bidirectional is True, but should be False" in message
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["fetch", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["fetch", "--help"], ["report", "--help"]]
+)
 def test_help(arguments, capsys):
     try:
         code = main(arguments)
