@@ -11,8 +11,15 @@ from experiments.compare.command import CELLS, TOGETHER
 from experiments.compare.together import own_rows
 from experiments.config import Published
 from experiments.errors import UserError
-from experiments.loading import load_config, read_yaml
-from experiments.report.records import Comparison, Meta, Summary, read_record
+from experiments.loading import read_yaml
+from experiments.report.records import (
+    Comparison,
+    Config,
+    Meta,
+    Summary,
+    check_record,
+    read_record,
+)
 from experiments.run_directory import RunDirectory
 from experiments.tables import model_name
 from gru_jax import training
@@ -174,7 +181,7 @@ def _read_run(run: RunDirectory) -> RunRecord:
     record.values = record.attempt(lambda: read_yaml(run.config), {})
     if record.values:
         record.config = run.config.read_text(encoding="utf-8")
-        config = record.attempt(lambda: load_config(run.config), None)
+        config = record.attempt(lambda: check_record(Config, record.values, run.config), None)
         if config is not None:
             record.model, record.published = model_name(config.model), config.published
     if run.is_finished():

@@ -1,11 +1,19 @@
-"""What the page needs of the JSON files that runs and comparisons leave behind, checked."""
+"""What the page needs of the files that runs and comparisons leave behind, checked."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from experiments.config import Published
+from experiments.config import ModelConfig, Published
 from experiments.errors import UserError
 from experiments.run_directory import read_json
 
@@ -16,6 +24,23 @@ class Record(BaseModel, frozen=True):
     """Part of a file; keys that the page has no use for are passed over."""
 
     model_config = ConfigDict(allow_inf_nan=False)
+
+
+class Config(Record, frozen=True):
+    """The part of `config.yaml`, which may be that of an earlier version."""
+
+    task: str
+    seed: int
+    model: ModelConfig
+    published: list[Published] = []
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def drop_unknown(cls, value: Any) -> Any:
+        """Passes over what models had, or will have."""
+        if not isinstance(value, Mapping):
+            return value
+        return {key: value[key] for key in value if key in ModelConfig.model_fields}
 
 
 class Summary(Record, frozen=True):
@@ -89,7 +114,15 @@ def read_record(kind: type[Kind], path: Path) -> Kind:
     Raises:
         UserError: if it is absent, is no JSON object, or does not say what it should.
     """
-    values = read_json(path)
+    return check_record(kind, read_json(path), path)
+
+
+def check_record(kind: type[Kind], values: Mapping[str, Any], path: Path) -> Kind:
+    """Takes from a file's values what is needed.
+
+    Raises:
+        UserError: if they do not say what they should.
+    """
     try:
         return kind.model_validate(values)
     except ValidationError as error:

@@ -50,7 +50,7 @@ def run_table(experiment: Experiment, anchor: str) -> tuple[list[str], list[Row]
     varying = [
         key
         for key in dict.fromkeys(key for of_run in settings for key in of_run)
-        if len({of_run.get(key) for of_run in settings if of_run}) > 1
+        if len({of_run.get(key, "") for of_run in settings if of_run}) > 1
     ]
     after = ["best step", "steps", "parameters", "seconds"]
     named = [name.replace("_", " ") for name in figures]
@@ -119,9 +119,14 @@ def _others(runs: Sequence[RunRecord], figures: Sequence[str]) -> list[tuple[str
 
 
 def _settings(run: RunRecord) -> dict[str, str]:
-    """The config as texts by dotted key, without what is named elsewhere or changes nothing."""
+    """The config as texts by dotted key, without what is named elsewhere or changes nothing.
+
+    Without what is None, too: versions in which there is no such key are the same then.
+    """
     values = {key: value for key, value in run.values.items() if key not in DESCRIPTIVE}
-    return {key: str(value) for key, value in flat(values) if key not in NAMED}
+    return {
+        key: str(value) for key, value in flat(values) if key not in NAMED and value is not None
+    }
 
 
 def _steps(run: RunRecord) -> str:

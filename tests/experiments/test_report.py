@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import yaml
 
 from experiments.cli import main
 from experiments.compare import report as comparison
@@ -230,6 +231,18 @@ def test_what_is_damaged_is_named_and_the_rest_is_there(no_curves, make_run, cap
     assert "s1 damaged" in text
     assert "s0 finished GRU, 4 units 0 0.5000" in text
     assert ("0.8750" in text) == (file != "summary")
+
+
+def test_a_run_of_another_version_is_not_damaged(no_curves, make_run):
+    make_run("runs/sums/s0")
+    run = make_run("runs/sums/s1", status=None, seed=1)
+    values = yaml.safe_load(run.config.read_text())
+    values["model"] |= {"forgets": None, "gates": 5}
+    del values["model"]["dropout"], values["published"]
+    run.config.write_text(yaml.safe_dump(values))
+    text = page_of().text
+    assert "run status model seed model.dropout model.gates mse" in text
+    assert "s1 unfinished GRU, 4 units 1 5 6 of 6" in text
 
 
 def test_a_damaged_plot_is_named(make_run, capsys):
