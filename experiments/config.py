@@ -106,6 +106,19 @@ class Range(Frozen, frozen=True):
         return self
 
 
+class Published(Frozen, frozen=True):
+    """A test figure that others published, which ours are held against."""
+
+    model: str = Field(min_length=1, description="What it is of, and whose it is.")
+    figure: str = Field(description="Which of the task's test figures it is.")
+    value: float = Field(description="The figure, in the unit of ours.")
+    source: str = Field(min_length=1, description="Where it stands.")
+
+
+# What describes an experiment and changes nothing about a run; no options either.
+DESCRIPTIVE = frozenset({"published", "sweep"})
+
+
 class ExperimentConfig(Frozen, frozen=True):
     """What every experiment has; a task adds fields of its own."""
 
@@ -121,6 +134,9 @@ class ExperimentConfig(Frozen, frozen=True):
     training: TrainingConfig = TrainingConfig()
     sweep: dict[str, Range] = Field(
         default={}, description="For the command sweep: by key, what to draw values from."
+    )
+    published: list[Published] = Field(
+        default=[], description="Figures that others published, shown beside the run's own."
     )
 
     @model_validator(mode="after")

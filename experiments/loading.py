@@ -82,7 +82,7 @@ def check(
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[str]:
     """Yields "key (ours here, theirs there)" for each dotted key with two different values."""
-    left, right = dict(_flat(ours)), dict(_flat(theirs))
+    left, right = dict(flat(ours)), dict(flat(theirs))
     for key in sorted(left.keys() | right.keys()):
         ours_shown, theirs_shown = (
             repr(values[key]) if key in values else "absent" for values in (left, right)
@@ -116,17 +116,17 @@ def _fields(config_class: type[Frozen], parents: list[str]) -> list[str]:
     for parent in remaining:
         annotation: Any = config_class.model_fields[parent].annotation
         if get_args(annotation):
-            # A mapping of keys to parts: the key is a parent, too.
+            # A list of parts, or a mapping of keys to them: the place is a parent, too.
             next(remaining)
-            annotation = get_args(annotation)[1]
+            annotation = get_args(annotation)[-1]
         config_class = annotation
     return list(config_class.model_fields)
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 

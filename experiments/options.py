@@ -12,7 +12,7 @@ from tyro.constructors import (
     StructTypeInfo,
 )
 
-from experiments.config import ExperimentConfig, Frozen
+from experiments.config import DESCRIPTIVE, ExperimentConfig, Frozen
 from experiments.data import default_data_dir
 from experiments.errors import UserError
 from experiments.loading import check, load_config
@@ -34,13 +34,15 @@ class TrainOptions(Generic[Config]):
     Attributes are options; those of `config` stand without a prefix.
     """
 
-    config: Annotated[Config, tyro.conf.arg(name="")]
+    config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
     run_dir: Path | None = None
     """Directory of the run, new or to be resumed; the default is runs/NAME/TIME-sSEED."""
     resume: Resume = "auto"
     """Whether to go on with the run in --run-dir: if there is one, never, or it must be there."""
     data_dir: Path = dataclasses.field(default_factory=default_data_dir)
     """Directory of data files; the default is $GRU_JAX_DATA, then ~/.cache/gru_jax."""
+    tensorboard: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Writes the rows of metrics.jsonl as event files, too, into tensorboard/ of the run."""
 
 
 def config_file(arguments: list[str], usage: str) -> Path | None:
@@ -87,7 +89,6 @@ def parse_options(kind: type[Options], path: Path, arguments: list[str], program
         args=arguments,
         prog=f"{program} {path}",
         description=(type(from_file).__doc__ or "").strip(),
-        config=(tyro.conf.FlagConversionOff,),
         registry=_PLAIN_VALUES,
     )
     config = check(type(from_file), options.config, where="Command line", options=True)
@@ -101,16 +102,13 @@ _PLAIN_VALUES = ConstructorRegistry()
 def _plain_values(info: StructTypeInfo) -> StructConstructorSpec | None:
     """Has tyro give a config's values as a dict, so that `check` judges them as it does a file's.
 
-    The task is left out of the options, since it decides which options there are, and so are the
-    ranges of a sweep.
+    The task is left out of the options, since it decides which options there are, and so is what
+    only describes an experiment.
     """
     if not (isinstance(info.type, type) and issubclass(info.type, Frozen)):
         return None
-    fields = {
-        name: field
-        for name, field in info.type.model_fields.items()
-        if name not in ("task", "sweep")
-    }
+    held = {"task", *DESCRIPTIVE}
+    fields = {name: field for name, field in info.type.model_fields.items() if name not in held}
     annotations: dict[str, Any] = {name: field.annotation for name, field in fields.items()}
     specs = [
         StructFieldSpec(
@@ -123,7 +121,7 @@ def _plain_values(info: StructTypeInfo) -> StructConstructorSpec | None:
     ]
     kept = {}
     if isinstance(info.default, ExperimentConfig):
-        kept = info.default.model_dump(include={"task", "sweep"})
+        kept = info.default.model_dump(include=held)
 
     def values(**given: Any) -> dict[str, Any]:
         return {**kept, **given}

@@ -1,5 +1,6 @@
 """One run: a config trained in a directory of its own, until its summary is there."""
 
+import contextlib
 import datetime
 import time
 from pathlib import Path
@@ -12,28 +13,54 @@ from experiments.config import ExperimentConfig
 from experiments.errors import UserError
 from experiments.files import write_json
 from experiments.provenance import provenance
-from experiments.report import model_name
 from experiments.run_directory import RunDirectory, read_json
+from experiments.tables import model_name
 from experiments.task import Params, Task
 from experiments.tasks import load_task
 from gru_jax import training
 from gru_jax.training.checkpoint import CheckpointStore
 
 
-def fit_run(run: RunDirectory, task: Task, config: ExperimentConfig, resume: Any) -> Any:
+def fit_run(
+    run: RunDirectory,
+    task: Task,
+    config: ExperimentConfig,
+    resume: Any,
+    *,
+    tensorboard: bool = False,
+) -> Any:
     """Trains a task, or goes on with it, as the config says: :func:`gru_jax.training.fit`."""
     optimizer = make_optimizer(config)
-    return training.fit(
-        training.TrainState.create(task.params, optimizer, task.carry),
-        training.make_train_step(task.loss, optimizer, seed=config.seed),
-        task.batch_at,
-        evaluate=lambda params: task.figures(params, "validation"),
-        monitor=task.monitor,
-        mode=task.mode,
-        patience=config.training.patience,
-        resume=resume,
-        **fit_options(run, config),
-    )
+    options = fit_options(run, config)
+    with contextlib.ExitStack() as stack:
+        if tensorboard:
+            log = training.TensorBoardLog(options["metrics"], run.tensorboard)
+            options["metrics"] = stack.enter_context(log)
+        return training.fit(
+            training.TrainState.create(task.params, optimizer, task.carry),
+            training.make_train_step(task.loss, optimizer, seed=config.seed),
+            task.batch_at,
+            evaluate=lambda params: task.figures(params, "validation"),
+            monitor=task.monitor,
+            mode=task.mode,
+            patience=config.training.patience,
+            resume=resume,
+            **options,
+        )
+
+
+def write_tensorboard(run: RunDirectory) -> None:
+    """Writes the event files for TensorBoard of a finished run.
+
+    Raises:
+        UserError: the metrics cannot be read, or the files cannot be written.
+    """
+    steps = read_json(run.summary)["steps"]
+    try:
+        with training.TensorBoardLog(training.MetricsLog(run.metrics), run.tensorboard) as log:
+            log.begin(steps)
+    except training.TrainingError as error:
+        raise UserError(str(error)) from None
 
 
 def make_optimizer(config: ExperimentConfig) -> Any:
@@ -109,6 +136,16 @@ def finish(
     )
     # The summary comes last: where it is, the run is finished.
     write_json(run.summary, _summary(task, config, result))
+
+
+def check_published(config: ExperimentConfig, task: Task) -> None:
+    """Raises UserError where a figure is published that the task does not measure."""
+    for place, entry in enumerate(config.published):
+        if entry.figure not in task.labels:
+            raise UserError(
+                f"published.{place}.figure is {entry.figure!r}, but should be "
+                f"{' or '.join(task.labels)}, the figures of {config.task}."
+            )
 
 
 def restore_best(

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import yaml
 
-from experiments.config import ExperimentConfig
+from experiments.config import DESCRIPTIVE, ExperimentConfig
 from experiments.errors import UserError
 from experiments.files import write_atomically
 from experiments.loading import differences, read_yaml
@@ -47,6 +47,10 @@ class RunDirectory:
     def plots(self) -> Path:
         return self.path / "plots"
 
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
     def is_finished(self) -> bool:
         """Whether the run's final figures are there."""
         return self.summary.exists()
@@ -80,6 +84,8 @@ def new_run_directory(name: str, seed: int) -> RunDirectory:
 def chosen_run_directory(path: Path, config: ExperimentConfig, resume: Resume) -> RunDirectory:
     """Returns the directory the user named, if a run of this config may begin or go on there.
 
+    What only describes the experiment may differ from what the directory holds.
+
     Raises:
         UserError: if it is a file, holds another experiment or anything that is not a run, or
             `resume` forbids what is found.
@@ -93,7 +99,8 @@ def chosen_run_directory(path: Path, config: ExperimentConfig, resume: Resume) -
         if path.exists() and any(not file.name.startswith(".") for file in path.iterdir()):
             raise UserError(f"{path} holds files, but no run: there is no config.yaml among them.")
         return run
-    changed = list(differences(config.model_dump(), read_yaml(run.config)))
+    theirs = {key: value for key, value in read_yaml(run.config).items() if key not in DESCRIPTIVE}
+    changed = list(differences(config.model_dump(exclude={*DESCRIPTIVE}), theirs))
     if changed:
         raise UserError(
             f"{path} holds another experiment. It differs in {'; '.join(changed)}. "

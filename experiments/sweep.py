@@ -22,9 +22,9 @@ from experiments.errors import UserError
 from experiments.files import write_atomically
 from experiments.loading import check
 from experiments.options import Config, config_file, parse_options
-from experiments.report import number
 from experiments.run import begin, finish, fit_run
 from experiments.run_directory import chosen_run_directory
+from experiments.tables import number
 from experiments.task import Figures, Params, Task
 from experiments.tasks import load_task
 from gru_jax import training
@@ -41,7 +41,7 @@ SHOWN = 10
 class SweepOptions(Generic[Config]):
     """What the command line says."""
 
-    config: Annotated[Config, tyro.conf.arg(name="")]
+    config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
     trials: int = 20
     """How many trials there are to be in the end, those of earlier calls included."""
     output: Path | None = None

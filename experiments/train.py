@@ -1,6 +1,7 @@
 """The command `train CONFIG`: trains what a config describes and reports it beside baselines."""
 
 import contextlib
+import importlib.util
 import shlex
 import signal
 import sys
@@ -10,14 +11,21 @@ from collections.abc import Iterator
 from experiments.config import ExperimentConfig
 from experiments.errors import UserError
 from experiments.options import PROGRAM, USAGE, TrainOptions, config_file, parse_train_options
-from experiments.report import model_name, print_report
-from experiments.run import begin, finish, fit_run, num_parameters
+from experiments.run import (
+    begin,
+    check_published,
+    finish,
+    fit_run,
+    num_parameters,
+    write_tensorboard,
+)
 from experiments.run_directory import (
     RunDirectory,
     chosen_run_directory,
     new_run_directory,
     read_json,
 )
+from experiments.tables import model_name, print_report
 from experiments.tasks import load_task
 from gru_jax import training
 
@@ -36,9 +44,16 @@ def main(arguments: list[str]) -> int:
     if path is None:
         return 0
     options = parse_train_options(path, arguments[1:])
+    if options.tensorboard and importlib.util.find_spec("tensorboardX") is None:
+        raise UserError(
+            "--tensorboard needs tensorboardX, which is not installed. "
+            "It is the extra tensorboard: pip install -e '.[tensorboard]'."
+        )
     run = _run_directory(path.stem, options)
     if run.is_finished():
-        _print_result(run)
+        if options.tensorboard:
+            write_tensorboard(run)
+        _print_result(run, options.config)
         return 0
     with _sigterm_raises():
         try:
@@ -62,20 +77,21 @@ def _train(run: RunDirectory, options: TrainOptions[ExperimentConfig], arguments
     started = time.monotonic()
     config = options.config
     task = load_task(config.task).build(config, options.data_dir)
+    check_published(config, task)
     meta = begin(run, config, f"{PROGRAM} {shlex.join(arguments)}")
     print(f"{model_name(config.model)}, {num_parameters(task.params):,} parameters, in {run.path}")
     # A run that was stopped before its first checkpoint has a directory and nothing in it.
     resume = "auto" if options.resume == "must" else options.resume
-    result = fit_run(run, task, config, resume)
+    result = fit_run(run, task, config, resume, tensorboard=options.tensorboard)
     if result.status == "interrupted":
         return _stopped(result.signal == signal.SIGINT, run, options)
     finish(run, task, config, result, meta, started)
-    _print_result(run)
+    _print_result(run, config)
     return 0
 
 
-def _print_result(run: RunDirectory) -> None:
-    print_report(read_json(run.summary), read_json(run.meta))
+def _print_result(run: RunDirectory, config: ExperimentConfig) -> None:
+    print_report(read_json(run.summary), read_json(run.meta), config.published)
     for text in sorted(run.plots.glob("*.txt")):
         print(f"{text}:\n\n{text.read_text(encoding='utf-8')}")
     for plot in sorted(run.plots.glob("*.png")):
@@ -92,6 +108,7 @@ def _how_to_resume(run: RunDirectory, options: TrainOptions[ExperimentConfig]) -
     if not run.config.exists():
         return "Nothing was written."
     again = [str(run.config), "--run-dir", str(run.path), "--data-dir", str(options.data_dir)]
+    again += ["--tensorboard"] * options.tensorboard
     return f"To go on: {PROGRAM} {shlex.join(again)}"
 
 

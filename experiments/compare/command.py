@@ -20,10 +20,10 @@ from experiments.errors import UserError
 from experiments.files import write_atomically, write_json
 from experiments.options import Config, config_file, parse_options
 from experiments.provenance import provenance
-from experiments.report import model_name
-from experiments.run import begin, finish, fit_run, num_parameters
+from experiments.run import begin, check_published, finish, fit_run, num_parameters
 from experiments.run_directory import RunDirectory, chosen_run_directory, read_json
 from experiments.suggest import did_you_mean
+from experiments.tables import model_name
 from experiments.tasks import load_task
 from gru_jax import training
 
@@ -43,7 +43,7 @@ CELLS = ModelConfig.model_fields["cell"].annotation.__args__  # pyright: ignore
 class CompareOptions(Generic[Config]):
     """What the command line says."""
 
-    config: Annotated[Config, tyro.conf.arg(name="")]
+    config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
     cells: str = ",".join(CELLS)
     """Cells, separated by commas. Those that the config does not name get the size with as many
     parameters."""
@@ -100,7 +100,7 @@ def main(arguments: list[str]) -> int:
         if stop is not None:
             print(f"Stopped by {stop.name}. To go on: {command}", file=sys.stderr)
             return 128 + stop
-    _write(output, path.stem, runs, command)
+    _write(output, path.stem, runs, options.config, command)
     return 0
 
 
@@ -139,6 +139,7 @@ def _train_missing(
         Planned(run, config, load_task(config.task).build(config, options.data_dir))
         for run, config in missing
     ]
+    check_published(planned[0].config, planned[0].task)
     first, seeds = planned[0], [plan.config.seed for plan in planned]
     print(
         f"{model_name(first.config.model)}, {num_parameters(first.task.params):,} parameters, "
@@ -177,7 +178,13 @@ def _group(
     return parent / name, [by_seed[seed] for seed in missing]
 
 
-def _write(output: Path, name: str, runs: dict[str, list[RunDirectory]], command: str) -> None:
+def _write(
+    output: Path,
+    name: str,
+    runs: dict[str, list[RunDirectory]],
+    config: ExperimentConfig,
+    command: str,
+) -> None:
     summaries = {
         cell: [read_json(run.summary) for run in of_cell] for cell, of_cell in runs.items()
     }
@@ -186,7 +193,7 @@ def _write(output: Path, name: str, runs: dict[str, list[RunDirectory]], command
         "command": command,
         "name": name,
         **provenance(),
-        **report.gather(summaries, metas),
+        **report.gather(summaries, metas, config.published),
     }
     markdown = report.to_markdown(result)
     write_json(output / "compare.json", result)

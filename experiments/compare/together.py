@@ -84,7 +84,7 @@ def train_together(planned: Sequence[Planned], group: RunDirectory, command: str
         for index, plan in enumerate(planned):
             if plan.run.is_finished():
                 continue
-            own = _own_rows(rows, plan.config.seed)
+            own = own_rows(rows, plan.config.seed)
             progress = _best(own, task)
             restored = store.restore(progress.best_step or 0, result.state)
             if restored is None:
@@ -137,7 +137,7 @@ def _own(seed: int, name: str) -> str:
     return f"s{seed} {name}"
 
 
-def _own_rows(rows: Sequence[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
+def own_rows(rows: Sequence[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
     """The rows of one run, as a run of its own would have written them."""
     prefix = _own(seed, "")
     shared = ("step", "split", "seconds", "steps_per_second")

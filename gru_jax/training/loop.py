@@ -9,7 +9,7 @@ from typing import Any, Literal
 from gru_jax import checks
 from gru_jax.training.checkpoint import Checkpoints, CheckpointStore
 from gru_jax.training.errors import CheckpointError
-from gru_jax.training.metrics import MetricsLog, progress_bar
+from gru_jax.training.metrics import Log, progress_bar
 from gru_jax.training.progress import Mode, Progress
 from gru_jax.training.run import Run
 from gru_jax.training.signals import StopSignals
@@ -57,7 +57,7 @@ def fit(
     log_every: int = 10,
     patience: int | None = None,
     checkpoints: Checkpoints | None = None,
-    metrics: MetricsLog | None = None,
+    metrics: Log | None = None,
     resume: Resume = "auto",
     progress: bool | None = None,
 ) -> FitResult:
@@ -83,7 +83,8 @@ def fit(
         patience: evaluations in a row without improvement after which the run ends; None: never.
         checkpoints: where to keep them; None: nowhere. One is saved after each evaluation, and at
             a signal.
-        metrics: where to append rows of figures; None: nowhere.
+        metrics: where to append rows of figures, such as a :class:`gru_jax.training.MetricsLog`;
+            None: nowhere.
         resume: ``"auto"`` goes on from the newest checkpoint where there is one, ``"must"``
             insists that there is one, ``"never"`` that there is none. A damaged checkpoint is
             moved aside with a warning, and the one before it is taken.
@@ -151,7 +152,7 @@ def fit(
 
 
 def _begin(
-    state: TrainState, store: CheckpointStore | None, resume: Resume, log: MetricsLog | None
+    state: TrainState, store: CheckpointStore | None, resume: Resume, log: Log | None
 ) -> Run:
     run = Run(state, Progress(step=int(state.step)), store, log)
     if store is not None:

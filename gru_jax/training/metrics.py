@@ -6,13 +6,25 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 from tqdm import tqdm
 
 from gru_jax.training.errors import MetricsError, reason
 from gru_jax.typing import Array
+
+
+class Log(Protocol):
+    """What a run reports to: a :class:`MetricsLog`, or another with the same methods."""
+
+    def begin(self, step: int) -> None:
+        """Is called once, before the first row: the run goes on from ``step``."""
+        ...
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Is called with each row, whose figures need not be finite."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)

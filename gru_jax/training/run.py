@@ -12,7 +12,7 @@ from tqdm import tqdm
 from gru_jax.training import snapshot
 from gru_jax.training.checkpoint import CheckpointStore
 from gru_jax.training.errors import NonFiniteLossError
-from gru_jax.training.metrics import MetricsLog
+from gru_jax.training.metrics import Log
 from gru_jax.training.progress import Mode, Progress
 from gru_jax.training.state import TrainState
 from gru_jax.training.step import Metrics, TrainStep
@@ -38,7 +38,7 @@ class Run:
         state: TrainState,
         progress: Progress,
         store: CheckpointStore | None,
-        log: MetricsLog | None,
+        log: Log | None,
     ):
         self.state = state
         self.progress = progress

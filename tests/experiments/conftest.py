@@ -15,12 +15,22 @@ TINY = {
     "optimizer": {"learning_rate": 0.01},
     "training": {"steps": 6, "batch_size": 8, "eval_every": 3, "log_every": 2},
 }
+PUBLISHED = [
+    {"model": "RNN, Doe 1999", "figure": "mse", "value": 0.125, "source": "Doe 1999, table 7"},
+    {"model": "GRU, Roe 2015", "figure": "mse", "value": 0.0625, "source": "Roe 2015"},
+]
 Write = Callable[..., Path]
 
 
 @pytest.fixture
 def adding() -> dict[str, Any]:
     return {"task": "adding", "length": 5, "held_out": 16, **TINY}
+
+
+@pytest.fixture
+def published(adding: dict[str, Any]) -> dict[str, Any]:
+    """The adding problem, held against figures that nobody published."""
+    return {**adding, "published": PUBLISHED}
 
 
 @pytest.fixture

@@ -176,6 +176,19 @@ def test_the_table_has_means_and_deviations_over_the_seeds():
     assert "| nothing |  |  | 1.5000 |" in table
 
 
+def test_what_was_published_stands_beside_it(published, write_config, capfd):
+    assert compare(write_config(published), "out", "--seeds", "1") == 0
+    result = read(Path("out/compare.json"))
+    assert result["published"] == published["published"]
+    table = Path("out/compare.md").read_text()
+    assert "| RNN, Doe 1999 |  |  | 0.125 |" in table
+    assert table.endswith("\nPublished: Doe 1999, table 7; Roe 2015.\n")
+    assert table.strip() in capfd.readouterr().out
+
+    del result["published"]
+    assert "Published" not in report.to_markdown(result)
+
+
 def test_a_single_seed_has_no_deviation(adding, write_config):
     assert compare(write_config(adding), "out", "--seeds", "1") == 0
     (model,) = read(Path("out/compare.json"))["models"]

@@ -12,12 +12,15 @@ CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_config_is_valid_and_its_header_complete(path):
-    load_config(path)
+    config = load_config(path)
     lines = path.read_text().splitlines()
     header = "\n".join(line for line in lines if line.startswith("#"))
     assert f"python -m experiments train configs/{path.name}" in header
     for part in ("Result:", "Time:", "Published:"):
         assert f"# {part}" in header
+    for entry in config.published:
+        assert f"{entry.value:g}" in header
+        assert entry.source in header
 
 
 def test_there_are_configs():

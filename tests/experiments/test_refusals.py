@@ -55,6 +55,24 @@ def test_wrong_value_in_the_file(adding, write_config, refused, key, value, expe
         assert part in message
 
 
+@pytest.mark.parametrize("command", ["train", "compare"])
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("value", "low", ["published.1.value is 'low'", "number"]),
+        ("value", float("nan"), ["published.1.value is nan"]),
+        ("sauce", "page 3", ["unknown key published.1.sauce", "Did you mean source?"]),
+        ("figure", "msi", ["published.1.figure is 'msi', but should be mse", "of adding"]),
+    ],
+)
+def test_wrong_published_figure(published, write_config, refused, command, key, value, expected):
+    values = copy.deepcopy(published)
+    values["published"][1][key] = value
+    message = refused(command, write_config(values))
+    for part in expected:
+        assert part in message
+
+
 def test_every_wrong_value_has_its_line(adding, write_config, refused):
     values = changed(changed(adding, "model.hidden_size", 0), "model.dropout", 2.0)
     lines = refused("train", write_config(values)).splitlines()
@@ -140,7 +158,9 @@ def test_music_must_not_see_what_it_predicts(music, write_config, refused):
     assert "model.bidirectional is True, but should be False" in message
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["fetch", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["fetch", "--help"], ["report", "--help"]]
+)
 def test_help(arguments, capsys):
     try:
         code = main(arguments)

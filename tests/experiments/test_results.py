@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from experiments.compare import report
+from experiments.loading import load_config
 
 REPOSITORY = Path(__file__).parents[2]
 RESULTS = sorted((REPOSITORY / "results").glob("*/compare.json"))
@@ -16,7 +17,8 @@ def test_the_table_is_that_of_the_figures(path):
     result = json.loads(path.read_text())
     assert path.with_suffix(".md").read_text() == report.to_markdown(result)
     assert path.with_suffix(".png").exists()
-    assert (REPOSITORY / "configs" / f"{path.parent.name}.yaml").exists()
+    config = load_config(REPOSITORY / "configs" / f"{path.parent.name}.yaml")
+    assert report.published_figures(result) == config.published
 
 
 def test_there_are_results():

@@ -74,6 +74,29 @@ def test_the_table_puts_the_network_beside_its_baselines(finished, capsys):
     assert "predictions.png" in printed
 
 
+def test_what_was_published_stands_beside_it(published, write_config, capsys):
+    assert train(write_config(published), "--run-dir", "run") == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"RNN, Doe 1999 +│ +0.125 ", printed)
+    assert re.search(r"GRU, Roe 2015 +│ +0.0625 ", printed)
+    assert "Published: Doe 1999, table 7; Roe 2015." in printed
+
+
+@pytest.mark.parametrize("keys", [("published",), ("published", "sweep")])
+def test_what_describes_an_experiment_may_change_after_the_run(
+    finished, published, write_config, capsys, keys
+):
+    """A run of before there was such a key goes on, and shows what is published now."""
+    _, run = finished
+    earlier = yaml.safe_load((run / "config.yaml").read_text())
+    for key in keys:
+        del earlier[key]
+    (run / "config.yaml").write_text(yaml.safe_dump(earlier))
+    ranges = {"seed": {"low": 0, "high": 9}}
+    assert train(write_config({**published, "sweep": ranges}), "--run-dir", run) == 0
+    assert "GRU, Roe 2015" in capsys.readouterr().out
+
+
 def test_a_finished_run_prints_its_table_again_and_changes_nothing(finished):
     config, run = finished
     before = contents(run)

@@ -1,0 +1,385 @@
+"""The page over a folder of runs: what is in it, that it stands alone, and what is damaged."""
+
+import html
+import json
+import os
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import yaml
+
+from experiments.cli import main
+from experiments.compare import report as comparison
+from experiments.files import write_json
+from experiments.loading import check
+from experiments.report import page
+from experiments.run_directory import RunDirectory
+from experiments.tables import model_name, number
+from experiments.tasks import adding as task
+from gru_jax import training
+
+MADE_WITH = {
+    "command": "python -m experiments train configs/sums.yaml --seed 7",
+    "git_revision": "0123456789abcdef",
+    "git_changed_files": [" M experiments/plots.py"],
+    "versions": {"python": "3.11.99", "jax": "0.10.98"},
+    "device": {"platform": "abacus", "cpu_cores": 3},
+}
+PNG = b"\x89PNG\r\n\x1a\n, and so on"
+VOID = {"meta", "img"}
+
+
+class Page(HTMLParser):
+    """Reads a page, each of whose elements must be closed in its turn."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.elements, self.said = [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open[-1:] != ["style"]:
+            self.said.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.said).split())
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture
+def make_run(published, workplace):
+    """Makes a run's directory as `train` leaves it, without training."""
+
+    def make(path, *, test=0.5, steps=6, status="finished", **values):
+        config = check(task.Config, {**published, **values}, where="test")
+        run = RunDirectory(workplace / path)
+        run.create(config)
+        log = training.MetricsLog(run.metrics)
+        log.begin(0)
+        for step in range(2, steps + 1, 2):
+            row = {"step": step, "seconds": step / 2}
+            log.append({**row, "split": "train", "loss": 1 / step})
+            log.append({**row, "split": "validation", "mse": 2 / step})
+        write_json(run.meta, MADE_WITH)
+        if status is not None:
+            write_json(run.meta, {**MADE_WITH, "wall_seconds": 4321.0})
+            (run.plots / "learning_curves.png").write_bytes(PNG)
+            (run.plots / "sample.txt").write_text("To be, or not to <b>be</b>")
+            summary = {
+                "task": "adding",
+                "seed": config.seed,
+                "model": model_name(config.model),
+                "parameters": 12345,
+                "status": status,
+                "steps": steps,
+                "best_step": 4,
+                "validation": {"mse": 0.25},
+                "test": {"mse": test},
+                "baselines": {"mean of all sums": {"mse": 0.1875}},
+            }
+            write_json(run.summary, summary)
+        return run
+
+    return make
+
+
+@pytest.fixture
+def no_curves(monkeypatch):
+    """For tests of other things: drawing is what takes the time."""
+    monkeypatch.setattr(page, "draw_curves", lambda runs: None)
+
+
+def page_of(*arguments, out="runs/report.html"):
+    assert main(["report", *map(str, arguments)]) == 0
+    return Page(Path(out).read_text())
+
+
+def test_every_run_and_what_it_is_held_against_is_there(make_run):
+    figures = {seed: 0.3 + seed / 8 for seed in range(3)}
+    for seed, figure in figures.items():
+        make_run(f"runs/sums/s{seed}", test=figure, seed=seed)
+    text = page_of().text
+    for seed, figure in figures.items():
+        assert f"s{seed} finished GRU, 4 units {seed} {number(figure)} 4 6 12,345 4,321" in text
+    assert "mean of 3 seeds GRU, 4 units 0.4250 ± 0.1250" in text
+    assert "mean of all sums 0.1875" in text
+    assert "RNN, Doe 1999 0.125" in text
+    assert "GRU, Roe 2015 0.0625" in text
+    assert "Published: Doe 1999, table 7; Roe 2015." in text
+    for said in ("0123456789abcdef", "experiments/plots.py", "jax 0.10.98", "platform abacus"):
+        assert text.count(said) == 3
+    assert text.count(MADE_WITH["command"]) == 3
+    assert text.count("length: 5") == 3
+
+
+def test_the_page_stands_alone(make_run):
+    make_run("runs/sums/s0")
+    shown = page_of()
+    images = shown.all("img")
+    # The curves of all runs, and the run's own.
+    assert len(images) == 2
+    assert all(image["src"].startswith("data:image/png;base64,") for image in images)
+    assert all(image["alt"] for image in images)
+    assert not {tag for tag, _ in shown.elements} & {"script", "link", "iframe", "object", "base"}
+    for _, attributes in shown.elements:
+        assert "style" not in attributes
+        assert not any(name.startswith("on") for name in attributes)
+        assert not re.match(r"\s*(\w+:)?//", attributes.get("href", "") + attributes.get("src", ""))
+    assert "url(" not in Path("runs/report.html").read_text()
+    assert "@import" not in Path("runs/report.html").read_text()
+
+
+def test_links_lead_to_what_is_there(no_curves, make_run):
+    for path in ("runs/sums/s0", "runs/sums/s1", "runs/others/s0"):
+        make_run(path)
+    shown = page_of()
+    targets = [attributes["id"] for _, attributes in shown.elements if "id" in attributes]
+    assert len(targets) == len(set(targets)) == 2 + 3
+    assert {link["href"] for link in shown.all("a")} == {f"#{target}" for target in targets}
+
+
+def test_what_is_hostile_is_text(no_curves, make_run):
+    hostile = "<script>alert(1)</script>&amp;'\""
+    name = hostile.replace("/", "")
+    run = make_run(f"runs/{name}/s0", published=[], model={"hidden_size": 2})
+    (run.plots / f"{name}.txt").write_text(hostile)
+    for path, key in ((run.meta, "command"), (run.summary, "model")):
+        write_json(path, {**json.loads(path.read_text()), key: hostile})
+    shown = page_of()
+    assert not shown.all("script")
+    assert hostile in shown.text
+    assert name in shown.text
+    assert html.escape("<script>alert(1)") in Path("runs/report.html").read_text()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are bytes elsewhere")
+def test_a_name_that_is_no_text_is_shown_as_bytes(no_curves, make_run):
+    make_run(os.fsdecode(b"runs/sums/\xff"))
+    assert r"\udcff finished" in page_of().text
+
+
+def test_a_run_under_way_is_shown_with_its_step(make_run):
+    make_run("runs/sums/s0", status=None, steps=4)
+    text = page_of().text
+    assert "s0 unfinished GRU, 4 units 0 4 of 6 2" in text
+    assert "last logged step 4" in text
+    assert "GRU, Roe 2015 0.0625" in text
+    assert page_of().all("img")
+
+
+def test_a_run_of_no_step_yet_is_shown(make_run):
+    run = make_run("runs/sums/s0", status=None)
+    run.metrics.unlink()
+    run.meta.unlink()
+    shown = page_of()
+    assert "s0 unfinished GRU, 4 units 0 0 of 6" in shown.text
+    assert "no step logged" in shown.text
+    assert not shown.all("img")
+
+
+def test_a_run_that_stopped_early_is_finished(no_curves, make_run):
+    make_run("runs/sums/s0", status="early_stopped")
+    assert "s0 early stopped GRU" in page_of().text
+
+
+def test_runs_that_differ_say_in_what(no_curves, make_run):
+    make_run("runs/sums/a", optimizer={"learning_rate": 0.125})
+    make_run("runs/sums/b", optimizer={"learning_rate": 0.375}, seed=1)
+    text = page_of().text
+    assert "run status model seed optimizer.learning_rate mse" in text
+    assert "a finished GRU, 4 units 0 0.125 0.5000" in text
+    assert "mean of" not in text.replace("mean of all sums", "")
+
+
+def test_tasks_in_one_directory_are_two_experiments(no_curves, make_run):
+    make_run("runs/a")
+    run = make_run("runs/b")
+    run.config.write_text("task: digits\nseed: 0\n")
+    headings = page_of().text.split("Task ")[1:]
+    assert [part.split(",")[0] for part in headings] == ["adding", "digits"]
+
+
+@pytest.mark.parametrize("file", ["summary", "meta", "metrics", "config"])
+@pytest.mark.parametrize(
+    "content", ['{"step"\n{}\n', "[1]\n[2]\n", '{"seed": 0}\n{}\n', b"\xff\n[]\n"]
+)
+def test_what_is_damaged_is_named_and_the_rest_is_there(no_curves, make_run, capsys, file, content):
+    make_run("runs/sums/s0")
+    run = make_run("runs/sums/s1", test=0.875)
+    path = getattr(run, file)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    text = page_of().text
+    error = capsys.readouterr().err
+    assert str(path.relative_to(Path.cwd())) in error
+    assert "Traceback" not in error
+    assert " ".join(error.split()) in text
+    assert "s1 damaged" in text
+    assert "s0 finished GRU, 4 units 0 0.5000" in text
+    assert ("0.8750" in text) == (file != "summary")
+
+
+def test_a_run_of_another_version_is_not_damaged(no_curves, make_run):
+    make_run("runs/sums/s0")
+    run = make_run("runs/sums/s1", status=None, seed=1)
+    values = yaml.safe_load(run.config.read_text())
+    values["model"] |= {"forgets": None, "gates": 5}
+    del values["model"]["dropout"], values["published"]
+    run.config.write_text(yaml.safe_dump(values))
+    text = page_of().text
+    assert "run status model seed model.dropout model.gates mse" in text
+    assert "s1 unfinished GRU, 4 units 1 5 6 of 6" in text
+
+
+def test_a_damaged_plot_is_named(make_run, capsys):
+    run = make_run("runs/sums/s0")
+    (run.plots / "learning_curves.png").write_text("<svg>")
+    shown = page_of()
+    assert "learning_curves.png is no PNG." in capsys.readouterr().err
+    assert len(shown.all("img")) == 1
+
+
+@pytest.fixture
+def make_comparison(make_run, published):
+    """Makes what `compare` leaves behind, with figures of the models' own."""
+
+    def make(path, *, write=True):
+        summaries = {}
+        for cell, figure in (("gru", 0.25), ("lstm", 0.75)):
+            runs = [
+                make_run(
+                    f"{path}/{cell}/s{seed}",
+                    test=figure + seed / 16,
+                    seed=seed,
+                    model={"hidden_size": 4, "cell": cell},
+                )
+                for seed in range(2)
+            ]
+            summaries[cell] = [json.loads(run.summary.read_text()) for run in runs]
+        config = check(task.Config, published, where="test")
+        metas = {cell: [{"wall_seconds": 1.0}] * 2 for cell in summaries}
+        result = comparison.gather(summaries, metas, config.published)
+        result = {**MADE_WITH, "command": "compare them", "name": "sums", **result}
+        if write:
+            write_json(Path(path, "compare.json"), result)
+            Path(path, "compare.png").write_bytes(PNG)
+        return result
+
+    return make
+
+
+def test_a_comparison_is_a_table_of_its_own(make_comparison):
+    result = make_comparison("runs/compare/sums")
+    shown = page_of()
+    _, rows = comparison.table(result)
+    for row in rows:
+        assert " ".join(" ".join(row).replace("+-", "±").split()) in shown.text
+    assert "compare them" in shown.text
+    assert len(shown.all("section")) == 1
+    assert "gru/s0 finished" in shown.text
+    # Its plot, the curves, and the plot of each of the four runs.
+    assert len(shown.all("img")) == 2 + 4
+    assert shown.text.count("mean of all sums") == 1
+
+
+def test_a_comparison_under_way_is_one_experiment(no_curves, make_comparison):
+    make_comparison("runs/compare/sums", write=False)
+    shown = page_of()
+    assert len(shown.all("section")) == 1
+    assert "mean of 2 seeds LSTM, 4 units 0.7812 ± 0.0442" in shown.text
+
+
+def test_runs_side_by_side_have_the_step_of_their_group(make_run):
+    for seed in (0, 1):
+        make_run(f"runs/compare/sums/gru/s{seed}", status=None, seed=seed).metrics.unlink()
+    log = training.MetricsLog("runs/compare/sums/gru/together-0-1/metrics.jsonl")
+    log.begin(0)
+    log.append({"step": 4, "split": "train", "s0 loss": 0.5, "s1 loss": 0.25, "loss": 0.375})
+    text = page_of().text
+    for seed in (0, 1):
+        assert f"gru/s{seed} unfinished GRU, 4 units {seed} 4 of 6" in text
+
+
+def test_a_comparison_alone_is_a_page(make_comparison):
+    make_comparison("made")
+    Path("made/gradients.md").write_text("Norms:\n\n| T | 0 |\n| --- | ---: |\n| GRU | 1e-3 |\n")
+    kept = Path("results/sums")
+    kept.mkdir(parents=True)
+    for name in ("compare.json", "compare.png", "gradients.md"):
+        (kept / name).write_bytes(Path("made", name).read_bytes())
+    shown = page_of("results", out="results/report.html")
+    assert "sums" in shown.text
+    assert "Norms: T 0 GRU 1e-3" in shown.text
+    assert "Runs" not in shown.text
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"models": []}, "models"),
+        ({"baselines": 3}, "baselines"),
+        ({"published": [{"model": "GRU"}]}, "published.0"),
+    ],
+)
+def test_a_damaged_comparison_is_named(no_curves, make_comparison, capsys, change, expected):
+    result = make_comparison("runs/compare/sums")
+    write_json(Path("runs/compare/sums/compare.json"), {**result, **change})
+    text = page_of().text
+    error = capsys.readouterr().err
+    assert f"runs/compare/sums/compare.json is damaged: {expected}" in error
+    assert "gru/s0 finished" in text
+
+
+def test_a_folder_that_is_a_run_is_a_page(no_curves, make_run):
+    make_run("runs/sums/s0")
+    assert "s0 finished" in page_of("runs/sums/s0", out="runs/sums/s0/report.html").text
+
+
+def test_a_page_is_not_part_of_the_next(make_run):
+    make_run("runs/sums/s0")
+    first, second = page_of(), page_of()
+    assert first.elements == second.elements
+
+
+def test_what_train_leaves_is_a_page(adding, write_config, workplace, capsys):
+    config = write_config(adding)
+    assert main(["train", str(config), "--run-dir", "runs/tiny/a"]) == 0
+    assert main(["report", "--out", "page.html"]) == 0
+    assert capsys.readouterr().err == ""
+    shown = Page(Path("page.html").read_text())
+    summary = json.loads(Path("runs/tiny/a/summary.json").read_text())
+    assert number(summary["test"]["mse"]) in shown.text
+    assert number(summary["baselines"]["mean of all sums"]["mse"]) in shown.text
+    assert f"train {config}" in shown.text
+    # Learning curves, predictions, and the curves of all runs.
+    assert len(shown.all("img")) == 3
+
+
+def test_a_folder_without_runs_is_refused(workplace, refused):
+    assert "The folder runs is not there" in refused("report")
+    (workplace / "empty").mkdir()
+    assert "empty holds no runs" in refused("report", "empty")
+    (workplace / "file").touch()
+    assert "The folder file is a file" in refused("report", "file")
+
+
+def test_a_page_that_cannot_be_written_is_refused(no_curves, make_run, refused, workplace):
+    make_run("runs/sums/s0")
+    (workplace / "directory").mkdir()
+    for out in ("none/page.html", "directory", "runs/sums/s0/summary.json/page.html"):
+        message = refused("report", "--out", out)
+        assert f"The page {out} cannot be written: " in message
