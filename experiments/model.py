@@ -130,6 +130,30 @@ def build_network(
     return Network(params, graph, streams, config.dropconnect)
 
 
+def recurrent_layers(
+    config: ModelConfig, in_features: int, *, bidirectional: bool = False, rngs: nnx.Rngs
+) -> nn.GRU | nn.LSTM | nn.RNN:
+    """Draws the recurrent layers that a config describes; their direction is the caller's."""
+    options: dict[str, Any] = {
+        "num_layers": config.num_layers,
+        "bidirectional": bidirectional,
+        "dropout": config.dropout,
+        "rngs": rngs,
+    }
+    keeps: Any = {}
+    if config.time_scales is not None:
+        gate = {"gru": "update_bias", "lstm": "forget_bias", "rnn": None}[config.cell]
+        biases = initializers.time_scales(config.time_scales, config.hidden_size)
+        keeps = {gate: biases} if gate else {}
+    match config.cell:
+        case "gru":
+            return nn.GRU(in_features, config.hidden_size, reset=config.reset, **keeps, **options)
+        case "lstm":
+            return nn.LSTM(in_features, config.hidden_size, **keeps, **options)
+        case "rnn":
+            return nn.RNN(in_features, config.hidden_size, **options)
+
+
 class _Network(nnx.Module):
     def __init__(
         self,
@@ -140,29 +164,11 @@ class _Network(nnx.Module):
         *,
         rngs: nnx.Rngs,
     ):
-        options: dict[str, Any] = {
-            "num_layers": config.num_layers,
-            "bidirectional": config.bidirectional,
-            "dropout": config.dropout,
-            "rngs": rngs,
-        }
-        keeps: Any = {}
-        if config.time_scales is not None:
-            gate = {"gru": "update_bias", "lstm": "forget_bias", "rnn": None}[config.cell]
-            biases = initializers.time_scales(config.time_scales, config.hidden_size)
-            keeps = {gate: biases} if gate else {}
-        match config.cell:
-            case "gru":
-                recurrent = nn.GRU(
-                    in_features, config.hidden_size, reset=config.reset, **keeps, **options
-                )
-            case "lstm":
-                recurrent = nn.LSTM(in_features, config.hidden_size, **keeps, **options)
-            case "rnn":
-                recurrent = nn.RNN(in_features, config.hidden_size, **options)
-        self.recurrent = recurrent
+        self.recurrent = recurrent_layers(
+            config, in_features, bidirectional=config.bidirectional, rngs=rngs
+        )
         self.dropout = nnx.Dropout(config.dropout)
-        self.readout = nnx.Linear(recurrent.out_features, out_features, rngs=rngs)
+        self.readout = nnx.Linear(self.recurrent.out_features, out_features, rngs=rngs)
         self.reads_last_step = readout == "last step"
 
     def __call__(

@@ -111,6 +111,20 @@ def confidence(probabilities: np.ndarray, right: Array, title: str, path: Path) 
     save(figure, path)
 
 
+def attention(
+    weights: np.ndarray, *, asked: Sequence[str], seen: Sequence[str], title: str, path: Path
+) -> None:
+    """Draws how much each symbol written (rows) attended to each symbol read (columns)."""
+    figure = Figure(figsize=(2 + 0.35 * len(seen), 1.5 + 0.3 * len(asked)), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(weights, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    axes.set_xticks(range(len(seen)), seen, rotation=60, ha="right")
+    axes.set_yticks(range(len(asked)), asked)
+    axes.set(xlabel="read", ylabel="written", title=title)
+    figure.colorbar(image, ax=axes, label="attention")
+    save(figure, path)
+
+
 def forecasts(
     windows: Any,
     predicted: Mapping[str, np.ndarray],
