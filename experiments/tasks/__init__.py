@@ -6,7 +6,7 @@ from typing import Protocol, cast
 from experiments.config import ExperimentConfig
 from experiments.task import Build
 
-TASKS = ("digits", "adding", "copy", "music", "language", "forecasting", "speech")
+TASKS = ("digits", "adding", "copy", "music", "language", "forecasting", "speech", "video")
 
 
 class TaskModule(Protocol):
