@@ -233,7 +233,7 @@ def baselines(train: np.ndarray, test: np.ndarray) -> dict[str, Figures]:
         "mean frame": train.mean(axis=(0, 1)),
         "last frame": last,
         "last change again": np.clip(2 * last - before, 0, 1),
-        "linear map of two 5 x 5 neighbourhoods": np.stack(
+        "linear map of 2 x 5 x 5 pixels": np.stack(
             [neighbourhoods(film) @ weights for film in test]
         ),
     }

@@ -31,7 +31,9 @@ def xs():
 @pytest.mark.parametrize("reset", RESETS)
 def test_a_single_pixel_is_a_gru(reset):
     dense = gru_jax.init(jax.random.key(0), INPUT, HIDDEN, reset=reset, bias_init="torch")
-    pixel = ConvGRU(dense.w_x[None, None], dense.w_h[None, None], dense.b, dense.b_hn, (1, 1), reset)
+    pixel = ConvGRU(
+        dense.w_x[None, None], dense.w_h[None, None], dense.b, dense.b_hn, (1, 1), reset
+    )
     xs = jax.random.normal(jax.random.key(1), (TIME, BATCH, INPUT))
     last, ys = gru_jax.unroll(pixel, xs[:, :, None, None])
     expected = gru_jax.unroll(dense, xs)
