@@ -24,6 +24,8 @@ SPEEDS = (1.0, 2.0)
 # A frame is predicted from two or more: one does not say where anything moves.
 KNOWN = 2
 PATCH = 2
+# Films are dark. From grey, the first steps drive the sigmoid to where it has no slope.
+DARK = -2.0
 FITTED, REACH = 100, 2
 EVALUATED_AT_ONCE = 50
 
@@ -171,7 +173,7 @@ def draw_params(config: Config) -> Params:
     draw_kernel = jax.nn.initializers.glorot_uniform()
     readout = {
         "kernel": draw_kernel(key_readout, (3, 3, model.hidden_size, PATCH**2)),
-        "bias": jnp.zeros(PATCH**2),
+        "bias": jnp.full(PATCH**2, DARK),
     }
     return {"recurrent": recurrent, "readout": readout}
 
