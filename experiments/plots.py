@@ -157,7 +157,7 @@ def film_strip(rows: Mapping[str, np.ndarray], title: str, path: Path) -> None:
         path: the PNG to write.
     """
     length = max(map(len, rows.values()))
-    figure = Figure(figsize=(1.6 + 0.6 * length, 0.7 + 0.62 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(1.4 + 0.55 * length, 0.6 + 0.52 * len(rows)), layout="constrained")
     panels = figure.subplots(len(rows), length, squeeze=False)
     for row, (name, film) in zip(panels, rows.items(), strict=True):
         row[0].text(-0.15, 0.5, name, ha="right", va="center", transform=row[0].transAxes)

@@ -98,9 +98,9 @@ def build(config: Config, data_dir: Path) -> Task:
         imagined = jax.jit(partial(imagine, number=config.frames - given))(params, film[:, :given])
         plots.film_strip(
             {
-                "truth": film[0],
-                "from all frames before": np.asarray(following[0]),
-                f"from the first {given}": np.asarray(imagined[0]),
+                "film": film[0],
+                "predicted from\nall frames before": np.asarray(following[0]),
+                f"predicted from\nthe first {given}": np.asarray(imagined[0]),
             },
             "Moving digits: the first test film",
             directory / "film.png",

@@ -123,14 +123,12 @@ def test_films_cut_anywhere_go_on(cell, xs):
     assert_close(h, whole[0], "float32")
 
 
-def test_checkpoints_change_no_gradient(cell, xs):
+def test_what_is_computed_again_changes_no_gradient(cell, xs):
     def loss(cell, checkpoint):
         return jnp.square(gru_jax.unroll(cell, xs, checkpoint=checkpoint)[1]).sum()
 
     gradient = jax.grad(loss)
-    expected = gradient(cell, None)
-    for checkpoint in ("step", 4):
-        assert_close(gradient(cell, checkpoint), expected, "float32")
+    assert_close(gradient(cell, "step"), gradient(cell, None), "float32")
 
 
 def test_truncation_changes_no_value(cell, xs):
