@@ -162,6 +162,31 @@ def forecasts(
     save(figure, path)
 
 
+def film_strip(rows: Mapping[str, np.ndarray], title: str, path: Path) -> None:
+    """Draws films, a row of frames in [0, 1] each; a shorter one stands below the last frames.
+
+    Args:
+        rows: by what stands beside it, a film (frames, height, width).
+        title: what stands above.
+        path: the PNG to write.
+    """
+    length = max(map(len, rows.values()))
+    figure = Figure(figsize=(1.4 + 0.55 * length, 0.6 + 0.52 * len(rows)), layout="constrained")
+    panels = figure.subplots(len(rows), length, squeeze=False)
+    for row, (name, film) in zip(panels, rows.items(), strict=True):
+        row[0].text(-0.15, 0.5, name, ha="right", va="center", transform=row[0].transAxes)
+        missing = length - len(film)
+        for panel in row[:missing]:
+            panel.set_axis_off()
+        for panel, frame in zip(row[missing:], film, strict=True):
+            panel.imshow(frame, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            panel.set(xticks=[], yticks=[])
+    for number, panel in enumerate(panels[0], 1):
+        panel.set_title(str(number), fontsize="small", pad=2)
+    figure.suptitle(title)
+    save(figure, path)
+
+
 def piano_roll(
     played: np.ndarray,
     predicted: np.ndarray,

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from experiments.config import ExperimentConfig
+from experiments.loading import check
 from experiments.run import num_parameters
 from experiments.tasks import load_task
 
@@ -16,10 +17,14 @@ def with_cell(config: ExperimentConfig, cell: str, data_dir: Path) -> Experiment
 
     The number is that of the whole network. It is quadratic in the size of the layers, so three
     sizes tell it for all.
+
+    Raises:
+        UserError: where the task does not have that cell.
     """
     if cell == config.model.cell:
         return config
-    other = _with_model(config, cell=cell)
+    values = _with_model(config, cell=cell).model_dump()
+    other = check(type(config), values, where=f"--cells {cell}")
     sizes = (1, 2, 3)
     counts = [count_parameters(_with_model(other, hidden_size=s), data_dir) for s in sizes]
     wanted = count_parameters(config, data_dir)

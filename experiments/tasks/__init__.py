@@ -6,7 +6,17 @@ from typing import Protocol, cast
 from experiments.config import ExperimentConfig
 from experiments.task import Build
 
-TASKS = ("digits", "adding", "copy", "music", "language", "forecasting", "speech", "translation")
+TASKS = (
+    "digits",
+    "adding",
+    "copy",
+    "music",
+    "language",
+    "forecasting",
+    "speech",
+    "translation",
+    "video",
+)
 
 
 class TaskModule(Protocol):

@@ -1,0 +1,213 @@
+"""Laws of the moving digits: their paths, their films, the network and what it is held against."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from experiments.cli import main
+from experiments.errors import UserError
+from experiments.loading import check
+from experiments.tasks import video
+from gru_jax import training
+
+TINY = {
+    "task": "video",
+    "size": 12,
+    "frames": 6,
+    "held_out": 5,
+    "model": {"hidden_size": 4},
+    "optimizer": {"learning_rate": 0.01},
+    "training": {"steps": 4, "batch_size": 2, "eval_every": 2},
+}
+
+
+def build(**changes):
+    return video.build(check(video.Config, {**TINY, **changes}, where="test"), None)
+
+
+def films(number, **options):
+    images = np.random.default_rng(0).random((7, 8, 8), np.float32)
+    return video.draw_films(images, number, frames=6, size=12, **{"seed": (0,), **options})
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(3, 30), st.integers(2, 30), st.integers(0, 2**31))
+def test_paths_are_straight_but_for_reflections(frames, free, seed):
+    places = video.draw_paths(np.random.default_rng(seed), (5,), frames, free)
+    assert places.shape == (5, frames, 2)
+    assert places.min() >= 0
+    assert places.max() <= free
+    steps = np.diff(places, axis=1)
+    lengths = np.linalg.norm(steps, axis=-1)
+    assert lengths.max() <= video.SPEEDS[1] + 1e-9
+    # Further from every border than anything moves in a frame, nothing is reflected.
+    inside = ((places > 2) & (places < free - 2)).all(axis=-1)
+    assert (lengths[inside[:, 1:]] >= video.SPEEDS[0] - 1e-9).all()
+    straight = inside[:, 1:-1]
+    np.testing.assert_allclose(steps[:, 1:][straight], steps[:, :-1][straight], atol=1e-9)
+
+
+def test_a_digit_is_seen_whole_wherever_it_is():
+    image = np.random.default_rng(0).random((8, 8), np.float32)
+    places = video.draw_paths(np.random.default_rng(1), (20,), 30, 12 - 8)
+    frames = video.render(image, places, 12)
+    np.testing.assert_allclose(frames.sum(axis=(-2, -1)), image.sum(), rtol=1e-5)
+    np.testing.assert_array_equal(video.render(image, np.array([1.0, 3.0]), 12)[1:9, 3:11], image)
+    between = video.render(image, np.array([1.5, 3.0]), 12)
+    either = [video.render(image, np.array([row, 3.0]), 12) for row in (1, 2)]
+    np.testing.assert_allclose(between, np.mean(either, axis=0), rtol=1e-6)
+
+
+def test_films_are_of_two_digits_each():
+    drawn = films(10)
+    assert drawn.shape == (10, 6, 12, 12)
+    assert drawn.dtype == np.float32
+    assert drawn.min() >= 0
+    assert drawn.max() <= 1
+    alone = video.draw_films(np.ones((1, 8, 8), np.float32), 10, frames=6, size=24, seed=(0,))
+    # Two squares, or fewer pixels where one is upon the other.
+    assert (alone.sum(axis=(2, 3)) < 2 * 64 + 1e-3).all()
+    assert (alone.sum(axis=(2, 3)) >= 64 - 1e-3).all()
+    assert alone.sum(axis=(2, 3)).max() == pytest.approx(2 * 64)
+
+
+def test_batches_are_a_function_of_seed_and_step():
+    first, again, other = build(), build(), build(seed=1)
+    np.testing.assert_array_equal(first.batch_at(5), again.batch_at(5))
+    assert not np.array_equal(first.batch_at(5), first.batch_at(6))
+    assert not np.array_equal(first.batch_at(5), other.batch_at(5))
+    for ours, theirs in zip(*map(jax.tree.leaves, (first.params, again.params)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert not np.array_equal(first.params["readout"]["kernel"], other.params["readout"]["kernel"])
+
+
+def test_no_digit_is_of_two_splits(monkeypatch):
+    """The held-out films are the same for every seed."""
+    drawn = {}
+
+    def recording(images, number, *, seed, **options):
+        drawn.setdefault(seed, set(map(bytes, images)))
+        return np.zeros((number, 6, 12, 12), np.float32)
+
+    monkeypatch.setattr(video, "draw_films", recording)
+    task = build(seed=3)
+    task.batch_at(7)
+    task.baselines()
+    train, validation, test = drawn[0, 3, 7], drawn[1,], drawn[2,]
+    assert drawn.keys() == {(0, 3, 7), (0,), (1,), (2,)}
+    assert drawn[0,] == train
+    assert not train & validation
+    assert not train & test
+    assert not validation & test
+
+
+def test_a_network_that_says_nothing_predicts_grey(monkeypatch):
+    """All held-out films weigh the same, however many are evaluated at once."""
+    monkeypatch.setattr(video, "EVALUATED_AT_ONCE", 2)
+    drawn = {}
+    draw = video.draw_films
+
+    def recording(*arguments, **options):
+        drawn[options["seed"]] = draw(*arguments, **options)
+        return drawn[options["seed"]]
+
+    monkeypatch.setattr(video, "draw_films", recording)
+    task = build()
+    silent = jax.tree.map(jnp.zeros_like, task.params)
+    for split, seed in (("validation", (1,)), ("test", (2,))):
+        expected = np.square(drawn[seed][:, 2:] - 0.5).mean()
+        assert task.figures(silent, split)["mse"] == pytest.approx(expected, rel=1e-5)
+        loss, _ = task.loss(silent, drawn[seed], jax.random.key(0))
+        np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+def test_patches_are_pixels_of_one_place():
+    frames = jnp.asarray(films(2))
+    patches = video.fold(frames)
+    assert patches.shape == (2, 6, 6, 6, 4)
+    np.testing.assert_array_equal(patches[1, 3, 2, 5], frames[1, 3, 4:6, 10:12].reshape(-1))
+    np.testing.assert_array_equal(video.unfold(patches), frames)
+
+
+def test_no_frame_is_predicted_from_itself_or_from_later_ones():
+    task, known = build(model={"hidden_size": 3, "num_layers": 2}), films(2)
+    changed = known.copy()
+    changed[:, 3:] = 0
+    ours, _ = video.predict(task.params, known)
+    theirs, _ = video.predict(task.params, changed)
+    np.testing.assert_array_equal(ours[:, :3], theirs[:, :3])
+    assert np.abs(ours - theirs)[:, 3:].min(axis=(0, 2, 3)).max() > 0
+
+
+def test_what_is_imagined_goes_on_from_what_was_imagined():
+    params, known = build(model={"hidden_size": 3, "num_layers": 2}).params, films(2)
+    imagined = video.imagine(params, known, 2)
+    for _ in range(2):
+        predicted, _ = video.predict(params, known)
+        known = np.concatenate([known, predicted[:, -1:]], axis=1)
+    np.testing.assert_allclose(imagined, known[:, -2:], atol=1e-6)
+
+
+def test_baselines_are_exact_where_they_should_be():
+    picture = films(1)[0, 0]
+    still = np.broadcast_to(picture, (2, 6, 12, 12))
+    brighter = still * np.linspace(0, 1, 6, dtype=np.float32)[:, None, None]
+    moved = np.stack([np.roll(np.pad(picture, 8), shift, axis=1) for shift in range(6)])[None]
+
+    def of(train, test):
+        return {name: figures["mse"] for name, figures in video.baselines(train, test).items()}
+
+    assert max(of(still, still).values()) < 1e-9
+    figures = of(films(3), still)
+    assert figures["last frame"] == figures["last change again"] == 0
+    mean = films(3).mean(axis=(0, 1))
+    assert figures["mean frame"] == pytest.approx(np.square(mean - picture).mean(), rel=1e-5)
+    figures = of(brighter, brighter)
+    assert figures["last change again"] < 1e-9
+    assert figures["last frame"] == pytest.approx(np.square(picture / 5).mean(), rel=1e-5)
+    figures = of(moved, moved)
+    assert figures["linear map of 2 x 5 x 5 pixels"] < 1e-9
+    assert figures["last frame"] > 1e-3
+
+
+def test_a_little_training_beats_copying_the_last_frame():
+    task = build(model={"hidden_size": 12}, training={"batch_size": 4}, held_out=20)
+    optimizer = training.make_optimizer(0.02, clip_norm=1.0)
+    state = training.TrainState.create(task.params, optimizer)
+    step = training.make_train_step(task.loss, optimizer, seed=0)
+    for index in range(80):
+        state, _ = step(state, task.batch_at(index))
+    assert task.figures(state.params, "test")["mse"] < task.baselines()["last frame"]["mse"]
+
+
+def test_seeds_are_compared(write_config):
+    """Side by side, with checkpoints and the plots of a run."""
+    config = write_config(TINY)
+    arguments = ["compare", str(config), "--cells", "gru", "--seeds", "2", "--output", "out"]
+    assert main(arguments) == 0
+    result = json.loads(Path("out/compare.json").read_text())
+    assert list(result["baselines"])[1] == "last frame"
+    plots = {path.name for path in Path("out/gru/s1/plots").iterdir()}
+    assert plots == {"film.png", "learning_curves.png"}
+    assert Path("out/gru/s1/plots/film.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "model", [{"cell": "lstm"}, {"bidirectional": True}, {"dropout": 0.5}, {"dropconnect": 0.5}]
+)
+def test_what_the_network_has_not_is_refused(model):
+    ((name, value),) = model.items()
+    with pytest.raises(UserError, match=f"model.{name} is {value!r}, but should be"):
+        check(video.Config, {"task": "video", "model": model}, where="test")
+
+
+def test_cells_that_the_task_has_not_are_not_compared(write_config, refused):
+    message = refused("compare", write_config(TINY), "--cells", "gru,lstm")
+    assert message.startswith("--cells lstm: model.cell is 'lstm', but should be 'gru'")
+    assert message.count("\n") == 1
