@@ -21,7 +21,6 @@ def init_conv_gru(
     frame: Frame,
     kernel: int = 3,
     reset: Literal["after", "before"] = "after",
-    update_bias: float = 0.0,
 ) -> "ConvGRU":
     """Draws the parameters of a convolutional GRU, in the manner of :func:`gru_jax.init`.
 
@@ -32,7 +31,6 @@ def init_conv_gru(
         frame: height and width of inputs and state.
         kernel: height and width of the convolutions, odd.
         reset: which equation, see :class:`ConvGRU`.
-        update_bias: added to the update gate's bias.
 
     Raises:
         ValueError: a kernel of even size, which has no centre.
@@ -41,12 +39,11 @@ def init_conv_gru(
         raise ValueError(f"kernel must be odd, got {kernel}")
     key_x, key_h = jax.random.split(key)
     draw_x, draw_h = (initializers.per_gate(name, 3) for name in ("glorot", "orthogonal"))
-    draw_b = initializers.bias("zeros", (0.0, update_bias, 0.0))
     width = 3 * hidden_size
     return ConvGRU(
         w_x=draw_x(key_x, (kernel, kernel, input_size, width), jnp.float32),
         w_h=draw_h(key_h, (kernel, kernel, hidden_size, width), jnp.float32),
-        b=draw_b(key, (width,), jnp.float32),
+        b=jnp.zeros(width),
         b_hn=jnp.zeros(hidden_size) if reset == "after" else None,
         frame=frame,
         reset=reset,

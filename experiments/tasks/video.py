@@ -45,13 +45,19 @@ class Config(ExperimentConfig, frozen=True):
     @model_validator(mode="after")
     def check_model(self) -> Self:
         """Refuses what the network of this task has not."""
-        offered = {"cell": "gru", "bidirectional": False, "dropout": 0.0, "dropconnect": 0.0}
+        offered = {
+            "cell": "gru",
+            "bidirectional": False,
+            "dropout": 0.0,
+            "dropconnect": 0.0,
+            "time_scales": None,
+        }
         for name, only in offered.items():
             value = getattr(self.model, name)
             if value != only:
                 raise ValueError(
                     f"model.{name} is {value!r}, but should be {only!r}: films are read by a "
-                    "convolutional GRU, forward and without dropout."
+                    "convolutional GRU, forward, without dropout and with its own biases."
                 )
         return self
 
@@ -168,7 +174,6 @@ def draw_params(config: Config) -> Params:
         init_cell=init_conv_gru,
         frame=(patches, patches),
         reset=model.reset,
-        update_bias=model.keep_bias or 0.0,
     )
     draw_kernel = jax.nn.initializers.glorot_uniform()
     readout = {

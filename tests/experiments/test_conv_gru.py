@@ -169,11 +169,6 @@ def test_low_precision(cell, xs):
     assert (last.dtype, ys.dtype) == (jnp.float32, jnp.bfloat16)
 
 
-def test_the_update_gate_begins_with_the_bias_given():
-    cell = init_conv_gru(jax.random.key(0), INPUT, HIDDEN, frame=FRAME, update_bias=2.5)
-    np.testing.assert_array_equal(jnp.split(cell.b, 3), [[0.0] * 3, [2.5] * 3, [0.0] * 3])
-
-
 @pytest.mark.parametrize(
     ("shape", "message"),
     [

@@ -199,7 +199,14 @@ def test_seeds_are_compared(write_config):
 
 
 @pytest.mark.parametrize(
-    "model", [{"cell": "lstm"}, {"bidirectional": True}, {"dropout": 0.5}, {"dropconnect": 0.5}]
+    "model",
+    [
+        {"cell": "lstm"},
+        {"bidirectional": True},
+        {"dropout": 0.5},
+        {"dropconnect": 0.5},
+        {"time_scales": 20.0},
+    ],
 )
 def test_what_the_network_has_not_is_refused(model):
     ((name, value),) = model.items()
