@@ -9,7 +9,7 @@ from experiments.compare import report
 from experiments.loading import load_config
 
 REPOSITORY = Path(__file__).parents[2]
-RESULTS = sorted((REPOSITORY / "results").glob("*/compare.json"))
+RESULTS = sorted((REPOSITORY / "experiments" / "results").glob("*/compare.json"))
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.parent.name)
