@@ -20,7 +20,7 @@ from experiments.config import ExperimentConfig, Range
 from experiments.data import default_data_dir
 from experiments.errors import UserError
 from experiments.files import write_atomically
-from experiments.loading import check
+from experiments.loading import check, differences
 from experiments.options import Config, config_file, parse_options
 from experiments.run import begin, finish, fit_run
 from experiments.run_directory import chosen_run_directory
@@ -123,9 +123,13 @@ def _open(
         load_if_exists=True,
         pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2),
     )
-    ranges = {key: of_key.model_dump() for key, of_key in config.sweep.items()}
-    if study.user_attrs.setdefault("ranges", ranges) != ranges:
-        raise UserError(f"{output} holds a study of other ranges; give another --output.")
+    ranges = {key: of_key.model_dump(exclude_none=True) for key, of_key in config.sweep.items()}
+    changed = "; ".join(differences(ranges, study.user_attrs.get("ranges", ranges)))
+    if changed:
+        raise UserError(
+            f"{output} holds a study of other ranges. They differ in {changed}. "
+            "Give the ranges as they were, or another --output."
+        )
     study.set_user_attr("ranges", ranges)
     # A call that goes on would draw again what the first one drew.
     study.sampler = optuna.samplers.TPESampler(seed=config.seed + len(study.trials))
@@ -173,7 +177,9 @@ def _make(
         if split == "validation":
             rows = training.read_metrics(run.metrics)
             step = sum(row["split"] == "validation" for row in rows)
-            trial.report(found[task.monitor], step)
+            # What was logged after the last checkpoint is evaluated, to the same figures, again.
+            if step >= reported:
+                trial.report(found[task.monitor], step)
             if trial.should_prune():
                 raise optuna.TrialPruned
         return found
