@@ -128,7 +128,7 @@ def draw(result: Result, path: Path) -> None:
         panel.set_yticks(range(len(result["models"])), [m["model"] for m in result["models"]])
         panel.set_ylim(len(result["models"]) - 0.5, -0.5)
         panel.set_xlabel(figure.replace("_", " "))
-        if lines:
+        if any(figure in of_name for _, _, of_name in lines):
             panel.legend(edgecolor="none", framealpha=0.9, fontsize="small", loc="best")
     canvas.suptitle(f"{result['name']}: test, mean and deviation, a tick per seed")
     save(canvas, path)

@@ -176,6 +176,14 @@ def test_the_table_has_means_and_deviations_over_the_seeds():
     assert "| nothing |  |  | 1.5000 |" in table
 
 
+def test_a_figure_that_no_baseline_has_is_drawn_by_itself(tmp_path):
+    spread = {"mean": 1.0, "deviation": None, "values": [1.0]}
+    model = {"model": "GRU", "test": {"bleu": spread, "cross_entropy": spread}}
+    result = {"name": "a", "models": [model], "baselines": {"nothing": {"bleu": 0.5}}}
+    report.draw(result, tmp_path / "compare.png")
+    assert (tmp_path / "compare.png").exists()
+
+
 def test_what_was_published_stands_beside_it(published, write_config, capfd):
     assert compare(write_config(published), "out", "--seeds", "1") == 0
     result = read(Path("out/compare.json"))
