@@ -359,9 +359,12 @@ def test_progress_is_shown_on_a_terminal(published, begin, tmp_path, capsys, mon
 
 
 PROCESS = """
+import signal
 import sys
 from experiments import cli, data
 
+# Of a shell that runs the tests in the background they inherit that Ctrl-C is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 name, url, size, sha256, directory = sys.argv[1:]
 file = data.DataFile(name, "folder/Published.mat", url, int(size), sha256)
 data.DATA_SETS[name] = data.DataSet(name, "home", None, (file,))
