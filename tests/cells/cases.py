@@ -87,6 +87,8 @@ LSTM = Case(
 )
 RNN = Case(name="rnn", kind=gru_jax.RNNParams, init=gru_jax.init_rnn, step=reference.elman, gates=1)
 CASES = (GRU_AFTER, GRU_BEFORE, LSTM, RNN)
+KINDS = (GRU_AFTER, GRU_BEFORE, LSTM)
+"""All but the plain RNN, which has nothing that one of these has not."""
 
 
 class Outcome(NamedTuple):

@@ -15,7 +15,7 @@ from experiments.tasks import adding as adding_task
 
 RANGES = {
     "optimizer.learning_rate": {"low": 1e-3, "high": 1e-1, "log": True},
-    "model.hidden_size": {"low": 2, "high": 5},
+    "model.hidden_size": {"low": 2, "high": 3},
     "optimizer.schedule": {"choices": ["constant", "cosine"]},
 }
 
@@ -45,7 +45,7 @@ def test_the_best_trial_becomes_a_config(swept, write_config, capfd):
     best = load_config(Path("out/best.yaml"))
     assert best.sweep == {}
     assert 1e-3 <= best.optimizer.learning_rate <= 1e-1
-    assert 2 <= best.model.hidden_size <= 5
+    assert 2 <= best.model.hidden_size <= 3
     assert len({trial.params["optimizer.learning_rate"] for trial in trials("out")}) == 4
     # Training with it gives what the trial gave.
     assert main(["train", "out/best.yaml", "--run-dir", "again"]) == 0

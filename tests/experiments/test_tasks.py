@@ -87,20 +87,19 @@ def test_batches_are_a_function_of_seed_and_step(request, task):
     assert not leaves_equal(first.params, other.params)
 
 
-@pytest.mark.parametrize("cell", ["gru", "lstm", "rnn"])
-@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize(
+    ("cell", "bidirectional"), [("gru", False), ("gru", True), ("lstm", True), ("rnn", False)]
+)
 def test_every_cell_learns_through_the_same_network(adding, cell, bidirectional):
     model = {"cell": cell, "hidden_size": 3, "num_layers": 2, "bidirectional": bidirectional}
     task = build({**adding, "model": {**model, "dropout": 0.5, "dropconnect": 0.5}})
     key = jax.random.key(0)
-    (loss, _), gradients = jax.value_and_grad(task.loss, has_aux=True)(
-        task.params, task.batch_at(0), key
-    )
+    value_and_grad = jax.jit(jax.value_and_grad(task.loss, has_aux=True))
+    (loss, _), gradients = value_and_grad(task.params, task.batch_at(0), key)
     assert jnp.isfinite(loss)
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
-    without_key, _ = task.loss(task.params, task.batch_at(0), None)
-    assert loss != without_key
-    assert without_key == task.loss(task.params, task.batch_at(0), None)[0]
+    without_key = jax.jit(lambda params: task.loss(params, task.batch_at(0), None)[0])
+    assert loss != without_key(task.params)
 
 
 @pytest.mark.parametrize(("cell", "gates"), [("gru", 3), ("lstm", 4)])

@@ -174,7 +174,7 @@ def test_trains_and_leaves_translations_and_a_plot(
     write_config, workplace, tmp_path_factory, monkeypatch, capsys
 ):
     directory = publish(tmp_path_factory.mktemp("data"), monkeypatch)
-    path = write_config(TINY)
+    path = write_config({**TINY, "length_classes": 1})
     assert main(["train", str(path), "--run-dir", "run", "--data-dir", str(directory)]) == 0
     assert "bleu" in capsys.readouterr().out
     text = (workplace / "run" / "plots" / "translations.txt").read_text()

@@ -9,7 +9,7 @@ from jax.test_util import check_grads
 
 import gru_jax
 from tests import reference
-from tests.cells.cases import CASES, GRU_AFTER, Problem, assert_close
+from tests.cells.cases import GRU_AFTER, KINDS, Problem, assert_close
 from tests.shapes import Shape
 
 TINY = Shape(time=3, batch=(2,), input=2, hidden=2)
@@ -19,11 +19,11 @@ CONTROLS = {
     "starts": np.array([[False, False], [False, True], [True, False]]),
 }
 
-every_case = pytest.mark.parametrize("case", CASES, ids=str)
+every_kind = pytest.mark.parametrize("case", KINDS, ids=str)
 
 
 @pytest.mark.parametrize(
-    ("case", "reverse"), [*((case, False) for case in CASES), (GRU_AFTER, True)], ids=str
+    ("case", "reverse"), [*((case, False) for case in KINDS), (GRU_AFTER, True)], ids=str
 )
 @jax.enable_x64(True)
 def test_first_and_second_derivatives_in_both_modes(case, reverse):
@@ -36,7 +36,7 @@ def test_first_and_second_derivatives_in_both_modes(case, reverse):
     check_grads(unroll, problem.inputs("float64"), order=2, modes=("fwd", "rev"))
 
 
-@every_case
+@every_kind
 @jax.enable_x64(True)
 def test_jvp(case):
     """The derivative of every output along one direction, by the complex step."""
@@ -57,7 +57,7 @@ def test_jvp(case):
     assert_close((tuple(jax.tree.leaves(last)), ys), expected, "float64")
 
 
-@every_case
+@every_kind
 @jax.enable_x64(True)
 def test_forward_and_reverse_jacobians_agree(case):
     cell, xs, state = Problem.draw(case, TINY).inputs("float64")
@@ -70,7 +70,7 @@ def test_forward_and_reverse_jacobians_agree(case):
     assert forward.w_h.shape == (*TINY[:1], *TINY.batch, TINY.hidden, *cell.w_h.shape)
 
 
-@every_case
+@every_kind
 @jax.enable_x64(True)
 def test_hessian(case):
     """Symmetric, and the same however the modes are nested."""
@@ -87,7 +87,7 @@ def test_hessian(case):
     assert_close(hessian, jax.jit(jax.jacrev(jax.jacfwd(loss)))(flat), "float64")
 
 
-@every_case
+@every_kind
 @jax.enable_x64(True)
 def test_vmap_over_sequences(case):
     problem = Problem.draw(case, TINY)
@@ -102,7 +102,7 @@ def test_vmap_over_sequences(case):
     assert_close(mapped, gru_jax.unroll(cell, xs, state, **CONTROLS), "float64")
 
 
-@every_case
+@every_kind
 @jax.enable_x64(True)
 def test_vmap_over_parameters(case):
     problems = [Problem.draw(case, TINY, seed) for seed in range(3)]
@@ -115,7 +115,7 @@ def test_vmap_over_parameters(case):
     )
 
 
-@every_case
+@every_kind
 @jax.enable_x64(True)
 def test_gradients_of_each_sequence_add_up(case):
     problem = Problem.draw(case, TINY)
@@ -129,7 +129,7 @@ def test_gradients_of_each_sequence_add_up(case):
     assert_close(added, jax.grad(loss)(cell, xs, state), "float64")
 
 
-@every_case
+@every_kind
 @jax.enable_x64(True)
 def test_inside_scan_and_remat(case):
     """As a training loop that carries the state from batch to batch has it."""

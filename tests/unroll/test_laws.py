@@ -1,4 +1,4 @@
-"""What must hold for every cell, at any size and for any lengths, mask and starts."""
+"""What must hold for every kind of cell, at any size and for any lengths, mask and starts."""
 
 from itertools import pairwise, product
 
@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 
 import gru_jax
 from tests import reference
-from tests.cells.cases import CASES, Case, Problem, assert_close, assert_equal
+from tests.cells.cases import KINDS, Case, Problem, assert_close, assert_equal
 from tests.shapes import Shape
 
 # Few sizes, so that most examples find their function compiled; one law sees them all.
@@ -20,7 +20,7 @@ BATCHES = ((), (2, 2))
 ALL_BATCHES = ((), (1,), (2,), (3,), (2, 2), (1, 3))
 ALL_SIZES = tuple(product(range(1, 6), repeat=2))
 
-every_case = pytest.mark.parametrize("case", CASES, ids=str)
+every_kind = pytest.mark.parametrize("case", KINDS, ids=str)
 some = settings(max_examples=10, deadline=None)
 many = settings(max_examples=50, deadline=None)
 
@@ -66,7 +66,7 @@ def restricted(problem: Problem, inside: slice, state: reference.State) -> Probl
     return Problem(**{**vars(problem), "xs": problem.xs[inside], "state": state})
 
 
-@every_case
+@every_kind
 @given(data=st.data())
 @many
 @jax.enable_x64(True)
@@ -77,7 +77,7 @@ def test_equals_the_reference(case, data):
     assert_close(unroll(problem, **controls), expected, "float64")
 
 
-@every_case
+@every_kind
 @given(data=st.data())
 @some
 @jax.enable_x64(True)
@@ -104,7 +104,7 @@ def test_packed_equals_padded(case, data):
     assert_close(last, jax.tree.map(lambda leaf: leaf[read_last], padded_last), "float64")
 
 
-@every_case
+@every_kind
 @given(data=st.data())
 @some
 @jax.enable_x64(True)
@@ -122,7 +122,7 @@ def test_windows_equal_one_pass(case, data):
     assert_close(streamed, unroll(problem, **controls), "float64")
 
 
-@every_case
+@every_kind
 @given(data=st.data())
 @some
 @jax.enable_x64(True)
@@ -144,7 +144,7 @@ def test_cut_anywhere_equals_one_pass(case, data):
     assert_close(streamed, unroll(problem, mask=mask, reverse=reverse), "float64")
 
 
-@every_case
+@every_kind
 @given(data=st.data())
 @some
 @jax.enable_x64(True)
@@ -166,7 +166,7 @@ def test_length_equals_truncation(case, data):
     assert not ys[int(length) :].any()
 
 
-@every_case
+@every_kind
 @given(data=st.data())
 @some
 @jax.enable_x64(True)
@@ -181,7 +181,7 @@ def test_lengths_equal_a_mask(case, data):
     )
 
 
-@every_case
+@every_kind
 @given(data=st.data())
 @some
 @jax.enable_x64(True)
@@ -197,7 +197,7 @@ def test_reverse_equals_flip(case, data):
     assert_close((last, ys), (flipped_last, flipped_ys[::-1]), "float64")
 
 
-@every_case
+@every_kind
 @given(data=st.data())
 @some
 @jax.enable_x64(True)
@@ -222,7 +222,7 @@ def test_starts_equal_splitting(case, data):
     assert_close(last, segment_last, "float64")
 
 
-@every_case
+@every_kind
 @given(data=st.data(), garbage=st.sampled_from([np.nan, np.inf, -np.inf, 1e300]))
 @some
 @jax.enable_x64(True)
@@ -245,7 +245,7 @@ def test_what_stands_at_masked_steps_changes_nothing(case, data, garbage):
     assert not np.asarray(outcomes[1].ys)[unread].any()
 
 
-@every_case
+@every_kind
 @given(data=st.data())
 @some
 @jax.enable_x64(True)
@@ -270,7 +270,7 @@ def test_sequences_do_not_see_each_other(case, data):
     assert_close(unroll(arranged, **moved), expected, "float64")
 
 
-@every_case
+@every_kind
 @given(data=st.data())
 @some
 @jax.enable_x64(True)

@@ -9,7 +9,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import gru_jax
 
 TIME, BATCH, INPUT, HIDDEN = 5, 4, 3, 6
-INITS = [gru_jax.init, gru_jax.init_lstm, gru_jax.init_rnn]
+INITS = [gru_jax.init, gru_jax.init_lstm]
 
 
 def case(init):
