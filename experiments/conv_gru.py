@@ -107,8 +107,8 @@ class ConvGRU(gru_jax.Cell):
 def convolve(x: jax.Array, w: jax.Array) -> jax.Array:
     """Images (..., height, width, D) by w (kernel, kernel, D, K), zeros around: (..., K).
 
-    As one product with every pixel's neighbourhood: on a CPU the gradient of a loop over XLA's own
-    convolution took ten times as long.
+    As one product with every pixel's neighbourhood: on a CPU, XLA's own convolution is slow in the
+    gradient of a loop.
     """
     kernel, (height, width) = len(w), x.shape[-3:-1]
     around = kernel // 2

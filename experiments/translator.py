@@ -164,11 +164,10 @@ class _Network(nnx.Module):
         lower, asked = self.lower(embedded, initial_carry=lower, return_carry=True, **options)
         scores = asked @ memory.keys.swapaxes(-1, -2) * asked.shape[-1] ** -0.5
         attention = jax.nn.softmax(jnp.where(memory.is_there[..., None, :], scores, -1e9))
-        answers = self.dropout(
-            jnp.concatenate([asked, attention @ memory.values], axis=-1), **options
-        )
-        upper, hidden = self.upper(answers, initial_carry=upper, return_carry=True, **options)
-        shown = jnp.tanh(self.readout(jnp.concatenate([hidden, attention @ memory.values], -1)))
+        answers = attention @ memory.values
+        heard = self.dropout(jnp.concatenate([asked, answers], axis=-1), **options)
+        upper, hidden = self.upper(heard, initial_carry=upper, return_carry=True, **options)
+        shown = jnp.tanh(self.readout(jnp.concatenate([hidden, answers], axis=-1)))
         shown = self.dropout(shown, **options)
         logits = self.target.attend(shown)
         logits += jnp.broadcast_to(self.bias[...], logits.shape)

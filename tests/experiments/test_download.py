@@ -2,115 +2,31 @@
 
 import dataclasses
 import hashlib
-import http.server
 import io
 import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 import zipfile
 
-import numpy as np
 import pytest
 
 from experiments import data, download
-from experiments.cli import main
-from experiments.data import DataFile, DataSet
+from experiments.data import DataFile
 from experiments.errors import UserError
-
-CONTENT = np.random.default_rng(0).bytes(300_000)
-
-
-class Server(http.server.ThreadingHTTPServer):
-    """Serves one content, and may do so badly.
-
-    Attributes:
-        ranges: whether it heeds a request for a part.
-        length: "announced", "chunked" or "unsaid".
-        breaks_after: bytes of a reply after which the connection is closed, or None.
-        stalls: whether it waits, instead of closing it, until it is told to stop.
-        asked: the ranges of the requests so far, None for the whole.
-        sent: bytes of each reply so far.
-    """
-
-    daemon_threads = True
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.content, self.ranges, self.length = CONTENT, True, "announced"
-        self.breaks_after, self.stalls, self.stop = None, False, threading.Event()
-        self.asked, self.sent = [], []
-
-    def handle_error(self, request, client_address):
-        """A client that hangs up is what is tested."""
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self):
-        self.close_connection = True
-        server = self.server
-        if self.path == "/moved":
-            self.send_response(302)
-            self.send_header("Location", "/file")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        if self.path != "/file":
-            self.send_error(404)
-            return
-        asked = self.headers["Range"]
-        server.asked.append(asked)
-        begin = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked and server.ranges else 0
-        if begin and begin >= len(server.content):
-            self.send_error(416)
-            return
-        self.reply(206 if begin else 200, server.content[begin:])
-
-    def reply(self, status, content):
-        server = self.server
-        self.send_response(status)
-        if server.length == "announced":
-            self.send_header("Content-Length", str(len(content)))
-        if server.length == "chunked":
-            self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
-        sent = content[: server.breaks_after]
-        server.sent.append(len(sent))
-        if server.length == "chunked":
-            self.wfile.write(f"{len(content):x}\r\n".encode())
-        self.wfile.write(sent)
-        if server.length == "chunked" and len(sent) == len(content):
-            self.wfile.write(b"\r\n0\r\n\r\n")
-        if server.stalls:
-            server.stop.wait(30)
-
-    def log_message(self, *_):
-        pass
+from tests.experiments.server import CONTENT, data_file, files_in, serving
 
 
 @pytest.fixture
 def server():
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with serving() as server:
         yield server
-        server.stop.set()
-        server.shutdown()
-        thread.join()
-
-
-def data_file(url, content=CONTENT):
-    sha256 = hashlib.sha256(content).hexdigest()
-    return DataFile("published", "folder/Published.mat", url, len(content), sha256)
 
 
 @pytest.fixture
 def published(server):
-    return data_file(f"http://127.0.0.1:{server.server_port}/file")
+    return data_file(server.url)
 
 
 @pytest.fixture
@@ -140,12 +56,7 @@ def packed(server):
     server.content = archive({"one.wav": CONTENT[:1000], "two.wav": CONTENT[1000:5000]})
     file = DataFile("packed", "packed.zip", "", 10**6, "", members=".wav")
     sha256 = file.digest(io.BytesIO(server.content))
-    url = f"http://127.0.0.1:{server.server_port}/file"
-    return dataclasses.replace(file, url=url, sha256=sha256)
-
-
-def files_in(directory):
-    return sorted(path.name for path in directory.rglob("*") if path.is_file())
+    return dataclasses.replace(file, url=server.url, sha256=sha256)
 
 
 def test_a_file_comes_whole_and_alone(published, tmp_path):
@@ -395,49 +306,3 @@ def test_a_process_that_is_stopped_leaves_what_came(published, server, tmp_path,
     assert download.download(published, tmp_path).read_bytes() == CONTENT
     assert server.asked == [None, "bytes=1000-"]
     assert server.sent == [1000, len(CONTENT) - 1000]
-
-
-@pytest.fixture
-def sets(published, monkeypatch):
-    """Two data sets in place of the published ones: one of two files, one without a licence."""
-    other = dataclasses.replace(published, filename="folder/Other.mat")
-    several = DataSet("several", "https://example.org/several", "CC0", (published, other))
-    alone = dataclasses.replace(published, filename="Alone.mat")
-    none = DataSet("none-stated", "https://example.org/none", None, (alone,))
-    monkeypatch.setattr(data, "DATA_SETS", {"several": several, "none-stated": none})
-
-
-@pytest.mark.parametrize(
-    ("names", "expected"),
-    [
-        (["several"], ["Other.mat", "Published.mat"]),
-        (["none-stated"], ["Alone.mat"]),
-        (["none-stated", "several"], ["Alone.mat", "Other.mat", "Published.mat"]),
-        (["all"], ["Alone.mat", "Other.mat", "Published.mat"]),
-    ],
-)
-def test_the_command_fetches_all_files_and_says_the_licence(
-    sets, tmp_path, capsys, names, expected
-):
-    assert main(["fetch", *names, "--data-dir", str(tmp_path)]) == 0
-    assert files_in(tmp_path) == expected
-    printed = capsys.readouterr().out
-    for name in expected:
-        assert f"{name} is there and verified." in printed
-    several = "several: CC0, as https://example.org/several states\n" in printed
-    none = "none-stated: https://example.org/none states no licence\n" in printed
-    assert (several, none) == ("Other.mat" in expected, "Alone.mat" in expected)
-
-
-@pytest.mark.parametrize("arguments", [[], ["--help"]])
-def test_the_command_lists_the_data_sets_with_their_licences(arguments, capsys):
-    try:
-        code = main(["fetch", *arguments])
-    except SystemExit as stop:
-        code = stop.code
-    assert code == 0
-    printed = capsys.readouterr().out
-    for name, data_set in data.DATA_SETS.items():
-        (line,) = re.findall(rf"^  {name} .*$", printed, re.M)
-        assert data_set.home in line
-        assert (data_set.licence or "states no licence") in line
