@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -65,11 +66,11 @@ class CheckpointStore:
             self.directory.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.directory):
                 pass
+            _remove_unfinished(self.directory)
             self._manager = ocp.CheckpointManager(
                 self.directory,
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=self._retention,
-                    cleanup_tmp_directories=True,
                     async_options=ocp.AsyncOptions(post_finalization_callback=self._write_digests),
                 ),
             )
@@ -246,6 +247,24 @@ class _NewestAndBest(ocp.checkpoint_managers.PreservationPolicy):
             index >= first or checkpoint.step == self.best_step
             for index, checkpoint in enumerate(checkpoints)
         ]
+
+
+def _remove_unfinished(directory: Path) -> None:
+    """Removes what saves left that were killed or failed.
+
+    A save that failed in this process may have a part that is still being written, or removed by
+    its own writer: what Orbax's own cleaning takes for an error.
+    """
+    for unfinished in directory.glob(f"*{ocp.path.atomicity_types.TMP_DIR_SUFFIX}"):
+        for pause in (0.01, 0.1, 1.0, None):
+            try:
+                shutil.rmtree(unfinished)
+            except OSError:
+                if pause is None and unfinished.exists():
+                    raise
+            if not unfinished.exists():
+                break
+            time.sleep(pause or 0)
 
 
 def _find_damage(checkpoint: Path) -> str | None:

@@ -1,5 +1,6 @@
 """Checkpoints: what is saved comes back exactly or not at all, and errors say what is wrong."""
 
+import errno
 import json
 import logging
 import resource
@@ -8,6 +9,7 @@ import shutil
 import jax
 import jax.numpy as jnp
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -284,6 +286,27 @@ def test_a_write_that_fails_in_the_background_is_told(tmp_path):
         store.save(problem.make_state(2), PROGRESS[2])
     problem.assert_same(restore(tmp_path, problem.make_state())[0], problem.make_state(2))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
+
+
+def test_what_an_unfinished_save_left_may_vanish_while_it_is_removed(tmp_path, monkeypatch):
+    """As where a save failed in this process, and its writers have not ended yet."""
+    unfinished = tmp_path / f"2{ocp.path.atomicity_types.TMP_DIR_SUFFIX}"
+    (unfinished / "arrays").mkdir(parents=True)
+    rmtree = shutil.rmtree
+    raised = []
+
+    def rmtree_beside_another(path, *args, **kwargs):
+        if str(path) == str(unfinished) and not raised:
+            raised.append(FileNotFoundError(errno.ENOENT, "No such file or directory", "arrays"))
+            raise raised[0]
+        rmtree(path, *args, **kwargs)
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree_beside_another)
+    with CheckpointStore(training.Checkpoints(tmp_path)) as store:
+        store.save(problem.make_state(2), PROGRESS[2])
+    assert raised
+    problem.assert_same(restore(tmp_path, problem.make_state())[0], problem.make_state(2))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2"]
 
 
 def test_record_is_json_that_other_programs_read(two_checkpoints):
