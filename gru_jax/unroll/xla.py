@@ -34,16 +34,21 @@ class Tuning:
             float32, of which a dozen are at work: what stays in a cache.
         block_rows: steps times sequences that a block has at least, lest adding up the blocks'
             gradients of the weights, which may be large, weighs more than computing them.
-        inside_elements: of all that is projected, from which on a CPU that happens step by step.
-            Ahead of the loop it is one efficient product; but what that writes is read again
-            from memory, into whose fresh pages more time goes than a product per step loses.
-        inside_batch: sequences below which a product per step loses more.
+        inside_batch: sequences from which on a CPU inputs may be projected step by step. Ahead
+            of the loop it is one efficient product; but what that writes is read again from
+            memory, into whose fresh pages more time goes than a product per step loses.
+        inside_elements: of all that is projected, from which it is, where gradients are kept.
+        inside_elements_forward: likewise, where none are.
+        inside_features: of an input, per sequence, up to which it is in any case where none are:
+            a product per step reads all weights, and so loses little beside a large batch.
     """
 
     block_elements: int = 2**17
     block_rows: int = 1280
-    inside_elements: int = 2**21
     inside_batch: int = 8
+    inside_elements: int = 2**21
+    inside_elements_forward: int = 2**22
+    inside_features: int = 8
 
 
 TUNING = Tuning()
@@ -67,15 +72,16 @@ def run(
     cell, steps, state = vary_alike((widen(cell), steps, state))
 
     tuning = TUNING
-    inside = _project_inside(cell, steps, state, tuning)
 
     def function(cell: AffineCell, steps: Steps, state: State) -> tuple[State, Array]:
+        inside = _project_inside(cell, steps, state, tuning, gradient=False)
         return walk(cell, steps, state, reverse=reverse, keep="outputs", project_inside=inside)
 
     def forward(
         cell: AffineCell, steps: Steps, state: State
     ) -> tuple[tuple[State, Array], tuple[AffineCell, Steps, State, Kept]]:
         keep = "states" if recompute else "sums"
+        inside = _project_inside(cell, steps, state, tuning, gradient=True)
         last, kept = walk(cell, steps, state, reverse=reverse, keep=keep, project_inside=inside)
         ys = show(cell, kept.states, steps.valid, steps.xs.dtype)
         return (last, ys), (cell, steps, state, kept)
@@ -94,11 +100,18 @@ def run(
     return with_pullback(function, forward, pullback)(cell, steps, state)
 
 
-def _project_inside(cell: AffineCell, steps: Steps, state: State, tuning: Tuning) -> bool:
+def _project_inside(
+    cell: AffineCell, steps: Steps, state: State, tuning: Tuning, *, gradient: bool
+) -> bool:
     """Whether inputs are projected as they are read."""
-    if jax.default_backend() != "cpu":
+    sequences = math.prod(batch_shape_of(cell, steps))
+    if jax.default_backend() != "cpu" or sequences < tuning.inside_batch:
         return False
     _, projected = one_step(at_precision(cell, steps.xs.dtype), steps, state)
     elements = steps.xs.shape[0] * sum(leaf.size for leaf in jax.tree.leaves(projected))
-    sequences = math.prod(batch_shape_of(cell, steps))
-    return sequences >= tuning.inside_batch and elements >= tuning.inside_elements
+    if gradient:
+        return elements >= tuning.inside_elements
+    features = steps.xs[0].size // sequences
+    return (
+        elements >= tuning.inside_elements_forward or features <= tuning.inside_features * sequences
+    )

@@ -24,8 +24,13 @@ WHOLE = xla.Tuning()
 
 def in_blocks_of(steps: int, *, inside: bool = False, sequences: int = 2) -> xla.Tuning:
     """Blocks of ``steps`` steps, inputs projected in the loop or ahead of it, whatever the size."""
-    from_size = {"inside_elements": 0, "inside_batch": 1} if inside else {"inside_elements": NEVER}
-    return xla.Tuning(block_elements=1, block_rows=steps * sequences, **from_size)
+    return xla.Tuning(
+        block_elements=1,
+        block_rows=steps * sequences,
+        inside_batch=1 if inside else NEVER,
+        inside_elements=0,
+        inside_elements_forward=0,
+    )
 
 
 WAYS = {
