@@ -87,11 +87,23 @@ def run(
             residuals,
             cotangents,
             reverse=reverse,
-            block_elements=tuning.block_elements,
-            block_rows=tuning.block_rows,
+            most_steps=_most_steps(cell, steps, state, recompute, tuning),
         )
 
     return with_pullback(function, forward, pullback)(cell, steps, state)
+
+
+def _most_steps(
+    cell: AffineCell, steps: Steps, state: State, recompute: bool, tuning: Tuning
+) -> int:
+    """Steps that a block may have on the way back."""
+    sequences = max(1, math.prod(batch_shape_of(cell, steps)))
+    elements = max(1, *(leaf.size for leaf in jax.tree.leaves(state)))
+    most = max(tuning.block_elements // elements, tuning.block_rows // sequences, 1)
+    if recompute:
+        # Or what is computed again at once would be as much as what was not kept.
+        most = min(most, max(1, steps.xs.shape[0] // 8))
+    return most
 
 
 def _project_inside(cell: AffineCell, steps: Steps, state: State, tuning: Tuning) -> bool:
