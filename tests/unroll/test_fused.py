@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import pytest
 
 import gru_jax
-from gru_jax.unroll import api, fused, kernels
+from gru_jax.unroll import api, fused
+from gru_jax.unroll.kernels import REFERENCE
+from gru_jax.unroll.transformable import transformable
 from tests.cells.cases import GRU_AFTER, Outcome, Problem, assert_close, named
 from tests.shapes import SHAPES, Shape
 from tests.unroll.test_implementations import SHAPE, draw_controls, run_by, transformed
@@ -16,7 +18,7 @@ from tests.unroll.test_implementations import SHAPE, draw_controls, run_by, tran
 
 @pytest.fixture(scope="module")
 def unroll():
-    pair = kernels.transformable(kernels.REFERENCE)
+    pair = transformable(REFERENCE)
 
     def run(cell, steps, state, *, reverse, recompute):
         del recompute
