@@ -126,16 +126,28 @@ class GRUParams(PackedCell):
     def combine(
         self, state: Hidden, projected: tuple[Array, Array, Array], affine: Affine
     ) -> Hidden:
+        if self.reset == "after":
+            return combine_reset_after(state, projected, self.w_h, self.b_hn, affine)
         h = state
         x_r, x_z, x_n = projected
-        if self.reset == "after":
-            r, z, h_n = affine(h, self.w_h, (x_r, x_z, self.b_hn))
-            r, z = jax.nn.sigmoid(r), jax.nn.sigmoid(z)
-            n = jnp.tanh(x_n + r * h_n)
-        else:
-            u_rz, u_n = jnp.split(self.w_h, [2 * self.hidden_size], axis=-1)
-            r, z = affine(h, u_rz, (x_r, x_z))
-            r, z = jax.nn.sigmoid(r), jax.nn.sigmoid(z)
-            (n,) = affine(r * h, u_n, (x_n,))
-            n = jnp.tanh(n)
+        u_rz, u_n = jnp.split(self.w_h, [2 * self.hidden_size], axis=-1)
+        r, z = affine(h, u_rz, (x_r, x_z))
+        r, z = jax.nn.sigmoid(r), jax.nn.sigmoid(z)
+        (n,) = affine(r * h, u_n, (x_n,))
+        n = jnp.tanh(n)
         return n + z * (h - n)
+
+
+def combine_reset_after(
+    h: Hidden,
+    projected: tuple[Array, Array, Array],
+    w_h: Array,
+    b_hn: Array | None,
+    affine: Affine,
+) -> Hidden:
+    """A step with ``reset="after"``, of arrays alone, so that a kernel can compute it, too."""
+    x_r, x_z, x_n = projected
+    r, z, h_n = affine(h, w_h, (x_r, x_z, b_hn))
+    r, z = jax.nn.sigmoid(r), jax.nn.sigmoid(z)
+    n = jnp.tanh(x_n + r * h_n)
+    return n + z * (h - n)

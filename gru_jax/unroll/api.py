@@ -9,15 +9,16 @@ import jax
 from gru_jax import checks
 from gru_jax.cells.base import Cell, advance, gate_dtype, project
 from gru_jax.typing import Array, Flags, Inputs, Lengths, Outputs, Shape, State, StepInputs
-from gru_jax.unroll import scan, xla
+from gru_jax.unroll import pallas_tpu, scan, xla
 from gru_jax.unroll.arguments import batch_shape_of, check_cell, check_state
+from gru_jax.unroll.call import Call, describe
 from gru_jax.unroll.control import Controls, Steps, check_controls, plan
 from gru_jax.unroll.placement import settle
 from gru_jax.unroll.windows import run_checkpointed, run_truncated
 
 Checkpoint: TypeAlias = Literal["step", "chunk"] | int | None
 
-IMPLEMENTATIONS: dict[str, ModuleType] = {"xla": xla, "scan": scan}
+IMPLEMENTATIONS: dict[str, ModuleType] = {"pallas_tpu": pallas_tpu, "xla": xla, "scan": scan}
 """Implementations by name, the fastest first: modules with ``unsupported`` and ``run``."""
 
 
@@ -96,7 +97,8 @@ def unroll(
             the state is replaced on entering step t where ``starts[t + 1]``. The segment that
             is read first begins with ``h0``, and ``starts[0]`` changes nothing.
         implementation: ``"xla"``, whose derivative is written by hand, ``"scan"``, which is
-            differentiated by JAX, or None for the fastest that serves the call.
+            differentiated by JAX, ``"pallas_tpu"``, fused kernels for some GRUs on TPU, or None
+            for the fastest that serves the call.
         checkpoint: what to keep for the gradient. None: everything. ``"step"``: the states,
             gates are computed again. ``"chunk"``: a state for every chunk of about sqrt(T)
             steps, chunks are run again; an integer: chunks of that many steps.
@@ -190,7 +192,7 @@ def _run(
         controls,
         kind=type(params),
         reverse=bool(reverse),
-        implementation=_choose(implementation, params),
+        implementation=_choose(implementation, describe(params, xs, h0, named=implementation)),
         checkpoint=checkpoint,
         window=window,
     )
@@ -236,15 +238,15 @@ def _unroll(
     return run(steps, state)
 
 
-def _choose(implementation: str | None, params: Cell) -> str:
+def _choose(implementation: str | None, call: Call) -> str:
     if implementation is None:
         return next(
             name
             for name, candidate in IMPLEMENTATIONS.items()
-            if candidate.unsupported(params) is None
+            if candidate.unsupported(call) is None
         )
     checks.option("implementation", implementation, IMPLEMENTATIONS)
-    reason = IMPLEMENTATIONS[implementation].unsupported(params)
+    reason = IMPLEMENTATIONS[implementation].unsupported(call)
     if reason is not None:
         raise NotImplementedError(f'implementation="{implementation}" cannot serve: {reason}')
     return implementation

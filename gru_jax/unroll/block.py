@@ -1,6 +1,6 @@
 """The way back over a block of steps: a loop for the states, all else for all steps at once."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +42,41 @@ class Block(NamedTuple):
     before: State
 
 
+class Recurrence(NamedTuple):
+    """The recurrence of the cotangents, linear in them, of all steps of a block.
+
+    Attributes:
+        packed: per product and output, the derivatives with respect to the product's sums
+            (T, *batch, k, H).
+        passed: per output and leaf of the state, the derivative (T, *batch, H) past the products.
+        d_shown: per leaf of the state, the cotangent that comes from the step's own output.
+        resets: (T, *batch), see :class:`~gru_jax.unroll.control.Steps`.
+    """
+
+    packed: list[dict[int, Array]]
+    passed: Slopes
+    d_shown: dict[int, Array]
+    resets: Array | None
+
+
+SweepCarry = tuple[Leaves, Leaves | None]
+"""The cotangents of the state and of the initial state, as in :class:`Cotangents`."""
+
+
+class Sweep(Protocol):
+    """Solves a recurrence: cotangents of each step's outputs, and of the state ahead of all."""
+
+    def __call__(
+        self,
+        anatomy: Anatomy,
+        transposed: Leaves,
+        recurrence: Recurrence,
+        carry: SweepCarry,
+        *,
+        reverse: bool,
+    ) -> tuple[SweepCarry, dict[int, Array]]: ...
+
+
 def block_back(
     cell: AffineCell,
     anatomy: Anatomy,
@@ -51,8 +86,9 @@ def block_back(
     block: Block,
     *,
     reverse: bool,
+    sweep: Sweep,
 ) -> tuple[Cotangents, Array]:
-    """One block: a loop for the states, all else for its steps at once."""
+    """One block: ``sweep`` for the states, all else for its steps at once."""
     steps, kept, d_ys, before = block
     dtype = steps.xs.dtype
     precise = at_precision(cell, dtype)
@@ -86,35 +122,10 @@ def block_back(
         if index in anatomy.shown
     }
 
-    def back(carry: tuple[Leaves, Leaves | None], step: Any) -> tuple[Any, Leaves]:
-        d_new, d_initial = carry
-        packed, passed, d_shown, reset = step
-        d_outputs = dict(enumerate(d_new))
-        d_outputs |= {index: d_outputs[index] + d for index, d in d_shown.items()}
-        d_previous = [_gather(passed, d_outputs, index) for index in range(num_states)]
-        for product in reversed(range(num_products)):
-            d_operand = dot(_spread(packed[product], d_outputs), transposed[product])
-            link = anatomy.links[product]
-            if link is None:
-                computed = anatomy.operand_of(product)
-                d_outputs[computed] = d_operand
-                for index in range(num_states):
-                    if index in passed[computed]:
-                        d_previous[index] += passed[computed][index] * d_operand
-            else:
-                d_previous[link] += d_operand
-        if reset is not None:
-            zeros = [jnp.zeros_like(d) for d in d_previous]
-            added = select(reset, d_previous, zeros)
-            d_initial = jax.tree.map(jnp.add, d_initial, added)
-            d_previous = select(reset, zeros, d_previous)
-        return (d_previous, d_initial), [d_outputs[index] for index in sorted(d_outputs)]
-
-    scanned = (packed, passed, d_shown, steps.resets)
-    first = jax.tree.map(lambda leaf: leaf[0], scanned)
-    begin = settle(lambda carry: back(carry, first)[0], (carry.state, carry.initial))
-    (d_state, d_initial), d_outputs = lax.scan(back, begin, scanned, reverse=not reverse)
-    d_outputs = dict(enumerate(d_outputs))
+    recurrence = Recurrence(packed, passed, d_shown, steps.resets)
+    (d_state, d_initial), d_outputs = sweep(
+        anatomy, transposed, recurrence, (carry.state, carry.initial), reverse=not reverse
+    )
 
     # Over rows from here on: a product that contracts two axes is laid out badly.
     d_direct = _rows([_gather(slopes, d_outputs, at) for at in anatomy.direct_inputs])
@@ -142,6 +153,47 @@ def block_back(
     d_cell, d_xs = pull_addends((d_addends, d_direct))
     d_cell = jax.tree.map(lambda *d: sum(d[1:], d[0]), carry.cell, d_cell, d_cell_shown)
     return Cotangents(d_state, d_initial, d_weights, d_cell), d_xs.reshape(steps.xs.shape)
+
+
+def sweep(
+    anatomy: Anatomy,
+    transposed: Leaves,
+    recurrence: Recurrence,
+    carry: SweepCarry,
+    *,
+    reverse: bool,
+) -> tuple[SweepCarry, dict[int, Array]]:
+    """A :class:`Sweep` as a loop of JAX's, for every affine cell."""
+    num_states, num_products = anatomy.state.num_leaves, len(anatomy.widths)
+
+    def back(carry: SweepCarry, step: Recurrence) -> tuple[Any, Leaves]:
+        d_new, d_initial = carry
+        packed, passed, d_shown, reset = step
+        d_outputs = dict(enumerate(d_new))
+        d_outputs |= {index: d_outputs[index] + d for index, d in d_shown.items()}
+        d_previous = [_gather(passed, d_outputs, index) for index in range(num_states)]
+        for product in reversed(range(num_products)):
+            d_operand = dot(_spread(packed[product], d_outputs), transposed[product])
+            link = anatomy.links[product]
+            if link is None:
+                computed = anatomy.operand_of(product)
+                d_outputs[computed] = d_operand
+                for index in range(num_states):
+                    if index in passed[computed]:
+                        d_previous[index] += passed[computed][index] * d_operand
+            else:
+                d_previous[link] += d_operand
+        if reset is not None:
+            zeros = [jnp.zeros_like(d) for d in d_previous]
+            added = select(reset, d_previous, zeros)
+            d_initial = jax.tree.map(jnp.add, d_initial, added)
+            d_previous = select(reset, zeros, d_previous)
+        return (d_previous, d_initial), [d_outputs[index] for index in sorted(d_outputs)]
+
+    first = jax.tree.map(lambda leaf: leaf[0], recurrence)
+    begin = settle(lambda carry: back(carry, first)[0], carry)
+    carry, d_outputs = lax.scan(back, begin, recurrence, reverse=reverse)
+    return carry, dict(enumerate(d_outputs))
 
 
 def _weights_gradient(operand: Array, d_product: Array, dtype: DType) -> Array:

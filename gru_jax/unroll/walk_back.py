@@ -1,6 +1,5 @@
 """The way back over all steps, block by block."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,7 @@ from jax import lax
 from gru_jax.cells.anatomy import dissect, weights_of
 from gru_jax.cells.base import AffineCell, at_precision
 from gru_jax.typing import Array, State
-from gru_jax.unroll.block import Block, Cotangents, block_back
+from gru_jax.unroll.block import Block, Cotangents, Sweep, block_back, sweep
 from gru_jax.unroll.control import Steps
 from gru_jax.unroll.placement import place, settle
 from gru_jax.unroll.walk import Kept, batch_shape_of, cast_like, initial_like, one_step, wide
@@ -23,8 +22,8 @@ def walk_back(
     cotangents: tuple[State, Array],
     *,
     reverse: bool,
-    block_elements: int,
-    block_rows: int,
+    most_steps: int,
+    sweep: Sweep = sweep,
 ) -> tuple[AffineCell, Steps, State]:
     """The cotangents of the cell, the inputs and the first state.
 
@@ -32,8 +31,8 @@ def walk_back(
         residuals: what was run, and what the way forward left.
         cotangents: of the last state and of the outputs.
         reverse: the direction of the way forward.
-        block_elements: how large a block's states may be.
-        block_rows: how many steps of sequences a block has at least.
+        most_steps: of a block.
+        sweep: the loop over a block's steps.
     """
     cell, steps, state, kept = residuals
     d_last, d_ys = cotangents
@@ -41,8 +40,9 @@ def walk_back(
     batch_shape = batch_shape_of(cell, steps)
     like = one_step(at_precision(cell, dtype), steps, state)
     anatomy = dissect(at_precision(cell, dtype), *like)
-    initial, pull_initial = jax.vjp(lambda cell: initial_like(cell, state, batch_shape), cell)
-    initial = place(initial, state)
+    initial, pull_initial = jax.vjp(
+        lambda cell: place(initial_like(cell, state, batch_shape), state), cell
+    )
     weights, pull_weights = jax.vjp(
         lambda cell: weights_of(cell, *jax.tree.map(jnp.zeros_like, like)), cell
     )
@@ -55,7 +55,9 @@ def walk_back(
 
     def walk(carry: Cotangents, block: Block) -> tuple[Cotangents, Array]:
         cell = jax.tree.unflatten(structure, [leaf.T for leaf in mirrored])
-        return block_back(cell, anatomy, transposed, initial, carry, block, reverse=reverse)
+        return block_back(
+            cell, anatomy, transposed, initial, carry, block, reverse=reverse, sweep=sweep
+        )
 
     def zeros_like(tree: Any) -> Any:
         return place(jax.tree.map(jnp.zeros_like, tree), tree)
@@ -66,12 +68,7 @@ def walk_back(
         weights=zeros_like(weights),
         cell=zeros_like(cell),
     )
-    elements = max(leaf.size for leaf in jax.tree.leaves(state))
-    most = max(block_elements // max(1, elements), block_rows // max(1, math.prod(batch_shape)), 1)
-    if kept.sums is None:
-        # Or what is computed again at once would be as much as what was not kept.
-        most = min(most, max(1, time // 8))
-    window = _block_steps(time, most)
+    window = _block_steps(time, most_steps)
     carry, d_xs = _over_blocks(walk, carry, steps, kept, d_ys, state, window, reverse=reverse)
 
     d_cells = [carry.cell, *pull_weights(carry.weights)]

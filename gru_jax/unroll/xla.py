@@ -15,10 +15,11 @@ import math
 
 import jax
 
-from gru_jax.cells.base import AffineCell, Cell, at_precision, widen
+from gru_jax.cells.base import AffineCell, at_precision, widen
 from gru_jax.derivative import with_pullback
 from gru_jax.typing import Array, State
 from gru_jax.unroll import scan
+from gru_jax.unroll.call import Call
 from gru_jax.unroll.control import Steps
 from gru_jax.unroll.placement import vary_alike
 from gru_jax.unroll.walk import Kept, batch_shape_of, one_step, show, walk
@@ -54,13 +55,15 @@ class Tuning:
 TUNING = Tuning()
 
 
-def unsupported(cell: Cell) -> str | None:
-    """Why this implementation cannot run ``cell`` here; None where it can."""
+def unsupported(call: Call) -> str | None:
+    """Why this implementation cannot serve a call here; None where it can."""
     if jax.sharding.AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types:
         return "under a mesh with explicit axes, whose sharded axes it would have to join"
-    if isinstance(cell, AffineCell):
+    if isinstance(call.cell, AffineCell):
         return None
-    return f"{type(cell).__name__} is not a gru_jax.AffineCell, whose products can be told apart"
+    return (
+        f"{type(call.cell).__name__} is not a gru_jax.AffineCell, whose products can be told apart"
+    )
 
 
 def run(
@@ -93,11 +96,23 @@ def run(
             residuals,
             cotangents,
             reverse=reverse,
-            block_elements=tuning.block_elements,
-            block_rows=tuning.block_rows,
+            most_steps=_most_steps(cell, steps, state, recompute, tuning),
         )
 
     return with_pullback(function, forward, pullback)(cell, steps, state)
+
+
+def _most_steps(
+    cell: AffineCell, steps: Steps, state: State, recompute: bool, tuning: Tuning
+) -> int:
+    """Steps that a block may have on the way back."""
+    sequences = max(1, math.prod(batch_shape_of(cell, steps)))
+    elements = max(1, *(leaf.size for leaf in jax.tree.leaves(state)))
+    most = max(tuning.block_elements // elements, tuning.block_rows // sequences, 1)
+    if recompute:
+        # Or what is computed again at once would be as much as what was not kept.
+        most = min(most, max(1, steps.xs.shape[0] // 8))
+    return most
 
 
 def _project_inside(
