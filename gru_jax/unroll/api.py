@@ -11,6 +11,7 @@ from gru_jax.cells.base import Cell, advance, gate_dtype, project
 from gru_jax.typing import Array, Flags, Inputs, Lengths, Outputs, Shape, State, StepInputs
 from gru_jax.unroll import scan, xla
 from gru_jax.unroll.arguments import batch_shape_of, check_cell, check_state
+from gru_jax.unroll.call import Call, describe
 from gru_jax.unroll.control import Controls, Steps, check_controls, plan
 from gru_jax.unroll.placement import settle
 from gru_jax.unroll.windows import run_checkpointed, run_truncated
@@ -190,7 +191,7 @@ def _run(
         controls,
         kind=type(params),
         reverse=bool(reverse),
-        implementation=_choose(implementation, params),
+        implementation=_choose(implementation, describe(params, xs, h0, named=implementation)),
         checkpoint=checkpoint,
         window=window,
     )
@@ -236,15 +237,15 @@ def _unroll(
     return run(steps, state)
 
 
-def _choose(implementation: str | None, params: Cell) -> str:
+def _choose(implementation: str | None, call: Call) -> str:
     if implementation is None:
         return next(
             name
             for name, candidate in IMPLEMENTATIONS.items()
-            if candidate.unsupported(params) is None
+            if candidate.unsupported(call) is None
         )
     checks.option("implementation", implementation, IMPLEMENTATIONS)
-    reason = IMPLEMENTATIONS[implementation].unsupported(params)
+    reason = IMPLEMENTATIONS[implementation].unsupported(call)
     if reason is not None:
         raise NotImplementedError(f'implementation="{implementation}" cannot serve: {reason}')
     return implementation

@@ -8,15 +8,17 @@ way back, so that nothing but the states is kept.
 
 import math
 
+import jax
 import jax.numpy as jnp
 
 from gru_jax.cells.anatomy import Anatomy
-from gru_jax.cells.base import at_precision, dot, widen
+from gru_jax.cells.base import AffineCell, at_precision, dot, widen
 from gru_jax.cells.gru import GRUParams
 from gru_jax.derivative import with_pullback
 from gru_jax.typing import Array, DType
 from gru_jax.unroll import scan
 from gru_jax.unroll.block import Recurrence, SweepCarry
+from gru_jax.unroll.call import Call
 from gru_jax.unroll.control import Steps, expand
 from gru_jax.unroll.kernels import Kernels
 from gru_jax.unroll.placement import vary_alike
@@ -27,6 +29,37 @@ BLOCK_ELEMENTS = 2**25
 """Of a state over the steps that gates are computed again for at once: 128 MiB in float32."""
 
 
+REDUCED = ("bfloat16", "BF16_BF16_F32")
+"""What ``jax.default_matmul_precision`` is set to where float32 may be multiplied in bfloat16."""
+
+
+def unsupported(call: Call) -> str | None:
+    """Why no pair of kernels can serve a call, whatever the device; None where one may."""
+    cell = call.cell
+    if not isinstance(cell, GRUParams) or cell.reset != "after":
+        what = 'reset="before"' if isinstance(cell, GRUParams) else type(cell).__name__
+        return f'it runs a GRU with reset="after" and nothing else, and this is {what}'
+    if not call.is_sized:
+        return f"sizes must be known, and the inputs have shape {call.shape}"
+    if call.dtype == jnp.float32 and call.precision not in REDUCED:
+        return (
+            "it multiplies in bfloat16, which float32 inputs have to ask for: "
+            'with jax.default_matmul_precision("bfloat16"), or inputs in bfloat16'
+        )
+    if call.dtype not in (jnp.float32, jnp.bfloat16):
+        return f"it multiplies in bfloat16, and the inputs are {call.dtype}"
+    if call.state_dtypes != (jnp.float32,):
+        return f"it carries the state in float32, and h0 is {call.state_dtypes[0]}"
+    if jax.sharding.AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types:
+        return "under a mesh with explicit axes a kernel has to be called within jax.shard_map"
+    if call.num_devices > 1 and not call.is_named:
+        return (
+            f"a kernel runs on one device, and the program may be spread over {call.num_devices}: "
+            "call it within jax.shard_map, or ask for it by name"
+        )
+    return None
+
+
 def run(
     cell: GRUParams,
     steps: Steps,
@@ -34,7 +67,7 @@ def run(
     *,
     reverse: bool,
     kernels: Kernels,
-    operands: DType,
+    operands: DType = jnp.bfloat16,
 ) -> tuple[Array, Array]:
     """Runs a GRU over time.
 
@@ -51,7 +84,7 @@ def run(
         return scan.run(cell, steps, state, reverse=reverse, recompute=True)
     cell, steps, state = vary_alike((widen(cell), steps, state))
     # One batch axis, whatever came.
-    steps = Steps(*(None if part is None else _flatten(part, 1, batch_shape) for part in steps))
+    steps = jax.tree.map(lambda part: _flatten(part, 1, batch_shape), steps)
     state = _flatten(state, 0, batch_shape)
 
     def function(cell: GRUParams, steps: Steps, state: Array) -> tuple[Array, Array]:
@@ -83,7 +116,7 @@ def run(
 
     def pullback(
         residuals: tuple[GRUParams, Steps, Array, Kept], cotangents: tuple[Array, Array]
-    ) -> tuple[GRUParams, Steps, Array]:
+    ) -> tuple[AffineCell, Steps, Array]:
         most = max(1, BLOCK_ELEMENTS // state.size)
         return walk_back(residuals, cotangents, reverse=reverse, most_steps=most, sweep=sweep)
 
@@ -145,7 +178,7 @@ def _sweep(
     d, d_start = kernels.backward(
         d_states, kept_through, (r, z, n), u_transposed, d_last, reverse=reverse
     )
-    if d_initial is not None:
+    if d_initial is not None and resets is not None:
         # What would have gone on to the state that was replaced goes to the one put in.
         sums = (slopes * d[..., None, :]).reshape(*d.shape[:-1], -1)
         d_put_in = through * d + dot(sums, u_transposed)

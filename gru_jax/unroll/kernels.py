@@ -169,10 +169,8 @@ def transformable(kernels: Kernels, platform: str | None = None) -> Kernels:
             plain = functools.partial(reference, **options)
             device = functools.partial(kernel, **options)
             if platform is not None:
-                there = device
-
-                def device(*arguments: Any) -> Any:
-                    return lax.platform_dependent(*arguments, **{platform: there}, default=plain)
+                choices = {platform: device}
+                device = functools.partial(_by_platform, choices=choices, default=plain)
 
             return _with_derivative(_with_batching(device, plain, time_major), plain)(*arguments)
 
@@ -186,6 +184,10 @@ def transformable(kernels: Kernels, platform: str | None = None) -> Kernels:
         behave(kernels.forward, REFERENCE.forward, forward),
         behave(kernels.backward, REFERENCE.backward, backward),
     )
+
+
+def _by_platform(*arguments: Any, choices: dict[str, Any], default: Callable[..., Any]) -> Any:
+    return lax.platform_dependent(*arguments, default=default, **choices)
 
 
 def _with_derivative(

@@ -6,13 +6,14 @@ from jax import lax
 
 from gru_jax.cells.base import Cell, advance, project, widen
 from gru_jax.typing import Array, State
+from gru_jax.unroll.call import Call
 from gru_jax.unroll.control import Steps, expand, select
 from gru_jax.unroll.placement import place
 
 
-def unsupported(cell: Cell) -> str | None:
-    """Why this implementation cannot run ``cell``; None where it can, which is always."""
-    del cell
+def unsupported(call: Call) -> str | None:
+    """Why this implementation cannot serve a call; None where it can, which is always."""
+    del call
     return None
 
 

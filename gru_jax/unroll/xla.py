@@ -15,10 +15,11 @@ import math
 
 import jax
 
-from gru_jax.cells.base import AffineCell, Cell, at_precision, widen
+from gru_jax.cells.base import AffineCell, at_precision, widen
 from gru_jax.derivative import with_pullback
 from gru_jax.typing import Array, State
 from gru_jax.unroll import scan
+from gru_jax.unroll.call import Call
 from gru_jax.unroll.control import Steps
 from gru_jax.unroll.placement import vary_alike
 from gru_jax.unroll.walk import Kept, batch_shape_of, one_step, show, walk
@@ -49,13 +50,15 @@ class Tuning:
 TUNING = Tuning()
 
 
-def unsupported(cell: Cell) -> str | None:
-    """Why this implementation cannot run ``cell`` here; None where it can."""
+def unsupported(call: Call) -> str | None:
+    """Why this implementation cannot serve a call here; None where it can."""
     if jax.sharding.AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types:
         return "under a mesh with explicit axes, whose sharded axes it would have to join"
-    if isinstance(cell, AffineCell):
+    if isinstance(call.cell, AffineCell):
         return None
-    return f"{type(cell).__name__} is not a gru_jax.AffineCell, whose products can be told apart"
+    return (
+        f"{type(call.cell).__name__} is not a gru_jax.AffineCell, whose products can be told apart"
+    )
 
 
 def run(

@@ -23,7 +23,7 @@ def unroll():
         operands = steps.xs.dtype
         return fused.run(cell, steps, state, reverse=reverse, kernels=pair, operands=operands)
 
-    implementation = types.SimpleNamespace(unsupported=lambda cell: None, run=run)
+    implementation = types.SimpleNamespace(unsupported=lambda call: None, run=run)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(api.IMPLEMENTATIONS, "fused", implementation)
         yield functools.partial(gru_jax.unroll, implementation="fused")

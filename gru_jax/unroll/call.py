@@ -1,0 +1,82 @@
+"""What a choice between implementations is made from."""
+
+import dataclasses
+import math
+
+import jax
+
+from gru_jax.cells.base import Cell, gate_dtype
+from gru_jax.typing import Array, DType, State
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """A call of :func:`gru_jax.unroll`, as far as its implementations differ in it.
+
+    Attributes:
+        cell: the parameters; their types, not their values.
+        shape: of the inputs, (T, *batch, D); sizes may be symbolic, see :attr:`is_sized`.
+        dtype: of the inputs.
+        state_dtypes: of the carry's leaves.
+        precision: what ``jax.default_matmul_precision`` is set to, None where it is not.
+        platform: where the program most likely runs: ``"cpu"``, ``"gpu"`` or ``"tpu"``. That is
+            certain only once it is lowered, see :func:`gru_jax.unroll.kernels.transformable`.
+        device_kind: of a device of that platform, as JAX names it.
+        num_devices: over how many of them the compiler may spread the program; 1 within
+            :func:`jax.shard_map`.
+        is_named: whether an implementation is asked for by name.
+    """
+
+    cell: Cell
+    shape: tuple[int, ...]
+    dtype: DType
+    state_dtypes: tuple[DType, ...]
+    precision: str | None
+    platform: str
+    device_kind: str
+    num_devices: int
+    is_named: bool
+
+    @property
+    def is_sized(self) -> bool:
+        """Whether all sizes are known, as they are not when exported with symbolic shapes."""
+        return all(isinstance(size, int) for size in self.shape)
+
+    @property
+    def time(self) -> int:
+        """T, steps."""
+        return self.shape[0]
+
+    @property
+    def sequences(self) -> int:
+        """The size of the batch, all its axes together."""
+        return math.prod(self.shape[1 : len(self.shape) - self.cell.num_feature_axes])
+
+
+def describe(cell: Cell, xs: Array, state: State | None, *, named: str | None) -> Call:
+    """The call of ``unroll`` with these arguments, made here and now.
+
+    Args:
+        cell, xs, state: as they came; None for the initial state.
+        named: the implementation that is asked for.
+    """
+    device = jax.config.jax_default_device or jax.devices()[0]  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(device, str):
+        device = jax.devices(device)[0]
+    if state is None:
+        state_dtypes = (gate_dtype(xs.dtype),)
+    else:
+        state_dtypes = tuple(leaf.dtype for leaf in jax.tree.leaves(state))
+    mesh = jax.sharding.get_abstract_mesh()
+    is_manual = not mesh.empty and mesh.are_all_axes_manual
+    return Call(
+        cell=cell,
+        shape=xs.shape,
+        dtype=xs.dtype,
+        state_dtypes=state_dtypes,
+        precision=jax.config.jax_default_matmul_precision,  # pyright: ignore[reportAttributeAccessIssue]
+        platform=device.platform,
+        device_kind=device.device_kind,
+        num_devices=1 if is_manual else jax.device_count(device.platform),
+        is_named=named is not None,
+    )
