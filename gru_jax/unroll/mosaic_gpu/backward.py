@@ -62,11 +62,14 @@ def walk(
             store_tile(d_ref, d, time - 1 - count if reverse else count)
             # Read a step ahead: what a step begins with must not wait for memory.
             following = read(count + 1)
-            for distance in range(1, members):
+
+            @pl.loop(1, members)
+            def _(distance: Array) -> None:
                 # Each begins with another receiver, so that nobody gets all at once.
                 to = lax.rem(member + distance, members)
                 share = _product(u_memory.at[distance], d_sums).astype(letters)
                 team.send(share, mailbox, mail_barriers, slot, distance - 1, to)
+
             total = d * through + _product(u_memory.at[0], d_sums)
             team.receive(mail_barriers, slot)
             for place in range(members - 1):

@@ -33,7 +33,7 @@ def walk(
     dtype: DType,
     interpret: object,
 ) -> tuple[Array, Array]:
-    """See :class:`gru_jax.unroll.kernels.Forward`; B is a multiple of 16, flags are float32.
+    """See :class:`gru_jax.unroll.kernels.Forward`; B is a multiple of 16, flags are int32.
 
     Every step each member sends its units' state to all, and computes its units' gates.
     """
@@ -119,10 +119,14 @@ def _products(u: Ref, h: Ref, members: int) -> tuple[Array, ...]:
     """``U^T h`` for each gate: (3, units, H) by (members, units, sequences)."""
 
     def accumulate(*sums: Ref) -> tuple[Array, ...]:
-        for gate, total in enumerate(sums):
-            for member in range(members):
-                units = pl.ds(member * UNITS, UNITS)
+        # A loop, and not all members one after the other: the compiler would keep an address of
+        # every piece in registers, of which there are not as many.
+        @pl.loop(0, members)
+        def _(member: Array) -> None:
+            units = pl.ds(pl.multiple_of(member * UNITS, UNITS), UNITS)
+            for gate, total in enumerate(sums):
                 plgpu.wgmma(total, u.at[gate, :, units], h.at[member])
+
         return tuple(total[...] for total in sums)
 
     return pl.run_scoped(accumulate, *[plgpu.ACC((UNITS, SEQUENCES), jnp.float32)] * 3)

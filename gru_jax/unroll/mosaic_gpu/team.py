@@ -93,7 +93,7 @@ class Team:
         plgpu.barrier_wait(barrier)
 
     def send(
-        self, letter: Array, mailbox: Ref, barriers: Ref, slot: Array, place: Any, to: Array | int
+        self, letter: Array, mailbox: Ref, barriers: Ref, slot: Array, place: Array, to: Array | int
     ) -> None:
         """Sends a letter to the member ``to``, for the ``place`` in its mailbox."""
         if self.clustered:

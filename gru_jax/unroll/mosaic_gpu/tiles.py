@@ -14,7 +14,7 @@ from gru_jax.unroll.mosaic_gpu.team import SEQUENCES, UNITS, Ref
 WGMMA = plgpu.Layout.WGMMA
 WGMMA_TRANSPOSED = plgpu.Layout.WGMMA_TRANSPOSED
 
-_LOAD_TAKES_INDEX = jax.__version_info__ < (0, 11)
+LOAD_TAKES_INDEX = jax.__version_info__ < (0, 11)
 
 
 def load_tile(ref: Ref, *step: Any) -> Array:
@@ -37,19 +37,19 @@ def load_of_units(ref: Ref) -> Array:
 
 
 def load_flags(ref: Ref, step: Any) -> Array:
-    """The flags of the caller's sequences, (sequences,), from (T, B) float32."""
+    """The flags of the caller's sequences at a step, (sequences,), from (T, B) int32."""
     return load(ref.at[step, _my_sequences()], WGMMA.reduce(0))
 
 
 def choose(flags: Array, on_one: Array, on_zero: Array) -> Array:
     """One tile where a sequence's flag is 1, and another where it is 0."""
     flags = plgpu.layout_cast(lax.broadcast_in_dim(flags, on_one.shape, (1,)), WGMMA)
-    return jnp.where(flags > 0.5, on_one, on_zero)
+    return jnp.where(flags != 0, on_one, on_zero)
 
 
 def load(ref: Ref, layout: Any) -> Array:
     """An array from memory, laid out over the registers of a warpgroup."""
-    index = ((),) if _LOAD_TAKES_INDEX else ()
+    index = ((),) if LOAD_TAKES_INDEX else ()
     return plgpu.load(ref, *index, layout=layout, optimized=False)
 
 
