@@ -104,9 +104,7 @@ def walk(
         ],
         grid=(batch // SEQUENCES,),
         grid_names=("tile",),
-        compiler_params=plgpu.CompilerParams(
-            lowering_semantics=plgpu.LoweringSemantics.Warpgroup
-        ),
+        compiler_params=plgpu.CompilerParams(lowering_semantics=plgpu.LoweringSemantics.Warpgroup),
         interpret=interpret,
         **team.mesh,
     )

@@ -63,7 +63,9 @@ class Team:
 
     def fetch_barrier(self, copies: int) -> Any:
         """What :meth:`fetch` needs: a barrier of each member's own."""
-        return plgpu.Barrier(num_arrivals=copies, num_barriers=1 if self.clustered else self.members)
+        return plgpu.Barrier(
+            num_arrivals=copies, num_barriers=1 if self.clustered else self.members
+        )
 
     def mailbox(self, letters: int, dtype: DType) -> Any:
         """Memory of each member's own for ``letters`` letters a step."""

@@ -54,7 +54,7 @@ def load(ref: Ref, layout: Any) -> Array:
 
 
 def _tile_of(ref: Ref, step: tuple[Any, ...]) -> Ref:
-    return plgpu.transpose_ref(ref.at[(*step, _my_sequences(), _my_units())], (1, 0))
+    return ref.at[(*step, _my_sequences(), _my_units())].transpose((1, 0))
 
 
 def _my_units() -> Any:
