@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 
@@ -60,9 +61,7 @@ def describe(cell: Cell, xs: Array, state: State | None, *, named: str | None) -
         cell, xs, state: as they came; None for the initial state.
         named: the implementation that is asked for.
     """
-    device = jax.config.jax_default_device or jax.devices()[0]  # pyright: ignore[reportAttributeAccessIssue]
-    if isinstance(device, str):
-        device = jax.devices(device)[0]
+    device = likely_device()
     if state is None:
         state_dtypes = (gate_dtype(xs.dtype),)
     else:
@@ -80,3 +79,11 @@ def describe(cell: Cell, xs: Array, state: State | None, *, named: str | None) -
         num_devices=1 if is_manual else jax.device_count(device.platform),
         is_named=named is not None,
     )
+
+
+def likely_device() -> Any:
+    """A device of the platform where a program that is traced now most likely runs."""
+    device = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+    if device is None or isinstance(device, str):
+        return jax.devices(device)[0]
+    return device

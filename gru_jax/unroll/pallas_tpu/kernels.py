@@ -13,20 +13,20 @@ from jax.experimental.pallas import tpu as pltpu
 from gru_jax.cells.gru import combine_reset_after
 from gru_jax.typing import Array, DType
 from gru_jax.unroll.kernels import Gates, Kernels
-from gru_jax.unroll.pallas_tpu.tiles import fit
+from gru_jax.unroll.pallas_tpu.tiles import Chip, fit, unrolled
 
 VALID, RESET = 1, 2
 """Bits of a step's flags."""
 
 
-def pair(vmem_bytes: int, *, interpret: Any = False) -> Kernels:
-    """The kernels for a device.
+def pair(chip: Chip, *, interpret: Any = False) -> Kernels:
+    """The kernels for a kind of TPU.
 
     Args:
-        vmem_bytes: what a core of it has.
+        chip: what they have to fit into.
         interpret: as for ``pl.pallas_call``: whether to run without a TPU, and how.
     """
-    walk = functools.partial(_walk, vmem_bytes=vmem_bytes, interpret=interpret)
+    walk = functools.partial(_walk, chip=chip, interpret=interpret)
     return Kernels(functools.partial(_forward, walk), functools.partial(_backward, walk))
 
 
@@ -104,7 +104,7 @@ def _walk(
     start: Array,
     reverse: bool,
     dtype: DType,
-    vmem_bytes: int,
+    chip: Chip,
     interpret: Any,
 ) -> tuple[Array, Array]:
     """Carries a state over all steps.
@@ -120,7 +120,7 @@ def _walk(
         start: (B, H), the carry before the first step.
         reverse: whether step T - 1 comes first.
         dtype: of what is written at each step.
-        vmem_bytes: of a core.
+        chip: what the kernel has to fit into.
         interpret: as for ``pl.pallas_call``.
 
     Returns:
@@ -128,8 +128,7 @@ def _walk(
     """
     time, batch, _ = per_step[0].shape
     hidden = start.shape[-1]
-    tile = fit(time, batch, hidden, constants[0].dtype.itemsize, vmem_bytes)
-    assert tile is not None, "asked for by a caller who did not ask what is served"
+    tile = fit(time, batch, hidden, constants[0].dtype.itemsize, chip)
     num_blocks = pl.cdiv(time, tile.steps)
 
     def time_block(index: Any) -> Any:
@@ -156,8 +155,7 @@ def _walk(
             written[at] = out.astype(dtype)
             return state
 
-        # A loop of a known length is unrolled, so that a step's loads overlap the one before.
-        unroll = isinstance(count, int)
+        unroll = unrolled(tile, hidden) if isinstance(count, int) else None
         carry[...] = lax.fori_loop(0, count, body, carry[...], unroll=unroll)
         last[...] = carry[...]
 
@@ -169,9 +167,7 @@ def _walk(
 
     def whole(array: Array) -> pl.BlockSpec:
         # Fetched once, it needs no second buffer to be fetched into.
-        return pl.BlockSpec(
-            array.shape, lambda tile, index: (0, 0), pipeline_mode=pl.Buffered(1)
-        )
+        return pl.BlockSpec(array.shape, lambda tile, index: (0, 0), pipeline_mode=pl.Buffered(1))
 
     results = (_like(start, (time, batch, hidden), dtype), _like(start, start.shape, start.dtype))
     written, last = pl.pallas_call(
@@ -182,7 +178,7 @@ def _walk(
         out_specs=[*map(block, results)],
         scratch_shapes=[pltpu.VMEM((tile.rows, hidden), start.dtype)],
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=vmem_bytes
+            dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=chip.vmem_mib * 2**20
         ),
         interpret=interpret,
     )(*per_step, *constants, *rows, start)
@@ -199,9 +195,7 @@ def _pack_flags(valid: Array | None, resets: Array | None) -> list[Array]:
     return [bits[..., None]]
 
 
-def _affine(
-    operand: Array, weights: Array, addends: Sequence[Array | None]
-) -> tuple[Array, ...]:
+def _affine(operand: Array, weights: Array, addends: Sequence[Array | None]) -> tuple[Array, ...]:
     """:func:`gru_jax.affine` as a kernel computes it, where biases have two axes."""
     parts = jnp.split(_dot(operand, weights), len(addends), axis=-1)
     return tuple(

@@ -2,22 +2,41 @@
 
 from typing import NamedTuple
 
-VMEM_MIB = {
-    "TPU v4": 16,
-    "TPU v5": 64,
-    "TPU v5p": 64,
-    "TPU v5 lite": 128,
-    "TPU v5e": 128,
-    "TPU v6 lite": 128,
-    "TPU v6e": 128,
+LANES, SUBLANES = 128, 16
+"""Of an array's last two axes, what they are padded to in VMEM (for bfloat16, the wider one)."""
+
+LARGEST_HIDDEN = 2048
+"""That is compiled in the tests; what is larger takes long to compile."""
+
+STEPS = (16, 8, 4)
+"""Of a block, the first that fits: enough that what starting a block costs is little beside it."""
+
+PASSES = 512
+"""Through the matrix unit, 8 rows by 128 by 128, that are laid out one after the other at most."""
+
+
+class Chip(NamedTuple):
+    """A kind of TPU.
+
+    Attributes:
+        vmem_mib: MiB of VMEM that each core has.
+        cores: that work on one program.
+    """
+
+    vmem_mib: int
+    cores: int
+
+
+CHIPS = {
+    "TPU v4": Chip(vmem_mib=16, cores=2),
+    "TPU v5": Chip(vmem_mib=64, cores=2),
+    "TPU v5p": Chip(vmem_mib=64, cores=2),
+    "TPU v5 lite": Chip(vmem_mib=128, cores=1),
+    "TPU v5e": Chip(vmem_mib=128, cores=1),
+    "TPU v6 lite": Chip(vmem_mib=128, cores=1),
+    "TPU v6e": Chip(vmem_mib=128, cores=1),
 }
-"""VMEM of a core by the device's kind, from ``jax.experimental.pallas.tpu.get_tpu_info``."""
-
-LANES = 128
-"""Of a vector register: what the last axis of an array in VMEM is padded to."""
-
-STEPS = 16
-"""Of a block at most: enough that what starting a block costs is little beside its steps."""
+"""By the device's kind; figures from ``jax.experimental.pallas.tpu.get_tpu_info``."""
 
 
 class Tile(NamedTuple):
@@ -27,38 +46,58 @@ class Tile(NamedTuple):
     rows: int
 
 
-def fit(time: int, batch: int, hidden: int, itemsize: int, vmem_bytes: int) -> Tile | None:
-    """The largest tile that fits, all of the batch before more steps; None where none does.
+def largest_hidden(chip: Chip) -> int:
+    """The largest hidden size that is served, with products in bfloat16."""
+    smallest = Tile(STEPS[-1], SUBLANES)
+    sizes = range(LANES, LARGEST_HIDDEN + 1, LANES)
+    return max(size for size in sizes if bytes_of(smallest, size, 2) <= chip.vmem_mib * 2**20)
+
+
+def fit(time: int, batch: int, hidden: int, itemsize: int, chip: Chip) -> Tile:
+    """The largest tile that fits: as much of the batch as can be, then as many steps.
 
     Args:
         time, batch, hidden: T, B, H.
         itemsize: bytes of a number in the products' dtype.
-        vmem_bytes: of a core.
+        chip: what it has to fit into.
+
+    Raises:
+        ValueError: nothing does.
     """
-    for rows in _row_counts(batch):
-        for most in (STEPS, STEPS // 2, STEPS // 4):
+    for rows in _row_counts(batch, chip.cores):
+        for most in STEPS:
             tile = Tile(_divisor_near(time, most), rows)
-            if bytes_of(tile, hidden, itemsize) <= vmem_bytes:
+            if bytes_of(tile, hidden, itemsize) <= chip.vmem_mib * 2**20:
                 return tile
-    return None
+    raise ValueError(f"a hidden size of {hidden} does not fit into {chip.vmem_mib} MiB of VMEM")
 
 
 def bytes_of(tile: Tile, hidden: int, itemsize: int) -> int:
     """What the larger of the kernels, the one for the way back, needs for a tile."""
-    weights = 3 * hidden * hidden * itemsize
-    row = -(-hidden // LANES) * LANES
-    padded_rows = -(-tile.rows // 16) * 16
-    # Two buffers of each block: three arrays in float32, three in the products' dtype.
-    streamed = 2 * tile.steps * padded_rows * (row * (3 * 4 + 3 * itemsize) + LANES * 4)
+    rows, row = _round_up(tile.rows, SUBLANES), _round_up(hidden, LANES)
+    weights = 3 * row * row * itemsize
+    # Two buffers of each block: three arrays in float32, three in the products' dtype, flags.
+    streamed = 2 * tile.steps * rows * (row * (3 * 4 + 3 * itemsize) + LANES * 4)
     # Start and end in two buffers, the carry, and what a step computes.
-    at_work = 20 * padded_rows * row * 4
+    at_work = 20 * rows * row * 4
     return weights + streamed + at_work
 
 
-def _row_counts(batch: int) -> list[int]:
-    """Tiles of the batch from all of it down; parts of it are whole registers."""
-    parts = (-(-batch // (count * 16)) * 16 for count in (2, 4, 8, 16, 32, 64, 128))
-    return [batch, *(rows for rows in parts if 16 <= rows < batch)]
+def unrolled(tile: Tile, hidden: int) -> int:
+    """How many steps of a block are laid out one after the other, so that they overlap.
+
+    Few where a step is long by itself: what is laid out takes its time to be compiled.
+    """
+    passes = -(-tile.rows // 8) * 3 * (-(-hidden // LANES)) ** 2
+    return max(1, min(tile.steps, PASSES // passes))
+
+
+def _row_counts(batch: int, cores: int) -> list[int]:
+    """Rows of a tile, most first: all of the batch, or parts that begin where registers do."""
+    parts = sorted({_round_up(-(-batch // 2**n), SUBLANES) for n in range(1, 16)}, reverse=True)
+    parts = [rows for rows in parts if rows < batch]
+    # Each core takes tiles of its own.
+    return parts if cores > 1 and parts else [batch, *parts]
 
 
 def _divisor_near(time: int, most: int) -> int:
@@ -66,3 +105,7 @@ def _divisor_near(time: int, most: int) -> int:
     if time <= most:
         return time
     return next((steps for steps in range(most, most // 2, -1) if time % steps == 0), most)
+
+
+def _round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
