@@ -1,4 +1,4 @@
-"""Clusters for the interpreter of Pallas kernels for GPU, which has neither remote stores nor races.
+"""Thread-block clusters for the interpreter of Pallas kernels for GPU.
 
 Without a GPU, nothing else runs the kernels that the blocks of a cluster share. JAX's interpreter
 (0.12) runs blocks side by side and finds races between them; what it lacks is added here: stores

@@ -10,7 +10,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from gru_jax.typing import Array, DType
 from gru_jax.unroll.kernels import Gates
 from gru_jax.unroll.mosaic_gpu.team import SEQUENCES, UNITS, Ref, Team
-from gru_jax.unroll.mosaic_gpu.tiles import WGMMA, load, load_tile, store_tile
+from gru_jax.unroll.mosaic_gpu.tiles import WGMMA, load, load_carry, load_tile, store_tile
 
 
 def walk(
@@ -76,7 +76,7 @@ def walk(
                 total += load(mine.at[slot, place], WGMMA).astype(jnp.float32)
             return total, following
 
-        d, _ = lax.fori_loop(0, time, step, (load_tile(d_last_ref), read(jnp.int32(0))))
+        d, _ = lax.fori_loop(0, time, step, (load_carry(d_last_ref), read(jnp.int32(0))))
         store_tile(d_start_ref, d)
         team.part(farewell)
 
@@ -96,6 +96,7 @@ def walk(
         ],
         grid=(batch // SEQUENCES,),
         grid_names=("tile",),
+        kernel_name="gru_backward",
         compiler_params=plgpu.CompilerParams(
             lowering_semantics=plgpu.LoweringSemantics.Warpgroup, reduction_scratch_bytes=0
         ),

@@ -12,6 +12,7 @@ from gru_jax.unroll.kernels import Gates
 from gru_jax.unroll.mosaic_gpu.team import SEQUENCES, UNITS, Ref, Team
 from gru_jax.unroll.mosaic_gpu.tiles import (
     choose,
+    load_carry,
     load_flags,
     load_of_units,
     load_tile,
@@ -82,7 +83,7 @@ def walk(
             store_tile(states_ref, h, t)
             return h, *begins
 
-        carry = [load_tile(start_ref)]
+        carry = [load_carry(start_ref)]
         if resets_ref is not None:
             carry.append(load_flags(resets_ref, time - 1 if reverse else 0))
         h, *_ = lax.fori_loop(0, time, step, tuple(carry))
@@ -104,6 +105,7 @@ def walk(
         ],
         grid=(batch // SEQUENCES,),
         grid_names=("tile",),
+        kernel_name="gru_forward",
         compiler_params=plgpu.CompilerParams(lowering_semantics=plgpu.LoweringSemantics.Warpgroup),
         interpret=interpret,
         **team.mesh,

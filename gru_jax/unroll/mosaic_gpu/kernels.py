@@ -3,13 +3,13 @@
 import functools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from gru_jax.typing import Array, DType
 from gru_jax.unroll.kernels import Gates, Kernels
 from gru_jax.unroll.mosaic_gpu import backward, forward
 from gru_jax.unroll.mosaic_gpu.team import SEQUENCES, UNITS, Team
+from gru_jax.unroll.placement import vary_alike
 
 BLOCK_HIDDEN = 128
 """The largest hidden size whose weights fit into the shared memory of one block."""
@@ -59,6 +59,8 @@ def _forward(
         dtype=dtype,
         interpret=interpret,
     )
+    # What a kernel gives is not known to differ from device to device, as its arguments do.
+    states, last, _ = vary_alike((states, last, start))
     return states[:, :batch], last[:batch]
 
 
@@ -86,6 +88,7 @@ def _backward(
         letters=jnp.dtype(jnp.float32) if hidden <= FLOAT32_HIDDEN else u_transposed.dtype,
         interpret=interpret,
     )
+    d, d_start, _ = vary_alike((d, d_start, d_last))
     return d[:, :batch], d_start[:batch]
 
 

@@ -27,7 +27,21 @@ def load_tile(ref: Ref, *step: Any) -> Array:
 
 def store_tile(ref: Ref, tile: Array, *step: Any) -> None:
     """Writes what :func:`load_tile` reads, in the dtype of ``ref``."""
-    _tile_of(ref, step)[...] = plgpu.layout_cast(tile, WGMMA_TRANSPOSED).astype(ref.dtype)
+    tile = plgpu.layout_cast(tile, WGMMA_TRANSPOSED).astype(ref.dtype)
+    if hasattr(plgpu, "store"):
+        plgpu.store(_tile_of(ref, step), tile, optimized=False)
+    else:
+        _tile_of(ref, step)[...] = tile
+
+
+def load_carry(ref: Ref) -> Array:
+    """:func:`load_tile` of what a loop begins with.
+
+    Within :func:`jax.shard_map` the type of what is loaded says that it differs from device to
+    device, that of what is computed does not, and a loop's carry has to keep its type.
+    """
+    tile = load_tile(ref)
+    return jnp.maximum(tile, tile)
 
 
 def load_of_units(ref: Ref) -> Array:
