@@ -21,7 +21,7 @@ class Call:
         state_dtypes: of the carry's leaves.
         precision: what ``jax.default_matmul_precision`` is set to, None where it is not.
         platform: where the program most likely runs: ``"cpu"``, ``"gpu"`` or ``"tpu"``. That is
-            certain only once it is lowered, see :func:`gru_jax.unroll.kernels.transformable`.
+            certain only once it is lowered, see :func:`gru_jax.unroll.transformable.transformable`.
         device_kind: of a device of that platform, as JAX names it.
         num_devices: over how many of them the compiler may spread the program; 1 within
             :func:`jax.shard_map`.

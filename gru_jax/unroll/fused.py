@@ -76,7 +76,7 @@ def run(
         steps: any number of batch axes, none too.
         state: (*batch, H), in the dtype of gate arithmetic.
         reverse: the direction.
-        kernels: what walks the sequence, :func:`~gru_jax.unroll.kernels.transformable`.
+        kernels: what walks the sequence, :func:`~gru_jax.unroll.transformable.transformable`.
         operands: the dtype in which the kernels multiply.
     """
     time, *batch_shape, _ = steps.xs.shape

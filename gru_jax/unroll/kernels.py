@@ -1,16 +1,12 @@
-"""What a device's fused kernels are: two functions, here in plain JAX, and what makes them behave.
+"""What a device's fused kernels are: two functions, given here in plain JAX.
 
-A device brings a pair like :data:`REFERENCE`, which computes what the reference computes, and says
-what it serves. All else (flags, directions, gradients of parameters and inputs, transformations) is
-done around it, once: :mod:`gru_jax.unroll.fused` runs a GRU with a pair that went through
-:func:`transformable`.
+A device brings a pair that computes what :data:`REFERENCE` does, and says what it serves. All else
+is done around it, once: :func:`gru_jax.unroll.transformable.transformable` makes the pair obey
+JAX's transformations, and :func:`gru_jax.unroll.fused.run` runs a GRU with it.
 """
 
-import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -148,104 +144,3 @@ def _backward(
 
 REFERENCE = Kernels(_forward, _backward)
 """What a pair has to compute."""
-
-
-def transformable(kernels: Kernels, platform: str | None = None) -> Kernels:
-    """A pair that can be differentiated and mapped, and runs on any platform.
-
-    - Derivatives of any order are those of the reference.
-    - Under :func:`jax.vmap`, what is mapped joins the batch; where weights are mapped, too, it is
-      the reference that runs.
-    - With a ``platform``, the pair runs where the program does on it, and the reference
-      elsewhere. That is known only when a program is lowered, which may be for several.
-    """
-
-    def behave(
-        kernel: Callable[..., Any],
-        reference: Callable[..., Any],
-        time_major: tuple[bool | None, ...],
-    ) -> Callable[..., Any]:
-        def call(*arguments: Any, **options: Any) -> Any:
-            plain = functools.partial(reference, **options)
-            device = functools.partial(kernel, **options)
-            if platform is not None:
-                choices = {platform: device}
-                device = functools.partial(_by_platform, choices=choices, default=plain)
-
-            return _with_derivative(_with_batching(device, plain, time_major), plain)(*arguments)
-
-        return call
-
-    #        projected, w_h,  b_hn, start, initial, valid, resets
-    forward = (True, None, None, False, False, True, True)
-    #        d_states, through, slopes, u_transposed, d_last
-    backward = (True, True, True, None, False)
-    return Kernels(
-        behave(kernels.forward, REFERENCE.forward, forward),
-        behave(kernels.backward, REFERENCE.backward, backward),
-    )
-
-
-def _by_platform(*arguments: Any, choices: dict[str, Any], default: Callable[..., Any]) -> Any:
-    return lax.platform_dependent(*arguments, default=default, **choices)
-
-
-def _with_derivative(
-    kernel: Callable[..., Any], reference: Callable[..., Any]
-) -> Callable[..., Any]:
-    """``kernel`` with the derivative of ``reference``."""
-    function = jax.custom_jvp(kernel)
-
-    def rule(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
-        return function(*primals), jax.jvp(reference, primals, tangents)[1]
-
-    function.defjvp(rule)
-    return function
-
-
-def _with_batching(
-    kernel: Callable[..., Any],
-    reference: Callable[..., Any],
-    time_major: tuple[bool | None, ...],
-) -> Callable[..., Any]:
-    """``kernel`` mapped by joining a mapped axis to the batch, ``reference`` where that cannot be.
-
-    Args:
-        kernel, reference: one function of arrays; ``-> (T, B, H), (B, H)``.
-        time_major: of each argument, whether it is (T, B, ...), or (B, ...); None where it has
-            no batch.
-    """
-    function = jax.custom_batching.custom_vmap(kernel)
-
-    @function.def_vmap
-    def rule(size: int, is_mapped: Any, *arguments: Any) -> tuple[Any, Any]:
-        outputs = (True, True)
-        shared = [
-            not any(jax.tree.leaves(mapped))
-            for mapped, batch in zip(is_mapped, time_major, strict=True)
-            if batch is None
-        ]
-        if not all(shared):
-            axes = jax.tree.map(lambda mapped: 0 if mapped else None, is_mapped)
-            return jax.vmap(reference, axes, axis_size=size)(*arguments), outputs
-
-        def join(array: Array, mapped: bool, axis: int) -> Array:
-            if not mapped:
-                array = jnp.broadcast_to(array, (size, *array.shape))
-            array = jnp.moveaxis(array, 0, axis)
-            return array.reshape(*array.shape[:axis], -1, *array.shape[axis + 2 :])
-
-        def part(array: Array, axis: int) -> Array:
-            parted = array.reshape(*array.shape[:axis], size, -1, *array.shape[axis + 1 :])
-            return jnp.moveaxis(parted, axis, 0)
-
-        joined = [
-            argument
-            if batch is None
-            else jax.tree.map(functools.partial(join, axis=int(batch)), argument, mapped)
-            for argument, mapped, batch in zip(arguments, is_mapped, time_major, strict=True)
-        ]
-        steps, last = function(*joined)
-        return (part(steps, 1), part(last, 0)), outputs
-
-    return function

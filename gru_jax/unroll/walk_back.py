@@ -40,8 +40,9 @@ def walk_back(
     batch_shape = batch_shape_of(cell, steps)
     like = one_step(at_precision(cell, dtype), steps, state)
     anatomy = dissect(at_precision(cell, dtype), *like)
-    initial, pull_initial = jax.vjp(lambda cell: initial_like(cell, state, batch_shape), cell)
-    initial = place(initial, state)
+    initial, pull_initial = jax.vjp(
+        lambda cell: place(initial_like(cell, state, batch_shape), state), cell
+    )
     weights, pull_weights = jax.vjp(
         lambda cell: weights_of(cell, *jax.tree.map(jnp.zeros_like, like)), cell
     )

@@ -1,33 +1,20 @@
 """What is done around a pair of fused kernels, with the pair in plain JAX."""
 
-import functools
-import types
-
 import jax
-import jax.numpy as jnp
 import pytest
 
-import gru_jax
-from gru_jax.unroll import api, fused, kernels
-from tests.cells.cases import GRU_AFTER, Outcome, Problem, assert_close, named
+from gru_jax.unroll import fused
+from gru_jax.unroll.kernels import REFERENCE
+from tests.cells.cases import GRU_AFTER, Problem, assert_close
 from tests.shapes import SHAPES, Shape
+from tests.unroll.by_kernels import unroll_by, with_wide_carry
 from tests.unroll.test_implementations import SHAPE, draw_controls, run_by, transformed
 
 
 @pytest.fixture(scope="module")
 def unroll():
-    pair = kernels.transformable(kernels.REFERENCE)
-
-    def run(cell, steps, state, *, reverse, recompute):
-        del recompute
-        operands = steps.xs.dtype
-        return fused.run(cell, steps, state, reverse=reverse, kernels=pair, operands=operands)
-
-    implementation = types.SimpleNamespace(unsupported=lambda call: None, run=run)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(api.IMPLEMENTATIONS, "fused", implementation)
-        yield functools.partial(gru_jax.unroll, implementation="fused")
-    jax.clear_caches()
+    with unroll_by(REFERENCE) as unroll:
+        yield unroll
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -61,19 +48,9 @@ def test_the_way_back_in_blocks(unroll, reverse, monkeypatch):
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 def test_bfloat16(unroll, reverse):
-    """With a carry in float32, which is what a carry is where no other is handed in."""
     problem = Problem.draw(GRU_AFTER, SHAPE, learned_h0=True).rounded("bfloat16")
     controls = {"reverse": reverse, **draw_controls(SHAPE)}
-
-    def rounded(*inputs):
-        cell, xs, state = inputs
-        return unroll(cell, xs.astype(jnp.bfloat16), state, **controls)
-
-    (last, ys), pull = jax.vjp(rounded, *problem.inputs("float32"))
-    cotangents = jnp.asarray(problem.cotangent_state[0], jnp.float32), problem.cotangent_ys
-    gradients = pull((cotangents[0], jnp.asarray(cotangents[1], jnp.bfloat16)))
-    outcome = Outcome((last,), ys, named(*gradients))
-    assert (last.dtype, ys.dtype) == (jnp.float32, jnp.bfloat16)
+    outcome = with_wide_carry(problem, unroll, **controls)
     assert_close(outcome, problem.expected(**controls), "bfloat16")
 
 

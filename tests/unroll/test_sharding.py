@@ -12,8 +12,8 @@ TIME, BATCH, INPUT, HIDDEN = 5, 4, 3, 6
 INITS = [gru_jax.init, gru_jax.init_lstm]
 
 
-def case(init):
-    params = init(jax.random.key(0), INPUT, HIDDEN, bias_init="torch", learned_h0=True)
+def case(init, learned_h0=True):
+    params = init(jax.random.key(0), INPUT, HIDDEN, bias_init="torch", learned_h0=learned_h0)
     xs = jax.random.normal(jax.random.key(1), (TIME, BATCH, INPUT))
     lengths = jnp.array([5, 0, 3, 2])
     starts = jax.random.bernoulli(jax.random.key(2), 0.4, (TIME, BATCH))
@@ -29,10 +29,15 @@ def loss(params, xs, **options):
     return jax.tree.reduce(jnp.add, jax.tree.map(jnp.sum, h)) + (ys**2).sum()
 
 
-@pytest.mark.parametrize("init", INITS)
-@pytest.mark.parametrize("checkpoint", [None, "step", "chunk"])
-def test_shard_map_over_the_batch(init, checkpoint):
-    params, xs, lengths, starts = case(init)
+@pytest.mark.parametrize(
+    ("init", "checkpoint", "learned_h0"),
+    [
+        *((init, checkpoint, True) for init in INITS for checkpoint in (None, "step", "chunk")),
+        (gru_jax.init, None, False),
+    ],
+)
+def test_shard_map_over_the_batch(init, checkpoint, learned_h0):
+    params, xs, lengths, starts = case(init, learned_h0)
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
     batch = PartitionSpec(None, "data")
 

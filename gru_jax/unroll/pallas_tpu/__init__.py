@@ -5,8 +5,8 @@ from gru_jax.typing import Array
 from gru_jax.unroll import fused
 from gru_jax.unroll.call import Call, likely_device
 from gru_jax.unroll.control import Steps
-from gru_jax.unroll.kernels import transformable
 from gru_jax.unroll.pallas_tpu.tiles import CHIPS, LANES, largest_hidden
+from gru_jax.unroll.transformable import transformable
 
 
 def unsupported(call: Call) -> str | None:
