@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import gru_jax
 from gru_jax.unroll import fused
 from gru_jax.unroll.control import Controls, plan
-from gru_jax.unroll.kernels import transformable
+from gru_jax.unroll.transformable import transformable
 from tests.unroll import h100
 
 pytestmark = [

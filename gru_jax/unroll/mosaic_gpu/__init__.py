@@ -5,7 +5,7 @@ from gru_jax.typing import Array
 from gru_jax.unroll import fused
 from gru_jax.unroll.call import Call
 from gru_jax.unroll.control import Steps
-from gru_jax.unroll.kernels import transformable
+from gru_jax.unroll.transformable import transformable
 
 HOPPER = ("H100", "H200", "H800", "H20", "GH200")
 """Words in the names of devices of compute capability 9.0, whose instructions the kernels use."""
@@ -23,7 +23,8 @@ def unsupported(call: Call) -> str | None:
     reason = fused.unsupported(call)
     if reason is not None:
         return reason
-    hidden = call.cell.w_h.shape[0]
+    assert isinstance(call.cell, GRUParams), "or there was a reason"
+    hidden = call.cell.hidden_size
     if hidden not in HIDDEN_SIZES:
         sizes = ", ".join(map(str, HIDDEN_SIZES))
         return f"the hidden size must be one of {sizes}, and is {hidden}"
