@@ -20,7 +20,7 @@ def provenance() -> dict[str, Any]:
         "git_changed_files": _git("status", "--porcelain", "--untracked-files=no").splitlines(),
         "versions": {
             "python": platform.python_version(),
-            **{package: importlib.metadata.version(package) for package in PACKAGES},
+            **{package: version for package in PACKAGES if (version := _version(package))},
         },
         "device": {
             "platform": device.platform,
@@ -32,6 +32,14 @@ def provenance() -> dict[str, Any]:
             "machine": platform.machine(),
         },
     }
+
+
+def _version(package: str) -> str | None:
+    """Of an installed package; the benchmarks need fewer than training does."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _git(*arguments: str) -> str:

@@ -34,7 +34,7 @@ class Options:
 
     All run in one process, in rounds; what counts are ratios from one run. `pip install -e
     ".[bench]"` installs the peers. Outputs and gradients are held against ours before anything
-    is timed.
+    is timed. `bench --gpu` times GRUs on a GPU, and has options of its own.
     """
 
     shapes: tuple[str, ...] = SHAPES

@@ -1,5 +1,6 @@
 """Timing by rounds: everything once, and again, so that what disturbs the machine disturbs all."""
 
+import functools
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -38,6 +39,43 @@ def interleave(runs: Runs, *, seconds: float, calls: int = 1) -> dict[str, Sprea
                 runs[name]()
             times[name].append((time.perf_counter() - started) / calls * 1e3)
     return {name: spread(values) for name, values in times.items()}
+
+
+def interleave_bursts(
+    runs: Runs, *, wait: Callable[[Any], object], seconds: float, burst_ms: float = 10.0
+) -> dict[str, Spread]:
+    """:func:`interleave` for functions that return before a device is done.
+
+    They are called several times in a row before anything waits, so that the device always has
+    work and what counts is its time, not the time to hand it over.
+
+    Args:
+        runs: what to time, by name; what it returns goes to ``wait``.
+        wait: returns once everything that was handed over is done.
+        seconds: about how long the rounds take together.
+        burst_ms: about how long one burst takes at least.
+    """
+
+    def burst(run: Callable[[], Any], calls: int) -> None:
+        result = None
+        for _ in range(calls):
+            result = run()
+        wait(result)
+
+    calls = {}
+    for name, run in runs.items():
+        burst(run, 1)
+        started = time.perf_counter()
+        burst(run, 1)
+        calls[name] = max(1, round(burst_ms * 1e-3 / (time.perf_counter() - started)))
+    bursts = {name: functools.partial(burst, run, calls[name]) for name, run in runs.items()}
+    times = interleave(bursts, seconds=seconds)
+    return {
+        name: {
+            key: value if key == "rounds" else value / calls[name] for key, value in spread.items()
+        }
+        for name, spread in times.items()
+    }
 
 
 def spread(values: list[float]) -> Spread:

@@ -9,7 +9,7 @@ import jax
 from gru_jax import checks
 from gru_jax.cells.base import Cell, advance, gate_dtype, project
 from gru_jax.typing import Array, Flags, Inputs, Lengths, Outputs, Shape, State, StepInputs
-from gru_jax.unroll import pallas_tpu, scan, xla
+from gru_jax.unroll import mosaic_gpu, pallas_tpu, scan, xla
 from gru_jax.unroll.arguments import batch_shape_of, check_cell, check_state
 from gru_jax.unroll.call import Call, describe
 from gru_jax.unroll.control import Controls, Steps, check_controls, plan
@@ -18,7 +18,12 @@ from gru_jax.unroll.windows import run_checkpointed, run_truncated
 
 Checkpoint: TypeAlias = Literal["step", "chunk"] | int | None
 
-IMPLEMENTATIONS: dict[str, ModuleType] = {"pallas_tpu": pallas_tpu, "xla": xla, "scan": scan}
+IMPLEMENTATIONS: dict[str, ModuleType] = {
+    "mosaic_gpu": mosaic_gpu,
+    "pallas_tpu": pallas_tpu,
+    "xla": xla,
+    "scan": scan,
+}
 """Implementations by name, the fastest first: modules with ``unsupported`` and ``run``."""
 
 

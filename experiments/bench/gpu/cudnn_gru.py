@@ -1,0 +1,114 @@
+"""cuDNN's GRU with its algorithm chosen by us: a program in C, compiled where it runs."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.bench.peers import Shape
+
+ALGORITHMS = ("standard", "persist_static", "persist_small_h")
+PRECISIONS = {
+    "float32 (TF32)": "tf32",
+    "float16": "float16",
+    "bfloat16": "bfloat16",
+}
+SOURCE = Path(__file__).with_name("cudnn_gru.c")
+
+
+def time_cudnn(shapes: Sequence[Shape], repeats: int, timeout: float) -> list[dict[str, Any]]:
+    """Times every algorithm in every precision: rows as the report takes them.
+
+    Args:
+        shapes: the sizes.
+        repeats: calls that a mean is taken of.
+        timeout: seconds for everything; what comes later is left out, and says so.
+    """
+    ends = time.monotonic() + timeout
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "cudnn_gru"
+        reason, libraries = _compile(program)
+        rows = []
+        for shape in shapes:
+            for algorithm in ALGORITHMS:
+                for precision, name in PRECISIONS.items():
+                    if reason is None:
+                        words = [*str(shape).split(","), algorithm, name, str(repeats)]
+                        found = _run([str(program), *words], libraries, ends - time.monotonic())
+                    else:
+                        found = {"skipped": reason}
+                    of_row = {"contender": f"cuDNN {algorithm}", "precision": precision}
+                    rows.append({**of_row, "shape": str(shape), **found})
+    return rows
+
+
+def _run(command: list[str], libraries: list[Path], timeout: float) -> dict[str, Any]:
+    if timeout <= 0:
+        return {"skipped": "out of time"}
+    paths = [*map(str, libraries), os.environ.get("LD_LIBRARY_PATH", "")]
+    environment = {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(filter(None, paths))}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=environment, timeout=timeout
+        )
+    except subprocess.TimeoutExpired:
+        return {"skipped": "out of time"}
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"ended with {done.returncode}"]
+        return {"skipped": said[-1]}
+    return {kind: {"median": value} for kind, value in json.loads(done.stdout).items()}
+
+
+def _compile(program: Path) -> tuple[str | None, list[Path]]:
+    """Compiles the program: why that cannot be, or None, and where its libraries are."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        return "there is no C compiler", []
+    header = _find("cudnn.h", ("nvidia/*/include", "include"))
+    if header is None:
+        return "there is no cudnn.h; the wheel nvidia-cudnn-cu13 has it", []
+    runtime = _find("cuda_runtime.h", ("nvidia/*/include", "include"))
+    if runtime is None:
+        return "there is no cuda_runtime.h; CUDA's toolkit has it", []
+    libraries = [
+        library
+        for library in (
+            _find("libcudnn.so*", ("nvidia/*/lib", "lib", "lib64", "lib/x86_64-linux-gnu")),
+            _find("libcudart.so*", ("nvidia/*/lib", "lib", "lib64", "lib/x86_64-linux-gnu")),
+        )
+        if library is not None
+    ]
+    if len(libraries) < 2:
+        return "there is no libcudnn.so, or no libcudart.so", []
+    done = subprocess.run(
+        [
+            *(compiler, "-O2", "-o", str(program), str(SOURCE)),
+            *(f"-I{path.parent}" for path in (header, runtime)),
+            *(f"-L{path.parent}" for path in libraries),
+            *(f"-l:{path.name}" for path in libraries),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        return f"{compiler} failed: {(done.stderr.strip().splitlines() or [''])[0]}", []
+    return None, [path.parent for path in libraries]
+
+
+def _find(name: str, folders: Sequence[str]) -> Path | None:
+    """A file of Python's packages, or else of the system."""
+    packages = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *sys.path}
+    roots = [*map(Path, packages), Path("/usr/local/cuda"), Path("/usr/local"), Path("/usr")]
+    for root in roots:
+        for folder in folders:
+            found = sorted(root.glob(f"{folder}/{name}"))
+            if found:
+                return found[0]
+    return None

@@ -1,0 +1,107 @@
+"""torch.nn.GRU on a GPU, timed in a process of its own: `python -m experiments.bench.gpu.torch_gru`.
+
+Two frameworks in one process would share its memory and its libraries.
+"""
+
+# torch comes with the extra `bench`; without it this is left out.
+# pyright: reportMissingImports=false
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.bench.peers import Shape
+from experiments.bench.timing import interleave_bursts
+
+MODULE = "experiments.bench.gpu.torch_gru"
+PRECISIONS = ("float32", "float32 (TF32)", "float16", "bfloat16")
+
+
+def time_torch(shapes: Sequence[Shape], seconds: float, timeout: float) -> list[dict[str, Any]]:
+    """Times torch.nn.GRU in all precisions: rows as the report takes them."""
+    if importlib.util.find_spec("torch") is None:
+        return _skipped(shapes, "torch is not installed")
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", MODULE, str(seconds), *map(str, shapes)],
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).parents[3],
+            # JAX only draws the numbers here.
+            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+            timeout=timeout,
+        )
+    except subprocess.TimeoutExpired:
+        return _skipped(shapes, f"took more than {timeout:.0f} s")
+    if done.returncode:
+        return _skipped(shapes, done.stderr.strip().splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _skipped(shapes: Sequence[Shape], reason: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "contender": "torch.nn.GRU",
+            "precision": precision,
+            "shape": str(shape),
+            "skipped": reason,
+        }
+        for shape in shapes
+        for precision in PRECISIONS
+    ]
+
+
+def _main(seconds: float, shapes: Sequence[Shape]) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise SystemExit("torch sees no GPU")
+    rows = []
+    for shape in shapes:
+        for precision in PRECISIONS:
+            row = {"contender": "torch.nn.GRU", "precision": precision, "shape": str(shape)}
+            try:
+                times = _time(shape, precision, seconds)
+            except (RuntimeError, ValueError) as error:
+                rows.append({**row, "skipped": str(error).splitlines()[0]})
+            else:
+                rows.append({**row, **times})
+    print(json.dumps(rows))
+
+
+def _time(shape: Shape, precision: str, seconds: float) -> dict[str, Any]:
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = precision == "float32 (TF32)"
+    torch.backends.cudnn.allow_tf32 = precision == "float32 (TF32)"
+    dtype = torch.float32 if precision.startswith("float32") else getattr(torch, precision)
+    torch.manual_seed(0)
+    module = torch.nn.GRU(shape.input, shape.hidden).to("cuda", dtype)
+    xs = torch.randn(
+        shape.time, shape.batch, shape.input, device="cuda", dtype=dtype, requires_grad=True
+    )
+    weights = torch.randn(shape.time, shape.batch, shape.hidden, device="cuda", dtype=dtype)
+
+    def forward() -> None:
+        with torch.no_grad():
+            module(xs)
+
+    def gradient() -> None:
+        module.zero_grad(set_to_none=True)
+        xs.grad = None
+        (module(xs)[0] * weights).sum().backward()
+
+    return interleave_bursts(
+        {"forward": forward, "gradient": gradient},
+        wait=lambda _: torch.cuda.synchronize(),
+        seconds=seconds,
+    )
+
+
+if __name__ == "__main__":
+    _main(float(sys.argv[1]), [Shape(*map(int, sizes.split(","))) for sizes in sys.argv[2:]])

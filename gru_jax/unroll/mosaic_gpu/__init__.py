@@ -1,0 +1,42 @@
+"""Fused kernels for Hopper GPUs. Compiled for the H100, and checked in part; never run on one."""
+
+from gru_jax.cells.gru import GRUParams
+from gru_jax.typing import Array
+from gru_jax.unroll import fused
+from gru_jax.unroll.call import Call
+from gru_jax.unroll.control import Steps
+from gru_jax.unroll.transformable import transformable
+
+HOPPER = ("H100", "H200", "H800", "H20", "GH200")
+"""Words in the names of devices of compute capability 9.0, whose instructions the kernels use."""
+
+HIDDEN_SIZES = (128, 256, 384, 512)
+"""What the shared memory of one block, or of a cluster of eight, holds the weights of."""
+
+
+def unsupported(call: Call) -> str | None:
+    """Why these kernels cannot serve a call; None where they can."""
+    if call.platform != "gpu":
+        return f"it runs on Hopper GPUs, and this is {call.platform}"
+    if not set(HOPPER) & set(call.device_kind.split()):
+        return f"it runs on Hopper GPUs ({', '.join(HOPPER)}), and this is {call.device_kind}"
+    reason = fused.unsupported(call)
+    if reason is not None:
+        return reason
+    assert isinstance(call.cell, GRUParams), "or there was a reason"
+    hidden = call.cell.hidden_size
+    if hidden not in HIDDEN_SIZES:
+        sizes = ", ".join(map(str, HIDDEN_SIZES))
+        return f"the hidden size must be one of {sizes}, and is {hidden}"
+    return None
+
+
+def run(
+    cell: GRUParams, steps: Steps, state: Array, *, reverse: bool, recompute: bool
+) -> tuple[Array, Array]:
+    """Runs a GRU over time; nothing but the states is kept for gradients either way."""
+    del recompute
+    # Pallas takes longer to import than all of this library, and serves few of its users.
+    from gru_jax.unroll.mosaic_gpu.kernels import pair
+
+    return fused.run(cell, steps, state, reverse=reverse, kernels=transformable(pair(), "cuda"))

@@ -1,0 +1,103 @@
+"""The pair of kernels for Hopper GPUs, for any batch."""
+
+import functools
+from typing import Any
+
+import jax.numpy as jnp
+
+from gru_jax.typing import Array, DType
+from gru_jax.unroll.kernels import Gates, Kernels
+from gru_jax.unroll.mosaic_gpu import backward, forward
+from gru_jax.unroll.mosaic_gpu.team import SEQUENCES, UNITS, Team
+from gru_jax.unroll.placement import vary_alike
+
+BLOCK_HIDDEN = 128
+"""The largest hidden size whose weights fit into the shared memory of one block."""
+FLOAT32_HIDDEN = 384
+"""The largest at which there is room on the way back to send in float32."""
+
+
+def pair(*, clustered: bool | None = None, interpret: Any = None) -> Kernels:
+    """The kernels, for hidden sizes that are multiples of 64.
+
+    Args:
+        clustered: whether blocks of a cluster share a batch tile, and not warpgroups of a block;
+            None for what suits the hidden size.
+        interpret: as for ``plgpu.kernel``: None to compile, or how to run without a GPU.
+    """
+    return Kernels(
+        functools.partial(_forward, clustered=clustered, interpret=interpret),
+        functools.partial(_backward, clustered=clustered, interpret=interpret),
+    )
+
+
+def _forward(
+    projected: Gates,
+    w_h: Array,
+    b_hn: Array,
+    start: Array,
+    initial: Array,
+    valid: Array | None,
+    resets: Array | None,
+    *,
+    reverse: bool,
+    dtype: DType,
+    clustered: bool | None,
+    interpret: Any,
+) -> tuple[Array, Array]:
+    batch, hidden = start.shape
+    x_r, x_z, x_n = (_pad(part, 1) for part in projected)
+    states, last = forward.walk(
+        _team(hidden, clustered),
+        (x_r, x_z, x_n),
+        w_h,
+        b_hn,
+        _pad(start, 0),
+        _pad(initial, 0),
+        *(None if flags is None else _pad(flags.astype(jnp.int32), 1) for flags in (valid, resets)),
+        reverse=reverse,
+        dtype=dtype,
+        interpret=interpret,
+    )
+    # What a kernel gives is not known to differ from device to device, as its arguments do.
+    states, last, _ = vary_alike((states, last, start))
+    return states[:, :batch], last[:batch]
+
+
+def _backward(
+    d_states: Array,
+    through: Array,
+    slopes: Gates,
+    u_transposed: Array,
+    d_last: Array,
+    *,
+    reverse: bool,
+    clustered: bool | None,
+    interpret: Any,
+) -> tuple[Array, Array]:
+    batch, hidden = d_last.shape
+    slope_r, slope_z, slope_n = (_pad(part, 1) for part in slopes)
+    d, d_start = backward.walk(
+        _team(hidden, clustered),
+        _pad(d_states, 1),
+        _pad(through, 1),
+        (slope_r, slope_z, slope_n),
+        u_transposed,
+        _pad(d_last, 0),
+        reverse=reverse,
+        letters=jnp.dtype(jnp.float32) if hidden <= FLOAT32_HIDDEN else u_transposed.dtype,
+        interpret=interpret,
+    )
+    d, d_start, _ = vary_alike((d, d_start, d_last))
+    return d[:, :batch], d_start[:batch]
+
+
+def _team(hidden: int, clustered: bool | None) -> Team:
+    return Team(hidden // UNITS, hidden > BLOCK_HIDDEN if clustered is None else clustered)
+
+
+def _pad(array: Array, axis: int) -> Array:
+    """Whole batch tiles; sequences know nothing of one another, so that anything will do there."""
+    widths = [(0, 0)] * array.ndim
+    widths[axis] = (0, -array.shape[axis] % SEQUENCES)
+    return jnp.pad(array, widths)

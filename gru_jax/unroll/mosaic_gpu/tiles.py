@@ -1,0 +1,79 @@
+"""A member's part of arrays in global memory, as (units, sequences) in registers."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from gru_jax.typing import Array
+from gru_jax.unroll.mosaic_gpu.team import SEQUENCES, UNITS, Ref
+
+WGMMA = plgpu.Layout.WGMMA
+WGMMA_TRANSPOSED = plgpu.Layout.WGMMA_TRANSPOSED
+
+LOAD_TAKES_INDEX = jax.__version_info__ < (0, 11)
+
+
+def load_tile(ref: Ref, *step: Any) -> Array:
+    """The caller's part of ``ref[step]`` (B, H) as float32."""
+    # Neighbours in memory are units, which this layout keeps in one thread: what is read are
+    # whole sectors. One exchange between lanes then makes it the layout of products.
+    tile = load(_tile_of(ref, step), WGMMA_TRANSPOSED).astype(jnp.float32)
+    return plgpu.layout_cast(tile, WGMMA)
+
+
+def store_tile(ref: Ref, tile: Array, *step: Any) -> None:
+    """Writes what :func:`load_tile` reads, in the dtype of ``ref``."""
+    tile = plgpu.layout_cast(tile, WGMMA_TRANSPOSED).astype(ref.dtype)
+    if hasattr(plgpu, "store"):
+        plgpu.store(_tile_of(ref, step), tile, optimized=False)
+    else:
+        _tile_of(ref, step)[...] = tile
+
+
+def load_carry(ref: Ref) -> Array:
+    """:func:`load_tile` of what a loop begins with.
+
+    Within :func:`jax.shard_map` the type of what is loaded says that it differs from device to
+    device, that of what is computed does not, and a loop's carry has to keep its type.
+    """
+    tile = load_tile(ref)
+    return jnp.maximum(tile, tile)
+
+
+def load_of_units(ref: Ref) -> Array:
+    """The caller's part of ``ref`` (H,), the same for all sequences."""
+    column = load(ref.at[_my_units()], WGMMA.reduce(1))
+    return plgpu.layout_cast(lax.broadcast_in_dim(column, (UNITS, SEQUENCES), (0,)), WGMMA)
+
+
+def load_flags(ref: Ref, step: Any) -> Array:
+    """The flags of the caller's sequences at a step, (sequences,), from (T, B) int32."""
+    return load(ref.at[step, _my_sequences()], WGMMA.reduce(0))
+
+
+def choose(flags: Array, on_one: Array, on_zero: Array) -> Array:
+    """One tile where a sequence's flag is 1, and another where it is 0."""
+    flags = plgpu.layout_cast(lax.broadcast_in_dim(flags, on_one.shape, (1,)), WGMMA)
+    return jnp.where(flags != 0, on_one, on_zero)
+
+
+def load(ref: Ref, layout: Any) -> Array:
+    """An array from memory, laid out over the registers of a warpgroup."""
+    index = ((),) if LOAD_TAKES_INDEX else ()
+    return plgpu.load(ref, *index, layout=layout, optimized=False)
+
+
+def _tile_of(ref: Ref, step: tuple[Any, ...]) -> Ref:
+    return ref.at[(*step, _my_sequences(), _my_units())].transpose((1, 0))
+
+
+def _my_units() -> Any:
+    return pl.ds(pl.multiple_of(lax.axis_index("member") * UNITS, UNITS), UNITS)
+
+
+def _my_sequences() -> Any:
+    return pl.ds(pl.multiple_of(lax.axis_index("tile") * SEQUENCES, SEQUENCES), SEQUENCES)

@@ -1,0 +1,137 @@
+"""The kernels for Hopper GPUs, interpreted: values, gradients, and that nothing races."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gru_jax
+from gru_jax.unroll import fused, kernels, mosaic_gpu
+from gru_jax.unroll.call import Call
+from gru_jax.unroll.control import Controls, plan
+from tests.cells.cases import assert_close
+from tests.unroll.clusters import interpreter  # noqa: F401
+
+WARPGROUPS, CLUSTER = False, True
+
+
+def draw(time: int, batch: int, hidden: int):
+    """What the two kernels are called with, in the order of their arguments."""
+    keys = iter(jax.random.split(jax.random.key(time), 20))
+
+    def normal(*shape):
+        return jax.random.normal(next(keys), shape)
+
+    projected = (*(normal(time, batch, hidden) for _ in range(3)),)
+    w_h = (normal(hidden, 3 * hidden) / hidden**0.5).astype(jnp.bfloat16)
+    b_hn, start, initial = normal(hidden), normal(batch, hidden), normal(batch, hidden)
+    valid, resets = (jax.random.bernoulli(next(keys), p, (time, batch)) for p in (0.7, 0.3))
+    forward = (projected, w_h, b_hn, start, initial, valid, resets)
+
+    slopes = (*(normal(time, batch, hidden).astype(jnp.bfloat16) / 3 for _ in range(3)),)
+    through = jax.random.uniform(next(keys), (time, batch, hidden))
+    d_states, d_last = normal(time, batch, hidden), normal(batch, hidden)
+    return forward, (d_states, through, slopes, w_h.T, d_last)
+
+
+@pytest.mark.parametrize(
+    ("time", "batch", "hidden", "clustered", "reverse"),
+    [
+        (1, 1, 128, WARPGROUPS, False),
+        (3, 17, 128, WARPGROUPS, True),
+        (1, 16, 128, CLUSTER, True),
+        (2, 2, 256, CLUSTER, False),
+        pytest.param(3, 2, 512, CLUSTER, True, marks=pytest.mark.slow),
+    ],
+)
+def test_the_pair_computes_the_reference(
+    time,
+    batch,
+    hidden,
+    clustered,
+    reverse,
+    interpreter,  # noqa: F811
+):
+    from gru_jax.unroll.mosaic_gpu.kernels import pair
+
+    ours = pair(clustered=clustered, interpret=interpreter)
+    forward, backward = draw(time, batch, hidden)
+    options = {"reverse": reverse, "dtype": jnp.float32}
+    # Sums in another order may round to another operand of the next product.
+    assert_close(
+        ours.forward(*forward, **options),
+        kernels.REFERENCE.forward(*forward, **options),
+        "bfloat16",
+    )
+    assert_close(
+        ours.backward(*backward, reverse=reverse),
+        kernels.REFERENCE.backward(*backward, reverse=reverse),
+        "bfloat16",
+    )
+
+
+def test_what_is_not_valid_is_held_bit_for_bit(interpreter):  # noqa: F811
+    from gru_jax.unroll.mosaic_gpu.kernels import pair
+
+    (projected, w_h, b_hn, start, initial, _, _), _ = draw(3, 2, 128)
+    never = jnp.zeros((3, 2), bool)
+    run = functools.partial(pair(interpret=interpreter).forward, projected, w_h, b_hn, start)
+    states, last = run(initial, never, None, reverse=False, dtype=jnp.float32)
+    assert (np.asarray(states) == np.asarray(start)).all()
+    assert (np.asarray(last) == np.asarray(start)).all()
+
+
+def test_a_sequence_and_its_gradients(interpreter):  # noqa: F811
+    from gru_jax.unroll.mosaic_gpu.kernels import pair
+
+    time, batch, features, hidden = 4, 3, 5, 128
+    cell = gru_jax.init(jax.random.key(0), features, hidden, bias_init="torch", learned_h0=True)
+    xs = jax.random.normal(jax.random.key(1), (time, batch, features)).astype(jnp.bfloat16)
+    h0 = jax.random.normal(jax.random.key(2), (batch, hidden))
+    starts = jax.random.bernoulli(jax.random.key(3), 0.3, (time, batch))
+    controls = Controls(jnp.array([4, 0, 2]), None, starts)
+    weights = jax.random.normal(jax.random.key(4), (time, batch, hidden)).astype(jnp.bfloat16)
+
+    def by(kernels):
+        def run(cell, xs, h0):
+            steps = plan(xs, controls, reverse=False)
+            last, ys = fused.run(cell, steps, h0, reverse=False, kernels=kernels)
+            return (ys * weights).astype(jnp.float32).sum() + last.sum(), (last, ys)
+
+        return jax.jit(jax.value_and_grad(run, (0, 1, 2), has_aux=True))(cell, xs, h0)
+
+    assert_close(by(pair(interpret=interpreter)), by(kernels.REFERENCE), "bfloat16")
+
+
+SERVED = Call(
+    cell=gru_jax.init(jax.random.key(0), 2, 128),
+    shape=(3, 2, 2),
+    dtype=jnp.dtype(jnp.bfloat16),
+    state_dtypes=(jnp.dtype(jnp.float32),),
+    precision=None,
+    platform="gpu",
+    device_kind="NVIDIA H100 80GB HBM3",
+    num_devices=1,
+    is_named=False,
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        pytest.param({}, None, id="H100"),
+        pytest.param({"device_kind": "NVIDIA GH200 480GB"}, None, id="GH200"),
+        pytest.param({"platform": "cpu", "device_kind": "cpu"}, "this is cpu", id="CPU"),
+        pytest.param({"device_kind": "NVIDIA A100-SXM4"}, "this is NVIDIA A100-SXM4", id="A100"),
+        pytest.param({"dtype": jnp.dtype(jnp.float32)}, "float32 inputs have to ask", id="float32"),
+        pytest.param(
+            {"cell": gru_jax.init(jax.random.key(0), 2, 64)}, "512, and is 64", id="hidden size"
+        ),
+    ],
+)
+def test_what_is_served(change, reason):
+    found = mosaic_gpu.unsupported(dataclasses.replace(SERVED, **change))
+    assert found is None if reason is None else reason in found
