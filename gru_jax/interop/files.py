@@ -1,0 +1,74 @@
+"""Files that others made: read within bounds, and refused by one kind of error that names them."""
+
+import contextlib
+import importlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+
+class FileError(ValueError):
+    """A file that cannot be loaded; the message begins with its path."""
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """A file's content.
+
+    Raises:
+        FileError: there is no such file, it is a folder, or it may not be read.
+    """
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise FileError(f"{os.fspath(path)}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns what is wrong with the content of a file into a :class:`FileError`."""
+    try:
+        yield
+    except FileError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise FileError(f"{os.fspath(path)}: {error}") from error
+
+
+def is_path(value: object) -> bool:
+    """Whether a caller handed in a file's path, and not what is in it."""
+    return isinstance(value, (str, os.PathLike))
+
+
+def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """The arrays of a .safetensors file by name.
+
+    Raises:
+        FileError: the file cannot be read, or is no valid one.
+        ImportError: safetensors is not installed.
+    """
+    with naming(path):
+        return parse_safetensors(read_bytes(path))
+
+
+def parse_safetensors(data: bytes) -> dict[str, np.ndarray]:
+    """The arrays of a .safetensors file's content by name; ValueError where it is invalid."""
+    numpy_format = needed("safetensors.numpy")
+    error_type = needed("safetensors").SafetensorError
+    try:
+        return numpy_format.load(data)
+    except (error_type, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"no valid .safetensors file: {error}") from error
+
+
+def needed(module: str) -> ModuleType:
+    """Imports what a converter needs; ImportError that names the extra where it is missing."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        name = module.partition(".")[0]
+        raise ImportError(
+            f"{name} is needed here and not installed: pip install 'gru-jax[interop]'"
+        ) from error
