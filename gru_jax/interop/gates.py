@@ -130,6 +130,53 @@ def _to_numpy(value: Any) -> np.ndarray:
     return np.asarray(value)
 
 
+def load_matrices(
+    layout: Layout, named_x: tuple[str, Any], named_h: tuple[str, Any]
+) -> tuple[np.ndarray, np.ndarray]:
+    """A framework's packed matrices, each with its name, in our layout.
+
+    The recurrent matrix says how many units there are.
+
+    Raises:
+        TypeError, ValueError: as :func:`as_array`.
+    """
+    first = layout.gates_first
+    axes = "(3 * hidden, {})" if first else "({}, 3 * hidden)"
+    name_h, w_h = named_h
+    w_h = as_array(name_h, w_h, (None, None), axes.format("hidden"))
+    hidden = w_h.shape[1] if first else w_h.shape[0]
+    hint = "; four gates are an LSTM's" if w_h.size == 4 * hidden**2 else ""
+
+    def take(name: str, value: Any, size: int | None, axis: str) -> np.ndarray:
+        shape = (3 * hidden, size) if first else (size, 3 * hidden)
+        return layout.to_ours(as_array(name, value, shape, axes.format(axis) + hint))
+
+    w_h = take(name_h, w_h, hidden, "hidden")
+    return take(*named_x, None, "input"), w_h
+
+
+def load_bias(layout: Layout, name: str, value: Any, hidden: int) -> np.ndarray:
+    """A framework's packed bias in our layout; errors as :func:`as_array`."""
+    return layout.to_ours(as_array(name, value, (3 * hidden,), "(3 * hidden,)"))
+
+
+def unwrap(theirs: Any, marker: str, what: str) -> Arrays:
+    """The mapping with a key, out of mappings that hold nothing but it.
+
+    Raises:
+        TypeError: there is no mapping.
+        ValueError: none of them has the key.
+    """
+    found = theirs
+    while isinstance(found, Mapping) and marker not in found and len(found) == 1:
+        (found,) = found.values()
+    if not isinstance(theirs, Mapping):
+        raise TypeError(f"expected {what}, a mapping; got {type(theirs).__name__}")
+    if not isinstance(found, Mapping) or marker not in found:
+        raise ValueError(f"expected {what}, with {marker!r}; got {', '.join(map(repr, theirs))}")
+    return found
+
+
 def only(names: Sequence[str], found: Arrays, what: str) -> None:
     """ValueError unless a mapping holds these names and no others."""
     if set(found) != set(names):
@@ -172,8 +219,25 @@ def load_cells(load_cell: Callable[[Any], Cell], theirs: Any) -> Cell | Stack:
     if not isinstance(theirs, (tuple, list)):
         return load_cell(theirs)
     layers = [layer if isinstance(layer, (tuple, list)) else (layer,) for layer in theirs]
-    stack = Stack(tuple(tuple(map(load_cell, layer)) for layer in layers))
+    return checked(Stack(tuple(tuple(map(load_cell, layer)) for layer in layers)))
+
+
+def checked(stack: Stack) -> Stack:
+    """The stack; ValueError unless each layer reads as many features as the last one gives."""
     stack.check()
+    if not stack.layers:
+        raise ValueError("a stack must have at least one layer")
+    width = getattr(stack.layers[0][0], "input_size", None)
+    for index, layer in enumerate(stack.layers):
+        cells: Any = layer
+        for cell in cells:
+            if cell.input_size != width:
+                came = "there are" if index == 0 else f"layer {index - 1} gives"
+                raise ValueError(f"layer {index} reads {cell.input_size} features, {came} {width}")
+        widths = [cell.hidden_size for cell in cells]
+        if stack.merge != "concat" and len(set(widths)) > 1:
+            raise ValueError(f"layer {index} joins {widths} units by {stack.merge}")
+        width = sum(widths) if stack.merge == "concat" else widths[0]
     return stack
 
 
