@@ -2,7 +2,9 @@
 
 import contextlib
 import importlib
+import io
 import os
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -79,6 +81,26 @@ def parse_safetensors(data: bytes) -> dict[str, np.ndarray]:
         flat = np.frombuffer(entry["data"], DTYPES[entry["dtype"]])
         arrays[name] = flat.reshape(entry["shape"])
     return arrays
+
+
+def read_archive(data: bytes) -> dict[str, bytes]:
+    """The entries of a zip file that keeps them as they are; nothing is unpacked to a disk.
+
+    Raises:
+        ValueError: it is no zip file, an entry is compressed or damaged, or they claim more bytes
+            than there are.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            entries = archive.infolist()
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+                raise ValueError("its entries are compressed")
+            if sum(entry.file_size for entry in entries) > len(data):
+                raise ValueError("its entries claim more bytes than there are")
+            return {entry.filename: archive.read(entry) for entry in entries}
+    except Exception as error:
+        # What zipfile stumbles over is of many kinds.
+        raise ValueError(f"no valid archive: {error}") from error
 
 
 def needed(module: str) -> ModuleType:

@@ -3,7 +3,6 @@
 import io
 import os
 import pickletools
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from gru_jax.cells import GRUParams
-from gru_jax.interop.files import FileError, is_path, naming, needed, read_bytes, read_safetensors
+from gru_jax.interop.files import (
+    FileError,
+    is_path,
+    naming,
+    needed,
+    read_archive,
+    read_bytes,
+    read_safetensors,
+)
 from gru_jax.interop.gates import (
     Layout,
     check_gru,
@@ -185,7 +192,9 @@ def _read(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     data = read_bytes(path)
     torch = needed("torch")
     try:
-        _check_archive(data)
+        for name, entry in read_archive(data).items():
+            if name.endswith(".pkl"):
+                _check_pickle(entry)
         loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:
         # PyTorch raises whatever its parser stumbled over.
@@ -198,19 +207,6 @@ def _read(path: str | os.PathLike[str]) -> Mapping[str, Any]:
         if isinstance(value, torch.Tensor) and value.nbytes > len(data):
             raise ValueError(f"{name} claims {value.nbytes} bytes in a file of {len(data)}")
     return loaded
-
-
-def _check_archive(data: bytes) -> None:
-    """Raises unless a file holds tensors, not compressed, and nothing else."""
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        entries = archive.infolist()
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise ValueError("it is compressed, which torch.save does not do")
-        if sum(entry.file_size for entry in entries) > len(data):
-            raise ValueError("its entries claim more bytes than there are")
-        for entry in entries:
-            if entry.filename.endswith(".pkl"):
-                _check_pickle(archive.read(entry))
 
 
 def _check_pickle(data: bytes) -> None:
