@@ -14,11 +14,13 @@ ROOT = Path(gru_jax.__file__).parent
 # Each part may import itself and what stands before it; parts of a line stand on one level.
 LEVELS = (
     {"typing"},
-    {"checks", "derivative"},
+    {"checks", "derivative", "files"},
     {"initializers", "regularize"},
     {"cells"},
     {"unroll"},
     {"stack"},
+    {"interop"},
+    {"export"},
     {"nn"},
     {"training"},
 )

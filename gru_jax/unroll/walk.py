@@ -72,6 +72,11 @@ def show(cell: AffineCell, states: State, valid: Array | None, dtype: DType) -> 
     return ys if valid is None else jnp.where(expand(valid, ys), ys, jnp.zeros_like(ys))
 
 
+def are_known(shape: Shape) -> bool:
+    """Whether sizes are numbers: those of a program for any size (:mod:`jax.export`) are not."""
+    return all(isinstance(size, int) for size in shape)
+
+
 def batch_shape_of(cell: AffineCell, steps: Steps) -> Shape:
     """The batch axes of steps."""
     return steps.xs.shape[1 : steps.xs.ndim - cell.num_feature_axes]

@@ -14,7 +14,15 @@ from gru_jax.typing import Array, State
 from gru_jax.unroll.block import Block, Cotangents, block_back
 from gru_jax.unroll.control import Steps
 from gru_jax.unroll.placement import place, settle
-from gru_jax.unroll.walk import Kept, batch_shape_of, cast_like, initial_like, one_step, wide
+from gru_jax.unroll.walk import (
+    Kept,
+    are_known,
+    batch_shape_of,
+    cast_like,
+    initial_like,
+    one_step,
+    wide,
+)
 from gru_jax.unroll.windows import in_windows
 
 
@@ -66,12 +74,16 @@ def walk_back(
         weights=zeros_like(weights),
         cell=zeros_like(cell),
     )
-    elements = max(leaf.size for leaf in jax.tree.leaves(state))
-    most = max(block_elements // max(1, elements), block_rows // max(1, math.prod(batch_shape)), 1)
-    if kept.sums is None:
-        # Or what is computed again at once would be as much as what was not kept.
-        most = min(most, max(1, time // 8))
-    window = _block_steps(time, most)
+    # Of any number of steps there is one block: how many others would have is not known.
+    window = time
+    if are_known(steps.xs.shape):
+        elements = max(leaf.size for leaf in jax.tree.leaves(state))
+        rows = math.prod(batch_shape)
+        most = max(block_elements // max(1, elements), block_rows // max(1, rows), 1)
+        if kept.sums is None:
+            # Or what is computed again at once would be as much as what was not kept.
+            most = min(most, max(1, time // 8))
+        window = _block_steps(time, most)
     carry, d_xs = _over_blocks(walk, carry, steps, kept, d_ys, state, window, reverse=reverse)
 
     d_cells = [carry.cell, *pull_weights(carry.weights)]

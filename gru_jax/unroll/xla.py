@@ -21,7 +21,7 @@ from gru_jax.typing import Array, State
 from gru_jax.unroll import scan
 from gru_jax.unroll.control import Steps
 from gru_jax.unroll.placement import vary_alike
-from gru_jax.unroll.walk import Kept, batch_shape_of, one_step, show, walk
+from gru_jax.unroll.walk import Kept, are_known, batch_shape_of, one_step, show, walk
 from gru_jax.unroll.walk_back import walk_back
 
 
@@ -96,7 +96,7 @@ def run(
 
 def _project_inside(cell: AffineCell, steps: Steps, state: State, tuning: Tuning) -> bool:
     """Whether inputs are projected as they are read."""
-    if jax.default_backend() != "cpu":
+    if jax.default_backend() != "cpu" or not are_known(steps.xs.shape):
         return False
     _, projected = one_step(at_precision(cell, steps.xs.dtype), steps, state)
     elements = steps.xs.shape[0] * sum(leaf.size for leaf in jax.tree.leaves(projected))

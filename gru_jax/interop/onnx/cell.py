@@ -54,7 +54,7 @@ def load_cells(node: Node, *, learned_h0: bool) -> list[GRUParams]:
     w_x = _weights(node.input(1), "W", 3, refuse)
     w_h = _weights(node.input(2), "R", 3, refuse)
     size = w_h.shape[2]
-    arrays = {
+    arrays: dict[str, tuple[np.ndarray, tuple[int, ...]]] = {
         "W": (w_x, (directions, 3 * size, w_x.shape[2])),
         "R": (w_h, (directions, 3 * size, size)),
     }
@@ -109,10 +109,11 @@ def _cell(
     w: np.ndarray, r: np.ndarray, b: np.ndarray | None, h0: np.ndarray | None, *, reset: Reset
 ) -> GRUParams:
     """One direction's parameters, from W (3H, D), R (3H, H) and B (6H,)."""
-    biases: tuple[np.ndarray | None, ...] = ()
+    bias = b_hn = None
     if b is not None:
-        biases = sum_biases(*map(LAYOUT.to_ours, np.split(b, 2)), reset)
-    params = make_gru(LAYOUT.to_ours(w), LAYOUT.to_ours(r), *biases, reset=reset)
+        of_inputs, of_states = np.split(b, 2)
+        bias, b_hn = sum_biases(LAYOUT.to_ours(of_inputs), LAYOUT.to_ours(of_states), reset)
+    params = make_gru(LAYOUT.to_ours(w), LAYOUT.to_ours(r), bias, b_hn, reset=reset)
     return params if h0 is None else dataclasses.replace(params, h0=jnp.asarray(h0))
 
 

@@ -1,5 +1,6 @@
 """From bytes that anybody may have written to a model, and to the arrays it holds."""
 
+import contextlib
 import math
 import os
 from pathlib import Path
@@ -11,12 +12,12 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, numpy_helper
 
-from gru_jax.interop.files import FileError, is_path, read_bytes
+from gru_jax.interop.files import FileError, read_bytes
 
 LARGEST_FILE = 2**31 - 1
 """Bytes that a Protocol Buffers message may have; what is larger lies in files of its own."""
 
-NUMBERS = {
+NUMBERS: dict[int, np.dtype] = {
     TensorProto.FLOAT: np.dtype("<f4"),
     TensorProto.DOUBLE: np.dtype("<f8"),
     TensorProto.FLOAT16: np.dtype("<f2"),
@@ -39,7 +40,7 @@ def open_model(theirs: Source) -> onnx.ModelProto:
         FileError: the file cannot be read.
     """
     model = theirs
-    if is_path(theirs):
+    if isinstance(theirs, (str, os.PathLike)):
         path = Path(theirs)
         if path.exists() and not path.is_file():
             raise FileError(f"{path}: it is no file")
@@ -95,13 +96,11 @@ def _read_elsewhere(tensor: TensorProto, needed: int, directory: Path | None) ->
     if directory is None:
         raise ValueError(f"{name} lies in the file {location!r}: give the path of the model")
     within = directory.resolve()
-    try:
-        path = (within / location).resolve()
-        is_inside = path.is_relative_to(within) and path.is_file()
+    path = None
     # A null byte, a loop of links, a name that is too long.
-    except (OSError, RuntimeError, ValueError):
-        is_inside = False
-    if not is_inside:
+    with contextlib.suppress(OSError, RuntimeError, ValueError):
+        path = (within / location).resolve()
+    if path is None or not path.is_relative_to(within) or not path.is_file():
         raise ValueError(f"{name} lies in {location!r}, no file in the model's directory")
     size = path.stat().st_size
     fits = offset.isdecimal() and len(offset) < 20 and int(offset) + needed <= size

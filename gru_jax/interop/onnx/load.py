@@ -1,6 +1,7 @@
 """GRU nodes of an ONNX model into parameters."""
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -8,7 +9,7 @@ from typing import Any, TypeGuard
 import onnx
 
 from gru_jax.cells import GRUParams
-from gru_jax.interop.files import is_path, naming
+from gru_jax.interop.files import naming
 from gru_jax.interop.gates import checked
 from gru_jax.interop.onnx.cell import load_cells
 from gru_jax.interop.onnx.file import Source, open_model
@@ -84,7 +85,7 @@ def read(
     """:func:`load`, and how the model runs what it gives."""
     if isinstance(nodes, str):
         raise TypeError(f"nodes must be a list of names, got {nodes!r}")
-    if not is_path(theirs):
+    if not isinstance(theirs, (str, os.PathLike)):
         return _read(open_model(theirs), None, nodes, weights or {})
     with naming(theirs):
         return _read(open_model(theirs), Path(theirs).parent, nodes, weights or {})

@@ -200,29 +200,26 @@ def reshape(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None
 
 def concat(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
     """Constants side by side, or the outputs of a forward and a backward node."""
-    if all(isinstance(value, Known) for value in values):
-        if any(value.repeated for value in values):
-            return [ZERO] if all(value.is_zero for value in values) else None
-        if len({value.array.dtype for value in values}) > 1:
+    constants = [value for value in values if isinstance(value, Known)]
+    if len(constants) == len(values):
+        if any(value.repeated for value in constants):
+            return [ZERO] if all(value.is_zero for value in constants) else None
+        if len({value.array.dtype for value in constants}) > 1:
             raise TypeError("types differ")
-        return [Known(np.concatenate([value.array for value in values], attributes["axis"]))]
-    if len(values) != 2 or not all(isinstance(value, Outputs) for value in values):
+        return [Known(np.concatenate([value.array for value in constants], attributes["axis"]))]
+    outputs = [value for value in values if isinstance(value, Outputs)]
+    if len(outputs) != 2 or len(values) != 2 or attributes["axis"] not in (-1, 2):
         return None
-    forward, backward = values
+    forward, backward = outputs
     if (
-        forward.directions != ("forward",)
-        or backward.directions != ("reverse",)
+        forward.directions + backward.directions != ("forward", "reverse")
         or forward.source is not backward.source
         or forward.axes != backward.axes
         or forward.axes[-1] != "features"
-        or attributes["axis"] not in (-1, 2)
-        or forward.residual
-        or backward.residual
     ):
         return None
-    features = None
-    if forward.sizes["features"] and backward.sizes["features"]:
-        features = forward.sizes["features"] + backward.sizes["features"]
+    widths = [value.sizes["features"] for value in outputs]
+    features = None if None in widths else sum(width or 0 for width in widths)
     joined = dataclasses.replace(
         forward,
         nodes=forward.nodes + backward.nodes,
