@@ -12,6 +12,7 @@ COMMANDS = {
     "compare": "trains it with several cells and seeds, and puts their figures side by side",
     "sweep": "looks for better values within the ranges that it gives",
     "gradients": "measures, on what compare has trained, how far a loss reaches back in time",
+    "export": "writes a trained model as ONNX, StableHLO, safetensors or for PyTorch",
     "report": "writes one HTML page over a folder of runs",
     "bench": "times our GRU beside other libraries' and writes a table and a plot",
     "fetch": "downloads a data set that a task reads",

@@ -84,16 +84,14 @@ def export_step(
             raise ValueError("a stack that reads backward has no step: it has to know the end")
 
         def advance(params: Any, state: Tree, x: jax.Array) -> Tree:
-            state = _like(initial_state(params, x.shape[:-1]), state)
-            states, ys = unroll_stack(params, x[None], state)
-            return _plain(states), ys[0]
+            states, ys = unroll_stack(params, x[None], named_state(params, state))
+            return plain_state(states), ys[0]
     else:
 
         def advance(params: Any, state: Tree, x: jax.Array) -> Tree:
-            state = _like(initial_state(params, x.shape[:-1]), state)
-            return _plain(step(params, state, x))
+            return plain_state(step(params, named_state(params, state), x))
 
-    state = _state_shapes(ours, batch)
+    state = state_shapes(ours, batch)
     return _export("step", advance, ours, (state, x), path, trainable, platforms)
 
 
@@ -129,13 +127,13 @@ def export_unroll(
     run: Any = unroll_stack if isinstance(ours, Stack) else unroll
 
     def sequence(params: Any, xs: jax.Array, h0: Tree, lengths: jax.Array | None = None) -> Tree:
-        state = _like(initial_state(params, xs.shape[1:-1]), h0)
+        state = named_state(params, h0)
         last, ys = run(params, xs, state, lengths=lengths, reverse=reverse)
-        return _plain(last), ys
+        return plain_state(last), ys
 
     arguments = (
         jax.ShapeDtypeStruct((time, batch, _input_size(ours)), dtype),
-        _state_shapes(ours, (batch,)),
+        state_shapes(ours, (batch,)),
         *([jax.ShapeDtypeStruct((batch,), jnp.int32)] if lengths else []),
     )
     return _export("unroll", sequence, ours, arguments, path, trainable, platforms)
@@ -224,6 +222,21 @@ def arrays_of(ours: Cell | Stack) -> Tree:
     return {name: value for name, value in fields.items() if value is not None}
 
 
+def state_shapes(ours: Any, batch_shape: Any) -> Tree:
+    """The types of a model's plain states, for a batch whose axes may be symbols."""
+    return jax.eval_shape(lambda: plain_state(initial_state(ours, tuple(batch_shape))))
+
+
+def plain_state(state: Tree) -> Tree:
+    """A state with tuples in place of named ones, whose classes a file cannot hold."""
+    return tuple(map(plain_state, state)) if isinstance(state, tuple) else state
+
+
+def named_state(ours: Any, state: Tree) -> Tree:
+    """The state of a model from a plain one."""
+    return jax.tree.unflatten(jax.tree.structure(initial_state(ours)), jax.tree.leaves(state))
+
+
 def _load(content: bytes) -> Program:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -289,21 +302,6 @@ def _with_arrays(ours: Cell | Stack, arrays: Tree) -> Cell | Stack:
         tuple(map(_with_arrays, cells, new)) for cells, new in zip(ours.layers, arrays, strict=True)
     )
     return dataclasses.replace(ours, layers=layers)
-
-
-def _state_shapes(ours: Any, batch_shape: Any) -> Tree:
-    """The types of a state, whose batch may be a symbol."""
-    return jax.eval_shape(lambda: _plain(initial_state(ours, tuple(batch_shape))))
-
-
-def _plain(state: Tree) -> Tree:
-    """A state with tuples in place of named ones, whose classes a file cannot hold."""
-    return tuple(map(_plain, state)) if isinstance(state, tuple) else state
-
-
-def _like(named: Tree, plain: Tree) -> Tree:
-    """The state that :func:`_plain` made plain."""
-    return jax.tree.unflatten(jax.tree.structure(named), jax.tree.leaves(plain))
 
 
 def _described(ours: Cell | Stack) -> dict[str, Any]:

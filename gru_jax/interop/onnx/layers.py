@@ -5,7 +5,6 @@ from typing import NamedTuple, TypeAlias, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-import onnx
 
 from gru_jax.cells import GRUParams
 from gru_jax.interop.gates import checked
@@ -123,8 +122,8 @@ def _limits(writer: Writer, lengths: str | None, time: str, batch: str) -> str:
     default = np.array([NO_LIMIT], np.int32)
     given = writer.input(lengths, ["batch or 1"], dtype="int32", default=default)
     each = writer.node("Expand", given, batch)
-    most = writer.node("Cast", time, to=onnx.TensorProto.INT32)
-    return writer.node("Max", writer.node("Min", each, most), writer.constant(0, "int32"))
+    limited = writer.node("Min", each, writer.cast(time, "int32"))
+    return writer.node("Max", limited, writer.constant(0, "int32"))
 
 
 def _states(

@@ -67,6 +67,10 @@ class Writer:
         """Adds a list of integers, as axes and shapes are; returns its name."""
         return self.constant(values, "int64")
 
+    def cast(self, value: str, dtype: str) -> str:
+        """Adds a node that turns numbers into another type; returns its name."""
+        return self.node("Cast", value, to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+
     def node(self, operator: str, *inputs: str, **attributes: Any) -> str:
         """Adds a node of one output; returns the output's name."""
         return self.nodes(operator, *inputs, outputs=1, **attributes)[0]
