@@ -158,7 +158,6 @@ def keras() -> Framework:
             "GRU without bias": Model(bias=False),
             "Bidirectional": BOTH_WAYS,
             "2 Bidirectional, added": Model(layers=2, directions=2, merge="sum"),
-            "2 Bidirectional, float64": Model(layers=2, directions=2, dtype="float64"),
         }.items()
         for reset in ("after", "before")
     }

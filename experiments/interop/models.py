@@ -86,14 +86,17 @@ def run_ours(
     ours: gru_jax.GRUParams | gru_jax.Stack, xs: np.ndarray, states: list[np.ndarray]
 ) -> Result:
     """What our model makes of inputs, from a state of each cell."""
-    arrays = list(map(jnp.asarray, states))
-    if isinstance(ours, gru_jax.Stack):
-        given = iter(arrays)
-        by_layer = tuple(tuple(next(given) for _ in layer) for layer in ours.layers)
-        last, ys = gru_jax.unroll_stack(ours, jnp.asarray(xs), by_layer)
-        return np.asarray(ys), [np.asarray(state) for layer in last for state in layer]
-    last, ys = gru_jax.unroll(ours, jnp.asarray(xs), arrays[0])
-    return np.asarray(ys), [np.asarray(last)]
+    if not isinstance(ours, gru_jax.Stack):
+        last, ys = unroll(ours, jnp.asarray(xs), jnp.asarray(states[0]))
+        return np.asarray(ys), [np.asarray(last)]
+    given = map(jnp.asarray, states)
+    by_layer = tuple(tuple(next(given) for _ in layer) for layer in ours.layers)
+    last, ys = unroll_stack(ours, jnp.asarray(xs), by_layer)
+    return np.asarray(ys), [np.asarray(state) for layer in last for state in layer]
+
+
+unroll = jax.jit(gru_jax.unroll)
+unroll_stack = jax.jit(gru_jax.unroll_stack)
 
 
 def largest_error(found: Result, expected: Result) -> float:
