@@ -197,9 +197,7 @@ def nnx() -> Framework:
 
         cell = build(model)
         state = nnx.state(cell, nnx.Param)
-        nnx.update(
-            cell, jax.tree.map(lambda leaf: uniform(chance, leaf.shape, model.dtype), state)
-        )
+        nnx.update(cell, jax.tree.map(lambda leaf: uniform(chance, leaf.shape, model.dtype), state))
         return cell
 
     def step(model: Model, theirs: Any, h: jax.Array, x: jax.Array) -> Any:

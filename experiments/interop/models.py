@@ -47,9 +47,8 @@ class Model:
 
     def inputs_of(self, layer: int) -> int:
         """How many features a layer reads."""
-        return (
-            self.hidden * (self.directions if self.merge == "concat" else 1) if layer else self.input
-        )
+        merged = self.directions if self.merge == "concat" else 1
+        return self.hidden * merged if layer else self.input
 
     def draw(self, seed: int) -> gru_jax.GRUParams | gru_jax.Stack:
         """Our parameters: random numbers in [-1, 1), no two alike, biases too."""
