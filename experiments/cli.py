@@ -14,6 +14,7 @@ COMMANDS = {
     "gradients": "measures, on what compare has trained, how far a loss reaches back in time",
     "report": "writes one HTML page over a folder of runs",
     "bench": "times our GRU beside other libraries' and writes a table and a plot",
+    "interop": "converts weights to and from other libraries' and writes the differences",
     "fetch": "downloads a data set that a task reads",
 }
 

@@ -86,7 +86,7 @@ def altered(change, arrays=None):
     [
         (
             lambda metadata, model: metadata.update(format="pt"),
-            "format 'pt'.*gru_jax.interop.torch",
+            "format 'pt'.*interop.torch",
         ),
         (lambda metadata, model: metadata.update(version="2"), "version is '2'"),
         (lambda metadata, model: metadata.update(model=None), "is no JSON"),
