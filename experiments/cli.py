@@ -15,6 +15,7 @@ COMMANDS = {
     "export": "writes a trained model as ONNX, StableHLO, safetensors or for PyTorch",
     "report": "writes one HTML page over a folder of runs",
     "bench": "times our GRU beside other libraries' and writes a table and a plot",
+    "interop": "converts weights to and from other libraries' and writes the differences",
     "fetch": "downloads a data set that a task reads",
 }
 

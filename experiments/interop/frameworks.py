@@ -158,7 +158,6 @@ def keras() -> Framework:
             "GRU without bias": Model(bias=False),
             "Bidirectional": BOTH_WAYS,
             "2 Bidirectional, added": Model(layers=2, directions=2, merge="sum"),
-            "2 Bidirectional, float64": Model(layers=2, directions=2, dtype="float64"),
         }.items()
         for reset in ("after", "before")
     }
@@ -198,9 +197,7 @@ def nnx() -> Framework:
 
         cell = build(model)
         state = nnx.state(cell, nnx.Param)
-        nnx.update(
-            cell, jax.tree.map(lambda leaf: uniform(chance, leaf.shape, model.dtype), state)
-        )
+        nnx.update(cell, jax.tree.map(lambda leaf: uniform(chance, leaf.shape, model.dtype), state))
         return cell
 
     def step(model: Model, theirs: Any, h: jax.Array, x: jax.Array) -> Any:

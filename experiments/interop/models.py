@@ -47,9 +47,8 @@ class Model:
 
     def inputs_of(self, layer: int) -> int:
         """How many features a layer reads."""
-        return (
-            self.hidden * (self.directions if self.merge == "concat" else 1) if layer else self.input
-        )
+        merged = self.directions if self.merge == "concat" else 1
+        return self.hidden * merged if layer else self.input
 
     def draw(self, seed: int) -> gru_jax.GRUParams | gru_jax.Stack:
         """Our parameters: random numbers in [-1, 1), no two alike, biases too."""
@@ -86,14 +85,17 @@ def run_ours(
     ours: gru_jax.GRUParams | gru_jax.Stack, xs: np.ndarray, states: list[np.ndarray]
 ) -> Result:
     """What our model makes of inputs, from a state of each cell."""
-    arrays = list(map(jnp.asarray, states))
-    if isinstance(ours, gru_jax.Stack):
-        given = iter(arrays)
-        by_layer = tuple(tuple(next(given) for _ in layer) for layer in ours.layers)
-        last, ys = gru_jax.unroll_stack(ours, jnp.asarray(xs), by_layer)
-        return np.asarray(ys), [np.asarray(state) for layer in last for state in layer]
-    last, ys = gru_jax.unroll(ours, jnp.asarray(xs), arrays[0])
-    return np.asarray(ys), [np.asarray(last)]
+    if not isinstance(ours, gru_jax.Stack):
+        last, ys = unroll(ours, jnp.asarray(xs), jnp.asarray(states[0]))
+        return np.asarray(ys), [np.asarray(last)]
+    given = map(jnp.asarray, states)
+    by_layer = tuple(tuple(next(given) for _ in layer) for layer in ours.layers)
+    last, ys = unroll_stack(ours, jnp.asarray(xs), by_layer)
+    return np.asarray(ys), [np.asarray(state) for layer in last for state in layer]
+
+
+unroll = jax.jit(gru_jax.unroll)
+unroll_stack = jax.jit(gru_jax.unroll_stack)
 
 
 def largest_error(found: Result, expected: Result) -> float:

@@ -1,4 +1,4 @@
-"""What the table shows: each framework, each kind of model, each direction, and how to measure it."""
+"""What the table shows: each framework, each kind of model, each direction, and how to measure."""
 
 import dataclasses
 import importlib

@@ -177,8 +177,10 @@ def unwrap(theirs: Any, marker: str, what: str) -> Arrays:
     return found
 
 
-def only(names: Sequence[str], found: Arrays, what: str) -> None:
-    """ValueError unless a mapping holds these names and no others."""
+def only(names: Sequence[str], found: Any, what: str) -> None:
+    """TypeError or ValueError unless ``found`` is a mapping of these names and no others."""
+    if not isinstance(found, Mapping):
+        raise TypeError(f"expected {what}, a mapping; got {type(found).__name__}")
     if set(found) != set(names):
         raise ValueError(
             f"expected {what}, with {', '.join(map(repr, names))}; "

@@ -163,9 +163,7 @@ def _of_file(path: Any, name: str | None, said: Said) -> GRUParams | Stack:
     if name is None:
         if len(candidates) != 1:
             there = ", ".join(map(repr, candidates)) or "none"
-            raise ValueError(
-                f"say layer=..., which of its layers to load; of GRUs there are {there}"
-            )
+            raise ValueError(f"say which layer of the file to load, layer=...; there are {there}")
         name = candidates[0]
     if name not in layers:
         raise ValueError(f"it has no layer {name!r}; there are {', '.join(candidates)}")

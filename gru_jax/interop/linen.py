@@ -1,6 +1,5 @@
 """Flax Linen: the parameters of `flax.linen.GRUCell`."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -57,18 +56,18 @@ def dump(ours: GRUParams | Stack) -> Any:
 def _load_cell(theirs: Any) -> GRUParams:
     cell = unwrap(theirs, "ir", "the parameters of flax.linen.GRUCell")
     only([f"{side}{gate}" for side in "ih" for gate in GATES], cell, "a flax.linen.GRUCell")
-    hidden = np.shape(cell["hr"]["kernel"])[-1]
+    for name, dense in cell.items():
+        leaves = ["kernel"] if name in ("hr", "hz") else ["kernel", "bias"]
+        only(leaves, dense, f"{name} of a flax.linen.GRUCell")
 
     def packed(side: str, leaf: str, gates: str, *shape: int | None) -> np.ndarray:
         parts = [
-            as_array(f"{side}{gate}/{leaf}", cell[side + gate].get(leaf), shape, "(..., hidden)")
+            as_array(f"{side}{gate}/{leaf}", cell[side + gate][leaf], shape, "(..., hidden)")
             for gate in gates
         ]
         return np.concatenate(parts, axis=-1)
 
-    for name, dense in cell.items():
-        if not isinstance(dense, Mapping):
-            raise TypeError(f"{name} must be a mapping, got {type(dense).__name__}")
+    hidden = np.size(cell["hn"]["bias"])
     return make_gru(
         packed("i", "kernel", GATES, None, hidden),
         packed("h", "kernel", GATES, hidden, hidden),

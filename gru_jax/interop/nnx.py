@@ -79,8 +79,9 @@ def _state_of(module: Any) -> Mapping[str, Any]:
         raise TypeError(f"expected a flax.nnx.GRUCell or its state, got {type(module).__name__}")
     for name, ours in (("gate_fn", nnx.sigmoid), ("activation_fn", nnx.tanh)):
         theirs = getattr(module, name)
-        if theirs is not ours and theirs is not getattr(nnx.nn.activations, ours.__name__, None):
-            raise ValueError(f"{name} is {theirs}; gru_jax has {ours.__name__} only")
+        if theirs is not ours:
+            came = getattr(theirs, "__name__", theirs)
+            raise ValueError(f"{name} is {came}; gru_jax has {ours.__name__} only")
     return nnx.state(module, nnx.Param)
 
 

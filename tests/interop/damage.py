@@ -6,6 +6,7 @@ hang and a flood of memory show: `survey("gru_jax.interop.torch", ".pt", files)`
 
 import dataclasses
 import importlib
+import io
 import json
 import random
 import struct
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,33 @@ def damaged(data: bytes, count: int, seed: int = 0) -> Iterator[bytes]:
             yield data[: chance.randrange(len(data))]
         else:
             yield chance.choice(changes)(bytearray(data), chance)
+
+
+def damaged_entries(data: bytes, count: int, seed: int = 0) -> Iterator[bytes]:
+    """Yields valid zip files in which one entry is damaged, which checksums do not tell."""
+    entries = unzip(data)
+    chance = random.Random(seed)
+    for index in range(count):
+        name = chance.choice([name for name, entry in entries.items() if entry])
+        (entry,) = damaged(entries[name], 1, seed + index) if index % 4 == 0 else (b"",)
+        while not entry:
+            entry = list(damaged(entries[name], 2, chance.randrange(1 << 30)))[-1]
+        yield rezip(entries | {name: entry})
+
+
+def unzip(data: bytes) -> dict[str, bytes]:
+    """The entries of a zip file."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def rezip(entries: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+    """A zip file of entries."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", compression) as archive:
+        for name, entry in entries.items():
+            archive.writestr(name, entry)
+    return out.getvalue()
 
 
 def _flip(data: bytearray, chance: random.Random) -> bytes:
@@ -77,18 +106,31 @@ class Survey:
     """What became of files.
 
     Attributes:
-        loaded: how many were loaded.
-        refused: how many were refused by a FileError that names the file.
-        wrong: any other outcome, by file: another error, a crash, a hang.
+        outcomes: of each file: "loaded"; "refused", by a FileError that names the file; or what
+            else happened: another error, a crash, a hang. After a crash there are no more.
         slowest: seconds that the slowest took.
         memory: bytes by which the process' peak grew after the first file.
     """
 
-    loaded: int
-    refused: int
-    wrong: dict[str, str]
+    outcomes: list[str]
     slowest: float
     memory: int
+
+    @property
+    def loaded(self) -> int:
+        """How many files were loaded."""
+        return self.outcomes.count("loaded")
+
+    @property
+    def refused(self) -> int:
+        """How many files were refused in order."""
+        return self.outcomes.count("refused")
+
+    @property
+    def wrong(self) -> dict[int, str]:
+        """Any other outcome, by the file's place."""
+        known = ("loaded", "refused")
+        return {at: each for at, each in enumerate(self.outcomes) if each not in known}
 
 
 def survey(
@@ -118,18 +160,9 @@ def survey(
         answers, death = _ask(module, folder, names, options or {}, timeout)
     first, *rest = answers
     assert first["outcome"] == "loaded", first
-    outcomes = [answer["outcome"] for answer in rest]
-    wrong = {
-        name: outcome
-        for name, outcome in zip(names[1:], outcomes, strict=False)
-        if outcome not in ("loaded", "refused")
-    }
-    if death:
-        wrong[names[len(answers)]] = death
+    outcomes = [answer["outcome"] for answer in rest] + [death] * bool(death)
     return Survey(
-        loaded=outcomes.count("loaded"),
-        refused=outcomes.count("refused"),
-        wrong=wrong,
+        outcomes,
         slowest=max((answer["seconds"] for answer in rest), default=0.0),
         memory=max(answer["peak"] for answer in answers) - first["peak"],
     )

@@ -1,0 +1,109 @@
+"""The kinds of files that are read: a good one of each, and what is made of it to test readers."""
+
+import dataclasses
+import io
+import itertools
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+
+from experiments.interop.models import Model
+from gru_jax.interop import keras as keras_interop
+from gru_jax.interop import safetensors as ours_on_disk
+from gru_jax.interop import torch as torch_interop
+from tests.interop import hostile
+from tests.interop.damage import Survey, damaged, damaged_entries, rezip, survey
+
+STACK = Model(layers=2, directions=2, input=1, hidden=2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """A kind of file.
+
+    Attributes:
+        module: of `gru_jax.interop`, which reads it.
+        suffix: of its names.
+        good: a file of it.
+        hostile: hand-made files by what is wrong with them.
+    """
+
+    module: str
+    suffix: str
+    good: bytes
+    hostile: dict[str, bytes]
+
+    @property
+    def name(self) -> str:
+        """How a table calls it."""
+        return f"{self.module}: {self.suffix}"
+
+    def damaged(self, count: int, seed: int = 0) -> Iterator[bytes]:
+        """Damaged copies; of an archive every other one is a valid archive of a damaged entry."""
+        if not self.good.startswith(b"PK"):
+            return damaged(self.good, count, seed)
+        within = damaged_entries(self.good, count // 2, seed)
+        return itertools.chain(within, damaged(self.good, count - count // 2, seed))
+
+    def survey(self, files: Iterable[bytes]) -> Survey:
+        """What becomes of files in the reader."""
+        return survey(f"gru_jax.interop.{self.module}", self.suffix, self.good, files)
+
+
+def ours(folder: Path) -> Format:
+    """Our own parameters."""
+    good = ours_on_disk.dump(STACK.draw(0))
+    return Format("safetensors", ".safetensors", good, hostile.safetensors(good))
+
+
+def torch_safetensors(folder: Path) -> Format:
+    """A state dict in .safetensors."""
+    good = safetensors.numpy.save(torch_interop.dump(STACK.draw(0), tensors=False))
+    return Format("torch", ".safetensors", good, hostile.safetensors(good))
+
+
+def torch_pt(folder: Path) -> Format:
+    """A state dict as torch.save writes it."""
+    import torch
+
+    out = io.BytesIO()
+    torch.save(torch_interop.dump(STACK.draw(0)), out)
+    return Format("torch", ".pt", out.getvalue(), hostile.torch(out.getvalue(), folder))
+
+
+def keras_h5(folder: Path) -> Format:
+    """The weights of one GRU, as Keras' `save_weights` lays them out."""
+    import h5py
+
+    out = io.BytesIO()
+    with h5py.File(out, "w") as file:
+        for index, array in enumerate(keras_interop.dump(Model(input=3, hidden=2).draw(0))):
+            file[f"layers/gru/cell/vars/{index}"] = np.asarray(array)
+        file["layers/gru/cell/vars"].attrs["name"] = "gru_cell"
+    good = out.getvalue()
+    return Format("keras", ".weights.h5", good, hostile.hdf5(good, folder))
+
+
+def keras_archive(folder: Path) -> Format:
+    """A model of one GRU, as Keras' `save` lays it out."""
+    weights = keras_h5(folder)
+    gru = {"name": "gru", "units": 2, "activation": "tanh", "recurrent_activation": "sigmoid"}
+    gru |= {"use_bias": True, "reset_after": True, "go_backwards": False, "unroll": False}
+    layers = [{"module": "keras.layers", "class_name": "GRU", "config": gru}]
+    config = {"module": "keras", "class_name": "Sequential", "config": {"layers": layers}}
+    good = rezip({"config.json": json.dumps(config).encode(), "model.weights.h5": weights.good})
+    return Format(
+        "keras", ".keras", good, hostile.keras(good, weights.hostile["a link into another file"])
+    )
+
+
+FORMATS = {
+    make.__name__: make for make in (ours, torch_safetensors, torch_pt, keras_h5, keras_archive)
+}
+"""`(folder) -> Format`, where what hostile files refer to is written into the folder."""
+
+SLOW = {"keras_h5", "keras_archive"}
+"""Each of these files is read in a process of its own."""
