@@ -100,8 +100,18 @@ def keras_archive(folder: Path) -> Format:
     )
 
 
+def onnx_model(folder: Path) -> Format:
+    """A model of GRU nodes."""
+    from gru_jax.interop import onnx as onnx_interop
+    from tests.interop.onnx_models import hostile_files
+
+    good = onnx_interop.dump(STACK.draw(0)).SerializeToString()
+    return Format("onnx", ".onnx", good, hostile_files())
+
+
 FORMATS = {
-    make.__name__: make for make in (ours, torch_safetensors, torch_pt, keras_h5, keras_archive)
+    make.__name__: make
+    for make in (ours, torch_safetensors, torch_pt, keras_h5, keras_archive, onnx_model)
 }
 """`(folder) -> Format`, where what hostile files refer to is written into the folder."""
 

@@ -17,8 +17,9 @@ THOUSANDS = {name: 300 if name in SLOW else 5000 for name in FORMATS}
 
 
 def make(name: str, folder: Path) -> Format:
-    if name == "torch_pt":
-        pytest.importorskip("torch", reason="torch is not installed")
+    for needs, module in (("torch_pt", "torch"), ("onnx_model", "onnx")):
+        if name == needs:
+            pytest.importorskip(module, reason=f"{module} is not installed")
     return FORMATS[name](folder)
 
 
