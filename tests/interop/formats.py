@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import jax
-import safetensors.numpy
 
 import gru_jax
 from gru_jax.interop import keras as keras_interop
@@ -62,6 +61,8 @@ def ours(folder: Path) -> Format:
 
 def torch_safetensors(folder: Path) -> Format:
     """A state dict in .safetensors."""
+    import safetensors.numpy
+
     good = safetensors.numpy.save(torch_interop.dump(STACK, tensors=False))
     return Format("torch", ".safetensors", good, hostile.safetensors(good))
 
