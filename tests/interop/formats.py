@@ -7,17 +7,17 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import numpy as np
-import safetensors.numpy
+import jax
 
-from experiments.interop.models import Model
+import gru_jax
 from gru_jax.interop import keras as keras_interop
 from gru_jax.interop import safetensors as ours_on_disk
 from gru_jax.interop import torch as torch_interop
 from tests.interop import hostile
 from tests.interop.damage import Survey, damaged, damaged_entries, rezip, survey
 
-STACK = Model(layers=2, directions=2, input=1, hidden=2)
+KEY = jax.random.key(0)
+STACK = gru_jax.init_stack(KEY, 1, 2, num_layers=2, bidirectional=True, bias_init="torch")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,13 +55,15 @@ class Format:
 
 def ours(folder: Path) -> Format:
     """Our own parameters."""
-    good = ours_on_disk.dump(STACK.draw(0))
+    good = ours_on_disk.dump(STACK)
     return Format("safetensors", ".safetensors", good, hostile.safetensors(good))
 
 
 def torch_safetensors(folder: Path) -> Format:
     """A state dict in .safetensors."""
-    good = safetensors.numpy.save(torch_interop.dump(STACK.draw(0), tensors=False))
+    import safetensors.numpy
+
+    good = safetensors.numpy.save(torch_interop.dump(STACK, tensors=False))
     return Format("torch", ".safetensors", good, hostile.safetensors(good))
 
 
@@ -70,7 +72,7 @@ def torch_pt(folder: Path) -> Format:
     import torch
 
     out = io.BytesIO()
-    torch.save(torch_interop.dump(STACK.draw(0)), out)
+    torch.save(torch_interop.dump(STACK), out)
     return Format("torch", ".pt", out.getvalue(), hostile.torch(out.getvalue(), folder))
 
 
@@ -80,8 +82,8 @@ def keras_h5(folder: Path) -> Format:
 
     out = io.BytesIO()
     with h5py.File(out, "w") as file:
-        for index, array in enumerate(keras_interop.dump(Model(input=3, hidden=2).draw(0))):
-            file[f"layers/gru/cell/vars/{index}"] = np.asarray(array)
+        for index, array in enumerate(keras_interop.dump(gru_jax.init(KEY, 3, 2))):
+            file[f"layers/gru/cell/vars/{index}"] = array
         file["layers/gru/cell/vars"].attrs["name"] = "gru_cell"
     good = out.getvalue()
     return Format("keras", ".weights.h5", good, hostile.hdf5(good, folder))
