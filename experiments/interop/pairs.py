@@ -1,6 +1,7 @@
 """What the table shows: each framework, each kind of model, each direction, and how to measure."""
 
 import dataclasses
+import functools
 import importlib
 from collections.abc import Callable
 from typing import Any, Literal
@@ -36,20 +37,22 @@ class Pair:
 def all_pairs() -> list[Pair]:
     """The rows of all frameworks that are installed."""
     return [
-        Pair(
-            framework.name,
-            variant,
-            direction,
-            model.dtype,
-            lambda seed, framework=framework, model=model, error=error: error(
-                framework, model, seed
-            ),
-        )
+        pair
         for framework in FRAMEWORKS.values()
         if framework.version
         for variant, model in framework.models.items()
-        for direction, error in (("load", error_of_load), ("dump", error_of_dump))
+        for pair in both_ways(framework, variant, model)
     ]
+
+
+def both_ways(framework: Framework, variant: str, model: Model) -> tuple[Pair, Pair]:
+    """The two rows of a kind of model."""
+    load = functools.partial(error_of_load, framework, model)
+    dump = functools.partial(error_of_dump, framework, model)
+    return (
+        Pair(framework.name, variant, "load", model.dtype, load),
+        Pair(framework.name, variant, "dump", model.dtype, dump),
+    )
 
 
 def error_of_load(framework: Framework, model: Model, seed: int) -> float:

@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import TypeGuard
 
 import jax.numpy as jnp
 import numpy as np
@@ -51,7 +52,7 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
         raise FileError(f"{os.fspath(path)}: {error}") from error
 
 
-def is_path(value: object) -> bool:
+def is_path(value: object) -> TypeGuard[str | os.PathLike[str]]:
     """Whether a caller handed in a file's path, and not what is in it."""
     return isinstance(value, (str, os.PathLike))
 

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import jax.numpy as jnp
 import numpy as np
 
-from gru_jax.cells import Cell, GRUParams
+from gru_jax.cells import GRUParams
 from gru_jax.cells.gru import Reset
 from gru_jax.stack import Merge, Stack
 
@@ -89,8 +89,8 @@ def make_gru(
     reset: Reset = "after",
 ) -> GRUParams:
     """Our parameters from arrays in our layout; float64 stays so under x64."""
-    arrays = (None if array is None else jnp.asarray(array) for array in (w_x, w_h, b, b_hn))
-    params = GRUParams(*arrays, reset=reset)
+    biases = [None if bias is None else jnp.asarray(bias) for bias in (b, b_hn)]
+    params = GRUParams(jnp.asarray(w_x), jnp.asarray(w_h), *biases, reset=reset)
     params.check()
     return params
 
@@ -207,7 +207,7 @@ def check_gru(ours: Any, framework: str, resets: Sequence[Reset]) -> None:
 
 def check_stack(stack: Stack, framework: str, merges: Sequence[Merge] = ("concat",)) -> None:
     """Raises unless how a stack's parts are joined is what ``framework`` does, too."""
-    stack.check()
+    checked(stack)
     if stack.residual:
         raise ValueError(f"{framework} has no residual layers")
     if stack.merge not in merges and any(len(layer) == 2 for layer in stack.layers):
@@ -216,7 +216,7 @@ def check_stack(stack: Stack, framework: str, merges: Sequence[Merge] = ("concat
         )
 
 
-def load_cells(load_cell: Callable[[Any], Cell], theirs: Any) -> Cell | Stack:
+def load_cells(load_cell: Callable[[Any], GRUParams], theirs: Any) -> GRUParams | Stack:
     """One cell, or a stack of ``theirs[layer][direction]``."""
     if not isinstance(theirs, (tuple, list)):
         return load_cell(theirs)
@@ -233,6 +233,8 @@ def checked(stack: Stack) -> Stack:
     for index, layer in enumerate(stack.layers):
         cells: Any = layer
         for cell in cells:
+            if not hasattr(cell, "hidden_size"):
+                raise TypeError(f"expected cells of gru_jax, got {type(cell).__name__}")
             if cell.input_size != width:
                 came = "there are" if index == 0 else f"layer {index - 1} gives"
                 raise ValueError(f"layer {index} reads {cell.input_size} features, {came} {width}")

@@ -12,6 +12,8 @@ import numpy as np
 from gru_jax.interop.files import needed
 
 READER = Path(__file__).with_name("hdf5_reader.py")
+SECONDS = 60
+"""After which the library is taken to hang; a second more for each megabyte."""
 
 
 def parse_hdf5(data: bytes) -> dict[str, np.ndarray]:
@@ -27,7 +29,7 @@ def parse_hdf5(data: bytes) -> dict[str, np.ndarray]:
     """
     # -P: the folder of that program has modules named as the frameworks are.
     command = [sys.executable, "-P", str(READER)]
-    seconds = 60 + len(data) / 1e6
+    seconds = SECONDS + len(data) / 1e6
     try:
         done = subprocess.run(command, input=data, capture_output=True, timeout=seconds)
     except subprocess.TimeoutExpired as error:

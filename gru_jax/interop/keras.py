@@ -151,7 +151,7 @@ def _one(layers: Layers, merge: Merge | None) -> GRUParams | Stack:
 
 
 def _stack(layers: Layers, merges: Sequence[Merge | None]) -> Stack:
-    known = {merge for merge in merges if merge}
+    known: set[Merge] = {merge for merge in merges if merge}
     if len(known) > 1:
         raise ValueError(f"the layers join their directions by {' and by '.join(sorted(known))}")
     return checked(Stack(tuple(layers), merge=known.pop() if known else "concat"))
@@ -287,4 +287,5 @@ def _cell(config: Mapping[str, Any], weights: Sequence[Any], said: Said) -> GRUP
     if reset == "before":
         return make_gru(w_x, w_h, load_bias(LAYOUT, "bias", weights[2], hidden), reset=reset)
     pair = as_array("bias", weights[2], (2, 3 * hidden), "(inputs and states, 3 * hidden)")
-    return make_gru(w_x, w_h, *sum_biases(*LAYOUT.to_ours(pair), reset))
+    bias, recurrent_bias = LAYOUT.to_ours(pair)
+    return make_gru(w_x, w_h, *sum_biases(bias, recurrent_bias, reset))

@@ -47,6 +47,9 @@ PICKLED = {
     "torch LongStorage",
 }
 
+# Some 100 bytes a tensor are usual.
+MAX_PICKLE = 1 << 22
+
 
 def load(theirs: Any, *, prefix: str = "") -> GRUParams | Stack:
     """Our parameters from PyTorch's.
@@ -99,20 +102,24 @@ def dump(
     Raises:
         TypeError: another kind of cell.
         ValueError: ``reset="before"``, a learned initial state, residual layers or directions
-            that are not concatenated, none of which PyTorch has; ``cell`` for a stack.
+            that are not concatenated, layers of different sizes, none of which PyTorch has;
+            ``cell`` for a stack.
         ImportError: ``tensors`` without torch.
     """
-    if not isinstance(ours, Stack):
-        ours = Stack(((ours,),))
-    elif cell:
-        raise ValueError("torch.nn.GRUCell is one cell; got a stack")
-    check_stack(ours, "torch")
-    cells = [each for layer in ours.layers for each in layer]
+    layers: tuple[tuple[Any, ...], ...] = ((ours,),)
+    if isinstance(ours, Stack):
+        if cell:
+            raise ValueError("torch.nn.GRUCell is one cell; got a stack")
+        check_stack(ours, "torch")
+        layers = ours.layers
+    cells = [each for layer in layers for each in layer]
     for each in cells:
         check_gru(each, "torch", ["after"])
+    if len(set(map(len, layers))) > 1 or len({each.hidden_size for each in cells}) > 1:
+        raise ValueError("all layers of torch.nn.GRU have the same directions and hidden size")
     biased = any(map(has_bias, cells))
     named = {}
-    for index, layer in enumerate(ours.layers):
+    for index, layer in enumerate(layers):
         for params, ending in zip(layer, ("", "_reverse"), strict=False):
             suffix = "" if cell else f"_l{index}{ending}"
             named |= {
@@ -159,8 +166,10 @@ def _take_cell(found: dict[str, Any], suffix: str) -> GRUParams:
     w_x, w_h = load_matrices(LAYOUT, take("weight_ih"), take("weight_hh"))
     if not {f"bias_ih{suffix}", f"bias_hh{suffix}"} & set(found):
         return make_gru(w_x, w_h)
-    pair = (load_bias(LAYOUT, *take(name), len(w_h)) for name in ("bias_ih", "bias_hh"))
-    return make_gru(w_x, w_h, *sum_biases(*pair, "after"))
+    bias, recurrent_bias = (
+        load_bias(LAYOUT, *take(name), len(w_h)) for name in ("bias_ih", "bias_hh")
+    )
+    return make_gru(w_x, w_h, *sum_biases(bias, recurrent_bias, "after"))
 
 
 def _check_all_taken(found: Mapping[str, Any], prefix: str) -> None:
@@ -210,6 +219,8 @@ def _read(path: str | os.PathLike[str]) -> Mapping[str, Any]:
 
 
 def _check_pickle(data: bytes) -> None:
+    if len(data) > MAX_PICKLE:
+        raise ValueError(f"its pickle has {len(data)} bytes, more than {MAX_PICKLE}")
     for opcode, argument, _ in pickletools.genops(data):
         if opcode.name in ("INST", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):
             raise ValueError(f"its pickle has the opcode {opcode.name}")

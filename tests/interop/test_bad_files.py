@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from gru_jax.interop.files import FileError, read_bytes
 from tests.interop.damage import damaged, survey
 from tests.interop.formats import FORMATS, SLOW, Format
 
@@ -77,8 +76,3 @@ def test_a_survey_tells_what_went_wrong(programs, tmp_path, monkeypatch):
     found = survey("reader", ".bin", b"", [each.encode() for each in programs], timeout=3)
     for outcome, expected in zip(found.outcomes, programs.values(), strict=True):
         assert expected in outcome
-
-
-def test_a_file_that_cannot_be_read_is_named(tmp_path):
-    with pytest.raises(FileError, match=f"{tmp_path.name}: Is a directory"):
-        read_bytes(tmp_path)

@@ -122,6 +122,8 @@ def test_what_a_framework_cannot_express_is_refused(name):
         dump(gru_jax.Stack(((ours,),), residual=True))
     with pytest.raises(TypeError, match=r"GRUParams.*LSTMParams"):
         dump(gru_jax.init_lstm(jax.random.key(0), 3, 5))
+    with pytest.raises(ValueError, match="layer 1 reads 3 features, layer 0 gives 5"):
+        dump(gru_jax.Stack(((ours,), (ours,))))
     if name != "keras":
         other = Model(reset="before" if reset == "after" else "after").draw(0)
         with pytest.raises(ValueError, match=r"reset=.*reset="):

@@ -121,7 +121,18 @@ def test_integers_are_no_weights():
         interop.load(arrays() | {"weight_hh_l0": np.zeros((15, 5), np.int32)})
 
 
+def test_layers_of_other_sizes_are_refused():
+    first, second = Model(hidden=4).draw(0), Model(input=4, hidden=6).draw(0)
+    with pytest.raises(ValueError, match="same directions and hidden size"):
+        interop.dump(gru_jax.Stack(((first,), (second,))))
+    wide = Model(input=8).draw(0)
+    with pytest.raises(ValueError, match="same directions and hidden size"):
+        interop.dump(gru_jax.Stack(((first, first), (wide,))))
+
+
 def test_other_arguments_are_refused():
+    with pytest.raises(TypeError, match="got int"):
+        interop.dump(3)
     with pytest.raises(TypeError, match="got int"):
         interop.load(3)
     with pytest.raises(ValueError, match="got a stack"):
