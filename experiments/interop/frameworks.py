@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.interop import onnx_models
 from experiments.interop.models import Model, Result, uniform
 
 
@@ -164,6 +165,25 @@ def keras() -> Framework:
     return Framework("keras", "keras", models, draw, run, options)
 
 
+def onnx() -> Framework:
+    """ONNX's operator GRU, as onnxruntime runs it: in float32."""
+    models = {
+        f"{name}, linear_before_reset={int(reset == 'after')}": dataclasses.replace(
+            model, reset=reset
+        )
+        for name, model in {
+            "forward": Model(),
+            "forward without bias": Model(bias=False),
+            "bidirectional": BOTH_WAYS,
+            "2 nodes": Model(layers=2),
+            "3 nodes, bidirectional": Model(layers=3, directions=2),
+            "2 nodes, bidirectional, added": Model(layers=2, directions=2, merge="sum"),
+        }.items()
+        for reset in ("after", "before")
+    }
+    return Framework("onnx", "onnxruntime", models, onnx_models.draw, onnx_models.run)
+
+
 def linen() -> Framework:
     """flax.linen.GRUCell."""
 
@@ -305,4 +325,4 @@ def promotion() -> Iterator[None]:
         yield
 
 
-FRAMEWORKS = {make.__name__: make() for make in (torch, keras, linen, nnx, haiku, equinox)}
+FRAMEWORKS = {make.__name__: make() for make in (torch, keras, onnx, linen, nnx, haiku, equinox)}

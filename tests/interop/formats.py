@@ -107,7 +107,7 @@ def onnx_model(folder: Path) -> Format:
     from gru_jax.interop import onnx as onnx_interop
     from tests.interop.onnx_models import hostile_files
 
-    good = onnx_interop.dump(STACK.draw(0)).SerializeToString()
+    good = onnx_interop.dump(STACK).SerializeToString()
     return Format("onnx", ".onnx", good, hostile_files())
 
 

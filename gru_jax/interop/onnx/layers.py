@@ -82,8 +82,8 @@ def add_layers(
     layers = cells_of(stack)
     shape = writer.node("Shape", xs)
     time, batch = (writer.node("Gather", shape, writer.integers(axis)) for axis in (0, 1))
+    states = _states(writer, layers, h0, batch, single=single, needed=lengths is not None)
     limits = _limits(writer, lengths, time, batch)
-    states = _states(writer, layers, h0, batch, single=single, needed=limits != "")
     is_empty = ""
     if limits:
         is_empty = writer.node("Equal", limits, writer.constant(0, "int32"))
