@@ -12,8 +12,10 @@ COMMANDS = {
     "compare": "trains it with several cells and seeds, and puts their figures side by side",
     "sweep": "looks for better values within the ranges that it gives",
     "gradients": "measures, on what compare has trained, how far a loss reaches back in time",
+    "export": "writes a trained model as ONNX, StableHLO, safetensors or for PyTorch",
     "report": "writes one HTML page over a folder of runs",
     "bench": "times our GRU beside other libraries' and writes a table and a plot",
+    "interop": "converts weights to and from other libraries' and writes the differences",
     "fetch": "downloads a data set that a task reads",
 }
 

@@ -100,6 +100,20 @@ class Network:
         """Returns the cell of the first layer that reads forward."""
         return self._merge(params).recurrent.layers[0][0].params
 
+    def stack(self, params: Params) -> gru_jax.Stack:
+        """Returns the recurrent layers as the library's functions take them."""
+        return self._merge(params).recurrent.stack
+
+    def readout(self, params: Params) -> tuple[jax.Array, jax.Array]:
+        """Returns the readout's kernel (features, out_features) and bias (out_features,)."""
+        layer = self._merge(params).readout
+        return layer.kernel[...], layer.bias[...]
+
+    @property
+    def reads_last_step(self) -> bool:
+        """Whether the readout sees each direction's last state, and not every step."""
+        return self._merge(self.params).reads_last_step
+
     @property
     def num_cells(self) -> int:
         """How many cells the recurrent layers have, in all directions."""

@@ -3,10 +3,13 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import jax
 import numpy as np
+
+if TYPE_CHECKING:
+    from experiments.serving import Serving
 
 Array = jax.Array | np.ndarray
 Params = Any
@@ -36,6 +39,7 @@ class Task:
         baselines: () -> the test figures of models that need no network, by name.
         draw: (params, directory) -> None; writes the task's own plots there, and texts.
         carry: what the first step gets of what each hands to the next, if there is such a thing.
+        serving: what `export` writes of it as a program; None where there is no such thing.
     """
 
     params: Params
@@ -49,6 +53,7 @@ class Task:
     baselines: Callable[[], dict[str, Figures]]
     draw: Callable[[Params, Path], None]
     carry: Any = None
+    serving: "Serving | None" = None
 
 
 class Build(Protocol):

@@ -14,12 +14,13 @@ ROOT = Path(gru_jax.__file__).parent
 # Each part may import itself and what stands before it; parts of a line stand on one level.
 LEVELS = (
     {"typing"},
-    {"checks", "derivative"},
+    {"checks", "derivative", "files"},
     {"initializers", "regularize"},
     {"cells"},
     {"unroll"},
     {"stack"},
-    {"nn"},
+    {"nn", "interop"},
+    {"export"},
     {"training"},
 )
 LEVEL_OF = {part: level for level, parts in enumerate(LEVELS) for part in parts}
@@ -55,8 +56,18 @@ def test_every_part_has_its_level():
     assert {part_of(path) for path in FILES} <= set(LEVEL_OF)
 
 
-def test_import_loads_no_training_library():
-    program = "import sys, gru_jax; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+OTHERS = ("flax", "optax", "orbax", "chex", "matplotlib", "sklearn", "safetensors", "h5py", "torch")
+OTHERS += ("keras", "tensorflow", "haiku", "equinox", "onnx", "onnxruntime")
+CONVERTERS = sorted(path.stem for path in (ROOT / "interop").glob("[!_]*.py"))
+
+
+@pytest.mark.parametrize("modules", ["gru_jax", "interop"])
+def test_import_loads_no_other_library(modules):
+    """A converter loads its framework where it is called, and not before."""
+    if modules == "interop":
+        names = [name for name in CONVERTERS if name != "hdf5_reader"]
+        modules = ", ".join(f"gru_jax.interop.{name}" for name in names)
+    program = f"import sys, {modules}; print(*sorted({{n.split('.')[0] for n in sys.modules}}))"
     loaded = subprocess.run(
         [sys.executable, "-W", "error", "-c", program],
         cwd=ROOT.parent,
@@ -65,7 +76,7 @@ def test_import_loads_no_training_library():
         check=True,
     ).stdout.split()
     assert "gru_jax" in loaded
-    assert not {"flax", "optax", "orbax", "chex", "matplotlib", "sklearn"} & set(loaded)
+    assert not set(OTHERS) & set(loaded)
 
 
 def test_import_changes_no_configuration():

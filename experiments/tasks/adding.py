@@ -14,6 +14,7 @@ from experiments import plots
 from experiments.config import ExperimentConfig
 from experiments.errors import UserError
 from experiments.model import Network, build_network
+from experiments.serving import Ends, serving
 from experiments.task import Array, Figures, Params, Split, Task
 
 TRAIN, VALIDATION, TEST = range(3)
@@ -79,6 +80,7 @@ def build(config: Config, data_dir: Path) -> Task:
         mode="min",
         baselines=partial(baselines, splits["test"]),
         draw=draw,
+        serving=serving(network, Ends(), ("batch", "time", 2), ("batch", 1)),
     )
 
 

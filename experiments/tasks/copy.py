@@ -13,6 +13,7 @@ from pydantic import Field
 from experiments import plots
 from experiments.config import ExperimentConfig
 from experiments.model import build_network
+from experiments.serving import OneHot, serving
 from experiments.task import Array, Figures, Params, Split, Task
 
 TRAIN, VALIDATION, TEST = range(3)
@@ -46,13 +47,14 @@ def build(config: Config, data_dir: Path) -> Task:
         "validation": draw_copies(config.held_out, config.length, (VALIDATION,)),
         "test": draw_copies(config.held_out, config.length, (TEST,)),
     }
+    ends = OneHot(INPUTS)
     network = build_network(config.model, INPUTS, CLASSES, readout="every step", seed=config.seed)
 
     def batch_at(step: int) -> Copies:
         return draw_copies(config.training.batch_size, config.length, (TRAIN, config.seed, step))
 
     def logits_of(params: Params, read: Array, key: jax.Array | None = None) -> jax.Array:
-        return network.apply(params, jax.nn.one_hot(read, INPUTS), key=key)
+        return network.apply(params, ends.before(jnp.asarray(read)), key=key)
 
     def loss(
         params: Params, batch: Copies, key: jax.Array | None
@@ -91,6 +93,9 @@ def build(config: Config, data_dir: Path) -> Task:
         mode="min",
         baselines=partial(baselines, config.length),
         draw=draw,
+        serving=serving(
+            network, ends, ("batch", "time"), ("batch", "time", CLASSES), dtype="int32"
+        ),
     )
 
 

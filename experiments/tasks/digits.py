@@ -18,6 +18,7 @@ from experiments.classifiers import LABELS, baselines, draw_confusion, figures_o
 from experiments.config import ExperimentConfig
 from experiments.gates import gates
 from experiments.model import build_network
+from experiments.serving import Standardised, serving
 from experiments.task import Array, Params, Task
 from gru_jax import training
 
@@ -49,7 +50,7 @@ def build(config: Config, data_dir: Path) -> Task:
     splits = split_digits()
     train, test = splits["train"], splits["test"]
     network = build_network(config.model, 1, CLASSES, readout="last step", seed=config.seed)
-    mean, deviation = train.pixels.mean(), train.pixels.std()
+    ends = Standardised(float(train.pixels.mean()), float(train.pixels.std()))
     batches = training.Batches(config.seed, len(train.labels), config.training.batch_size)
 
     def batch_at(step: int) -> Images:
@@ -57,7 +58,7 @@ def build(config: Config, data_dir: Path) -> Task:
         return Images(train.pixels[chosen], train.labels[chosen])
 
     def logits_of(params: Params, pixels: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        return network.apply(params, ((pixels - mean) / deviation)[..., None], key=key)
+        return network.apply(params, ends.before(pixels), key=key)
 
     def loss(
         params: Params, batch: Images, key: jax.Array | None
@@ -77,7 +78,7 @@ def build(config: Config, data_dir: Path) -> Task:
         if isinstance(cell, gru_jax.GRUParams):
             digit = test.pixels[0]
             plots.gate_activity(
-                gates(cell, ((digit - mean) / deviation)[:, None]),
+                gates(cell, ends.before(digit)),
                 digit,
                 f"Gates of the first layer while it reads a {test.labels[0]}",
                 directory / "gate_activity.png",
@@ -94,6 +95,7 @@ def build(config: Config, data_dir: Path) -> Task:
         mode="max",
         baselines=partial(baselines, train.pixels, train.labels, test.pixels, test.labels),
         draw=draw,
+        serving=serving(network, ends, ("batch", "time"), ("batch", CLASSES)),
     )
 
 

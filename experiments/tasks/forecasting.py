@@ -18,6 +18,7 @@ from experiments import data, plots
 from experiments.config import ExperimentConfig
 from experiments.errors import UserError
 from experiments.model import build_network
+from experiments.serving import Changes, serving
 from experiments.task import Array, Figures, Params, Split, Task
 from gru_jax import training
 
@@ -94,6 +95,13 @@ def build(config: Config, data_dir: Path) -> Task:
         readout="last step",
         seed=config.seed,
     )
+    ends = Changes(
+        config.window,
+        config.horizon,
+        len(COLUMNS),
+        config.segment,
+        together=config.columns == "together",
+    )
     batches = training.Batches(config.seed, count["train"], config.training.batch_size)
 
     def windows(split: str, first: np.ndarray) -> Windows:
@@ -102,19 +110,9 @@ def build(config: Config, data_dir: Path) -> Task:
         return Windows(whole[:, : config.window], whole[:, config.window :])
 
     def predict(params: Params, read: Array, key: jax.Array | None = None) -> jax.Array:
-        read = jnp.asarray(read)
         # Forecast is the change from the last hour, which keeps up with a level that drifts.
-        last = read[:, -1:]
-        changes = read - last
-        if config.columns == "together":
-            out = network.apply(params, in_segments(changes), key=key)
-            return last + out.reshape(len(read), config.horizon, len(COLUMNS))
-        alone = changes.swapaxes(1, 2).reshape(-1, config.window, 1)
-        out = network.apply(params, in_segments(alone), key=key)
-        return last + out.reshape(len(read), len(COLUMNS), config.horizon).swapaxes(1, 2)
-
-    def in_segments(hours: jax.Array) -> jax.Array:
-        return hours.reshape(len(hours), config.window // config.segment, -1)
+        read = jnp.asarray(read)
+        return ends.after(read, network.apply(params, ends.before(read), key=key))
 
     def loss(
         params: Params, batch: Windows, key: jax.Array | None
@@ -168,6 +166,12 @@ def build(config: Config, data_dir: Path) -> Task:
         mode="min",
         baselines=lambda: baselines(every("train"), every("test")),
         draw=draw,
+        serving=serving(
+            network,
+            ends,
+            ("batch", config.window, len(COLUMNS)),
+            ("batch", config.horizon, len(COLUMNS)),
+        ),
     )
 
 

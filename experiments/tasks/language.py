@@ -15,6 +15,7 @@ from experiments.config import ExperimentConfig
 from experiments.errors import UserError
 from experiments.files import write_atomically
 from experiments.model import Network, build_network
+from experiments.serving import OneHot, serving
 from experiments.task import Array, Figures, Params, Split, Task
 
 VALIDATION_FROM, TEST_FROM = 0.9, 0.95
@@ -107,6 +108,9 @@ def build(config: Config, data_dir: Path) -> Task:
         draw=draw,
         carry=network.initial_carry(
             jax.ShapeDtypeStruct((streams, config.window, size), jnp.float32)
+        ),
+        serving=serving(
+            network, OneHot(size), ("batch", "time"), ("batch", "time", size), dtype="int32"
         ),
     )
 

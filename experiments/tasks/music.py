@@ -14,6 +14,7 @@ from experiments import data, plots
 from experiments.config import ExperimentConfig
 from experiments.errors import UserError
 from experiments.model import Network, build_network
+from experiments.serving import Ends, serving
 from experiments.task import Array, Figures, LossFunction, Params, Split, Task
 from gru_jax import training
 
@@ -105,6 +106,9 @@ def build(config: Config, data_dir: Path) -> Task:
         mode="min",
         baselines=partial(baselines, pieces["train"], pieces["test"]),
         draw=draw,
+        serving=serving(
+            network, Ends(), ("batch", "time", KEYS), ("batch", "time", KEYS), lengths=True
+        ),
     )
 
 

@@ -18,6 +18,7 @@ from experiments.classifiers import LABELS, baselines, draw_confusion, figures_o
 from experiments.config import ExperimentConfig
 from experiments.errors import UserError
 from experiments.model import build_network
+from experiments.serving import Ends, serving
 from experiments.task import Array, Params, Task
 from gru_jax import training
 
@@ -101,6 +102,9 @@ def build(config: Config, data_dir: Path) -> Task:
         mode="min",
         baselines=lambda: baselines(summaries(train), train.labels, summaries(test), test.labels),
         draw=draw,
+        serving=serving(
+            network, Ends(), ("batch", "time", BANDS), ("batch", CLASSES), lengths=True
+        ),
     )
 
 

@@ -14,6 +14,7 @@ import gru_jax
 from experiments import plots
 from experiments.config import ExperimentConfig
 from experiments.conv_gru import convolve, init_conv_gru
+from experiments.serving import Serving
 from experiments.task import Array, Figures, Params, Split, Task
 from experiments.tasks.digits import split_digits
 from gru_jax import training
@@ -123,6 +124,11 @@ def build(config: Config, data_dir: Path) -> Task:
         mode="min",
         baselines=lambda: baselines(draw(images["train"], FITTED, seed=(TRAIN,)), splits["test"]),
         draw=draw_strip,
+        serving=Serving(
+            lambda params, films, lengths: predict(params, films)[0],
+            ("batch", "time", config.size, config.size),
+            ("batch", "time", config.size, config.size),
+        ),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from gru_jax.cells.base import Cell, gate_dtype
-from gru_jax.typing import Array, DType, State
+from gru_jax.typing import Array, DType, Shape, State
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Call:
     """
 
     cell: Cell
-    shape: tuple[int, ...]
+    shape: Shape
     dtype: DType
     state_dtypes: tuple[DType, ...]
     precision: str | None
@@ -41,7 +41,7 @@ class Call:
     @property
     def is_sized(self) -> bool:
         """Whether all sizes are known, as they are not when exported with symbolic shapes."""
-        return all(isinstance(size, int) for size in self.shape)
+        return are_known(self.shape)
 
     @property
     def time(self) -> int:
@@ -79,6 +79,11 @@ def describe(cell: Cell, xs: Array, state: State | None, *, named: str | None) -
         num_devices=1 if is_manual else count_devices(device),
         is_named=named is not None,
     )
+
+
+def are_known(shape: Shape) -> bool:
+    """Whether sizes are numbers: those of a program for any size (:mod:`jax.export`) are not."""
+    return all(isinstance(size, int) for size in shape)
 
 
 def likely_device() -> Any:

@@ -19,7 +19,7 @@ from gru_jax.cells.base import AffineCell, at_precision, widen
 from gru_jax.derivative import with_pullback
 from gru_jax.typing import Array, State
 from gru_jax.unroll import scan
-from gru_jax.unroll.call import Call
+from gru_jax.unroll.call import Call, are_known
 from gru_jax.unroll.control import Steps
 from gru_jax.unroll.placement import vary_alike
 from gru_jax.unroll.walk import Kept, batch_shape_of, one_step, show, walk
@@ -106,6 +106,9 @@ def _most_steps(
     cell: AffineCell, steps: Steps, state: State, recompute: bool, tuning: Tuning
 ) -> int:
     """Steps that a block may have on the way back."""
+    if not are_known(steps.xs.shape):
+        # Of any number of steps there is one block: how many others would have is not known.
+        return steps.xs.shape[0]
     sequences = max(1, math.prod(batch_shape_of(cell, steps)))
     elements = max(1, *(leaf.size for leaf in jax.tree.leaves(state)))
     most = max(tuning.block_elements // elements, tuning.block_rows // sequences, 1)
@@ -119,8 +122,10 @@ def _project_inside(
     cell: AffineCell, steps: Steps, state: State, tuning: Tuning, *, gradient: bool
 ) -> bool:
     """Whether inputs are projected as they are read."""
+    if jax.default_backend() != "cpu" or not are_known(steps.xs.shape):
+        return False
     sequences = math.prod(batch_shape_of(cell, steps))
-    if jax.default_backend() != "cpu" or sequences < tuning.inside_batch:
+    if sequences < tuning.inside_batch:
         return False
     _, projected = one_step(at_precision(cell, steps.xs.dtype), steps, state)
     elements = steps.xs.shape[0] * sum(leaf.size for leaf in jax.tree.leaves(projected))

@@ -1,0 +1,69 @@
+"""Haiku: the parameters of `haiku.GRU`."""
+
+from typing import Any
+
+import numpy as np
+
+from gru_jax.cells import GRUParams
+from gru_jax.interop.gates import (
+    Layout,
+    check_gru,
+    dump_cells,
+    load_bias,
+    load_cells,
+    load_matrices,
+    make_gru,
+    only,
+    split_biases,
+    unwrap,
+)
+from gru_jax.stack import Stack
+
+LAYOUT = Layout("zrn", update_writes=True)
+
+
+def load(theirs: Any) -> GRUParams | Stack:
+    """Our parameters, with ``reset="before"``, from Haiku's.
+
+    Args:
+        theirs: the mapping of a cell, ``{"w_i", "w_h", "b"}``, bare or under its module's name as
+            ``init`` returns it; or a tuple of layers, each a cell or a pair of cells, of which
+            the second reads backward.
+
+    Returns:
+        GRUParams for one cell, a Stack for a tuple.
+
+    Raises:
+        ValueError, TypeError: it is no GRU's; a weight has another shape or dtype.
+    """
+    return load_cells(_load_cell, theirs)
+
+
+def dump(ours: GRUParams | Stack) -> Any:
+    """Haiku's parameters, arrays of NumPy, from ours; the inverse of :func:`load`.
+
+    A model without biases comes with zeros, for Haiku's has always some.
+
+    Returns:
+        ``{"gru": {"w_i", "w_h", "b"}}``, as ``apply`` takes it; for a Stack a tuple of layers.
+
+    Raises:
+        TypeError: another kind of cell.
+        ValueError: ``reset="after"``, a learned initial state, residual layers or directions
+            that are not concatenated.
+    """
+    return dump_cells(_dump_cell, ours, "haiku")
+
+
+def _load_cell(theirs: Any) -> GRUParams:
+    cell = unwrap(theirs, "w_i", "the parameters of haiku.GRU")
+    only(["w_i", "w_h", "b"], cell, "a haiku.GRU")
+    w_x, w_h = load_matrices(LAYOUT, ("w_i", cell["w_i"]), ("w_h", cell["w_h"]))
+    return make_gru(w_x, w_h, load_bias(LAYOUT, "b", cell["b"], len(w_h)), reset="before")
+
+
+def _dump_cell(params: GRUParams) -> dict[str, dict[str, np.ndarray]]:
+    check_gru(params, "haiku", ["before"])
+    bias, _ = split_biases(params)
+    arrays = {"w_i": params.w_x, "w_h": params.w_h, "b": bias}
+    return {"gru": {name: LAYOUT.from_ours(np.asarray(each)) for name, each in arrays.items()}}

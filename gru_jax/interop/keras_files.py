@@ -1,0 +1,126 @@
+"""What is in Keras' files: the layers that their model has, and the weights of each."""
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from gru_jax.interop.files import read_archive, read_bytes
+from gru_jax.interop.hdf5 import parse_hdf5
+
+CONFIG, WEIGHTS = "config.json", "model.weights.h5"
+MODELS = ("Sequential", "Functional", "Model")
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """A layer as Keras describes it.
+
+    Attributes:
+        kind: its class.
+        config: what its ``get_config`` returns.
+        group: where its weights are in the file.
+    """
+
+    kind: str
+    config: Mapping[str, Any]
+    group: str = ""
+
+
+def read_file(path: str | os.PathLike[str]) -> tuple[dict[str, Layer], dict[str, np.ndarray]]:
+    """The layers of a file by name, and its arrays by group.
+
+    Raises:
+        ValueError: it is no valid file, or its model masks steps.
+    """
+    suffix = os.path.splitext(path)[1]
+    if suffix == ".h5":
+        arrays = parse_hdf5(read_bytes(path))
+        return dict(_layers_of_weights(arrays)), arrays
+    if suffix != ".keras":
+        raise ValueError("expected a name ending in .keras or .weights.h5")
+    entries = read_archive(read_bytes(path))
+    for name in (CONFIG, WEIGHTS):
+        if name not in entries:
+            raise ValueError(f"it has no {name}")
+    try:
+        model = json.loads(entries[CONFIG])
+        layers = dict(_layers_of_model(model["class_name"], model["config"], ""))
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise ValueError(f"its {CONFIG} describes no model of Keras 3: {error!r}") from error
+    for name, layer in layers.items():
+        if layer.kind == "Masking" or layer.config.get("mask_zero"):
+            raise ValueError(
+                f"the layer {name} ({layer.kind}) masks steps: hand that mask to gru_jax.unroll, "
+                "and load the weights from a .weights.h5 file"
+            )
+    return layers, parse_hdf5(entries[WEIGHTS])
+
+
+def snake_case(kind: str) -> str:
+    """How Keras makes a group's name of a class."""
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", kind))
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+def numbered(kinds: list[str]) -> list[str]:
+    """The names of a list's groups: those of a class are counted, the first has no number."""
+    names, seen = [], {}
+    for kind in map(snake_case, kinds):
+        names.append(f"{kind}_{seen[kind]}" if seen.setdefault(kind, 0) else kind)
+        seen[kind] += 1
+    return names
+
+
+def _layers_of_model(
+    kind: str, config: Mapping[str, Any], group: str, outer: str = ""
+) -> Iterator[tuple[str, Layer]]:
+    """The layers of a model and of the models within it."""
+    if kind not in MODELS:
+        raise ValueError(f"a model of the class {kind} does not say which layers it has")
+    layers = config["layers"]
+    names = numbered([layer["class_name"] for layer in layers])
+    for layer, group_name in zip(layers, names, strict=True):
+        inner, at = layer["config"], f"{group}layers/{group_name}/"
+        name = outer + str(inner.get("name", layer.get("name")))
+        if layer["class_name"] in MODELS:
+            yield from _layers_of_model(layer["class_name"], inner, at, f"{name}/")
+        else:
+            yield name, Layer(layer["class_name"], inner, at)
+
+
+def _layers_of_weights(arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[str, Layer]]:
+    """The recurrent layers that groups look like, with Keras' defaults for what they do not say."""
+    cells: dict[str, list[str]] = {}
+    for path in arrays:
+        found = re.fullmatch(
+            r"(?P<layer>(?:layers/[^/]+/)+)(?:(?P<way>forward|backward)_layer/)?"
+            r"(?P<cell>cell/(?:cells/[^/]+/)?)vars/0",
+            path,
+        )
+        if found:
+            cells.setdefault(found["layer"], []).append(path.removesuffix("vars/0"))
+    for group, places in cells.items():
+        name = "/".join(group.split("/")[1:-1:2])
+        places = sorted(places, key=_place_in_list)
+        described = [{"use_bias": f"{place}vars/2" in arrays} for place in places]
+        if places[0].startswith(f"{group}backward_layer/"):
+            backward, forward = ({"class_name": "GRU", "config": each} for each in described)
+            config = {"layer": forward, "backward_layer": backward}
+            yield name, Layer("Bidirectional", config, group)
+        elif "/cells/" in places[0]:
+            within = [{"class_name": "GRUCell", "config": each} for each in described]
+            cell = {"class_name": "StackedRNNCells", "config": {"cells": within}}
+            yield name, Layer("RNN", {"cell": cell}, group)
+        else:
+            yield name, Layer("GRU", described[0], group)
+
+
+def _place_in_list(path: str) -> tuple[str, int]:
+    """Sorts gru_cell before gru_cell_1, and gru_cell_2 before gru_cell_10."""
+    stem, _, number = path.rstrip("/").rpartition("_")
+    return (stem, int(number)) if number.isdigit() else (path.rstrip("/"), 0)

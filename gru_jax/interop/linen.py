@@ -1,0 +1,90 @@
+"""Flax Linen: the parameters of `flax.linen.GRUCell`."""
+
+from typing import Any
+
+import numpy as np
+
+from gru_jax.cells import GRUParams
+from gru_jax.interop.gates import (
+    as_array,
+    check_gru,
+    dump_cells,
+    load_cells,
+    make_gru,
+    only,
+    split_biases,
+    unwrap,
+)
+from gru_jax.stack import Stack
+
+GATES = "rzn"
+
+
+def load(theirs: Any) -> GRUParams | Stack:
+    """Our parameters from Linen's.
+
+    Args:
+        theirs: the mapping of a cell, ``{"ir": {"kernel", "bias"}, ..., "hn": ...}``, bare or as
+            ``init`` of the cell or of ``flax.linen.RNN`` returns it; or a tuple of layers, each a
+            cell or a pair of cells, of which the second reads backward.
+
+    Returns:
+        GRUParams for one cell, a Stack for a tuple.
+
+    Raises:
+        ValueError, TypeError: it is no GRUCell's; a weight has another shape or dtype.
+    """
+    return load_cells(_load_cell, theirs)
+
+
+def dump(ours: GRUParams | Stack) -> Any:
+    """Linen's parameters, arrays of NumPy, from ours; the inverse of :func:`load`.
+
+    A model without biases comes with zeros, for Linen's has always some.
+
+    Returns:
+        The mapping that ``GRUCell.apply({"params": ...})`` takes; for a Stack a tuple of layers.
+
+    Raises:
+        TypeError: another kind of cell.
+        ValueError: ``reset="before"``, a learned initial state, residual layers or directions
+            that are not concatenated.
+    """
+    return dump_cells(_dump_cell, ours, "linen")
+
+
+def _load_cell(theirs: Any) -> GRUParams:
+    cell = unwrap(theirs, "ir", "the parameters of flax.linen.GRUCell")
+    only([f"{side}{gate}" for side in "ih" for gate in GATES], cell, "a flax.linen.GRUCell")
+    for name, dense in cell.items():
+        leaves = ["kernel"] if name in ("hr", "hz") else ["kernel", "bias"]
+        only(leaves, dense, f"{name} of a flax.linen.GRUCell")
+
+    def packed(side: str, leaf: str, gates: str, *shape: int | None) -> np.ndarray:
+        parts = [
+            as_array(f"{side}{gate}/{leaf}", cell[side + gate][leaf], shape, "(..., hidden)")
+            for gate in gates
+        ]
+        return np.concatenate(parts, axis=-1)
+
+    hidden = np.size(cell["hn"]["bias"])
+    return make_gru(
+        packed("i", "kernel", GATES, None, hidden),
+        packed("h", "kernel", GATES, hidden, hidden),
+        packed("i", "bias", GATES, hidden),
+        packed("h", "bias", "n", hidden),
+    )
+
+
+def _dump_cell(params: GRUParams) -> dict[str, dict[str, np.ndarray]]:
+    check_gru(params, "linen", ["after"])
+    bias, recurrent_bias = split_biases(params)
+    packed = {"i": (params.w_x, bias), "h": (params.w_h, recurrent_bias)}
+    cell = {}
+    for side, (kernel, bias) in packed.items():
+        kernels, biases = (np.split(np.asarray(array), 3, axis=-1) for array in (kernel, bias))
+        for gate, gate_kernel, gate_bias in zip(GATES, kernels, biases, strict=True):
+            cell[side + gate] = {"kernel": gate_kernel, "bias": gate_bias}
+    # The recurrent biases of these two are within those of the inputs.
+    del cell["hr"]["bias"], cell["hz"]["bias"]
+    return cell

@@ -1,0 +1,167 @@
+"""One GRU node into cells, and cells into the arrays of one: every attribute is read or refused."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeAlias
+
+import jax.numpy as jnp
+import numpy as np
+
+from gru_jax.cells import GRUParams
+from gru_jax.cells.gru import Reset
+from gru_jax.interop.gates import Layout, has_bias, make_gru, split_biases, sum_biases
+from gru_jax.interop.onnx.graph import Node
+from gru_jax.interop.onnx.rules import Known, Other, Value
+
+LAYOUT = Layout("zrn", gates_first=True)
+ACTIVATIONS = ["sigmoid", "tanh"]
+
+Refuse: TypeAlias = Callable[[str], NoReturn]
+
+
+def load_cells(node: Node, *, learned_h0: bool) -> list[GRUParams]:
+    """A cell for each direction of a node.
+
+    Args:
+        node: as a graph was read.
+        learned_h0: whether an initial state of zeros is a learned one.
+
+    Raises:
+        ValueError: weights that are missing, no constants or of wrong shapes, and options that
+            ours does not have.
+    """
+
+    def refuse(fault: str) -> NoReturn:
+        raise ValueError(f"GRU {node.name!r} {fault}")
+
+    attributes = dict(node.attributes)
+    direction = attributes.pop("direction", "forward")
+    if direction not in ("forward", "reverse", "bidirectional"):
+        refuse(f"has direction {direction!r}")
+    directions = 2 if direction == "bidirectional" else 1
+    after = attributes.pop("linear_before_reset", 0)
+    layout = attributes.pop("layout", 0)
+    if not isinstance(after, int) or layout not in (0, 1):
+        refuse(f"has linear_before_reset {after!r} and layout {layout!r}")
+    activations = [_text(name) for name in _list(attributes.pop("activations", []))]
+    if [name.lower() for name in activations] not in ([], ACTIVATIONS * directions):
+        refuse(f"has activations {activations}; ours are Sigmoid and Tanh, in each direction")
+    hidden = attributes.pop("hidden_size", None)
+    for name, value in attributes.items():
+        if name not in ("activation_alpha", "activation_beta") or len(_list(value)):
+            refuse(f"has the attribute {name}, which ours does not have")
+
+    w_x = _weights(node.input(1), "W", 3, refuse)
+    w_h = _weights(node.input(2), "R", 3, refuse)
+    size = w_h.shape[2]
+    arrays: dict[str, tuple[np.ndarray, tuple[int, ...]]] = {
+        "W": (w_x, (directions, 3 * size, w_x.shape[2])),
+        "R": (w_h, (directions, 3 * size, size)),
+    }
+    bias = None
+    if node.input(3) is not None:
+        bias = _weights(node.input(3), "B", 2, refuse)
+        arrays["B"] = (bias, (directions, 6 * size))
+    for name, (array, expected) in arrays.items():
+        if array.shape != expected:
+            refuse(f"has {name} of shape {array.shape}, expected {expected}")
+        if array.dtype != w_x.dtype:
+            refuse(f"has {name} of {array.dtype}, but W of {w_x.dtype}")
+    if hidden not in (None, size) or not w_h.size or not w_x.size:
+        refuse(f"has hidden_size {hidden!r}, W of shape {w_x.shape} and R of shape {w_h.shape}")
+    if len(node.inputs) > 6:
+        refuse(f"has {len(node.inputs)} inputs, expected 6 at most")
+    _check_lengths(node, refuse)
+    h0 = None
+    state = node.input(5)
+    if isinstance(state, Other) and not state.varies:
+        refuse(f"takes its initial_h from {state.by}, which cannot be followed")
+    if isinstance(state, Known) and (learned_h0 or not state.is_zero):
+        array = state.array.swapaxes(0, 1) if layout and state.array.ndim == 3 else state.array
+        h0 = _initial_state(array, directions, size, refuse).astype(w_h.dtype)
+    return [
+        _cell(
+            w_x[at],
+            w_h[at],
+            None if bias is None else bias[at],
+            None if h0 is None else h0[at],
+            reset="after" if after else "before",
+        )
+        for at in range(directions)
+    ]
+
+
+def dump_cells(cells: Sequence[GRUParams], dtype: str) -> dict[str, np.ndarray]:
+    """W, R and, where there are biases, B of a node that runs cells, one a direction."""
+    arrays = {
+        "W": [LAYOUT.from_ours(np.asarray(cell.w_x, dtype)) for cell in cells],
+        "R": [LAYOUT.from_ours(np.asarray(cell.w_h, dtype)) for cell in cells],
+    }
+    if any(map(has_bias, cells)):
+        arrays["B"] = [
+            np.concatenate([LAYOUT.from_ours(bias) for bias in split_biases(cell)])
+            for cell in cells
+        ]
+    return {name: np.stack(parts) for name, parts in arrays.items()}
+
+
+def _cell(
+    w: np.ndarray, r: np.ndarray, b: np.ndarray | None, h0: np.ndarray | None, *, reset: Reset
+) -> GRUParams:
+    """One direction's parameters, from W (3H, D), R (3H, H) and B (6H,)."""
+    bias = b_hn = None
+    if b is not None:
+        of_inputs, of_states = np.split(b, 2)
+        bias, b_hn = sum_biases(LAYOUT.to_ours(of_inputs), LAYOUT.to_ours(of_states), reset)
+    params = make_gru(LAYOUT.to_ours(w), LAYOUT.to_ours(r), bias, b_hn, reset=reset)
+    return params if h0 is None else dataclasses.replace(params, h0=jnp.asarray(h0))
+
+
+def _weights(value: Value | None, name: str, rank: int, refuse: Refuse) -> np.ndarray:
+    if value is None:
+        refuse(f"has no {name}")
+    if not isinstance(value, Known) or value.repeated:
+        made = value.by if isinstance(value, Other) else "another node"
+        refuse(
+            f"takes {name} from {made}, which is no constant; where it is an input of the model, "
+            "give its value in weights"
+        )
+    array = value.array
+    if array.ndim != rank or not jnp.issubdtype(array.dtype, jnp.floating):
+        refuse(
+            f"has {name} of shape {array.shape} and {array.dtype}, expected {rank} axes of floats"
+        )
+    return array
+
+
+def _check_lengths(node: Node, refuse: Refuse) -> None:
+    value = node.input(4)
+    if isinstance(value, Other) and not value.varies:
+        refuse(f"takes its sequence_lens from {value.by}, which does not vary with an input")
+    if isinstance(value, Known):
+        steps = node.outputs.sizes["time"]
+        if steps is None or (value.array != steps).any():
+            refuse(
+                "has a constant sequence_lens that is not the number of steps; lengths are no "
+                "parameter, but an argument of gru_jax.unroll"
+            )
+
+
+def _initial_state(array: np.ndarray, directions: int, hidden: int, refuse: Refuse) -> np.ndarray:
+    """The learned initial state (directions, H), where initial_h is one for all sequences."""
+    batch = array.shape[1] if array.ndim == 3 else 1
+    try:
+        array = np.broadcast_to(array, (directions, batch, hidden))
+    except ValueError:
+        refuse(f"has initial_h of shape {array.shape}, expected {(directions, 'batch', hidden)}")
+    if not batch or (array != array[:, :1]).any():
+        refuse("has a constant initial_h that differs between sequences; ours is one for all")
+    return array[:, 0]
+
+
+def _list(value: Any) -> list[Any]:
+    return list(value) if hasattr(value, "__len__") else [value]
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

@@ -1,0 +1,114 @@
+"""From bytes that anybody may have written to a model, and to the arrays it holds."""
+
+import contextlib
+import math
+import os
+from pathlib import Path
+from typing import TypeAlias
+
+import jax.numpy as jnp
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import TensorProto, numpy_helper
+
+from gru_jax.interop.files import FileError, read_bytes
+
+LARGEST_FILE = 2**31 - 1
+"""Bytes that a Protocol Buffers message may have; what is larger lies in files of its own."""
+
+NUMBERS: dict[int, np.dtype] = {
+    TensorProto.FLOAT: np.dtype("<f4"),
+    TensorProto.DOUBLE: np.dtype("<f8"),
+    TensorProto.FLOAT16: np.dtype("<f2"),
+    TensorProto.BFLOAT16: np.dtype(jnp.bfloat16),
+    TensorProto.INT32: np.dtype("<i4"),
+    TensorProto.INT64: np.dtype("<i8"),
+    TensorProto.BOOL: np.dtype("?"),
+}
+"""Types of weights, and of the shapes and axes beside them."""
+
+Source: TypeAlias = onnx.ModelProto | bytes | str | os.PathLike[str]
+
+
+def open_model(theirs: Source) -> onnx.ModelProto:
+    """A model from what a caller handed in.
+
+    Raises:
+        TypeError: it is neither a model nor bytes nor a path.
+        ValueError: it is not an ONNX model.
+        FileError: the file cannot be read.
+    """
+    model = theirs
+    if isinstance(theirs, (str, os.PathLike)):
+        path = Path(theirs)
+        if path.exists() and not path.is_file():
+            raise FileError(f"{path}: it is no file")
+        if path.exists() and path.stat().st_size > LARGEST_FILE:
+            raise FileError(f"{path}: a model has {LARGEST_FILE} bytes at most, this file has more")
+        model = read_bytes(path)
+    if isinstance(model, bytes):
+        try:
+            model = onnx.ModelProto.FromString(model)
+        except DecodeError as error:
+            raise ValueError(f"no ONNX model: {error}") from error
+    if not isinstance(model, onnx.ModelProto):
+        raise TypeError(f"expected an onnx.ModelProto, bytes or a path, got {type(model).__name__}")
+    if not model.graph.node:
+        raise ValueError("no ONNX model, or one without nodes")
+    return model
+
+
+def read_tensor(tensor: TensorProto, directory: Path | None) -> np.ndarray:
+    """The numbers of a tensor, of one of the types in :data:`NUMBERS`.
+
+    Args:
+        tensor: as it stands in a model.
+        directory: where the model lies, in which further files must lie; None where it is none.
+
+    Raises:
+        ValueError: the tensor does not hold what its shape says, or lies elsewhere.
+    """
+    name, shape = f"tensor {tensor.name!r}", tuple(tensor.dims)
+    if any(size < 0 for size in shape) or tensor.HasField("segment"):
+        raise ValueError(f"{name} has shape {shape}, or is a segment of a tensor")
+    dtype = NUMBERS[tensor.data_type]
+    needed = math.prod(shape) * dtype.itemsize
+    content = tensor.raw_data if tensor.HasField("raw_data") else None
+    if tensor.data_location == TensorProto.EXTERNAL:
+        content = _read_elsewhere(tensor, needed, directory)
+    if content is not None and len(content) != needed:
+        raise ValueError(f"{name} of shape {shape} needs {needed} bytes, but has {len(content)}")
+    try:
+        if content is None:
+            return np.asarray(numpy_helper.to_array(tensor)).reshape(shape)
+        return np.frombuffer(content, dtype).reshape(shape)
+    # Typed fields that do not fit, and shapes that no array has, make errors of many kinds.
+    except Exception as error:
+        raise ValueError(f"{name} does not hold what its shape {shape} says: {error}") from error
+
+
+def _read_elsewhere(tensor: TensorProto, needed: int, directory: Path | None) -> bytes:
+    """What a tensor holds in another file, beside the model or below."""
+    said = {entry.key: entry.value for entry in tensor.external_data}
+    location, offset = said.get("location", ""), said.get("offset", "0")
+    name = f"tensor {tensor.name!r}"
+    if directory is None:
+        raise ValueError(f"{name} lies in the file {location!r}: give the path of the model")
+    within = directory.resolve()
+    path = None
+    # A null byte, a loop of links, a name that is too long.
+    with contextlib.suppress(OSError, RuntimeError, ValueError):
+        path = (within / location).resolve()
+    if path is None or not path.is_relative_to(within) or not path.is_file():
+        raise ValueError(f"{name} lies in {location!r}, no file in the model's directory")
+    size = path.stat().st_size
+    fits = offset.isdecimal() and len(offset) < 20 and int(offset) + needed <= size
+    if not fits or said.get("length", str(needed)) != str(needed):
+        raise ValueError(
+            f"{name} needs {needed} of the {size} bytes of {location!r}; it says offset "
+            f"{offset!r} and length {said.get('length')!r}"
+        )
+    with open(path, "rb") as file:
+        file.seek(int(offset))
+        return file.read(needed)

@@ -1,0 +1,190 @@
+"""A graph read from its first node to its last: its GRU nodes, and what is known of its values."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, TensorProto, helper
+
+from gru_jax.interop.onnx.file import NUMBERS, read_tensor
+from gru_jax.interop.onnx.rules import RULES, Known, Other, Outputs, Value
+
+COPIERS = frozenset({"Cast", "Concat", "Reshape"})
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Node:
+    """A GRU node.
+
+    Attributes:
+        name: its own, or that of its first output.
+        attributes: those it has, by name.
+        inputs: what it reads; None for an input that is absent.
+        outputs: its first output.
+    """
+
+    name: str
+    attributes: Mapping[str, Any]
+    inputs: tuple[Value | None, ...]
+    outputs: Outputs
+
+    def input(self, place: int) -> Value | None:
+        """What is known of one of its inputs; None where it is absent."""
+        return self.inputs[place] if place < len(self.inputs) else None
+
+
+class Graph:
+    """The values of a model's graph.
+
+    Args:
+        model: which is read.
+        directory: where it lies, in which its further files must lie; None where it is no file.
+        weights: values for inputs of the model, by name.
+
+    Attributes:
+        nodes: the GRU nodes.
+        shown: by :attr:`Outputs.nodes`, the last form in which outputs of a layer were found.
+        nested: which node holds GRU nodes within, where one does.
+
+    Raises:
+        ValueError: the model is damaged, or ``weights`` names what is no such input.
+    """
+
+    def __init__(self, model: onnx.ModelProto, directory: Path | None, weights: Mapping[str, Any]):
+        self._directory = directory
+        self.nodes: list[Node] = []
+        self.shown: dict[tuple[int, ...], Outputs] = {}
+        self.nested: str | None = None
+        self._values: dict[str, Value] = {}
+        self._shapes: dict[int, Sequence[int]] = {}
+        # However many nodes make something of constants, the copies fill no more memory than
+        # a few times the constants themselves.
+        self._may_copy = 2**20
+        graph = model.graph
+        for value in graph.input:
+            given = Other(f"the input {value.name!r}", varies=True)
+            self._values[value.name] = given
+            self._shapes[id(given)] = [d.dim_value for d in value.type.tensor_type.shape.dim]
+        free = [value.name for value in graph.input]
+        for tensor in graph.sparse_initializer:
+            self._values[tensor.values.name] = Other("a sparse initializer", varies=False)
+        names = [tensor.name for tensor in graph.initializer]
+        if len(set(names)) < len(names):
+            raise ValueError("two of its initializers have the same name")
+        for tensor in graph.initializer:
+            self._values[tensor.name] = self._constant(tensor)
+        for name, array in weights.items():
+            if name not in free:
+                raise ValueError(f"weights has {name!r}, but the model's inputs are {free}")
+            self._values[name] = Known(np.asarray(array))
+            self._may_copy += 4 * np.asarray(array).nbytes
+        for node in graph.node:
+            self._read(node)
+
+    def _read(self, node: onnx.NodeProto) -> None:
+        label = _label(node)
+        inputs = [self._values.get(name) if name else None for name in node.input]
+        for name, value in zip(node.input, inputs, strict=True):
+            if name and value is None:
+                raise ValueError(f"{label} reads {name!r}, which nothing before it makes")
+        if self.nested is None and _holds_gru(node):
+            self.nested = label
+        found: Sequence[Value] | None = None
+        if node.domain in ("", "ai.onnx"):
+            if node.op_type == "GRU":
+                found = self._gru(node, inputs)
+            elif node.op_type in RULES and self._has_room(node.op_type, inputs):
+                try:
+                    found = RULES[node.op_type](inputs, self._attributes(node))
+                # Axes that are not there, sizes that do not fit, an input too few.
+                except (LookupError, OverflowError, TypeError, ValueError) as error:
+                    raise ValueError(f"{label} cannot be followed: {error}") from error
+        varies = not inputs or any(map(_varies, inputs))
+        for place, name in enumerate(node.output):
+            if name and name in self._values:
+                raise ValueError(f"{label} makes {name!r}, which is there already")
+            value = found[place] if found and place < len(found) else Other(label, varies)
+            if isinstance(value, Outputs):
+                self.shown[value.nodes] = value
+            self._values[name] = value
+
+    def _gru(self, node: onnx.NodeProto, inputs: Sequence[Value | None]) -> list[Value]:
+        attributes = self._attributes(node)
+        source = inputs[0] if inputs else None
+        axes = ("time", "direction", "batch", "hidden")
+        if attributes.get("layout") == 1:
+            axes = ("batch", "time", "direction", "hidden")
+        direction = str(attributes.get("direction", "forward"))
+        directions = 2 if direction == "bidirectional" else 1
+        hidden = attributes.get("hidden_size")
+        sizes: dict[str, int | None] = {"time": None, "batch": None}
+        if isinstance(source, Outputs):
+            sizes |= {axis: source.sizes[axis] for axis in sizes}
+        elif len(shape := self._shapes.get(id(source), ())) == 3:
+            outer = [axis for axis in axes if axis in sizes]
+            sizes |= {axis: size or None for axis, size in zip(outer, shape, strict=False)}
+        sizes |= {"direction": directions, "hidden": hidden}
+        sizes["features"] = hidden * directions if isinstance(hidden, int) else None
+        outputs = Outputs((len(self.nodes),), (direction,), source, axes, sizes)
+        name = node.name or next(filter(None, node.output), "")
+        self.nodes.append(Node(name, attributes, tuple(inputs), outputs))
+        return [outputs]
+
+    def _has_room(self, operator: str, inputs: Sequence[Value | None]) -> bool:
+        if operator not in COPIERS:
+            return True
+        needed = sum(value.array.nbytes for value in inputs if isinstance(value, Known))
+        # A cast may take four times the bytes.
+        self._may_copy -= 4 * needed
+        return self._may_copy >= 0
+
+    def _constant(self, tensor: TensorProto) -> Value:
+        if tensor.data_type not in NUMBERS:
+            return Other(f"the tensor {tensor.name!r}, which does not hold numbers", varies=False)
+        array = read_tensor(tensor, self._directory)
+        self._may_copy += 16 * array.nbytes
+        return Known(array)
+
+    def _attributes(self, node: onnx.NodeProto) -> dict[str, Any]:
+        """A node's attributes: numbers, texts, lists of them, and what is known of tensors."""
+        found: dict[str, Any] = {}
+        for attribute in node.attribute:
+            name = attribute.name
+            if name in found:
+                raise ValueError(f"{_label(node)} has the attribute {name!r} twice")
+            if attribute.type == AttributeProto.TENSOR:
+                found[name] = self._constant(attribute.t)
+                continue
+            try:
+                value = helper.get_attribute_value(attribute)
+                found[name] = value.decode() if isinstance(value, bytes) else value
+            except ValueError as error:
+                raise ValueError(
+                    f"the attribute {name!r} of {_label(node)} cannot be read: {error}"
+                ) from error
+        return found
+
+
+def _label(node: onnx.NodeProto) -> str:
+    """What errors call a node."""
+    name = node.name or next(filter(None, node.output), "")
+    return f"{node.op_type} {name!r}"
+
+
+def _varies(value: Value | None) -> bool:
+    return isinstance(value, Outputs) or (isinstance(value, Other) and value.varies)
+
+
+def _holds_gru(node: onnx.NodeProto) -> bool:
+    """Whether there is a GRU node in a graph within."""
+    graphs = [graph for attribute in node.attribute for graph in _graphs(attribute)]
+    return any(
+        inner.op_type == "GRU" or _holds_gru(inner) for graph in graphs for inner in graph.node
+    )
+
+
+def _graphs(attribute: AttributeProto) -> list[onnx.GraphProto]:
+    return [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]

@@ -1,0 +1,164 @@
+"""A stack of GRUs as nodes of a graph that is being written."""
+
+from typing import NamedTuple, TypeAlias, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gru_jax.cells import GRUParams
+from gru_jax.interop.gates import checked
+from gru_jax.interop.onnx.cell import dump_cells
+from gru_jax.interop.onnx.writer import TYPES, Writer
+from gru_jax.stack import Stack
+
+NO_LIMIT = np.iinfo(np.int32).max
+
+Cells: TypeAlias = tuple[tuple[GRUParams, ...], ...]
+
+
+class Layers(NamedTuple):
+    """Names of values: outputs (time, batch, output), states (layers * directions, batch, H)."""
+
+    outputs: str
+    states: str
+
+
+def cells_of(stack: Stack) -> Cells:
+    """The cells of a stack that nodes can run.
+
+    Raises:
+        TypeError: some are no GRUs.
+        ValueError: they do not fit together, or differ in hidden size, equation or directions.
+    """
+    stack.check()
+    for layer in stack.layers:
+        for cell in layer:
+            if not isinstance(cell, GRUParams):
+                raise TypeError(
+                    f"expected GRUs, which ONNX has an operator for; got {type(cell).__name__}"
+                )
+    cells = cast(Cells, checked(stack).layers)
+    kinds = {(len(layer), cell.hidden_size, cell.reset) for layer in cells for cell in layer}
+    if len(kinds) > 1:
+        raise ValueError(
+            "expected layers of one number of directions, hidden size and equation, got "
+            f"{', '.join(map(str, sorted(kinds)))}"
+        )
+    if stack.residual and len({cell.input_size for (cell, *_) in cells[1:]}) > 1:
+        raise ValueError("expected residual layers of one size")
+    return cells
+
+
+def dtype_of(stack: Stack) -> str:
+    """The widest type of a stack's parameters; TypeError where a model cannot have it."""
+    dtype = str(jnp.result_type(*jax.tree.leaves(stack)))
+    if dtype not in TYPES:
+        raise TypeError(f"ONNX's GRU runs in {', '.join(TYPES)}; these parameters are {dtype}")
+    return dtype
+
+
+def add_layers(
+    writer: Writer,
+    stack: Stack,
+    xs: str,
+    *,
+    h0: str | None,
+    lengths: str | None,
+    reverse: bool = False,
+    single: bool = False,
+) -> Layers:
+    """Adds a stack's layers, and the inputs that may be left out.
+
+    Args:
+        writer: the graph.
+        stack: the cells, as :func:`cells_of` has checked them.
+        xs: the name of inputs (time, batch, input).
+        h0: the name of the input of initial states; None where there is none.
+        lengths: the name of the input of lengths; None where there is none.
+        reverse: read from the last valid step to the first.
+        single: whether the initial states of one cell come as (batch, hidden).
+    """
+    layers = cells_of(stack)
+    shape = writer.node("Shape", xs)
+    time, batch = (writer.node("Gather", shape, writer.integers(axis)) for axis in (0, 1))
+    states = _states(writer, layers, h0, batch, single=single, needed=lengths is not None)
+    limits = _limits(writer, lengths, time, batch)
+    is_empty = ""
+    if limits:
+        is_empty = writer.node("Equal", limits, writer.constant(0, "int32"))
+        is_empty = writer.node("Unsqueeze", is_empty, writer.integers(1))
+
+    directions, last = len(layers[0]), []
+    direction = "bidirectional" if directions == 2 else "reverse" if reverse else "forward"
+    for index, cells in enumerate(layers):
+        first = states
+        if states and len(layers) > 1:
+            begin, end = (writer.integers(directions * (index + more)) for more in (0, 1))
+            first = writer.node("Slice", states, begin, end, writer.integers(0))
+        arrays = dump_cells(cells, writer.dtype)
+        outputs, after = writer.nodes(
+            "GRU",
+            xs,
+            *(writer.constant(array) for array in arrays.values()),
+            *([""] if "B" not in arrays else []),
+            limits,
+            first,
+            outputs=2,
+            direction=direction,
+            hidden_size=cells[0].hidden_size,
+            linear_before_reset=int(cells[0].reset == "after"),
+        )
+        last.append(writer.node("Where", is_empty, first, after) if limits else after)
+        outputs = _merge(writer, outputs, stack.merge, directions, cells[0].hidden_size)
+        xs = writer.node("Add", outputs, xs) if stack.residual and index else outputs
+    return Layers(xs, writer.node("Concat", *last, axis=0) if len(last) > 1 else last[0])
+
+
+def _limits(writer: Writer, lengths: str | None, time: str, batch: str) -> str:
+    """The lengths (batch,), clipped to [0, time]; "" where there are none."""
+    if lengths is None:
+        return ""
+    default = np.array([NO_LIMIT], np.int32)
+    given = writer.input(lengths, ["batch or 1"], dtype="int32", default=default)
+    each = writer.node("Expand", given, batch)
+    limited = writer.node("Min", each, writer.cast(time, "int32"))
+    return writer.node("Max", limited, writer.constant(0, "int32"))
+
+
+def _states(
+    writer: Writer, layers: Cells, h0: str | None, batch: str, *, single: bool, needed: bool
+) -> str:
+    """The initial states (layers * directions, batch, H); "" where zeros are all that is asked."""
+    cells = [cell for layer in layers for cell in layer]
+    hidden = cells[0].hidden_size
+    if h0 is None and not needed and all(cell.h0 is None for cell in cells):
+        return ""
+    default = np.stack(
+        [
+            np.zeros((1, hidden)) if cell.h0 is None else np.asarray(cell.h0, float)[None]
+            for cell in cells
+        ]
+    ).astype(writer.dtype)
+    if h0 is None:
+        given = writer.constant(default)
+    elif single:
+        given = writer.input(h0, ["batch or 1", hidden], default=default[0])
+        given = writer.node("Unsqueeze", given, writer.integers(0))
+    else:
+        given = writer.input(h0, [len(cells), "batch or 1", hidden], default=default)
+    one = writer.integers(1)
+    return writer.node("Expand", given, writer.node("Concat", one, batch, one, axis=0))
+
+
+def _merge(writer: Writer, outputs: str, merge: str, directions: int, hidden: int) -> str:
+    """Outputs (time, directions, batch, H) as (time, batch, output)."""
+    if directions == 1:
+        return writer.node("Squeeze", outputs, writer.integers(1))
+    if merge == "concat":
+        swapped = writer.node("Transpose", outputs, perm=[0, 2, 1, 3])
+        return writer.node("Reshape", swapped, writer.integers(0, 0, directions * hidden))
+    if merge == "sum":
+        return writer.node("ReduceSum", outputs, writer.integers(1), keepdims=0)
+    operator = {"mean": "ReduceMean", "product": "ReduceProd"}[merge]
+    return writer.node(operator, outputs, axes=[1], keepdims=0)

@@ -1,0 +1,235 @@
+"""PyTorch: `torch.nn.GRU` and `torch.nn.GRUCell`, as modules, state dicts and files."""
+
+import io
+import os
+import pickletools
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from gru_jax.cells import GRUParams
+from gru_jax.interop.files import (
+    FileError,
+    is_path,
+    naming,
+    needed,
+    read_archive,
+    read_bytes,
+    read_safetensors,
+)
+from gru_jax.interop.gates import (
+    Layout,
+    check_gru,
+    check_stack,
+    checked,
+    has_bias,
+    load_bias,
+    load_matrices,
+    make_gru,
+    split_biases,
+    sum_biases,
+)
+from gru_jax.stack import Stack
+
+LAYOUT = Layout("rzn", gates_first=True)
+
+# What the tensors of a state dict are made of.
+PICKLED = {
+    "collections OrderedDict",
+    "torch._utils _rebuild_tensor_v2",
+    "torch._utils _rebuild_parameter",
+    "torch FloatStorage",
+    "torch DoubleStorage",
+    "torch HalfStorage",
+    "torch BFloat16Storage",
+    "torch LongStorage",
+}
+
+# Some 100 bytes a tensor are usual.
+MAX_PICKLE = 1 << 22
+
+
+def load(theirs: Any, *, prefix: str = "") -> GRUParams | Stack:
+    """Our parameters from PyTorch's.
+
+    Biases of inputs and states are added up where the function allows it, in all gates but the new
+    one's; all else is kept as it is. Dropout is no parameter: hand it to
+    :func:`gru_jax.unroll_stack`. ``batch_first`` is none either: time leads here.
+
+    Args:
+        theirs: a ``torch.nn.GRU`` or ``torch.nn.GRUCell``; a state dict of tensors or arrays; or
+            the path of a file with one, .safetensors or what ``torch.save`` writes (.pt, .pth),
+            of which nothing but tensors is read.
+        prefix: where the GRU stands in a state dict of more, such as "encoder.gru.".
+
+    Returns:
+        GRUParams for one layer in one direction, a Stack for more.
+
+    Raises:
+        FileError: the file cannot be read or holds no GRU; a ValueError that names it.
+        TypeError: a module of another kind.
+        ValueError: a weight is missing, unknown or of another shape, as those of an LSTM and of
+            ``proj_size`` are.
+        ImportError: safetensors, or torch for a .pt file, is not installed.
+    """
+    if is_path(theirs):
+        with naming(theirs):
+            return load(_read(theirs), prefix=prefix)
+    if isinstance(theirs, Mapping):
+        return _load_state_dict(theirs, prefix)
+    kind = type(theirs).__name__
+    if not hasattr(theirs, "state_dict"):
+        raise TypeError(f"expected a module of torch, a state dict or a path, got {kind}")
+    if not prefix and not {"GRU", "GRUCell"} & {base.__name__ for base in type(theirs).__mro__}:
+        raise TypeError(f"expected torch.nn.GRU or torch.nn.GRUCell, got {kind}")
+    return _load_state_dict(theirs.state_dict(), prefix)
+
+
+def dump(
+    ours: GRUParams | Stack, *, prefix: str = "", cell: bool = False, tensors: bool = True
+) -> dict[str, Any]:
+    """PyTorch's state dict from our parameters, for ``load_state_dict(strict=True)``.
+
+    Args:
+        ours: a GRU with ``reset="after"``, or a stack of them.
+        prefix: put before each name.
+        cell: use the names of ``torch.nn.GRUCell``, not those of ``torch.nn.GRU``.
+        tensors: False gives arrays of NumPy, for which torch need not be installed, as
+            ``safetensors.numpy.save_file`` takes them.
+
+    Raises:
+        TypeError: another kind of cell.
+        ValueError: ``reset="before"``, a learned initial state, residual layers or directions
+            that are not concatenated, layers of different sizes, none of which PyTorch has;
+            ``cell`` for a stack.
+        ImportError: ``tensors`` without torch.
+    """
+    layers: tuple[tuple[Any, ...], ...] = ((ours,),)
+    if isinstance(ours, Stack):
+        if cell:
+            raise ValueError("torch.nn.GRUCell is one cell; got a stack")
+        check_stack(ours, "torch")
+        layers = ours.layers
+    cells = [each for layer in layers for each in layer]
+    for each in cells:
+        check_gru(each, "torch", ["after"])
+    if len(set(map(len, layers))) > 1 or len({each.hidden_size for each in cells}) > 1:
+        raise ValueError("all layers of torch.nn.GRU have the same directions and hidden size")
+    biased = any(map(has_bias, cells))
+    named = {}
+    for index, layer in enumerate(layers):
+        for params, ending in zip(layer, ("", "_reverse"), strict=False):
+            suffix = "" if cell else f"_l{index}{ending}"
+            named |= {
+                f"{prefix}weight_ih{suffix}": LAYOUT.from_ours(np.asarray(params.w_x)),
+                f"{prefix}weight_hh{suffix}": LAYOUT.from_ours(np.asarray(params.w_h)),
+            }
+            if biased:
+                bias, recurrent_bias = map(LAYOUT.from_ours, split_biases(params))
+                named |= {f"{prefix}bias_ih{suffix}": bias}
+                named |= {f"{prefix}bias_hh{suffix}": recurrent_bias}
+    return {name: _tensor(array) for name, array in named.items()} if tensors else named
+
+
+def _load_state_dict(state_dict: Mapping[str, Any], prefix: str) -> GRUParams | Stack:
+    found = {
+        str(name).removeprefix(prefix): value
+        for name, value in state_dict.items()
+        if str(name).startswith(prefix)
+    }
+    if "weight_ih" in found:
+        params = _take_cell(found, "")
+        _check_all_taken(found, prefix)
+        return params
+    if "weight_ih_l0" not in found:
+        raise ValueError(_no_gru(state_dict, prefix))
+    endings = ("", "_reverse") if "weight_ih_l0_reverse" in found else ("",)
+    layers = []
+    while f"weight_ih_l{len(layers)}" in found:
+        layers.append(tuple(_take_cell(found, f"_l{len(layers)}{ending}") for ending in endings))
+    _check_all_taken(found, prefix)
+    stack = checked(Stack(tuple(layers)))
+    return layers[0][0] if len(layers) == len(endings) == 1 else stack
+
+
+def _take_cell(found: dict[str, Any], suffix: str) -> GRUParams:
+    """Takes one cell's weights out of the mapping."""
+
+    def take(name: str) -> tuple[str, Any]:
+        name += suffix
+        if name not in found:
+            raise ValueError(f"the weight {name} is missing")
+        return name, found.pop(name)
+
+    w_x, w_h = load_matrices(LAYOUT, take("weight_ih"), take("weight_hh"))
+    if not {f"bias_ih{suffix}", f"bias_hh{suffix}"} & set(found):
+        return make_gru(w_x, w_h)
+    bias, recurrent_bias = (
+        load_bias(LAYOUT, *take(name), len(w_h)) for name in ("bias_ih", "bias_hh")
+    )
+    return make_gru(w_x, w_h, *sum_biases(bias, recurrent_bias, "after"))
+
+
+def _check_all_taken(found: Mapping[str, Any], prefix: str) -> None:
+    if found:
+        names = ", ".join(prefix + name for name in found)
+        proj_size = "; proj_size is not supported" if any("weight_hr" in n for n in found) else ""
+        raise ValueError(f"these are no weights of the GRU: {names}{proj_size}")
+
+
+def _no_gru(state_dict: Mapping[str, Any], prefix: str) -> str:
+    prefixes = {
+        str(name).removesuffix(key)
+        for name in state_dict
+        for key in ("weight_ih_l0", "weight_ih")
+        if str(name).endswith(key)
+    }
+    where = f" under {prefix!r}" if prefix else ""
+    hint = f"; say prefix={' or '.join(map(repr, sorted(prefixes)))}" if prefixes else ""
+    return f"no weights of a GRU{where}: neither weight_ih_l0 nor weight_ih is there{hint}"
+
+
+def _read(path: str | os.PathLike[str]) -> Mapping[str, Any]:
+    """A state dict from a file."""
+    suffix = os.path.splitext(path)[1]
+    if suffix == ".safetensors":
+        return read_safetensors(path)
+    if suffix not in (".pt", ".pth"):
+        raise FileError(f"{os.fspath(path)}: expected a name ending in .safetensors, .pt or .pth")
+    data = read_bytes(path)
+    torch = needed("torch")
+    try:
+        for name, entry in read_archive(data).items():
+            if name.endswith(".pkl"):
+                _check_pickle(entry)
+        loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:
+        # PyTorch raises whatever its parser stumbled over.
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"no state dict that torch.save wrote: {reason}") from error
+    if not isinstance(loaded, Mapping):
+        raise ValueError(f"expected a state dict, got {type(loaded).__name__}")
+    for name, value in loaded.items():
+        # A tensor's strides may claim more numbers than there are.
+        if isinstance(value, torch.Tensor) and value.nbytes > len(data):
+            raise ValueError(f"{name} claims {value.nbytes} bytes in a file of {len(data)}")
+    return loaded
+
+
+def _check_pickle(data: bytes) -> None:
+    if len(data) > MAX_PICKLE:
+        raise ValueError(f"its pickle has {len(data)} bytes, more than {MAX_PICKLE}")
+    for opcode, argument, _ in pickletools.genops(data):
+        if opcode.name in ("INST", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):
+            raise ValueError(f"its pickle has the opcode {opcode.name}")
+        if opcode.name == "GLOBAL" and argument not in PICKLED:
+            raise ValueError(f"its pickle names {argument}, which is no part of a state dict")
+
+
+def _tensor(array: np.ndarray) -> Any:
+    torch = needed("torch")
+    if array.dtype == jnp.bfloat16:
+        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
+    return torch.from_numpy(array.copy())

@@ -1,0 +1,171 @@
+"""ONNX models made by hand: after the operator's documentation, and to crash a reader."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+import gru_jax
+
+
+def randomized(params, seed=0, dtype="float32"):
+    """The same tree with every number drawn: no two gates alike, no bias zero."""
+    random = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: jnp.asarray(random.normal(0, 0.6, leaf.shape), dtype), params)
+
+
+def gru(input_size=3, hidden_size=4, *, seed=0, **options):
+    return randomized(gru_jax.init(jax.random.key(0), input_size, hidden_size, **options), seed)
+
+
+def stack(input_size=3, hidden_size=4, *, seed=0, **options):
+    drawn = gru_jax.init_stack(jax.random.key(0), input_size, hidden_size, **options)
+    return randomized(drawn, seed)
+
+
+def order(packed):
+    """Our gates, r, z and n side by side, in the operator's order."""
+    r, z, n = np.split(np.asarray(packed), 3, axis=-1)
+    return np.concatenate([z, r, n], axis=-1)
+
+
+def by_hand(params, nodes=None, *, further=(), opset=17, inputs=(), **attributes):
+    """A model written from the operator's documentation; without `nodes` of one GRU."""
+    hidden = params.hidden_size
+    recurrent = np.concatenate([np.zeros(2 * hidden, np.float32), params.b_hn])
+    arrays = {
+        "W": order(params.w_x).T[None],
+        "R": order(params.w_h).T[None],
+        "B": np.concatenate([order(params.b), order(recurrent)])[None],
+        **dict(further),
+    }
+    attributes = {"hidden_size": hidden, "linear_before_reset": 1, **attributes}
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes or [helper.make_node("GRU", ["X", *"WRB"], ["Y"], "gru", **attributes)],
+        "by hand",
+        [value("X", TensorProto.FLOAT, ["t", "b", params.input_size]), *inputs],
+        [value("Y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.ascontiguousarray(a), name) for name, a in arrays.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def node(operator, inputs, output, **attributes):
+    return helper.make_node(operator, inputs, [output], output, **attributes)
+
+
+def damaged_tensor(**changes):
+    """The model whose first tensor is changed."""
+    model = by_hand(gru())
+    tensor = model.graph.initializer[0]
+    for name, value in changes.items():
+        if name in ("dims", "float_data"):
+            tensor.ClearField(name)
+            getattr(tensor, name).extend(value)
+        elif value is None:
+            tensor.ClearField(name)
+        else:
+            setattr(tensor, name, value)
+    return model
+
+
+def elsewhere(location, **said):
+    """The model whose first tensor lies in another file."""
+    model = damaged_tensor(raw_data=None, data_location=TensorProto.EXTERNAL)
+    for key, value in {"location": location, **said}.items():
+        model.graph.initializer[0].external_data.add(key=key, value=value)
+    return model
+
+
+def followed_by(*nodes, further=()):
+    params = gru()
+    return by_hand(
+        params, [*nodes, node("GRU", ["X", *"WRB"], "Y", linear_before_reset=1)], further=further
+    )
+
+
+def within_a_branch():
+    inner = helper.make_graph(by_hand(gru()).graph.node, "inner", [], [])
+    branches = {"then_branch": inner, "else_branch": inner}
+    return by_hand(gru(), [node("If", ["X"], "Y", **branches)])
+
+
+def chain(length):
+    """Constants put together again and again, which would fill any memory."""
+    nodes = [node("Concat", [f"c{at}"] * 8, f"c{at + 1}", axis=0) for at in range(length)]
+    return followed_by(*nodes, further={"c0": np.zeros(1000, np.float32)})
+
+
+LONG = [node("Identity", ["X" if at == 0 else f"i{at}"], f"i{at + 1}") for at in range(5000)]
+HOSTILE = {
+    "clip": (lambda: by_hand(gru(), clip=1.0), "clip"),
+    "activations": (lambda: by_hand(gru(), activations=["Relu", "Tanh"]), "Relu"),
+    "alpha": (lambda: by_hand(gru(), activation_alpha=[0.3]), "activation_alpha"),
+    "an attribute of its own": (lambda: by_hand(gru(), speed=3), "speed"),
+    "direction": (lambda: by_hand(gru(), direction="sideways"), "sideways"),
+    "hidden_size": (lambda: by_hand(gru(), hidden_size=2**40), "hidden_size"),
+    "hidden_size as a text": (lambda: by_hand(gru(), hidden_size="four"), "four"),
+    "an old opset": (lambda: by_hand(gru(), opset=1), "opset"),
+    "huge shape": (lambda: damaged_tensor(dims=[1, 2**40, 2**40]), "needs"),
+    "huge shape of nothing": (lambda: damaged_tensor(dims=[0, 2**62, 2**62], raw_data=b""), "'W'"),
+    "negative shape": (lambda: damaged_tensor(dims=[-1, 12, 3]), "-1"),
+    "typed field too short": (
+        lambda: damaged_tensor(raw_data=None, float_data=[1.0]), "does not hold"
+    ),
+    "texts": (lambda: damaged_tensor(data_type=TensorProto.STRING), "does not hold numbers"),
+    "integers": (lambda: damaged_tensor(data_type=TensorProto.INT32), "int32"),
+    "other types": (
+        lambda: damaged_tensor(data_type=TensorProto.FLOAT16, dims=[1, 12, 6]), "float16"
+    ),
+    "an unknown type": (lambda: damaged_tensor(data_type=999), "does not hold numbers"),
+    "wrong shape": (lambda: damaged_tensor(dims=[1, 3, 12]), "shape"),
+    "a path upwards": (lambda: elsewhere("../secret"), "'../secret'"),
+    "an absolute path": (lambda: elsewhere("/etc/passwd"), "'/etc/passwd'"),
+    "a device": (lambda: elsewhere("/dev/zero"), "'/dev/zero'"),
+    "a null byte": (lambda: elsewhere("a\0b"), "no file"),
+    "a folder": (lambda: elsewhere("."), "no file"),
+    "a link upwards": (lambda: elsewhere("link"), "no file"),
+    "a huge offset": (lambda: elsewhere("beside", offset="9" * 40), "offset"),
+    "an offset of words": (lambda: elsewhere("beside", offset="many"), "many"),
+    "a negative offset": (lambda: elsewhere("beside", offset="-8"), "-8"),
+    "more than the file": (lambda: elsewhere("beside"), "needs"),
+    "no weights": (lambda: by_hand(gru(), [node("GRU", ["X", "", "R"], "Y")]), "no W"),
+    "no inputs": (lambda: by_hand(gru(), [node("GRU", [], "Y")]), "no W"),
+    "unknown inputs": (lambda: by_hand(gru(), [node("GRU", ["X", *"WZB"], "Y")]), "'Z'"),
+    "a cycle": (
+        lambda: followed_by(node("Identity", ["q"], "p"), node("Identity", ["p"], "q")), "'q'"
+    ),
+    "a name twice": (lambda: followed_by(node("Identity", ["X"], "W")), "there already"),
+    "weights of the input": (
+        lambda: by_hand(gru(), [node("GRU", ["X", "X", "R"], "Y")]), "no constant"
+    ),
+    "within a branch": (within_a_branch, "within If"),
+    "an axis that is not there": (
+        lambda: followed_by(node("Concat", ["W", "W"], "p", axis=7)), "Concat 'p'"
+    ),
+    "an operator without inputs": (lambda: followed_by(node("Transpose", [], "p")), "Transpose"),
+    "a constant of nothing": (lambda: followed_by(node("Constant", [], "p")), "Constant"),
+    "lengths that are a constant": (
+        lambda: by_hand(
+            gru(), [node("GRU", ["X", *"WRB", "n"], "Y")], further={"n": np.array([3], np.int32)}
+        ),
+        "sequence_lens",
+    ),
+    "states that differ": (
+        lambda: by_hand(
+            gru(),
+            [node("GRU", ["X", *"WRB", "", "h"], "Y")],
+            further={"h": np.arange(8, dtype=np.float32).reshape(1, 2, 4)},
+        ),
+        "initial_h",
+    ),
+    "no GRU": (lambda: by_hand(gru(), [node("Identity", ["X"], "Y")]), "no GRU node"),
+    "no nodes": (lambda: onnx.ModelProto(ir_version=8), "without nodes"),
+}  # fmt: skip
+
+
+def hostile_files() -> dict[str, bytes]:
+    """The hostile models as files, by what is wrong with them."""
+    return {name: make().SerializeToString() for name, (make, _) in HOSTILE.items()}

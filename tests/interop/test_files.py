@@ -1,0 +1,75 @@
+"""What all readers of files share: bounds, one kind of error, and what is missing is named."""
+
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+from gru_jax.interop import hdf5
+from gru_jax.interop.files import FileError, needed, read_archive, read_bytes, read_safetensors
+from tests.interop.damage import rezip
+from tests.interop.formats import keras_h5
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(FileError, match=f"{tmp_path.name}: Is a directory"):
+        read_bytes(tmp_path)
+    with pytest.raises(FileError, match="absent: No such file"):
+        read_safetensors(tmp_path / "absent")
+
+
+def test_a_missing_library_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "keras", None)
+    with pytest.raises(ImportError, match=r"keras is needed .* pip install 'gru-jax\[interop\]'"):
+        needed("keras.layers")
+
+
+def test_an_archive_is_read_within_its_size():
+    entries = {"a": b"12", "b/c": b""}
+    assert read_archive(rezip(entries)) == entries
+    with pytest.raises(ValueError, match="no valid archive: its entries are compressed"):
+        read_archive(rezip(entries, zipfile.ZIP_DEFLATED))
+    with pytest.raises(ValueError, match="no valid archive"):
+        read_archive(b"PK")
+
+
+@pytest.mark.parametrize(
+    ("program", "expected"),
+    [("import os; os.abort()", "failed on it, exit code -6"), ("while True: pass", "did not read")],
+)
+def test_a_crash_and_a_hang_of_the_hdf5_library_are_errors(
+    program, expected, tmp_path, monkeypatch
+):
+    (tmp_path / "reader.py").write_text(program)
+    monkeypatch.setattr(hdf5, "READER", tmp_path / "reader.py")
+    monkeypatch.setattr(hdf5, "SECONDS", 1)
+    with pytest.raises(ValueError, match=expected):
+        hdf5.parse_hdf5(b"")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limits are those of Linux")
+@pytest.mark.parametrize(
+    ("attempt", "expected"),
+    [
+        ("open('/etc/hostname')", "Too many open files"),
+        ("bytearray(1 << 32)", "MemoryError"),
+    ],
+)
+def test_the_reader_of_hdf5_has_limits(attempt, expected):
+    """Once they stand, no file can be opened, even for the library's own ends."""
+    program = f"import hdf5_reader; hdf5_reader._limit(0); {attempt}"
+    environment = {"PYTHONPATH": str(hdf5.READER.parent), "PYTHONSAFEPATH": "1"}
+    command = [sys.executable, "-c", f"import numpy, h5py, io, json; {program}"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode
+    assert expected in done.stderr
+
+
+def test_hdf5_arrays_come_by_their_path(tmp_path):
+    arrays = hdf5.parse_hdf5(keras_h5(tmp_path).good)
+    assert {path: array.shape for path, array in arrays.items()} == {
+        "layers/gru/cell/vars/0": (3, 6),
+        "layers/gru/cell/vars/1": (2, 6),
+        "layers/gru/cell/vars/2": (2, 6),
+    }

@@ -1,0 +1,164 @@
+"""Keras: layers, weight lists, files, and what is refused."""
+
+import itertools
+import os
+
+import jax
+import numpy as np
+import pytest
+
+import gru_jax
+from experiments.interop.frameworks import promotion
+from experiments.interop.models import Model
+from gru_jax.interop import keras as interop
+from gru_jax.interop.files import FileError
+from tests.interop.trees import KERAS_WARNING, assert_equal
+
+pytestmark = pytest.mark.filterwarnings(KERAS_WARNING)
+
+
+@pytest.fixture(scope="module")
+def keras():
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    return pytest.importorskip("keras", reason="keras is not installed")
+
+
+@pytest.fixture(scope="module")
+def model(keras):
+    """A model of layers of all kinds, with random weights."""
+    layers = keras.layers
+    with promotion():
+        model = keras.Sequential(
+            [
+                keras.Input((5, 3)),
+                layers.Bidirectional(layers.GRU(4, return_sequences=True), "ave", name="both"),
+                layers.RNN(
+                    [layers.GRUCell(5), layers.GRUCell(2, reset_after=False)],
+                    return_sequences=True,
+                    name="cells",
+                ),
+                keras.Sequential([layers.GRU(3, return_sequences=True, name="inner")], name="in"),
+                layers.GRU(6, reset_after=False, name="last", dropout=0.1, recurrent_dropout=0.1),
+                layers.Dense(2, name="head"),
+            ]
+        )
+        chance = np.random.default_rng(0)
+        for layer in model.layers:
+            shapes = [weight.shape for weight in layer.get_weights()]
+            layer.set_weights([chance.uniform(-1, 1, shape) for shape in shapes])
+    return model
+
+
+@pytest.fixture(scope="module")
+def files(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("keras")
+    model.save(folder / "model.keras")
+    model.save_weights(folder / "model.weights.h5")
+    return folder
+
+
+GROUPS = {"both": "bidirectional", "cells": "rnn", "in/inner": "sequential/gru", "last": "gru"}
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_a_file_is_what_the_layer_is(model, files, name):
+    layer = model.get_layer(name.split("/")[0])
+    ours = interop.load(layer.layers[0] if "/" in name else layer)
+    assert_equal(interop.load(files / "model.keras", layer=name), ours)
+    merge = {"merge": "mean"} if name == "both" else {}
+    loaded = interop.load(files / "model.weights.h5", layer=GROUPS[name], **merge)
+    assert_equal(loaded, ours)
+    dumped = interop.dump(ours)
+    weights = list(itertools.chain(*dumped)) if isinstance(ours, gru_jax.Stack) else dumped
+    layer.set_weights(weights)
+    assert_equal(interop.load(layer.layers[0] if "/" in name else layer), ours)
+
+
+def test_layers_after_each_other_are_a_stack(keras, model):
+    layers = keras.layers
+    with promotion():
+        pair = keras.Sequential(
+            [keras.Input((5, 3)), layers.GRU(4, return_sequences=True), layers.GRU(4)]
+        ).layers
+    stack = interop.load(pair)
+    assert_equal(stack.layers[1][0], interop.load(pair[1]))
+    with pytest.raises(ValueError, match="its last state only"):
+        interop.load([pair[1], pair[1]])
+
+
+def test_cells_compute_the_same(model):
+    """Two cells within one RNN, of both equations."""
+    layer = model.get_layer("cells")
+    xs = np.random.default_rng(1).uniform(-1, 1, (2, 5, 4)).astype("f")
+    with promotion():
+        expected = np.asarray(layer(xs))
+    ys = gru_jax.unroll_stack(interop.load(layer), jax.numpy.asarray(xs.swapaxes(0, 1)))[1]
+    np.testing.assert_allclose(np.swapaxes(ys, 0, 1), expected, atol=1e-6)
+
+
+def test_options_that_ours_does_not_have_are_named(keras):
+    layers = keras.layers
+    refused = {
+        "activation='relu'": layers.GRU(3, activation="relu"),
+        "recurrent_activation='hard_sigmoid'": layers.GRU(3, recurrent_activation="hard_sigmoid"),
+        "go_backwards=True": layers.GRU(3, go_backwards=True),
+        "stateful=True": layers.RNN(layers.GRUCell(3), stateful=True),
+        "unroll=True": layers.GRU(3, unroll=True),
+        "merge_mode=None": layers.Bidirectional(layers.GRU(3), merge_mode=None),
+        "got LSTM": layers.LSTM(3),
+        "got RNN of LSTMCell": layers.RNN(layers.LSTMCell(3)),
+        "among its cells": layers.RNN([layers.GRUCell(3), layers.LSTMCell(3)]),
+        "several cells": layers.Bidirectional(layers.RNN([layers.GRUCell(3), layers.GRUCell(3)])),
+    }
+    for expected, layer in refused.items():
+        with promotion():
+            layer.build((2, 5, 3))
+        with pytest.raises((ValueError, TypeError), match=expected):
+            interop.load(layer)
+    with pytest.raises(ValueError, match="not built"):
+        interop.load(layers.GRU(3))
+
+
+def test_a_model_that_masks_is_refused(keras, tmp_path):
+    layers = keras.layers
+    with promotion():
+        model = keras.Sequential([keras.Input((5, 3)), layers.Masking(), layers.GRU(4, name="gru")])
+        model.save(tmp_path / "masked.keras")
+        model.save_weights(tmp_path / "masked.weights.h5")
+    with pytest.raises(FileError, match=r"masked\.keras: .*Masking.*masks steps"):
+        interop.load(tmp_path / "masked.keras")
+    assert_equal(interop.load(tmp_path / "masked.weights.h5"), interop.load(model.get_layer("gru")))
+
+
+def test_a_layer_of_a_file_is_chosen_by_name(files):
+    for name, layers in (("model.keras", "both"), ("model.weights.h5", "bidirectional")):
+        with pytest.raises(FileError, match=rf"{name}: say which layer.*'{layers}'"):
+            interop.load(files / name)
+        with pytest.raises(FileError, match=f"{name}: it has no layer 'gruu'"):
+            interop.load(files / name, layer="gruu")
+    with pytest.raises(FileError, match="got Dense"):
+        interop.load(files / "model.keras", layer="head")
+    with pytest.raises(ValueError, match="layer is for files"):
+        interop.load([], layer="head")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "options", "expected"),
+    [
+        ([np.zeros((3, 12), "f"), np.zeros((4, 12), "f")], {}, "say reset_after"),
+        ([np.zeros((3, 12), "f")], {}, "expected 2 or 3 weights"),
+        ([np.zeros((3, 16), "f"), np.zeros((4, 16), "f")], {}, "LSTM"),
+        (interop.dump(Model().draw(0)), {"reset_after": False}, r"bias has shape \(2, 15\)"),
+        ([interop.dump(Model().draw(0))] * 2, {}, "layer 1 reads 3 features, layer 0 gives 5"),
+        ([], {}, "at least one layer"),
+    ],
+)
+def test_wrong_weights_are_named(theirs, options, expected):
+    with pytest.raises(ValueError, match=expected):
+        interop.load(theirs, **options)
+
+
+def test_directions_of_a_layer_obey_one_equation():
+    after, before = Model().draw(0), Model(reset="before").draw(0)
+    with pytest.raises(ValueError, match="one equation"):
+        interop.dump(gru_jax.Stack(((after, before),)))

@@ -1,0 +1,336 @@
+"""ONNX: what onnxruntime computes from our models, and what ours computes from theirs."""
+
+import importlib
+import io
+import itertools
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import gru_jax
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+from onnx import numpy_helper  # noqa: E402
+from onnx.backend.test.case import node as node_cases  # noqa: E402
+
+from gru_jax.interop import onnx as converter  # noqa: E402
+from tests.interop.onnx_models import by_hand, gru, node, randomized, stack  # noqa: E402
+from tests.interop.trees import assert_equal  # noqa: E402
+
+TOLERANCE = {"float32": 2e-6, "float64": 1e-13}
+
+
+def run(model, **inputs):
+    """What onnxruntime computes; its warnings about shapes it cannot infer are left out."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    arrays = {name: np.asarray(value) for name, value in inputs.items() if value is not None}
+    return session.run(None, arrays)
+
+
+def assert_close(actual, expected, dtype="float32"):
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=TOLERANCE[dtype], strict=True)
+
+
+def joined(states):
+    """States by layer and direction as one array, as a model has them."""
+    return jnp.stack([state for layer in states for state in layer])
+
+
+SIZES = st.integers(1, 6)
+
+
+@settings(max_examples=6, deadline=None, derandomize=True)
+@given(
+    time=SIZES,
+    batch=SIZES,
+    sizes=st.tuples(SIZES, SIZES),
+    reset=st.sampled_from(["after", "before"]),
+    bias=st.booleans(),
+    learned_h0=st.booleans(),
+    reverse=st.booleans(),
+    with_h0=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_a_gru_is_computed_alike(
+    time, batch, sizes, reset, bias, learned_h0, reverse, with_h0, seed
+):
+    params = gru(*sizes, seed=seed, reset=reset, bias=bias, learned_h0=learned_h0)
+    random = np.random.default_rng(seed)
+    xs = jnp.asarray(random.normal(size=(time, batch, sizes[0])), jnp.float32)
+    h0 = jnp.asarray(random.normal(size=(batch, sizes[1])), jnp.float32) if with_h0 else None
+    # Length 0 among them, which onnxruntime by itself ends in zeros.
+    lengths = jnp.asarray(random.integers(0, time + 1, batch), jnp.int32)
+    model = converter.dump(params, reverse=reverse)
+    h_last, ys = gru_jax.unroll(params, xs, h0, lengths=lengths, reverse=reverse)
+    found = run(model, xs=xs, h0=h0, lengths=lengths)
+    assert_close(found[0], ys)
+    assert_close(found[1], h_last)
+    assert_equal(converter.load(model), params)
+    assert converter.read(model).reverse == reverse
+
+
+@settings(max_examples=6, deadline=None, derandomize=True)
+@given(
+    num_layers=st.integers(1, 3),
+    bidirectional=st.booleans(),
+    merge=st.sampled_from(["concat", "sum", "mean", "product"]),
+    residual=st.booleans(),
+    reset=st.sampled_from(["after", "before"]),
+    learned_h0=st.booleans(),
+    with_states=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_a_stack_is_computed_alike(
+    num_layers, bidirectional, merge, residual, reset, learned_h0, with_states, seed
+):
+    params = stack(
+        num_layers=num_layers,
+        bidirectional=bidirectional,
+        # What makes no difference is not to be seen in a model.
+        merge=merge if bidirectional else "concat",
+        residual=residual and num_layers > 1,
+        reset=reset,
+        learned_h0=learned_h0,
+        seed=seed,
+    )
+    random = np.random.default_rng(seed)
+    xs = jnp.asarray(random.normal(size=(5, 3, 3)), jnp.float32)
+    lengths = jnp.array([5, 0, 2], jnp.int32)
+    model = converter.dump(params)
+    first = None
+    if with_states:
+        first = randomized(gru_jax.initial_state(params, (3,)), seed + 1)
+    states, ys = gru_jax.unroll_stack(params, xs, first, lengths=lengths)
+    found = run(model, xs=xs, lengths=lengths, h0=None if first is None else joined(first))
+    assert_close(found[0], ys)
+    assert_close(found[1], joined(states))
+    assert_equal(converter.load(model), params)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_other_precisions_stay(dtype):
+    """In onnxruntime a GRU runs in float32 alone; a model and its parameters are of others, too."""
+    with jax.enable_x64():
+        params = randomized(gru(), dtype=dtype)
+        assert_equal(converter.load(converter.dump(params)), params)
+
+
+def test_inputs_may_be_left_out_and_lengths_go_beyond():
+    """Which is as if every sequence had all steps."""
+    params = gru(learned_h0=True)
+    model = converter.dump(params)
+    xs = np.random.default_rng(0).normal(size=(4, 2, 3)).astype(np.float32)
+    whole = run(model, xs=xs)
+    for inputs in (
+        {"lengths": np.array([4, 4], np.int32)},
+        {"lengths": np.array([9], np.int32)},
+        {"h0": np.asarray(params.h0)[None]},
+    ):
+        for actual, expected in zip(run(model, xs=xs, **inputs), whole, strict=True):
+            np.testing.assert_array_equal(actual, expected)
+
+
+def test_swapped_gates_are_seen():
+    """A check of the checks: the weights are such that no other order of gates computes alike."""
+    params = gru()
+    xs = jnp.asarray(np.random.default_rng(0).normal(size=(4, 2, 3)), jnp.float32)
+    found = run(converter.dump(params), xs=xs)[0]
+    for order in itertools.permutations(range(3)):
+
+        def swap(leaf, order=order):
+            if leaf.shape[-1] != 12:
+                return leaf
+            return jnp.concatenate([jnp.split(leaf, 3, axis=-1)[at] for at in order], axis=-1)
+
+        _, ys = gru_jax.unroll(jax.tree.map(swap, params), xs)
+        differs = np.abs(found - ys).max() > 1e-3
+        assert differs == (order != (0, 1, 2))
+
+
+def test_names_are_of_choice_and_inputs_may_be_missing():
+    model = converter.dump(gru(), xs="frames", h0=None, lengths="n", ys="out", h_last=None)
+    assert [value.name for value in model.graph.input] == ["frames", "n"]
+    assert [value.name for value in model.graph.output] == ["out"]
+    plain = converter.dump(gru(), h0=None, lengths=None)
+    operators = [node.op_type for node in plain.graph.node]
+    assert operators.count("GRU") == 1
+    assert not {"Loop", "Scan", "If", "Where"} & set(operators)
+
+
+def test_a_file_is_written_whole_and_read(tmp_path):
+    path = tmp_path / "gru.onnx"
+    params = gru()
+    converter.dump(params, path)
+    assert_equal(converter.load(path), params)
+    assert_equal(converter.load(str(path)), params)
+    assert_equal(converter.load(path.read_bytes()), params)
+    assert [file.name for file in tmp_path.iterdir()] == ["gru.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("ours", "options", "kind", "message"),
+    [
+        (gru_jax.init_lstm(jax.random.key(0), 3, 4), {}, TypeError, "LSTMParams"),
+        (gru(), {"xs": "h0"}, ValueError, "differ"),
+        (gru(), {"xs": ""}, ValueError, "texts"),
+        (stack(bidirectional=True), {"reverse": True}, ValueError, "one direction"),
+        (randomized(gru(), dtype="bfloat16"), {}, TypeError, "bfloat16"),
+        (gru_jax.Stack(((gru(3, 4),), (gru(4, 5),))), {}, ValueError, "hidden size"),
+        (gru_jax.Stack(((gru(3, 4),), (gru(3, 4),))), {}, ValueError, "layer 1 reads 3"),
+    ],
+)
+def test_what_a_model_cannot_hold_is_refused(ours, options, kind, message):
+    with pytest.raises(kind, match=message):
+        converter.dump(ours, **options)
+
+
+def test_the_node_tests_of_onnx_hold():
+    # What load_model_tests(kind="node") has of GRUs; for it, every operator's cases are made first.
+    importlib.import_module("onnx.backend.test.case.node.gru")
+    cases = [case for case in node_cases._NodeTestCases if "gru" in case.name]
+    assert len(cases) >= 6
+    for case in cases:
+        names = [value.name for value in case.model.graph.input]
+        outputs = [value.name for value in case.model.graph.output]
+        for inputs, expected in case.data_sets:
+            values = dict(zip(names, inputs, strict=True))
+            xs = values.pop("X")
+            layers = converter.read(case.model, weights=values)
+            if any(a.name == "layout" and a.i for a in case.model.graph.node[0].attribute):
+                xs = xs.swapaxes(0, 1)
+                expected = [array.swapaxes(0, -2) for array in expected]
+            if isinstance(layers.params, gru_jax.Stack):
+                states, ys = gru_jax.unroll_stack(layers.params, xs)
+                ys = ys.reshape(*ys.shape[:2], 2, -1).swapaxes(1, 2)
+                found = {"Y": ys, "Y_h": joined(states)}
+            else:
+                h_last, ys = gru_jax.unroll(layers.params, xs, reverse=layers.reverse)
+                found = {"Y": ys[:, None], "Y_h": h_last[None]}
+            for name, array in zip(outputs, expected, strict=True):
+                assert_close(found[name], array)
+
+
+@pytest.mark.parametrize("options", [{}, {"do_constant_folding": False}])
+@pytest.mark.parametrize("with_h0", [True, False])
+@pytest.mark.parametrize(
+    ("num_layers", "bidirectional", "bias", "batch_first"),
+    [
+        (1, False, True, False),
+        (1, True, True, True),
+        (2, False, False, True),
+        (3, True, True, False),
+    ],
+)
+def test_what_pytorch_exports_is_read(
+    num_layers, bidirectional, bias, batch_first, with_h0, options
+):
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    module = torch.nn.GRU(3, 4, num_layers, bias, batch_first, bidirectional=bidirectional)
+    xs = torch.randn(5, 5, 3)
+    h0 = torch.randn(num_layers * (1 + bidirectional), 5, 4)
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module, (xs, h0) if with_h0 else (xs,), file, dynamo=False, input_names=["xs"],
+            dynamic_axes={"xs": {0: "first", 1: "second"}}, **options,
+        )  # fmt: skip
+    layers = converter.read(file.getvalue())
+    assert layers.given_states == with_h0
+    params = layers.params
+    if isinstance(params, gru_jax.GRUParams):
+        params = gru_jax.Stack(((params,),))
+    expected = module(xs, h0 if with_h0 else None)
+    ours = jnp.asarray(xs.numpy())
+    first = None
+    if with_h0:
+        first = iter(jnp.asarray(h0.numpy()))
+        first = tuple(tuple(next(first) for _ in layer) for layer in params.layers)
+    if batch_first:
+        ours = ours.swapaxes(0, 1)
+    states, ys = gru_jax.unroll_stack(params, ours, first)
+    assert_close(ys.swapaxes(0, 1) if batch_first else ys, expected[0].detach().numpy())
+    assert_close(joined(states), expected[1].detach().numpy())
+
+
+def test_a_node_by_hand_is_read():
+    params = gru()
+    assert_equal(converter.load(by_hand(params)), params)
+    explicit = by_hand(params, activations=["Sigmoid", "Tanh"], direction="forward")
+    assert_equal(converter.load(explicit), params)
+    assert converter.read(by_hand(params, direction="reverse")).reverse
+
+
+def test_weights_may_lie_in_typed_fields_and_in_other_files(tmp_path):
+    params = gru()
+    model = by_hand(params)
+    for tensor in model.graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        tensor.ClearField("raw_data")
+        tensor.float_data.extend(array.reshape(-1).tolist())
+    assert_equal(converter.load(model), params)
+    path = tmp_path / "gru.onnx"
+    model = by_hand(params)
+    onnx.save(model, path, save_as_external_data=True, size_threshold=0, location="weights.bin")
+    assert len(path.read_bytes()) < 2000
+    assert_equal(converter.load(path), params)
+    with pytest.raises(ValueError, match="give the path"):
+        converter.load(path.read_bytes())
+
+
+def test_what_is_between_layers_is_followed():
+    """As a converter writes that has a node for each direction, batch-major axes and opset 7."""
+    forward, backward, upper = gru(seed=1), gru(seed=2), gru(8, seed=3)
+    arrays = {}
+    for name, cell in {"f": forward, "b": backward, "u": upper}.items():
+        for tensor in by_hand(cell).graph.initializer:
+            arrays[name + tensor.name] = numpy_helper.to_array(tensor)
+    options = {"hidden_size": 4, "linear_before_reset": 1}
+    nodes = [
+        node("Transpose", ["X"], "x", perm=[1, 0, 2]),
+        node("GRU", ["x", "fW", "fR", "fB"], "f", **options),
+        node("GRU", ["x", "bW", "bR", "bB"], "b", direction="reverse", **options),
+        node("Squeeze", ["f"], "f1", axes=[1]),
+        node("Squeeze", ["b"], "b1", axes=[1]),
+        node("Concat", ["f1", "b1"], "both", axis=-1),
+        node("Transpose", ["both"], "batched", perm=[1, 0, 2]),
+        node("Dropout", ["batched"], "dropped"),
+        node("Transpose", ["dropped"], "timed", perm=[1, 0, 2]),
+        node("GRU", ["timed", "uW", "uR", "uB"], "Y", **options),
+    ]
+    read = converter.load(by_hand(forward, nodes, further=arrays, opset=7))
+    assert_equal(read, gru_jax.Stack(((forward, backward), (upper,))))
+
+
+def test_nodes_are_chosen_by_name():
+    params, other = gru(seed=1), gru(seed=2)
+    further = {
+        "o" + tensor.name: numpy_helper.to_array(tensor)
+        for tensor in by_hand(other).graph.initializer
+    }
+    options = {"hidden_size": 4, "linear_before_reset": 1}
+    nodes = [
+        node("GRU", ["X", *"WRB"], "Y", **options),
+        node("GRU", ["X", "oW", "oR", "oB"], "Z", **options),
+    ]
+    model = by_hand(params, nodes, further=further)
+    with pytest.raises(ValueError, match=r"\['Y', 'Z'\] are not layers of one stack"):
+        converter.load(model)
+    assert_equal(converter.load(model, nodes=["Z"]), other)
+    with pytest.raises(ValueError, match="'y'"):
+        converter.load(model, nodes=["y"])
+    with pytest.raises(ValueError, match="'w'"):
+        converter.load(model, weights={"w": np.zeros(3)})

@@ -1,0 +1,37 @@
+"""Hostile ONNX models are refused by an error that names the file, and what is wrong with it."""
+
+import pytest
+
+pytest.importorskip("onnx")
+
+from gru_jax.interop import onnx as converter
+from gru_jax.interop.files import FileError
+from tests.interop.onnx_models import HOSTILE, LONG, chain, followed_by, gru
+from tests.interop.trees import assert_equal
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_models_are_refused(name, tmp_path):
+    make, message = HOSTILE[name]
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (tmp_path / "secret").write_bytes(bytes(1000))
+    (folder / "link").symlink_to(tmp_path / "secret")
+    (folder / "beside").write_bytes(bytes(10))
+    path = folder / "bad.onnx"
+    path.write_bytes(make().SerializeToString())
+    with pytest.raises(FileError) as caught:
+        converter.load(path)
+    assert str(path) in str(caught.value)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("make", [lambda: chain(40), lambda: followed_by(*LONG)])
+def test_much_that_is_no_matter_takes_neither_memory_nor_time(make):
+    assert_equal(converter.load(make()), gru())
+
+
+@pytest.mark.parametrize("path", ["nowhere.onnx", "."])
+def test_files_that_are_not_there_are_named(path):
+    with pytest.raises(FileError, match=path):
+        converter.load(path)
