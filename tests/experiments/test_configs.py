@@ -26,8 +26,8 @@ def test_config_is_valid_and_its_header_complete(path):
 
 @pytest.mark.parametrize("name", ["copy-500"])
 def test_a_small_one_runs_to_its_end(name, workplace):
-    small = ["--length", "5", "--held-out", "16", "--model.hidden-size", "4"]
-    small += ["--optimizer.warmup-steps", "0", "--training.steps", "6", "--training.eval-every", "3"]
+    small = ["--length=5", "--held-out=16", "--model.hidden-size=4", "--optimizer.warmup-steps=0"]
+    small += ["--training.steps=6", "--training.eval-every=3"]
     config = REPOSITORY / "configs" / f"{name}.yaml"
     assert main(["train", str(config), "--run-dir", "run", *small]) == 0
     assert (workplace / "run" / "summary.json").exists()
