@@ -2,7 +2,9 @@
 
 import contextlib
 import datetime
+import importlib.util
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +33,7 @@ def fit_run(
 ) -> Any:
     """Trains a task, or goes on with it, as the config says: :func:`gru_jax.training.fit`."""
     optimizer = make_optimizer(config)
-    options = fit_options(run, config)
-    with contextlib.ExitStack() as stack:
-        if tensorboard:
-            log = training.TensorBoardLog(options["metrics"], run.tensorboard)
-            options["metrics"] = stack.enter_context(log)
+    with open_log(run, tensorboard=tensorboard) as log:
         return training.fit(
             training.TrainState.create(task.params, optimizer, task.carry),
             training.make_train_step(task.loss, optimizer, seed=config.seed),
@@ -45,7 +43,28 @@ def fit_run(
             mode=task.mode,
             patience=config.training.patience,
             resume=resume,
-            **options,
+            metrics=log,
+            **fit_options(run, config),
+        )
+
+
+@contextlib.contextmanager
+def open_log(run: RunDirectory, *, tensorboard: bool) -> Iterator[training.Log]:
+    """What a run reports its rows to: its file of metrics, and TensorBoard's files if asked for."""
+    metrics = training.MetricsLog(run.metrics)
+    if not tensorboard:
+        yield metrics
+        return
+    with training.TensorBoardLog(metrics, run.tensorboard) as log:
+        yield log
+
+
+def check_tensorboard() -> None:
+    """Raises UserError where what writes TensorBoard's files is not installed."""
+    if importlib.util.find_spec("tensorboardX") is None:
+        raise UserError(
+            "--tensorboard needs tensorboardX, which is not installed. "
+            "It is the extra tensorboard: pip install -e '.[tensorboard]'."
         )
 
 
@@ -69,13 +88,12 @@ def make_optimizer(config: ExperimentConfig) -> Any:
 
 
 def fit_options(run: RunDirectory, config: ExperimentConfig) -> dict[str, Any]:
-    """How long to train, how often to look, and where to write, for `training.fit`."""
+    """How long to train, how often to look, and where to save, for `training.fit`."""
     return {
         "steps": config.training.steps,
         "eval_every": config.training.eval_every,
         "log_every": config.training.log_every,
         "checkpoints": training.Checkpoints(run.checkpoints, keep=config.training.keep_checkpoints),
-        "metrics": training.MetricsLog(run.metrics),
     }
 
 

@@ -1,7 +1,6 @@
 """The command `train CONFIG`: trains what a config describes and reports it beside baselines."""
 
 import contextlib
-import importlib.util
 import shlex
 import signal
 import sys
@@ -14,6 +13,7 @@ from experiments.options import PROGRAM, USAGE, TrainOptions, config_file, parse
 from experiments.run import (
     begin,
     check_published,
+    check_tensorboard,
     finish,
     fit_run,
     num_parameters,
@@ -44,11 +44,8 @@ def main(arguments: list[str]) -> int:
     if path is None:
         return 0
     options = parse_train_options(path, arguments[1:])
-    if options.tensorboard and importlib.util.find_spec("tensorboardX") is None:
-        raise UserError(
-            "--tensorboard needs tensorboardX, which is not installed. "
-            "It is the extra tensorboard: pip install -e '.[tensorboard]'."
-        )
+    if options.tensorboard:
+        check_tensorboard()
     run = _run_directory(path.stem, options)
     if run.is_finished():
         if options.tensorboard:

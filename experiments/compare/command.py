@@ -20,7 +20,15 @@ from experiments.errors import UserError
 from experiments.files import write_atomically, write_json
 from experiments.options import Config, config_file, parse_options
 from experiments.provenance import provenance
-from experiments.run import begin, check_published, finish, fit_run, num_parameters
+from experiments.run import (
+    begin,
+    check_published,
+    check_tensorboard,
+    finish,
+    fit_run,
+    num_parameters,
+    write_tensorboard,
+)
 from experiments.run_directory import RunDirectory, chosen_run_directory, read_json
 from experiments.suggest import did_you_mean
 from experiments.tables import model_name
@@ -57,6 +65,9 @@ class CompareOptions(Generic[Config]):
     are in it are not made again, and those that were cut off go on."""
     data_dir: Path = dataclasses.field(default_factory=default_data_dir)
     """Directory of data files; the default is $GRU_JAX_DATA, then ~/.cache/gru_jax."""
+    tensorboard: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Writes the rows of each run's metrics.jsonl as event files, too, into tensorboard/ of that
+    run."""
 
 
 def main(arguments: list[str]) -> int:
@@ -76,6 +87,8 @@ def main(arguments: list[str]) -> int:
     cells = _cells(options.cells)
     if options.seeds < 1:
         raise UserError(f"--seeds is {options.seeds}, but must be 1 or more.")
+    if options.tensorboard:
+        check_tensorboard()
     output = options.output or Path("runs", "compare", path.stem)
     command = f"{PROGRAM} {shlex.join(arguments)}"
     seeds = range(options.config.seed, options.config.seed + options.seeds)
@@ -125,6 +138,10 @@ def _train_missing(
     missing = [
         (run, config) for run, config in zip(runs, configs, strict=True) if not run.is_finished()
     ]
+    if options.tensorboard:
+        for run in runs:
+            if run.is_finished():
+                write_tensorboard(run)
     if not missing:
         return None
     together = options.together
@@ -146,11 +163,11 @@ def _train_missing(
         f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
     )
     if group is not None:
-        return train_together(planned, RunDirectory(group[0]), command)
+        return train_together(planned, RunDirectory(group[0]), command, options.tensorboard)
     for plan in planned:
         started = time.monotonic()
         meta = begin(plan.run, plan.config, command)
-        result = fit_run(plan.run, plan.task, plan.config, "auto")
+        result = fit_run(plan.run, plan.task, plan.config, "auto", tensorboard=options.tensorboard)
         if result.status == "interrupted":
             return result.signal
         finish(plan.run, plan.task, plan.config, result, meta, started)

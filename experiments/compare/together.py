@@ -1,9 +1,10 @@
 """Runs of one config that differ in the seed, trained side by side as one program."""
 
+import contextlib
 import dataclasses
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.config import ExperimentConfig
-from experiments.run import begin, finish, fit_options, make_optimizer
+from experiments.run import begin, finish, fit_options, make_optimizer, open_log
 from experiments.run_directory import RunDirectory
 from experiments.task import Figures, Params, Task
 from gru_jax import training
@@ -29,15 +30,19 @@ class Planned:
     task: Task
 
 
-def train_together(planned: Sequence[Planned], group: RunDirectory, command: str) -> Any:
+def train_together(
+    planned: Sequence[Planned], group: RunDirectory, command: str, tensorboard: bool
+) -> Any:
     """Trains runs side by side, and leaves in each directory what a run of its own leaves.
 
-    Until all are finished, what is needed to go on lies in the group's directory.
+    Until all are finished, what is needed to go on lies in the group's directory. Each run's rows
+    are written as they come.
 
     Args:
         planned: the runs; their configs differ in the seed alone.
         group: the directory that they share while they are trained.
         command: what the user typed.
+        tensorboard: whether each run gets TensorBoard's files, too.
 
     Returns:
         The signal that stopped the training, which can then be gone on with, or None.
@@ -65,42 +70,40 @@ def train_together(planned: Sequence[Planned], group: RunDirectory, command: str
         **fit_options(group, config),
         "checkpoints": training.Checkpoints(group.checkpoints, keep=keep),
     }
-    result = training.fit(
-        training.TrainState.stack(states),
-        _make_step(planned, optimizer),
-        lambda step: jax.tree.map(
-            lambda *leaves: np.stack(leaves), *(plan.task.batch_at(step) for plan in planned)
-        ),
-        evaluate=lambda params: _evaluate(planned, params),
-        monitor=task.monitor,
-        mode=task.mode,
-        **options,
-    )
+    with contextlib.ExitStack() as stack:
+        own = [
+            (plan, stack.enter_context(open_log(plan.run, tensorboard=tensorboard)))
+            for plan in planned
+            if not plan.run.is_finished()
+        ]
+        result = training.fit(
+            training.TrainState.stack(states),
+            _make_step(planned, optimizer),
+            lambda step: jax.tree.map(
+                lambda *leaves: np.stack(leaves), *(plan.task.batch_at(step) for plan in planned)
+            ),
+            evaluate=lambda params: _evaluate(planned, params),
+            monitor=task.monitor,
+            mode=task.mode,
+            metrics=_Logs(training.MetricsLog(group.metrics), own),
+            **options,
+        )
     if result.status == "interrupted":
         return result.signal
 
-    rows = training.read_metrics(group.metrics)
     with CheckpointStore(options["checkpoints"]) as store:
         for index, plan in enumerate(planned):
             if plan.run.is_finished():
                 continue
-            own = own_rows(rows, plan.config.seed)
-            progress = _best(own, task)
+            progress = _best(training.read_metrics(plan.run.metrics), task)
             restored = store.restore(progress.best_step or 0, result.state)
             if restored is None:
                 raise training.TrainingError(
                     f"The checkpoint of step {progress.best_step} in {group.checkpoints} is gone. "
                     f"Remove {group.path}, and the runs begin anew."
                 )
-            _leave(
-                plan,
-                own,
-                restored[0].run(index),
-                progress,
-                result,
-                metas[plan.config.seed],
-                started,
-            )
+            best = restored[0].run(index)
+            _leave(plan, best, progress, result, metas[plan.config.seed], started)
     shutil.rmtree(group.path)
     return None
 
@@ -137,15 +140,35 @@ def _own(seed: int, name: str) -> str:
     return f"s{seed} {name}"
 
 
-def own_rows(rows: Sequence[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
-    """The rows of one run, as a run of its own would have written them."""
+@dataclasses.dataclass(frozen=True)
+class _Logs:
+    """The rows of all runs, and out of them those of each, as it would have written them alone."""
+
+    group: training.MetricsLog
+    own: Sequence[tuple[Planned, training.Log]]
+
+    def begin(self, step: int) -> None:
+        self.group.begin(step)
+        rows = training.read_metrics(self.group.path)
+        for plan, log in self.own:
+            plan.run.metrics.unlink(missing_ok=True)
+            metrics = training.MetricsLog(plan.run.metrics)
+            for row in rows:
+                metrics.append(_own_row(row, plan.config.seed))
+            log.begin(step)
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        self.group.append(row)
+        for plan, log in self.own:
+            log.append(_own_row(row, plan.config.seed))
+
+
+def _own_row(row: Mapping[str, Any], seed: int) -> dict[str, Any]:
     prefix = _own(seed, "")
     shared = ("step", "split", "seconds", "steps_per_second")
-    return [
-        {name: row[name] for name in shared if name in row}
-        | {name.removeprefix(prefix): row[name] for name in row if name.startswith(prefix)}
-        for row in rows
-    ]
+    return {name: row[name] for name in shared if name in row} | {
+        name.removeprefix(prefix): row[name] for name in row if name.startswith(prefix)
+    }
 
 
 def _best(rows: Sequence[dict[str, Any]], task: Task) -> Progress:
@@ -164,18 +187,13 @@ def _best(rows: Sequence[dict[str, Any]], task: Task) -> Progress:
 
 def _leave(
     plan: Planned,
-    rows: Sequence[dict[str, Any]],
     best: training.TrainState,
     progress: Progress,
     together: training.FitResult,
     meta: dict[str, Any],
     started: float,
 ) -> None:
-    """Writes a run's metrics, its best checkpoint, plots and summary."""
-    plan.run.metrics.unlink(missing_ok=True)
-    log = training.MetricsLog(plan.run.metrics)
-    for row in rows:
-        log.append(row)
+    """Writes a run's best checkpoint, plots and summary."""
     assert progress.best_step is not None
     shutil.rmtree(plan.run.checkpoints, ignore_errors=True)
     at_best = dataclasses.replace(progress, step=progress.best_step)

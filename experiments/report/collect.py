@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from experiments.compare.command import CELLS, TOGETHER
-from experiments.compare.together import own_rows
+from experiments.compare.command import CELLS
 from experiments.config import Published
 from experiments.errors import UserError
 from experiments.loading import read_yaml
@@ -190,20 +189,10 @@ def _read_run(run: RunDirectory) -> RunRecord:
         record.model = record.summary.model
     if run.meta.exists():
         record.meta = record.attempt(lambda: read_record(Meta, run.meta), None)
-    record.rows = record.attempt(lambda: _read_rows(run, record.values.get("seed")), [])
+    if run.metrics.exists():
+        record.rows = record.attempt(lambda: training.read_metrics(run.metrics), [])
     record.add(run.plots, ".txt")
     return record
-
-
-def _read_rows(run: RunDirectory, seed: Any) -> list[dict[str, Any]]:
-    """The rows of metrics; of a run that is trained side by side with others, from the group's."""
-    if run.metrics.exists():
-        return training.read_metrics(run.metrics)
-    for path in run.path.parent.glob(f"{TOGETHER}-*"):
-        metrics = RunDirectory(path).metrics
-        if str(seed) in path.name.split("-") and metrics.exists():
-            return own_rows(training.read_metrics(metrics), seed)
-    return []
 
 
 def _read_comparison(path: Path) -> ComparisonRecord:

@@ -78,11 +78,17 @@ def test_what_was_stopped_goes_on(adding, write_config, monkeypatch, capfd, side
     assert compare(config, "stopped", *options) == 130
     assert "To go on: python -m experiments compare" in capfd.readouterr().err
     assert not Path("stopped/compare.json").exists()
+    if side_by_side == "True":
+        # What has been trained of each run is in its own rows.
+        for seed in ("s0", "s1"):
+            steps = [row["step"] for row in rows(Path("stopped/gru", seed))]
+            assert steps == [2, 3, 4]
     monkeypatch.setattr(adding_task, "draw_sums", draw)
     assert compare(config, "stopped", *options) == 0
     for seed in ("s0", "s1"):
         whole, stopped = Path("whole/gru", seed), Path("stopped/gru", seed)
         assert read(whole / "summary.json") == read(stopped / "summary.json")
+        assert [row["step"] for row in rows(whole)] == [row["step"] for row in rows(stopped)]
 
 
 def test_ctrl_c_before_the_training_is_a_message(adding, write_config, monkeypatch, capfd):

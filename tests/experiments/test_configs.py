@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.cli import main
 from experiments.loading import load_config
 
 REPOSITORY = Path(__file__).parents[2]
@@ -21,6 +22,15 @@ def test_config_is_valid_and_its_header_complete(path):
     for entry in config.published:
         assert f"{entry.value:g}" in header
         assert entry.source in header
+
+
+@pytest.mark.parametrize("name", ["copy-500"])
+def test_a_small_one_runs_to_its_end(name, workplace):
+    small = ["--length=5", "--held-out=16", "--model.hidden-size=4", "--optimizer.warmup-steps=0"]
+    small += ["--training.steps=6", "--training.eval-every=3"]
+    config = REPOSITORY / "configs" / f"{name}.yaml"
+    assert main(["train", str(config), "--run-dir", "run", *small]) == 0
+    assert (workplace / "run" / "summary.json").exists()
 
 
 def test_there_are_configs():

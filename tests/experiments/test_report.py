@@ -303,17 +303,6 @@ def test_a_comparison_under_way_is_one_experiment(no_curves, make_comparison):
     assert "mean of 2 seeds LSTM, 4 units 0.7812 ± 0.0442" in shown.text
 
 
-def test_runs_side_by_side_have_the_step_of_their_group(make_run):
-    for seed in (0, 1):
-        make_run(f"runs/compare/sums/gru/s{seed}", status=None, seed=seed).metrics.unlink()
-    log = training.MetricsLog("runs/compare/sums/gru/together-0-1/metrics.jsonl")
-    log.begin(0)
-    log.append({"step": 4, "split": "train", "s0 loss": 0.5, "s1 loss": 0.25, "loss": 0.375})
-    text = page_of().text
-    for seed in (0, 1):
-        assert f"gru/s{seed} unfinished GRU, 4 units {seed} 4 of 6" in text
-
-
 def test_a_comparison_alone_is_a_page(make_comparison):
     make_comparison("made")
     Path("made/gradients.md").write_text("Norms:\n\n| T | 0 |\n| --- | ---: |\n| GRU | 1e-3 |\n")

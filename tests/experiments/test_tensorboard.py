@@ -1,7 +1,9 @@
-"""`train --tensorboard`: files for TensorBoard in the run's directory."""
+"""`--tensorboard` of `train` and `compare`: files for TensorBoard in a run's directory."""
 
 import importlib.util
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from experiments.cli import main
@@ -13,9 +15,24 @@ def train(config, *options):
     return main(["train", str(config), "--run-dir", "run", *options])
 
 
+def compare(config, *options):
+    return main(["compare", str(config), "--cells", "gru", "--output", "out", *options])
+
+
 def losses(run):
     rows = training.read_metrics(run / "metrics.jsonl")
     return [row["step"] for row in rows if "loss" in row]
+
+
+def assert_scalars_are_rows(run):
+    rows = training.read_metrics(run / "metrics.jsonl")
+    found = scalars(run / "tensorboard")
+    for split, figure in (("train", "loss"), ("validation", "mse")):
+        expected = [(row["step"], row[figure]) for row in rows if row["split"] == split]
+        written = [(step, value) for tag, step, value in found if tag == f"{split}/{figure}"]
+        assert [step for step, _ in written] == [step for step, _ in expected]
+        assert np.allclose([value for _, value in written], [value for _, value in expected])
+        assert len(expected) >= 2
 
 
 def test_a_run_leaves_its_scalars(adding, write_config, workplace):
@@ -37,20 +54,44 @@ def test_a_finished_run_gets_them_without_training(adding, write_config, workpla
     assert (workplace / "run" / "summary.json").read_bytes() == summary
 
 
+@pytest.mark.parametrize("side_by_side", ["True", "False"])
+def test_every_run_of_a_comparison_leaves_its_own(adding, write_config, side_by_side):
+    options = ("--seeds", "2", "--together", side_by_side, "--tensorboard")
+    assert compare(write_config(adding), *options) == 0
+    first, second = (Path("out/gru", seed) for seed in ("s0", "s1"))
+    assert_scalars_are_rows(first)
+    assert_scalars_are_rows(second)
+    assert scalars(first / "tensorboard") != scalars(second / "tensorboard")
+
+
+def test_a_finished_comparison_gets_them_without_training(adding, write_config):
+    config = write_config(adding)
+    assert compare(config, "--seeds", "1") == 0
+    meta = Path("out/gru/s0/meta.json").read_bytes()
+    assert not Path("out/gru/s0/tensorboard").exists()
+    assert compare(config, "--seeds", "1", "--tensorboard") == 0
+    assert_scalars_are_rows(Path("out/gru/s0"))
+    assert Path("out/gru/s0/meta.json").read_bytes() == meta
+
+
 def test_how_to_go_on_says_it_too(adding, write_config, capsys):
     diverging = ["--optimizer.learning-rate", "1e38", "--optimizer.name", "sgd"]
     assert train(write_config(adding), *diverging, "--tensorboard") == 1
     assert capsys.readouterr().err.strip().endswith("--tensorboard")
 
 
-@pytest.mark.parametrize("options", [[], ["--seed", "1"]])
-def test_without_the_extra_nothing_is_trained(adding, write_config, refused, monkeypatch, options):
+@pytest.mark.parametrize(
+    ("command", "options"), [("train", []), ("train", ["--seed", "1"]), ("compare", [])]
+)
+def test_without_the_extra_nothing_is_trained(
+    adding, write_config, refused, monkeypatch, command, options
+):
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util,
         "find_spec",
         lambda name, *rest: None if name == "tensorboardX" else find_spec(name, *rest),
     )
-    message = refused("train", write_config(adding), "--tensorboard", *options)
+    message = refused(command, write_config(adding), "--tensorboard", *options)
     assert "--tensorboard needs tensorboardX, which is not installed" in message
     assert "pip install -e '.[tensorboard]'" in message
