@@ -12,7 +12,6 @@ What autodiff of a scan costs, and what is done instead:
 
 import dataclasses
 import math
-import sys
 
 import jax
 
@@ -29,7 +28,7 @@ from gru_jax.unroll.walk_back import LARGE_BLOCK, walk_back
 
 @dataclasses.dataclass(frozen=True)
 class Tuning:
-    """What measurement decided; values do not depend on it.
+    """What speed depends on, and values do not.
 
     Attributes:
         block_elements: of a state over the steps of a block on the way back. Half a MiB in
@@ -39,6 +38,7 @@ class Tuning:
         inside_elements: of all that is projected, from which on that happens step by step.
             Ahead of the loop it is one efficient product; but what that writes is read again
             from memory, into whose fresh pages more time goes than a product per step loses.
+            None: never.
         inside_batch: sequences below which a product per step loses more.
         keep_sums: whether the sums that enter the gates are kept for the way back, or computed
             again by one product over all steps of a block.
@@ -46,17 +46,17 @@ class Tuning:
 
     block_elements: int = 2**17
     block_rows: int = 1280
-    inside_elements: int = 2**21
+    inside_elements: int | None = 2**21
     inside_batch: int = 8
     keep_sums: bool = True
 
 
 TUNING = Tuning()
-"""For CPUs."""
+"""For CPUs, by measurement."""
 
-ACCELERATOR = Tuning(block_elements=LARGE_BLOCK, inside_elements=sys.maxsize, keep_sums=False)
+ACCELERATOR = Tuning(block_elements=LARGE_BLOCK, inside_elements=None, keep_sums=False)
 """For devices where a step is bound by the launches of its kernels: each array that a loop writes
-takes one, and each block takes a few more."""
+takes one, and each block takes a few more. Counted in compiled programs, not measured."""
 
 
 def unsupported(call: Call) -> str | None:
@@ -120,6 +120,8 @@ def _most_steps(
 
 def _project_inside(cell: AffineCell, steps: Steps, state: State, tuning: Tuning) -> bool:
     """Whether inputs are projected as they are read."""
+    if tuning.inside_elements is None:
+        return False
     _, projected = one_step(at_precision(cell, steps.xs.dtype), steps, state)
     elements = steps.xs.shape[0] * sum(leaf.size for leaf in jax.tree.leaves(projected))
     sequences = math.prod(batch_shape_of(cell, steps))
