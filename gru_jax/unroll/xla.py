@@ -19,40 +19,48 @@ from gru_jax.cells.base import AffineCell, at_precision, widen
 from gru_jax.derivative import with_pullback
 from gru_jax.typing import Array, State
 from gru_jax.unroll import scan
-from gru_jax.unroll.call import Call, are_known
+from gru_jax.unroll.call import Call, are_known, likely_device
 from gru_jax.unroll.control import Steps
 from gru_jax.unroll.placement import vary_alike
 from gru_jax.unroll.walk import Kept, batch_shape_of, one_step, show, walk
-from gru_jax.unroll.walk_back import walk_back
+from gru_jax.unroll.walk_back import LARGE_BLOCK, walk_back
 
 
 @dataclasses.dataclass(frozen=True)
 class Tuning:
-    """What measurement decided; values do not depend on it.
+    """What speed depends on, and values do not.
 
     Attributes:
         block_elements: of a state over the steps of a block on the way back. Half a MiB in
             float32, of which a dozen are at work: what stays in a cache.
         block_rows: steps times sequences that a block has at least, lest adding up the blocks'
             gradients of the weights, which may be large, weighs more than computing them.
-        inside_batch: sequences from which on a CPU inputs may be projected step by step. Ahead
-            of the loop it is one efficient product; but what that writes is read again from
-            memory, into whose fresh pages more time goes than a product per step loses.
+        inside_batch: sequences from which inputs may be projected step by step. Ahead of the
+            loop it is one efficient product; but what that writes is read again from memory,
+            into whose fresh pages more time goes than a product per step loses. None: never.
         inside_elements: of all that is projected, from which it is, where gradients are kept.
         inside_elements_forward: likewise, where none are.
         inside_features: of an input, per sequence, up to which it is in any case where none are:
             a product per step reads all weights, and so loses little beside a large batch.
+        keep_sums: whether the sums that enter the gates are kept for the way back, or computed
+            again by one product over all steps of a block.
     """
 
     block_elements: int = 2**17
     block_rows: int = 1280
-    inside_batch: int = 8
+    inside_batch: int | None = 8
     inside_elements: int = 2**21
     inside_elements_forward: int = 2**22
     inside_features: int = 8
+    keep_sums: bool = True
 
 
 TUNING = Tuning()
+"""For CPUs, by measurement."""
+
+ACCELERATOR = Tuning(block_elements=LARGE_BLOCK, inside_batch=None, keep_sums=False)
+"""For devices where a step is bound by the launches of its kernels: each array that a loop writes
+takes one, and each block takes a few more. Counted in compiled programs, not measured."""
 
 
 def unsupported(call: Call) -> str | None:
@@ -74,7 +82,7 @@ def run(
         return scan.run(cell, steps, state, reverse=reverse, recompute=recompute)
     cell, steps, state = vary_alike((widen(cell), steps, state))
 
-    tuning = TUNING
+    tuning = TUNING if likely_device().platform == "cpu" else ACCELERATOR
 
     def function(cell: AffineCell, steps: Steps, state: State) -> tuple[State, Array]:
         inside = _project_inside(cell, steps, state, tuning, gradient=False)
@@ -83,7 +91,7 @@ def run(
     def forward(
         cell: AffineCell, steps: Steps, state: State
     ) -> tuple[tuple[State, Array], tuple[AffineCell, Steps, State, Kept]]:
-        keep = "states" if recompute else "sums"
+        keep = "sums" if tuning.keep_sums and not recompute else "states"
         inside = _project_inside(cell, steps, state, tuning, gradient=True)
         last, kept = walk(cell, steps, state, reverse=reverse, keep=keep, project_inside=inside)
         ys = show(cell, kept.states, steps.valid, steps.xs.dtype)
@@ -122,7 +130,7 @@ def _project_inside(
     cell: AffineCell, steps: Steps, state: State, tuning: Tuning, *, gradient: bool
 ) -> bool:
     """Whether inputs are projected as they are read."""
-    if jax.default_backend() != "cpu" or not are_known(steps.xs.shape):
+    if tuning.inside_batch is None or not are_known(steps.xs.shape):
         return False
     sequences = math.prod(batch_shape_of(cell, steps))
     if sequences < tuning.inside_batch:
