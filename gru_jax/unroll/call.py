@@ -76,7 +76,7 @@ def describe(cell: Cell, xs: Array, state: State | None, *, named: str | None) -
         precision=jax.config.jax_default_matmul_precision,  # pyright: ignore[reportAttributeAccessIssue]
         platform=device.platform,
         device_kind=device.device_kind,
-        num_devices=1 if is_manual else jax.device_count(device.platform),
+        num_devices=1 if is_manual else count_devices(device),
         is_named=named is not None,
     )
 
@@ -87,3 +87,8 @@ def likely_device() -> Any:
     if device is None or isinstance(device, str):
         return jax.devices(device)[0]
     return device
+
+
+def count_devices(device: Any) -> int:
+    """How many devices there are of the same platform."""
+    return jax.device_count(device.platform)

@@ -1,0 +1,19 @@
+"""A device that is not there, for what is decided by the device while a program is traced."""
+
+import contextlib
+import types
+
+import pytest
+
+from gru_jax.unroll import call, pallas_tpu
+
+
+@contextlib.contextmanager
+def likely(platform, kind, count=1):
+    """Tracing takes it that programs run on ``count`` devices of this platform and kind."""
+    device = types.SimpleNamespace(platform=platform, device_kind=kind)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (call, pallas_tpu):
+            patch.setattr(module, "likely_device", lambda: device)
+        patch.setattr(call, "count_devices", lambda device: count)
+        yield
