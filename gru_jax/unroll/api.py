@@ -102,8 +102,8 @@ def unroll(
             the state is replaced on entering step t where ``starts[t + 1]``. The segment that
             is read first begins with ``h0``, and ``starts[0]`` changes nothing.
         implementation: ``"xla"``, whose derivative is written by hand, ``"scan"``, which is
-            differentiated by JAX, ``"pallas_tpu"``, fused kernels for some GRUs on TPU, or None
-            for the fastest that serves the call.
+            differentiated by JAX, ``"mosaic_gpu"`` and ``"pallas_tpu"``, fused kernels for some
+            GRUs on Hopper GPUs and on TPU, or None for the fastest that serves the call.
         checkpoint: what to keep for the gradient. None: everything. ``"step"``: the states,
             gates are computed again. ``"chunk"``: a state for every chunk of about sqrt(T)
             steps, chunks are run again; an integer: chunks of that many steps.

@@ -1,6 +1,5 @@
 """The kernels for Hopper GPUs, interpreted: values, gradients, and that nothing races."""
 
-import dataclasses
 import functools
 
 import jax
@@ -9,11 +8,11 @@ import numpy as np
 import pytest
 
 import gru_jax
-from gru_jax.unroll import fused, kernels, mosaic_gpu
-from gru_jax.unroll.call import Call
+from gru_jax.unroll import fused, kernels
 from gru_jax.unroll.control import Controls, plan
 from tests.cells.cases import assert_close
 from tests.unroll.clusters import interpreter  # noqa: F401
+from tests.unroll.likely import likely
 
 WARPGROUPS, CLUSTER = False, True
 
@@ -106,32 +105,45 @@ def test_a_sequence_and_its_gradients(interpreter):  # noqa: F811
     assert_close(by(pair(interpret=interpreter)), by(kernels.REFERENCE), "bfloat16")
 
 
-SERVED = Call(
-    cell=gru_jax.init(jax.random.key(0), 2, 128),
-    shape=(3, 2, 2),
-    dtype=jnp.dtype(jnp.bfloat16),
-    state_dtypes=(jnp.dtype(jnp.float32),),
-    precision=None,
-    platform="gpu",
-    device_kind="NVIDIA H100 80GB HBM3",
-    num_devices=1,
-    is_named=False,
-)
+H100 = "NVIDIA H100 80GB HBM3"
+KERNEL = "custom_call @mosaic_gpu"
+XS = jax.random.normal(jax.random.key(1), (3, 4, 2), jnp.bfloat16)
+
+
+def params(hidden=256):
+    return gru_jax.init(jax.random.key(0), 2, hidden, recurrent_kernel_init="torch")
+
+
+def lower(function, *arguments, platforms=("cuda",)):
+    jax.clear_caches()
+    return jax.jit(function).trace(*arguments).lower(lowering_platforms=platforms).as_text()
+
+
+def test_a_hopper_gpu_is_given_the_kernels():
+    def gradient(params, xs):
+        return jax.grad(lambda params: gru_jax.unroll(params, xs)[0].sum())(params)
+
+    with likely("gpu", H100):
+        assert lower(gradient, params(), XS).count(KERNEL) == 2
+        assert KERNEL not in lower(gru_jax.unroll, params(), XS, platforms=("cpu", "cuda"))
+    with likely("gpu", "NVIDIA GH200 480GB"):
+        assert lower(gru_jax.unroll, params(), XS).count(KERNEL) == 1
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("platform", "kind", "hidden", "dtype", "reason"),
     [
-        pytest.param({}, None, id="H100"),
-        pytest.param({"device_kind": "NVIDIA GH200 480GB"}, None, id="GH200"),
-        pytest.param({"platform": "cpu", "device_kind": "cpu"}, "this is cpu", id="CPU"),
-        pytest.param({"device_kind": "NVIDIA A100-SXM4"}, "this is NVIDIA A100-SXM4", id="A100"),
-        pytest.param({"dtype": jnp.dtype(jnp.float32)}, "float32 inputs have to ask", id="float32"),
-        pytest.param(
-            {"cell": gru_jax.init(jax.random.key(0), 2, 64)}, "512, and is 64", id="hidden size"
-        ),
+        ("cpu", "cpu", 256, "bfloat16", "this is cpu"),
+        ("gpu", "NVIDIA A100-SXM4-80GB", 256, "bfloat16", "this is NVIDIA A100-SXM4-80GB"),
+        ("gpu", H100, 256, "float32", "float32 inputs have to ask"),
+        ("gpu", H100, 64, "bfloat16", "128, 256, 384, 512, and is 64"),
+        ("gpu", H100, 640, "bfloat16", "128, 256, 384, 512, and is 640"),
     ],
 )
-def test_what_is_served(change, reason):
-    found = mosaic_gpu.unsupported(dataclasses.replace(SERVED, **change))
-    assert found is None if reason is None else reason in found
+def test_what_the_kernels_cannot_serve(platform, kind, hidden, dtype, reason):
+    """By name it is refused, and otherwise served by another implementation."""
+    xs = XS.astype(dtype)
+    with likely(platform, kind):
+        with pytest.raises(NotImplementedError, match=f"mosaic_gpu.*{reason}"):
+            gru_jax.unroll(params(hidden), xs, implementation="mosaic_gpu")
+        assert KERNEL not in lower(gru_jax.unroll, params(hidden), xs)

@@ -1,4 +1,4 @@
-"""torch.nn.GRU on a GPU, timed in a process of its own: `python -m experiments.bench.gpu.torch_gru`.
+"""torch.nn.GRU on a GPU, timed in a process of its own.
 
 Two frameworks in one process would share its memory and its libraries.
 """

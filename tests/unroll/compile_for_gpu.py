@@ -1,7 +1,7 @@
 """Compiles for an H100 on a machine without a GPU: XLA's pipeline for GPUs, Mosaic, ptxas.
 
 Run as a program it compiles our kernels and prints what ptxas says of them. It needs the wheels of
-the extra `gpu-aot` in the version of the installed jax.
+the extra gpu-compiler in the version of the installed jax.
 """
 
 import functools
@@ -51,7 +51,7 @@ def missing() -> str | None:
         except ModuleNotFoundError:
             found = None
         if found is None:
-            return f'{package} is not installed; pip install -e ".[gpu-aot]"'
+            return f"no {package}, part of the compiler for GPUs: pip install '.[gpu-compiler]'"
     return None
 
 

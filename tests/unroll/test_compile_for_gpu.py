@@ -16,11 +16,13 @@ import gru_jax
 from gru_jax.unroll import fused
 from gru_jax.unroll.control import Controls, plan
 from gru_jax.unroll.transformable import transformable
-from tests.unroll import h100
+from tests.unroll import compile_for_gpu
 
 pytestmark = [
-    pytest.mark.gpu_aot,
-    pytest.mark.skipif(h100.missing() is not None, reason=str(h100.missing())),
+    pytest.mark.gpu_compiler,
+    pytest.mark.skipif(
+        compile_for_gpu.missing() is not None, reason=str(compile_for_gpu.missing())
+    ),
 ]
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +32,7 @@ REGISTERS = 168
 
 def test_registers_suffice():
     done = subprocess.run(
-        [sys.executable, "-m", "tests.unroll.h100"],
+        [sys.executable, "-m", "tests.unroll.compile_for_gpu"],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -41,7 +43,7 @@ def test_registers_suffice():
     assert done.returncode == 0, said[-2000:]
     kernels = re.split(r"^== (.*)$", said, flags=re.M)[1:]
     by_name = dict(zip(kernels[::2], kernels[1::2], strict=True))
-    assert len(by_name) == 3 * len(h100.SIZES)
+    assert len(by_name) == 3 * len(compile_for_gpu.SIZES)
     for name, report in by_name.items():
         (registers,) = map(int, re.findall(r"Used (\d+) registers", report))
         (spills,) = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", report)
@@ -86,23 +88,23 @@ def kernels_in(compiled) -> int:
 
 def test_a_gradient_takes_both_kernels():
     gradient = jax.jit(jax.grad(loss, (0, 1, 2)))
-    assert kernels_in(gradient.lower(*h100.on_h100(arguments(BATCH))).compile()) == 2
+    assert kernels_in(gradient.lower(*compile_for_gpu.on_h100(arguments(BATCH))).compile()) == 2
 
 
 def test_a_donated_state():
     donating = jax.jit(run, donate_argnums=2)
-    assert kernels_in(donating.lower(*h100.on_h100(arguments(BATCH))).compile()) == 1
+    assert kernels_in(donating.lower(*compile_for_gpu.on_h100(arguments(BATCH))).compile()) == 1
 
 
 def test_a_mapped_axis():
     cell, *rest = arguments(BATCH)
     many = [jax.ShapeDtypeStruct((3, *part.shape), part.dtype) for part in rest]
     mapped = jax.jit(jax.grad(lambda *them: jax.vmap(loss, (None, 0, 0, 0, 0))(*them).sum()))
-    assert kernels_in(mapped.lower(*h100.on_h100((cell, *many))).compile()) == 2
+    assert kernels_in(mapped.lower(*compile_for_gpu.on_h100((cell, *many))).compile()) == 2
 
 
 def test_shard_map_over_the_batch():
-    mesh = h100.mesh(2)
+    mesh = compile_for_gpu.mesh(2)
     everywhere, of_steps, of_batch = (
         PartitionSpec(),
         PartitionSpec(None, "data"),
