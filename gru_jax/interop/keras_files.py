@@ -43,7 +43,7 @@ def read_file(path: str | os.PathLike[str]) -> tuple[dict[str, Layer], dict[str,
         return dict(_layers_of_weights(arrays)), arrays
     if suffix != ".keras":
         raise ValueError("expected a name ending in .keras or .weights.h5")
-    entries = read_archive(read_bytes(path))
+    entries = read_archive(read_bytes(path), (CONFIG, WEIGHTS))
     for name in (CONFIG, WEIGHTS):
         if name not in entries:
             raise ValueError(f"it has no {name}")

@@ -27,11 +27,12 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch):
 
 def test_an_archive_is_read_within_its_size():
     entries = {"a": b"12", "b/c": b""}
-    assert read_archive(rezip(entries)) == entries
+    assert read_archive(rezip(entries), ("a", "c")) == entries
+    assert read_archive(rezip(entries), ("c",)) == {"b/c": b""}
     with pytest.raises(ValueError, match="no valid archive: its entries are compressed"):
-        read_archive(rezip(entries, zipfile.ZIP_DEFLATED))
+        read_archive(rezip(entries, zipfile.ZIP_DEFLATED), ("a",))
     with pytest.raises(ValueError, match="no valid archive"):
-        read_archive(b"PK")
+        read_archive(b"PK", ("a",))
 
 
 @pytest.mark.parametrize(
