@@ -22,7 +22,7 @@ from jax import export as jax_export
 from gru_jax import checks
 from gru_jax.cells import Cell
 from gru_jax.files import write_atomically
-from gru_jax.interop.files import naming, needed, read_bytes
+from gru_jax.interop.files import naming, needed, read_archive, read_bytes
 from gru_jax.stack import Stack, unroll_stack
 from gru_jax.typing import DType
 from gru_jax.unroll import initial_state, step, unroll
@@ -239,9 +239,9 @@ def named_state(ours: Any, state: Tree) -> Tree:
 
 def _load(content: bytes) -> Program:
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            note, program = json.loads(archive.read(NOTE)), archive.read(PROGRAM)
-    except (KeyError, NotImplementedError, RuntimeError, ValueError, zipfile.BadZipFile) as error:
+        entries = read_archive(content, (NOTE, PROGRAM))
+        note, program = json.loads(entries[NOTE]), entries[PROGRAM]
+    except (KeyError, RecursionError, ValueError) as error:
         raise ValueError(f"no program that gru_jax.export wrote: {error}") from error
     if not isinstance(note, dict) or (note.get("format"), note.get("version")) != (FORMAT, VERSION):
         raise ValueError(f"its note says neither format {FORMAT!r} nor version {VERSION}")
