@@ -66,7 +66,7 @@ def export_step(
         dtype: of ``x``, (batch, D).
         trainable: whether the parameters are the first argument, as :func:`arrays_of` gives
             them, and the program has a derivative; otherwise they lie in the file.
-        platforms: what the program is compiled for: "cpu", "cuda", "rocm", "tpu".
+        platforms: what the program is lowered for: "cpu", "cuda", "rocm", "tpu".
 
     Returns:
         The content of the file.
@@ -159,7 +159,7 @@ def export_function(
         path: of a file to write, whole or not at all; None writes none.
         note: what the file is to say of it, JSON; versions and types are added.
         trainable: whether the program has a derivative.
-        platforms: what it is compiled for.
+        platforms: what it is lowered for.
 
     Returns:
         The content of the file.

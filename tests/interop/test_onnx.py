@@ -72,7 +72,7 @@ def test_a_gru_is_computed_alike(
     h0 = jnp.asarray(random.normal(size=(batch, sizes[1])), jnp.float32) if with_h0 else None
     # Length 0 among them, which onnxruntime by itself ends in zeros.
     lengths = jnp.asarray(random.integers(0, time + 1, batch), jnp.int32)
-    model = converter.dump(params, reverse=reverse)
+    model = converter.dump(params, reverse=reverse, h0="h0" if with_h0 else None)
     h_last, ys = gru_jax.unroll(params, xs, h0, lengths=lengths, reverse=reverse)
     found = run(model, xs=xs, h0=h0, lengths=lengths)
     assert_close(found[0], ys)
