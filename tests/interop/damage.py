@@ -108,7 +108,8 @@ class Survey:
         outcomes: of each file: "loaded"; "refused", by a FileError that names the file; or what
             else happened: another error, a crash, a hang. After a crash there are no more.
         slowest: seconds that the slowest took.
-        memory: bytes by which the process' peak grew after the first file.
+        memory: bytes by which the peaks of the process, and of the largest that it started, grew
+            after the first file.
     """
 
     outcomes: list[str]
@@ -201,10 +202,11 @@ def _answer(request: dict[str, Any], timeout: float) -> None:
         except BaseException as error:
             outcome = f"{type(error).__name__}: {error}"
         faulthandler.cancel_dump_traceback_later()
+        own, started = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
         answer = {
             "outcome": outcome,
             "seconds": time.perf_counter() - began,
-            "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "peak": (own.ru_maxrss + started.ru_maxrss) * 1024,
         }
         print(json.dumps(answer), flush=True)
         if index == 0 and sys.platform == "linux":
