@@ -92,6 +92,8 @@ def dump(
 ) -> dict[str, Any]:
     """PyTorch's state dict from our parameters, for ``load_state_dict(strict=True)``.
 
+    Where one cell has a bias, all have, and those that are missing are zeros.
+
     Args:
         ours: a GRU with ``reset="after"``, or a stack of them.
         prefix: put before each name.
