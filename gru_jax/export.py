@@ -22,7 +22,7 @@ from jax import export as jax_export
 from gru_jax import checks
 from gru_jax.cells import Cell
 from gru_jax.files import write_atomically
-from gru_jax.interop.files import naming, needed, read_bytes
+from gru_jax.interop.files import naming, needed, read_archive, read_bytes
 from gru_jax.stack import Stack, unroll_stack
 from gru_jax.typing import DType
 from gru_jax.unroll import initial_state, step, unroll
@@ -66,7 +66,7 @@ def export_step(
         dtype: of ``x``, (batch, D).
         trainable: whether the parameters are the first argument, as :func:`arrays_of` gives
             them, and the program has a derivative; otherwise they lie in the file.
-        platforms: what the program is compiled for: "cpu", "cuda", "rocm", "tpu".
+        platforms: what the program is lowered for: "cpu", "cuda", "rocm", "tpu".
 
     Returns:
         The content of the file.
@@ -159,7 +159,7 @@ def export_function(
         path: of a file to write, whole or not at all; None writes none.
         note: what the file is to say of it, JSON; versions and types are added.
         trainable: whether the program has a derivative.
-        platforms: what it is compiled for.
+        platforms: what it is lowered for.
 
     Returns:
         The content of the file.
@@ -239,9 +239,9 @@ def named_state(ours: Any, state: Tree) -> Tree:
 
 def _load(content: bytes) -> Program:
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            note, program = json.loads(archive.read(NOTE)), archive.read(PROGRAM)
-    except (KeyError, NotImplementedError, RuntimeError, ValueError, zipfile.BadZipFile) as error:
+        entries = read_archive(content, (NOTE, PROGRAM))
+        note, program = json.loads(entries[NOTE]), entries[PROGRAM]
+    except (KeyError, RecursionError, ValueError) as error:
         raise ValueError(f"no program that gru_jax.export wrote: {error}") from error
     if not isinstance(note, dict) or (note.get("format"), note.get("version")) != (FORMAT, VERSION):
         raise ValueError(f"its note says neither format {FORMAT!r} nor version {VERSION}")

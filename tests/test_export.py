@@ -1,6 +1,7 @@
 """Exported programs: they compute what the library computes, in a process that has JAX alone."""
 
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -74,7 +75,7 @@ def test_a_process_without_the_library_runs_the_files(tmp_path):
     xs, h0 = drawn(6, 4, 3), drawn(4, 4)
     np.savez(tmp_path / "inputs.npz", xs=xs, h0=h0, lengths=LENGTHS)
     command = [sys.executable, "-c", WITHOUT_THE_LIBRARY, str(tmp_path)]
-    subprocess.run(command, check=True, cwd=tmp_path, env={"JAX_PLATFORMS": "cpu"})
+    subprocess.run(command, check=True, cwd=tmp_path, env={**os.environ, "JAX_PLATFORMS": "cpu"})
     outputs = np.load(tmp_path / "outputs.npz")
     h_last, ys = gru_jax.unroll(params, xs, h0, lengths=LENGTHS)
     assert_close((outputs["h_last"], outputs["ys"]), (h_last, ys))

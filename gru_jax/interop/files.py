@@ -84,8 +84,12 @@ def parse_safetensors(data: bytes) -> dict[str, np.ndarray]:
     return arrays
 
 
-def read_archive(data: bytes) -> dict[str, bytes]:
-    """The entries of a zip file that keeps them as they are; nothing is unpacked to a disk.
+def read_archive(data: bytes, endings: tuple[str, ...]) -> dict[str, bytes]:
+    """Entries of a zip file that keeps them as they are; nothing is unpacked to a disk.
+
+    Args:
+        data: the file's content.
+        endings: the entries whose names end so are read.
 
     Raises:
         ValueError: it is no zip file, an entry is compressed or damaged, or they claim more bytes
@@ -98,7 +102,11 @@ def read_archive(data: bytes) -> dict[str, bytes]:
                 raise ValueError("its entries are compressed")
             if sum(entry.file_size for entry in entries) > len(data):
                 raise ValueError("its entries claim more bytes than there are")
-            return {entry.filename: archive.read(entry) for entry in entries}
+            return {
+                entry.filename: archive.read(entry)
+                for entry in entries
+                if entry.filename.endswith(endings)
+            }
     except Exception as error:
         # What zipfile stumbles over is of many kinds.
         raise ValueError(f"no valid archive: {error}") from error

@@ -109,7 +109,7 @@ def as_array(name: str, value: Any, shape: Sequence[int | None], meaning: str) -
         ValueError: it has another shape.
     """
     array = _to_numpy(value)
-    if not jnp.issubdtype(array.dtype, jnp.floating):
+    if not jnp.issubdtype(array.dtype, jnp.floating) or array.dtype.itemsize > 8:
         raise TypeError(f"{name} must hold floating point numbers, got {array.dtype}")
     fits = array.ndim == len(shape) and all(
         got > 0 and want in (None, got) for got, want in zip(array.shape, shape, strict=True)
@@ -117,7 +117,7 @@ def as_array(name: str, value: Any, shape: Sequence[int | None], meaning: str) -
     if not fits:
         wanted = ", ".join("any" if size is None else str(size) for size in shape)
         raise ValueError(f"{name} has shape {array.shape}, expected ({wanted}): {meaning}")
-    return array
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def _to_numpy(value: Any) -> np.ndarray:

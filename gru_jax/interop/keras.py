@@ -50,8 +50,9 @@ def load(
 
     Args:
         theirs: a built layer ``GRU``, ``GRUCell``, ``RNN`` of ``GRUCell``s or ``Bidirectional``
-            of these; what ``get_weights`` of such a layer returns; a list of either, one a layer
-            of a stack; or the path of a .keras or .weights.h5 file.
+            of these; what ``get_weights`` of a ``GRU`` or a cell returns; a list of layers, or
+            of the lists of weights of ``GRU`` and ``Bidirectional``, for a stack; or the path of
+            a .keras or .weights.h5 file.
         layer: which layer of a file, by its name in a .keras file, "outer/inner" within another
             model, and by its group, such as "gru_1", in a .weights.h5 file; it may be left out
             where the file has one.
@@ -80,6 +81,11 @@ def load(
     if not isinstance(theirs, (list, tuple)):
         return _one(*_of_layer(theirs, said))
     if theirs and all(hasattr(each, "ndim") for each in theirs):
+        if len(theirs) > 3:
+            raise ValueError(
+                f"{len(theirs)} arrays may be those of two directions or of two cells; hand over "
+                "the layer, or for Bidirectional a list of its list of weights"
+            )
         return _one(*_of_weights(theirs, said))
     for each in theirs[:-1]:
         if getattr(each, "return_sequences", True) is False:
@@ -206,10 +212,12 @@ def _cells(layer: Layer, take: Take, said: Said, backwards: bool = False) -> Any
     """The layers of cells that a layer of Keras is, and how directions are joined."""
     kind, config, group = layer.kind, layer.config, layer.group
     if kind == "Bidirectional":
-        ways = [
-            _cells(_child(config[key], f"{group}{way}_layer/"), take, said, way == "backward")[0]
-            for key, way in (("layer", "forward"), ("backward_layer", "backward"))
-        ]
+        ways = []
+        for key, way in (("layer", "forward"), ("backward_layer", "backward")):
+            inner = _child(config[key], f"{group}{way}_layer/")
+            if inner.kind not in ("GRU", "RNN"):
+                raise TypeError(f"expected Bidirectional of GRU or RNN, got one of {inner.kind}")
+            ways.append(_cells(inner, take, said, way == "backward")[0])
         if any(len(way) != 1 for way in ways):
             raise ValueError("Bidirectional of several cells is no stack of bidirectional layers")
         return [(ways[0][0][0], ways[1][0][0])], _merge(config, said)

@@ -43,7 +43,7 @@ def read_file(path: str | os.PathLike[str]) -> tuple[dict[str, Layer], dict[str,
         return dict(_layers_of_weights(arrays)), arrays
     if suffix != ".keras":
         raise ValueError("expected a name ending in .keras or .weights.h5")
-    entries = read_archive(read_bytes(path))
+    entries = read_archive(read_bytes(path), (CONFIG, WEIGHTS))
     for name in (CONFIG, WEIGHTS):
         if name not in entries:
             raise ValueError(f"it has no {name}")
@@ -98,26 +98,27 @@ def _layers_of_weights(arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[str, 
     cells: dict[str, list[str]] = {}
     for path in arrays:
         found = re.fullmatch(
-            r"(?P<layer>(?:layers/[^/]+/)+)(?:(?P<way>forward|backward)_layer/)?"
-            r"(?P<cell>cell/(?:cells/[^/]+/)?)vars/0",
+            r"((?:layers/[^/]+/)+)(?:(?:forward|backward)_layer/)?cell/(?:cells/[^/]+/)?vars/0",
             path,
         )
         if found:
-            cells.setdefault(found["layer"], []).append(path.removesuffix("vars/0"))
+            cells.setdefault(found[1], []).append(path.removesuffix("vars/0"))
     for group, places in cells.items():
         name = "/".join(group.split("/")[1:-1:2])
         places = sorted(places, key=_place_in_list)
-        described = [{"use_bias": f"{place}vars/2" in arrays} for place in places]
-        if places[0].startswith(f"{group}backward_layer/"):
-            backward, forward = ({"class_name": "GRU", "config": each} for each in described)
-            config = {"layer": forward, "backward_layer": backward}
-            yield name, Layer("Bidirectional", config, group)
-        elif "/cells/" in places[0]:
-            within = [{"class_name": "GRUCell", "config": each} for each in described]
+        configs = [{"use_bias": f"{place}vars/2" in arrays} for place in places]
+        if places == [f"{group}backward_layer/cell/", f"{group}forward_layer/cell/"]:
+            backward, forward = ({"class_name": "GRU", "config": config} for config in configs)
+            yield (
+                name,
+                Layer("Bidirectional", {"layer": forward, "backward_layer": backward}, group),
+            )
+        elif places == [f"{group}cell/"]:
+            yield name, Layer("GRU", configs[0], group)
+        elif all(place.startswith(f"{group}cell/cells/") for place in places):
+            within = [{"class_name": "GRUCell", "config": config} for config in configs]
             cell = {"class_name": "StackedRNNCells", "config": {"cells": within}}
             yield name, Layer("RNN", {"cell": cell}, group)
-        else:
-            yield name, Layer("GRU", described[0], group)
 
 
 def _place_in_list(path: str) -> tuple[str, int]:

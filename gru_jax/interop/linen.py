@@ -23,6 +23,8 @@ GATES = "rzn"
 def load(theirs: Any) -> GRUParams | Stack:
     """Our parameters from Linen's.
 
+    They do not say which ``gate_fn`` and ``activation_fn`` they are for: the defaults are assumed.
+
     Args:
         theirs: the mapping of a cell, ``{"ir": {"kernel", "bias"}, ..., "hn": ...}``, bare or as
             ``init`` of the cell or of ``flax.linen.RNN`` returns it; or a tuple of layers, each a

@@ -27,6 +27,8 @@ LAYOUT = Layout("rzn")
 def load(theirs: Any) -> GRUParams | Stack:
     """Our parameters from NNX's.
 
+    A state does not say which activations it is for: the defaults are assumed.
+
     Args:
         theirs: a ``flax.nnx.GRUCell``; its state, as ``nnx.state`` or a mapping
             ``{"dense_i": {"kernel", "bias"}, "dense_h": {"kernel"}}``; or a tuple of layers, each

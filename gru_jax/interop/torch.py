@@ -92,6 +92,8 @@ def dump(
 ) -> dict[str, Any]:
     """PyTorch's state dict from our parameters, for ``load_state_dict(strict=True)``.
 
+    Where one cell has a bias, all have, and those that are missing are zeros.
+
     Args:
         ours: a GRU with ``reset="after"``, or a stack of them.
         prefix: put before each name.
@@ -201,9 +203,8 @@ def _read(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     data = read_bytes(path)
     torch = needed("torch")
     try:
-        for name, entry in read_archive(data).items():
-            if name.endswith(".pkl"):
-                _check_pickle(entry)
+        for entry in read_archive(data, (".pkl",)).values():
+            _check_pickle(entry)
         loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:
         # PyTorch raises whatever its parser stumbled over.

@@ -75,7 +75,7 @@ def torch(good: bytes, folder: Path) -> dict[str, bytes]:
         "names that lead outside": rezip(outside),
         "no pickle": rezip({each: entry for each, entry in entries.items() if each != name}),
         "nothing but a number": rezip(entries | {name: pickle.dumps(3, 2)}),
-        "a list without end": rezip(entries | {name: b"\x80\x02" + b"(" * (1 << 20) + b"."}),
+        "a list without end": rezip(entries | {name: b"\x80\x02" + b"(" * (1 << 18) + b"."}),
     }
 
 
@@ -170,6 +170,11 @@ def keras(good: bytes, weights: bytes) -> dict[str, bytes]:
     entries = unzip(good)
     config = json.loads(entries["config.json"])
 
+    within: dict[str, Any] = {"class_name": "GRU", "config": {"name": "gru"}}
+    for _ in range(150):
+        both = {"name": "gru", "layer": within, "backward_layer": None}
+        within = {"class_name": "Bidirectional", "config": both}
+
     def described(changed: Any) -> bytes:
         return rezip(entries | {"config.json": json.dumps(changed).encode()})
 
@@ -183,6 +188,7 @@ def keras(good: bytes, weights: bytes) -> dict[str, bytes]:
         "brackets without end": rezip(entries | {"config.json": b"[" * (1 << 20)}),
         "no JSON": rezip(entries | {"config.json": b"\xff\xfe"}),
         "a number for a model": described(3),
+        "a layer within a layer without end": described(config | {"config": {"layers": [within]}}),
         "layers that are none": described(config | {"config": {"layers": [1, 2]}}),
         "layers by a name": described(config | {"config": {"layers": {"gru": {}}}}),
         "a model of a class that is not Keras'": described(config | {"class_name": "Evil"}),

@@ -98,6 +98,17 @@ def chain(length):
     return followed_by(*nodes, further={"c0": np.zeros(1000, np.float32)})
 
 
+def many_nodes(number, hidden):
+    """Layers without end, all of the same weights."""
+    params = gru(hidden, hidden)
+    nodes = []
+    for at in range(number):
+        read = f"s{at - 1}" if at else "X"
+        nodes.append(node("GRU", [read, *"WRB"], f"y{at}"))
+        nodes.append(node("Squeeze", [f"y{at}", "one"], f"s{at}"))
+    return by_hand(params, nodes, further={"one": np.array([1], np.int64)})
+
+
 LONG = [node("Identity", ["X" if at == 0 else f"i{at}"], f"i{at + 1}") for at in range(5000)]
 HOSTILE = {
     "clip": (lambda: by_hand(gru(), clip=1.0), "clip"),
@@ -162,6 +173,8 @@ HOSTILE = {
         "initial_h",
     ),
     "no GRU": (lambda: by_hand(gru(), [node("Identity", ["X"], "Y")]), "no GRU node"),
+    "layers without end": (lambda: many_nodes(1001, 4), "more than 1000 GRU nodes"),
+    "weights in common": (lambda: many_nodes(999, 200), "in common"),
     "no nodes": (lambda: onnx.ModelProto(ir_version=8), "without nodes"),
 }  # fmt: skip
 

@@ -11,7 +11,7 @@ from tests.interop.formats import FORMATS, SLOW, Format
 every_format = pytest.mark.parametrize("name", FORMATS)
 
 # Those that are slow have a process of their own for each file.
-COUNTS = {name: 12 if name in SLOW else 300 for name in FORMATS}
+COUNTS = {name: 8 if name in SLOW else 300 for name in FORMATS}
 THOUSANDS = {name: 300 if name in SLOW else 5000 for name in FORMATS}
 
 

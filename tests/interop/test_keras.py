@@ -74,6 +74,25 @@ def test_a_file_is_what_the_layer_is(model, files, name):
     assert_equal(interop.load(layer.layers[0] if "/" in name else layer), ours)
 
 
+def test_a_model_of_any_graph_and_precision(keras, tmp_path):
+    """Layers are told apart by their order in the model, whatever their names."""
+    layers = keras.layers
+    options = {"recurrent_initializer": "glorot_uniform", "dtype": "bfloat16"}
+    with promotion():
+        given = keras.Input((5, 3))
+        cell = layers.GRUCell(2, **options)
+        both = layers.Bidirectional(layers.RNN(cell, return_sequences=True), name="b")(given)
+        last = layers.GRU(2, name="a", **options)(layers.GRU(2, return_sequences=True)(both))
+        model = keras.Model(given, last)
+        model.save(tmp_path / "model.keras")
+        model.save_weights(tmp_path / "model.weights.h5")
+    for name, group in {"b": "bidirectional", "a": "gru_1"}.items():
+        ours = interop.load(model.get_layer(name))
+        assert jax.tree.leaves(ours)[0].dtype == "bfloat16"
+        assert_equal(interop.load(tmp_path / "model.keras", layer=name), ours)
+        assert_equal(interop.load(tmp_path / "model.weights.h5", layer=group), ours)
+
+
 def test_layers_after_each_other_are_a_stack(keras, model):
     layers = keras.layers
     with promotion():
@@ -147,6 +166,7 @@ def test_a_layer_of_a_file_is_chosen_by_name(files):
     [
         ([np.zeros((3, 12), "f"), np.zeros((4, 12), "f")], {}, "say reset_after"),
         ([np.zeros((3, 12), "f")], {}, "expected 2 or 3 weights"),
+        ([np.zeros((3, 12), "f")] * 6, {}, "two directions or of two cells"),
         ([np.zeros((3, 16), "f"), np.zeros((4, 16), "f")], {}, "LSTM"),
         (interop.dump(Model().draw(0)), {"reset_after": False}, r"bias has shape \(2, 15\)"),
         ([interop.dump(Model().draw(0))] * 2, {}, "layer 1 reads 3 features, layer 0 gives 5"),

@@ -72,7 +72,7 @@ def test_a_gru_is_computed_alike(
     h0 = jnp.asarray(random.normal(size=(batch, sizes[1])), jnp.float32) if with_h0 else None
     # Length 0 among them, which onnxruntime by itself ends in zeros.
     lengths = jnp.asarray(random.integers(0, time + 1, batch), jnp.int32)
-    model = converter.dump(params, reverse=reverse)
+    model = converter.dump(params, reverse=reverse, h0="h0" if with_h0 else None)
     h_last, ys = gru_jax.unroll(params, xs, h0, lengths=lengths, reverse=reverse)
     found = run(model, xs=xs, h0=h0, lengths=lengths)
     assert_close(found[0], ys)
@@ -183,6 +183,7 @@ def test_a_file_is_written_whole_and_read(tmp_path):
     ("ours", "options", "kind", "message"),
     [
         (gru_jax.init_lstm(jax.random.key(0), 3, 4), {}, TypeError, "LSTMParams"),
+        ({"w_x": 1}, {}, TypeError, "dict"),
         (gru(), {"xs": "h0"}, ValueError, "differ"),
         (gru(), {"xs": ""}, ValueError, "texts"),
         (stack(bidirectional=True), {"reverse": True}, ValueError, "one direction"),
@@ -264,6 +265,33 @@ def test_what_pytorch_exports_is_read(
     states, ys = gru_jax.unroll_stack(params, ours, first)
     assert_close(ys.swapaxes(0, 1) if batch_first else ys, expected[0].detach().numpy())
     assert_close(joined(states), expected[1].detach().numpy())
+
+
+def test_what_pytorch_exports_of_packed_sequences_is_read():
+    torch = pytest.importorskip("torch")
+
+    class Packed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gru = torch.nn.GRU(3, 4, bidirectional=True)
+
+        def forward(self, xs, lengths):
+            packed = torch.nn.utils.rnn.pack_padded_sequence(xs, lengths)
+            ys, last = self.gru(packed)
+            return torch.nn.utils.rnn.pad_packed_sequence(ys)[0], last
+
+    torch.manual_seed(0)
+    module, file = Packed(), io.BytesIO()
+    xs, lengths = torch.randn(5, 3, 3), torch.tensor([5, 3, 1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(module, (xs, lengths), file, dynamo=False, input_names=["xs", "n"])
+    layers = converter.read(file.getvalue())
+    assert layers.given_lengths
+    ours = jnp.asarray(lengths.numpy(), jnp.int32)
+    states, ys = gru_jax.unroll_stack(layers.params, jnp.asarray(xs.numpy()), lengths=ours)
+    for found, expected in zip((ys, joined(states)), module(xs, lengths), strict=True):
+        assert_close(found, expected.detach().numpy())
 
 
 def test_a_node_by_hand_is_read():

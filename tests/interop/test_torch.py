@@ -56,6 +56,11 @@ def test_low_precision_is_kept(tmp_path):
         assert_equal(interop.load(path), ours)
 
 
+def test_the_order_of_bytes_does_not_matter():
+    state_dict = {name: array.astype(">f4") for name, array in arrays().items()}
+    assert_equal(interop.load(state_dict), STACK.draw(0))
+
+
 def test_low_precision_goes_through_torch(torch):
     ours = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), Model().draw(0))
     assert_equal(interop.load(interop.dump(ours)), ours)

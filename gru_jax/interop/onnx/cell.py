@@ -15,8 +15,18 @@ from gru_jax.interop.onnx.rules import Known, Other, Value
 
 LAYOUT = Layout("zrn", gates_first=True)
 ACTIVATIONS = ["sigmoid", "tanh"]
+MOST_SHARED = 2**28
 
 Refuse: TypeAlias = Callable[[str], NoReturn]
+
+
+def check_shared(nodes: Sequence[Node]) -> None:
+    """ValueError where nodes have so many weights in common that their cells might fill memory."""
+    weights = [node.input(place) for node in nodes for place in (1, 2)]
+    arrays = [value.array for value in weights if isinstance(value, Known)]
+    needed = sum(array.nbytes for array in arrays)
+    if needed > MOST_SHARED + 16 * sum({id(array): array.nbytes for array in arrays}.values()):
+        raise ValueError(f"its GRU nodes have weights in common, {needed} bytes without that")
 
 
 def load_cells(node: Node, *, learned_h0: bool) -> list[GRUParams]:

@@ -23,9 +23,9 @@ def dump(
 ) -> onnx.ModelProto:
     """A model that computes what :func:`gru_jax.unroll` or :func:`gru_jax.unroll_stack` does.
 
-    Its layers are nodes of ONNX's operator GRU; time and batch may have any size. All of it is
-    float32, float64 or float16, the widest of the parameters' types; onnxruntime runs the first
-    two.
+    Its layers are nodes of ONNX's operator GRU, for any number of steps and sequences. All of it
+    is float32, float64 or float16, the widest of the parameters' types; of these onnxruntime runs
+    float32.
 
     Args:
         ours: a GRU, or a stack of GRUs of one equation and one hidden size.

@@ -59,56 +59,75 @@ def open_model(theirs: Source) -> onnx.ModelProto:
     return model
 
 
-def read_tensor(tensor: TensorProto, directory: Path | None) -> np.ndarray:
-    """The numbers of a tensor, of one of the types in :data:`NUMBERS`.
+class Tensors:
+    """Reads the tensors of a model, those in further files from where they lie, without copying.
 
     Args:
-        tensor: as it stands in a model.
-        directory: where the model lies, in which further files must lie; None where it is none.
-
-    Raises:
-        ValueError: the tensor does not hold what its shape says, or lies elsewhere.
+        directory: where the model lies, in which its further files must lie, too; None where it
+            was no file.
     """
-    name, shape = f"tensor {tensor.name!r}", tuple(tensor.dims)
-    if any(size < 0 for size in shape) or tensor.HasField("segment"):
-        raise ValueError(f"{name} has shape {shape}, or is a segment of a tensor")
-    dtype = NUMBERS[tensor.data_type]
-    needed = math.prod(shape) * dtype.itemsize
-    content = tensor.raw_data if tensor.HasField("raw_data") else None
-    if tensor.data_location == TensorProto.EXTERNAL:
-        content = _read_elsewhere(tensor, needed, directory)
-    if content is not None and len(content) != needed:
-        raise ValueError(f"{name} of shape {shape} needs {needed} bytes, but has {len(content)}")
-    try:
+
+    def __init__(self, directory: Path | None):
+        self._directory = directory
+        self._files: dict[Path, np.ndarray] = {}
+
+    def read(self, tensor: TensorProto) -> np.ndarray:
+        """The numbers of a tensor of one of the types in :data:`NUMBERS`.
+
+        Raises:
+            ValueError: it does not hold what its shape says, or lies elsewhere.
+        """
+        name, shape = f"tensor {tensor.name!r}", tuple(tensor.dims)
+        if any(size < 0 for size in shape) or tensor.HasField("segment"):
+            raise ValueError(f"{name} has shape {shape}, or is a segment of a tensor")
+        dtype = NUMBERS[tensor.data_type]
+        needed = math.prod(shape) * dtype.itemsize
+        content = None
+        if tensor.data_location == TensorProto.EXTERNAL:
+            content = self._read_elsewhere(tensor, needed)
+        elif tensor.HasField("raw_data"):
+            content = np.frombuffer(tensor.raw_data, np.uint8)
+        if content is not None and content.size != needed:
+            raise ValueError(
+                f"{name} of shape {shape} needs {needed} bytes, but has {content.size}"
+            )
+        try:
+            if content is None:
+                return np.asarray(numpy_helper.to_array(tensor)).reshape(shape)
+            return content.view(dtype).reshape(shape)
+        # Typed fields that do not fit, and shapes that no array has, make errors of many kinds.
+        except Exception as error:
+            raise ValueError(
+                f"{name} does not hold what its shape {shape} says: {error}"
+            ) from error
+
+    def _read_elsewhere(self, tensor: TensorProto, needed: int) -> np.ndarray:
+        said = {entry.key: entry.value for entry in tensor.external_data}
+        location, offset = said.get("location", ""), said.get("offset", "0")
+        name = f"tensor {tensor.name!r}"
+        if self._directory is None:
+            raise ValueError(f"{name} lies in the file {location!r}: give the path of the model")
+        content = self._open(self._directory.resolve(), location)
         if content is None:
-            return np.asarray(numpy_helper.to_array(tensor)).reshape(shape)
-        return np.frombuffer(content, dtype).reshape(shape)
-    # Typed fields that do not fit, and shapes that no array has, make errors of many kinds.
-    except Exception as error:
-        raise ValueError(f"{name} does not hold what its shape {shape} says: {error}") from error
+            raise ValueError(f"{name} lies in {location!r}, no file in the model's directory")
+        fits = offset.isdecimal() and len(offset) < 20 and int(offset) + needed <= content.size
+        if not fits or said.get("length", str(needed)) != str(needed):
+            raise ValueError(
+                f"{name} needs {needed} of the {content.size} bytes of {location!r}; it says "
+                f"offset {offset!r} and length {said.get('length')!r}"
+            )
+        return content[int(offset) : int(offset) + needed]
 
-
-def _read_elsewhere(tensor: TensorProto, needed: int, directory: Path | None) -> bytes:
-    """What a tensor holds in another file, beside the model or below."""
-    said = {entry.key: entry.value for entry in tensor.external_data}
-    location, offset = said.get("location", ""), said.get("offset", "0")
-    name = f"tensor {tensor.name!r}"
-    if directory is None:
-        raise ValueError(f"{name} lies in the file {location!r}: give the path of the model")
-    within = directory.resolve()
-    path = None
-    # A null byte, a loop of links, a name that is too long.
-    with contextlib.suppress(OSError, RuntimeError, ValueError):
-        path = (within / location).resolve()
-    if path is None or not path.is_relative_to(within) or not path.is_file():
-        raise ValueError(f"{name} lies in {location!r}, no file in the model's directory")
-    size = path.stat().st_size
-    fits = offset.isdecimal() and len(offset) < 20 and int(offset) + needed <= size
-    if not fits or said.get("length", str(needed)) != str(needed):
-        raise ValueError(
-            f"{name} needs {needed} of the {size} bytes of {location!r}; it says offset "
-            f"{offset!r} and length {said.get('length')!r}"
-        )
-    with open(path, "rb") as file:
-        file.seek(int(offset))
-        return file.read(needed)
+    def _open(self, within: Path, location: str) -> np.ndarray | None:
+        """The bytes of a file in a directory or below; None where there is none to be read."""
+        # A null byte, a loop of links, a name that is too long, no right to read.
+        with contextlib.suppress(OSError, RuntimeError, ValueError):
+            path = (within / location).resolve()
+            if not path.is_relative_to(within) or not path.is_file():
+                return None
+            if path not in self._files:
+                is_empty = not path.stat().st_size
+                empty = np.zeros(0, np.uint8)
+                self._files[path] = empty if is_empty else np.memmap(path, np.uint8, mode="r")
+            return self._files[path]
+        return None

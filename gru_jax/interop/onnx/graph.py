@@ -9,10 +9,12 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, helper
 
-from gru_jax.interop.onnx.file import NUMBERS, read_tensor
+from gru_jax.interop.onnx.file import NUMBERS, Tensors
 from gru_jax.interop.onnx.rules import RULES, Known, Other, Outputs, Value
 
 COPIERS = frozenset({"Cast", "Concat", "Reshape"})
+MOST_COPIED = 2**29
+MOST_NODES = 1000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,20 +56,18 @@ class Graph:
     """
 
     def __init__(self, model: onnx.ModelProto, directory: Path | None, weights: Mapping[str, Any]):
-        self._directory = directory
+        self._tensors = Tensors(directory)
         self.nodes: list[Node] = []
         self.shown: dict[tuple[int, ...], Outputs] = {}
         self.nested: str | None = None
         self._values: dict[str, Value] = {}
-        self._shapes: dict[int, Sequence[int]] = {}
         # However many nodes make something of constants, the copies fill no more memory than
         # a few times the constants themselves.
         self._may_copy = 2**20
         graph = model.graph
         for value in graph.input:
-            given = Other(f"the input {value.name!r}", varies=True)
-            self._values[value.name] = given
-            self._shapes[id(given)] = [d.dim_value for d in value.type.tensor_type.shape.dim]
+            sizes = tuple(axis.dim_value for axis in value.type.tensor_type.shape.dim)
+            self._values[value.name] = Other(f"the input {value.name!r}", True, sizes)
         free = [value.name for value in graph.input]
         for tensor in graph.sparse_initializer:
             self._values[tensor.values.name] = Other("a sparse initializer", varies=False)
@@ -79,8 +79,7 @@ class Graph:
         for name, array in weights.items():
             if name not in free:
                 raise ValueError(f"weights has {name!r}, but the model's inputs are {free}")
-            self._values[name] = Known(np.asarray(array))
-            self._may_copy += 4 * np.asarray(array).nbytes
+            self._values[name] = self._known(np.asarray(array))
         for node in graph.node:
             self._read(node)
 
@@ -119,15 +118,20 @@ class Graph:
             axes = ("batch", "time", "direction", "hidden")
         direction = str(attributes.get("direction", "forward"))
         directions = 2 if direction == "bidirectional" else 1
-        hidden = attributes.get("hidden_size")
+        recurrent = inputs[2] if len(inputs) > 2 else None
+        hidden = None
+        if isinstance(recurrent, Known) and recurrent.array.ndim == 3:
+            hidden = recurrent.array.shape[2]
         sizes: dict[str, int | None] = {"time": None, "batch": None}
         if isinstance(source, Outputs):
             sizes |= {axis: source.sizes[axis] for axis in sizes}
-        elif len(shape := self._shapes.get(id(source), ())) == 3:
+        elif isinstance(source, Other) and len(source.sizes) == 3:
             outer = [axis for axis in axes if axis in sizes]
-            sizes |= {axis: size or None for axis, size in zip(outer, shape, strict=False)}
+            sizes |= {axis: size or None for axis, size in zip(outer, source.sizes, strict=False)}
         sizes |= {"direction": directions, "hidden": hidden}
-        sizes["features"] = hidden * directions if isinstance(hidden, int) else None
+        sizes["features"] = None if hidden is None else hidden * directions
+        if len(self.nodes) == MOST_NODES:
+            raise ValueError(f"it has more than {MOST_NODES} GRU nodes")
         outputs = Outputs((len(self.nodes),), (direction,), source, axes, sizes)
         name = node.name or next(filter(None, node.output), "")
         self.nodes.append(Node(name, attributes, tuple(inputs), outputs))
@@ -137,16 +141,18 @@ class Graph:
         if operator not in COPIERS:
             return True
         needed = sum(value.array.nbytes for value in inputs if isinstance(value, Known))
-        # A cast may take four times the bytes.
-        self._may_copy -= 4 * needed
+        # A cast may take eight times the bytes.
+        self._may_copy -= 8 * needed
         return self._may_copy >= 0
+
+    def _known(self, array: np.ndarray) -> Known:
+        self._may_copy = min(self._may_copy + 32 * array.nbytes, MOST_COPIED)
+        return Known(array)
 
     def _constant(self, tensor: TensorProto) -> Value:
         if tensor.data_type not in NUMBERS:
             return Other(f"the tensor {tensor.name!r}, which does not hold numbers", varies=False)
-        array = read_tensor(tensor, self._directory)
-        self._may_copy += 16 * array.nbytes
-        return Known(array)
+        return self._known(self._tensors.read(tensor))
 
     def _attributes(self, node: onnx.NodeProto) -> dict[str, Any]:
         """A node's attributes: numbers, texts, lists of them, and what is known of tensors."""

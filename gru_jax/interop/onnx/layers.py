@@ -3,7 +3,6 @@
 from typing import NamedTuple, TypeAlias, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from gru_jax.cells import GRUParams
@@ -31,12 +30,11 @@ def cells_of(stack: Stack) -> Cells:
         TypeError: some are no GRUs.
         ValueError: they do not fit together, or differ in hidden size, equation or directions.
     """
-    stack.check()
     for layer in stack.layers:
         for cell in layer:
             if not isinstance(cell, GRUParams):
                 raise TypeError(
-                    f"expected GRUs, which ONNX has an operator for; got {type(cell).__name__}"
+                    f"expected gru_jax.GRUParams or a Stack of them, got {type(cell).__name__}"
                 )
     cells = cast(Cells, checked(stack).layers)
     kinds = {(len(layer), cell.hidden_size, cell.reset) for layer in cells for cell in layer}
@@ -45,17 +43,15 @@ def cells_of(stack: Stack) -> Cells:
             "expected layers of one number of directions, hidden size and equation, got "
             f"{', '.join(map(str, sorted(kinds)))}"
         )
-    if stack.residual and len({cell.input_size for (cell, *_) in cells[1:]}) > 1:
-        raise ValueError("expected residual layers of one size")
     return cells
 
 
 def dtype_of(stack: Stack) -> str:
     """The widest type of a stack's parameters; TypeError where a model cannot have it."""
-    dtype = str(jnp.result_type(*jax.tree.leaves(stack)))
-    if dtype not in TYPES:
-        raise TypeError(f"ONNX's GRU runs in {', '.join(TYPES)}; these parameters are {dtype}")
-    return dtype
+    found = {str(leaf.dtype) for leaf in jax.tree.leaves(stack)}
+    if not found <= set(TYPES):
+        raise TypeError(f"ONNX's GRU is of {', '.join(TYPES)}; these parameters of {found}")
+    return max(found, key=list(TYPES).index)
 
 
 def add_layers(

@@ -11,7 +11,7 @@ import onnx
 from gru_jax.cells import GRUParams
 from gru_jax.interop.files import naming
 from gru_jax.interop.gates import checked
-from gru_jax.interop.onnx.cell import load_cells
+from gru_jax.interop.onnx.cell import check_shared, load_cells
 from gru_jax.interop.onnx.file import Source, open_model
 from gru_jax.interop.onnx.graph import Graph, Node
 from gru_jax.interop.onnx.rules import Known, Merge, Outputs, Value
@@ -103,6 +103,7 @@ def _read(
     every = [node for layer in layers for node in layer]
     notes = {entry.key: entry.value for entry in model.metadata_props}
     learned_h0 = notes.get("gru_jax.learned_h0") == "true"
+    check_shared(every)
     cells = tuple(
         tuple(cell for node in layer for cell in load_cells(node, learned_h0=learned_h0))
         for layer in layers
@@ -146,11 +147,12 @@ def _in_order(graph: Graph, chosen: Sequence[int]) -> list[list[Node]]:
     pairs = [key for key in graph.shown if len(key) == 2 and set(key) <= set(chosen)]
     paired = {place for pair in pairs for place in pair}
     keys = [*pairs, *((place,) for place in chosen if place not in paired)]
+    known = set(keys)
     following: dict[tuple[int, ...] | None, tuple[int, ...]] = {}
     for key in keys:
         source = graph.nodes[key[0]].input(0)
         before = source.nodes if _is_layer(source, graph.nodes[key[0]]) else None
-        following[before if before in keys else None] = key
+        following[before if before in known else None] = key
     order: list[tuple[int, ...]] = []
     while (following_key := following.get(order[-1] if order else None)) is not None:
         order.append(following_key)
@@ -183,7 +185,7 @@ def _joined(graph: Graph, layers: list[list[Node]]) -> tuple[Merge, bool]:
     merges: set[Merge] = set()
     residuals: set[bool] = set()
     for place, layer in enumerate(layers):
-        form = graph.shown[tuple(graph.nodes.index(node) for node in layer)]
+        form = graph.shown[tuple(node.outputs.nodes[0] for node in layer)]
         if place + 1 < len(layers):
             source = layers[place + 1][0].input(0)
             form = source if isinstance(source, Outputs) else form

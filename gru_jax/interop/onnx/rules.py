@@ -26,10 +26,17 @@ class Known:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Other:
-    """A value that is not followed: what it is made by, and whether it varies with an input."""
+    """A value that is not followed.
+
+    Attributes:
+        by: what it is made by.
+        varies: whether it depends on an input of the model.
+        sizes: of its axes, as an input says them, 0 for any; empty where nothing does.
+    """
 
     by: str
     varies: bool
+    sizes: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
