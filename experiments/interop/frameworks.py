@@ -5,6 +5,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import os
 from collections.abc import Callable, Iterator
@@ -302,9 +303,10 @@ def of_cells(
                 outputs = []
                 for direction, cell in enumerate(layer):
                     order = slice(None, None, -1 if direction else 1)
+                    advance = jax.jit(functools.partial(step, sized(model, index), cell))
                     h, ys = jnp.asarray(next(given)), []
                     for x in xs[order]:
-                        h = step(sized(model, index), cell, h, jnp.asarray(x))
+                        h = advance(h, jnp.asarray(x))
                         ys.append(np.asarray(h))
                     last.append(ys[-1])
                     outputs.append(np.stack(ys)[order])
