@@ -108,7 +108,7 @@ def dump(
             ``cell`` for a stack.
         ImportError: ``tensors`` without torch.
     """
-    layers: tuple[tuple[Any, ...], ...] = ((ours,),)
+    layers: Any = ((ours,),)
     if isinstance(ours, Stack):
         if cell:
             raise ValueError("torch.nn.GRUCell is one cell; got a stack")

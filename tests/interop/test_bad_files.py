@@ -10,9 +10,11 @@ from tests.interop.formats import FORMATS, SLOW, Format
 
 every_format = pytest.mark.parametrize("name", FORMATS)
 
+FILES = int(os.environ.get("GRU_JAX_DAMAGED_FILES", "300"))
+"""How many damaged files of each format; thousands are for `python -m experiments interop`."""
+
 # Those that are slow have a process of their own for each file.
-COUNTS = {name: 8 if name in SLOW else 300 for name in FORMATS}
-THOUSANDS = {name: 300 if name in SLOW else 5000 for name in FORMATS}
+COUNTS = {name: FILES // 40 + 1 if name in SLOW else FILES for name in FORMATS}
 
 
 def make(name: str, folder: Path) -> Format:
@@ -30,20 +32,9 @@ def test_hostile_files_are_refused_and_damaged_ones_too_or_they_load(name, tmp_p
     outcomes = dict(zip(made.hostile, found.outcomes, strict=False))
     assert outcomes == dict.fromkeys(made.hostile, "refused")
     assert not found.wrong
-    assert found.loaded > 0
     assert found.memory < 1 << 28
     # Nothing was executed, and nothing written.
     assert sorted(tmp_path.iterdir()) == before
-
-
-@pytest.mark.slow
-@every_format
-def test_many_damaged_files(name, tmp_path):
-    made = make(name, tmp_path)
-    seed = int(os.environ.get("GRU_JAX_DAMAGE_SEED", "1"))
-    found = made.survey(made.damaged(THOUSANDS[name], seed))
-    assert not found.wrong
-    assert found.memory < 1 << 28
 
 
 def test_damage_is_a_function_of_the_seed():

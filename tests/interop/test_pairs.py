@@ -52,14 +52,6 @@ def test_theirs_in_ours_and_ours_in_theirs_compute_the_same(name, data):
     assert pairs.error_of_dump(framework, model, seed) <= TOLERANCE[model.dtype]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "pair", pairs.all_pairs(), ids=lambda pair: f"{pair.name}-{pair.variant}-{pair.direction}"
-)
-def test_every_pair_of_the_table_agrees(pair):
-    assert pair.measure(0) <= TOLERANCE[pair.dtype]
-
-
 @every_framework
 def test_a_swap_of_two_gates_shows(name):
     """What is compared tells every gate from every other, in each of the parameters."""
