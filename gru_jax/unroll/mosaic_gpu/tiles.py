@@ -28,10 +28,12 @@ def load_tile(ref: Ref, *step: Any) -> Array:
 def store_tile(ref: Ref, tile: Array, *step: Any) -> None:
     """Writes what :func:`load_tile` reads, in the dtype of ``ref``."""
     tile = plgpu.layout_cast(tile, WGMMA_TRANSPOSED).astype(ref.dtype)
-    if hasattr(plgpu, "store"):
-        plgpu.store(_tile_of(ref, step), tile, optimized=False)
-    else:
+    # Newer versions refuse to assign what is not whole sectors, as bfloat16 here is not.
+    store = getattr(plgpu, "store", None)
+    if store is None:
         _tile_of(ref, step)[...] = tile
+    else:
+        store(_tile_of(ref, step), tile, optimized=False)
 
 
 def load_carry(ref: Ref) -> Array:
