@@ -1,6 +1,6 @@
 """The way back over a block of steps: a loop for the states, all else for all steps at once."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -63,6 +63,7 @@ SweepCarry = tuple[Leaves, Leaves | None]
 """The cotangents of the state and of the initial state, as in :class:`Cotangents`."""
 
 
+@runtime_checkable
 class Sweep(Protocol):
     """Solves a recurrence: cotangents of each step's outputs, and of the state ahead of all."""
 

@@ -1,7 +1,6 @@
 """What a choice between implementations is made from."""
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
@@ -42,16 +41,6 @@ class Call:
     def is_sized(self) -> bool:
         """Whether all sizes are known, as they are not when exported with symbolic shapes."""
         return all(isinstance(size, int) for size in self.shape)
-
-    @property
-    def time(self) -> int:
-        """T, steps."""
-        return self.shape[0]
-
-    @property
-    def sequences(self) -> int:
-        """The size of the batch, all its axes together."""
-        return math.prod(self.shape[1 : len(self.shape) - self.cell.num_feature_axes])
 
 
 def describe(cell: Cell, xs: Array, state: State | None, *, named: str | None) -> Call:

@@ -23,11 +23,7 @@ from gru_jax.unroll.control import Steps, expand
 from gru_jax.unroll.kernels import Kernels
 from gru_jax.unroll.placement import vary_alike
 from gru_jax.unroll.walk import Kept, Leaves, initial_like, show
-from gru_jax.unroll.walk_back import walk_back
-
-BLOCK_ELEMENTS = 2**25
-"""Of a state over the steps that gates are computed again for at once: 128 MiB in float32."""
-
+from gru_jax.unroll.walk_back import LARGE_BLOCK, walk_back
 
 REDUCED = ("bfloat16", "BF16_BF16_F32")
 """What ``jax.default_matmul_precision`` is set to where float32 may be multiplied in bfloat16."""
@@ -117,7 +113,7 @@ def run(
     def pullback(
         residuals: tuple[GRUParams, Steps, Array, Kept], cotangents: tuple[Array, Array]
     ) -> tuple[AffineCell, Steps, Array]:
-        most = max(1, BLOCK_ELEMENTS // state.size)
+        most = max(1, LARGE_BLOCK // state.size)
         return walk_back(residuals, cotangents, reverse=reverse, most_steps=most, sweep=sweep)
 
     last, ys = with_pullback(function, forward, pullback)(cell, steps, state)

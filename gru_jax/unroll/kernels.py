@@ -5,7 +5,7 @@ is done around it, once: :func:`gru_jax.unroll.transformable.transformable` make
 JAX's transformations, and :func:`gru_jax.unroll.fused.run` runs a GRU with it.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jax import lax
@@ -19,6 +19,7 @@ Gates = tuple[Array, Array, Array]
 """One array (T, B, H) for each of the gates r, z, n."""
 
 
+@runtime_checkable
 class Forward(Protocol):
     """The states of a GRU with ``reset="after"``, whose inputs are already projected.
 
@@ -57,6 +58,7 @@ class Forward(Protocol):
     ) -> tuple[Array, Array]: ...
 
 
+@runtime_checkable
 class Backward(Protocol):
     """The cotangents of the states of a GRU: a recurrence linear in them.
 

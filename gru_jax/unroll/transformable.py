@@ -129,6 +129,12 @@ _choose = Primitive("choose_by_platform")
 _choose.multiple_results = True
 
 
+@_choose.def_impl
+def _apply(*arguments: Array, choice: _Choice) -> list[Array]:
+    # Only under jax.disable_jit: there is no program, and what runs is meant to be looked at.
+    return choice.reference(*arguments)
+
+
 @_choose.def_abstract_eval
 def _types(*avals: Any, choice: _Choice) -> list[Any]:
     return list(jax.make_jaxpr(choice.reference)(*avals).out_avals)

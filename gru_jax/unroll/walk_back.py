@@ -16,6 +16,9 @@ from gru_jax.unroll.placement import place, settle
 from gru_jax.unroll.walk import Kept, batch_shape_of, cast_like, initial_like, one_step, wide
 from gru_jax.unroll.windows import in_windows
 
+LARGE_BLOCK = 2**25
+"""Of a state over a block's steps, where no cache but memory bounds it: 128 MiB in float32."""
+
 
 def walk_back(
     residuals: tuple[AffineCell, Steps, State, Kept],

@@ -19,35 +19,44 @@ from gru_jax.cells.base import AffineCell, at_precision, widen
 from gru_jax.derivative import with_pullback
 from gru_jax.typing import Array, State
 from gru_jax.unroll import scan
-from gru_jax.unroll.call import Call
+from gru_jax.unroll.call import Call, likely_device
 from gru_jax.unroll.control import Steps
 from gru_jax.unroll.placement import vary_alike
 from gru_jax.unroll.walk import Kept, batch_shape_of, one_step, show, walk
-from gru_jax.unroll.walk_back import walk_back
+from gru_jax.unroll.walk_back import LARGE_BLOCK, walk_back
 
 
 @dataclasses.dataclass(frozen=True)
 class Tuning:
-    """What measurement decided; values do not depend on it.
+    """What speed depends on, and values do not.
 
     Attributes:
         block_elements: of a state over the steps of a block on the way back. Half a MiB in
             float32, of which a dozen are at work: what stays in a cache.
         block_rows: steps times sequences that a block has at least, lest adding up the blocks'
             gradients of the weights, which may be large, weighs more than computing them.
-        inside_elements: of all that is projected, from which on a CPU that happens step by step.
+        inside_elements: of all that is projected, from which on that happens step by step.
             Ahead of the loop it is one efficient product; but what that writes is read again
             from memory, into whose fresh pages more time goes than a product per step loses.
+            None: never.
         inside_batch: sequences below which a product per step loses more.
+        keep_sums: whether the sums that enter the gates are kept for the way back, or computed
+            again by one product over all steps of a block.
     """
 
     block_elements: int = 2**17
     block_rows: int = 1280
-    inside_elements: int = 2**21
+    inside_elements: int | None = 2**21
     inside_batch: int = 8
+    keep_sums: bool = True
 
 
 TUNING = Tuning()
+"""For CPUs, by measurement."""
+
+ACCELERATOR = Tuning(block_elements=LARGE_BLOCK, inside_elements=None, keep_sums=False)
+"""For devices where a step is bound by the launches of its kernels: each array that a loop writes
+takes one, and each block takes a few more. Counted in compiled programs, not measured."""
 
 
 def unsupported(call: Call) -> str | None:
@@ -69,7 +78,7 @@ def run(
         return scan.run(cell, steps, state, reverse=reverse, recompute=recompute)
     cell, steps, state = vary_alike((widen(cell), steps, state))
 
-    tuning = TUNING
+    tuning = TUNING if likely_device().platform == "cpu" else ACCELERATOR
     inside = _project_inside(cell, steps, state, tuning)
 
     def function(cell: AffineCell, steps: Steps, state: State) -> tuple[State, Array]:
@@ -78,7 +87,7 @@ def run(
     def forward(
         cell: AffineCell, steps: Steps, state: State
     ) -> tuple[tuple[State, Array], tuple[AffineCell, Steps, State, Kept]]:
-        keep = "states" if recompute else "sums"
+        keep = "sums" if tuning.keep_sums and not recompute else "states"
         last, kept = walk(cell, steps, state, reverse=reverse, keep=keep, project_inside=inside)
         ys = show(cell, kept.states, steps.valid, steps.xs.dtype)
         return (last, ys), (cell, steps, state, kept)
@@ -111,7 +120,7 @@ def _most_steps(
 
 def _project_inside(cell: AffineCell, steps: Steps, state: State, tuning: Tuning) -> bool:
     """Whether inputs are projected as they are read."""
-    if jax.default_backend() != "cpu":
+    if tuning.inside_elements is None:
         return False
     _, projected = one_step(at_precision(cell, steps.xs.dtype), steps, state)
     elements = steps.xs.shape[0] * sum(leaf.size for leaf in jax.tree.leaves(projected))

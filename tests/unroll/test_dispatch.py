@@ -117,6 +117,15 @@ def test_a_program_for_another_platform_contains_no_kernel():
             np.testing.assert_allclose(got, want, rtol=0, atol=2**-7)
 
 
+def test_without_programs():
+    """Line by line, for debugging, no kernel runs."""
+    cell, xs = params(), XS[:2]
+    expected = gru_jax.unroll(cell, xs)
+    with likely("tpu", "TPU v5e"), jax.disable_jit():
+        for got, want in zip(gru_jax.unroll(cell, xs), expected, strict=True):
+            np.testing.assert_allclose(got, want, rtol=0, atol=2**-7)
+
+
 def test_sizes_that_are_not_known_yet():
     (time,) = jax.export.symbolic_shape("time")
     xs = jax.ShapeDtypeStruct((time, 4, 2), XS.dtype)

@@ -37,7 +37,7 @@ def test_all_controls(unroll, reverse, checkpoint):
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 @jax.enable_x64(True)
 def test_the_way_back_in_blocks(unroll, reverse, monkeypatch):
-    monkeypatch.setattr(fused, "BLOCK_ELEMENTS", 3 * 2 * SHAPE.hidden)
+    monkeypatch.setattr(fused, "LARGE_BLOCK", 3 * 2 * SHAPE.hidden)
     jax.clear_caches()
     problem = Problem.draw(GRU_AFTER, SHAPE, learned_h0=True)
     controls = {"reverse": reverse, **draw_controls(SHAPE)}

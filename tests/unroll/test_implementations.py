@@ -112,6 +112,16 @@ def test_blocks_of_any_number_of_steps(time, block, reverse):
     assert_close(outcome, problem.expected(**controls), "float64")
 
 
+@jax.enable_x64(True)
+def test_tuned_for_accelerators():
+    """There is none here; what is tuned changes no value anywhere."""
+    problem = Problem.draw(GRU_AFTER, SHAPE, learned_h0=True)
+    controls = draw_controls(SHAPE)
+    with run_by("xla", xla.ACCELERATOR) as unroll:
+        outcome = problem.run("float64", unroll, **controls)
+    assert_close(outcome, problem.expected(**controls), "float64")
+
+
 def test_blocks_give_what_one_piece_gives():
     """Over so many steps and rows that sums in another order are not the same number."""
     problem = Problem.draw(LSTM, Shape(time=47, batch=(8,), input=4, hidden=8))
