@@ -8,6 +8,7 @@ the program itself can be tried without a GPU; `--one HIDDEN` is what the saniti
 
 import argparse
 import dataclasses
+import functools
 import os
 import re
 import shutil
@@ -67,20 +68,17 @@ def check(output: Path, setting: Setting | None = None, limit: float = CHECKS_LI
 
     for one in CHECKS:
         for hidden in setting.hidden_sizes:
-
-            def run(one: Any = one, hidden: int = hidden) -> dict[str, Any]:
-                return one(setting, hidden)
-
+            run = functools.partial(one, setting, hidden)
             name = f"{one.__name__.replace('_', ' ')}, hidden size {hidden}"
             add(name, run if time.monotonic() < ends else late)
     with ThreadPoolExecutor() as pool:
-        runs = {
+        watched = {
             f"compute-sanitizer {tool}, hidden size {hidden}": pool.submit(_sanitize, tool, hidden)
             for tool in ("memcheck", "racecheck")
             for hidden in dict.fromkeys((setting.hidden_sizes[0], setting.hidden_sizes[-1]))
         }
-        for name, run in runs.items():
-            add(name, run.result)
+        for name, found in watched.items():
+            add(name, found.result)
     return all(row["outcome"] != "failed" for row in result["checks"])
 
 

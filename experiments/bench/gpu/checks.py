@@ -79,10 +79,9 @@ class Case:
         """The same in float64, on the CPU."""
         with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
 
-            def wide(leaf: jax.Array) -> Any:
-                leaf = np.asarray(leaf)
-                kind = leaf.dtype.kind
-                return jnp.asarray(leaf if kind in "bi" else leaf.astype(np.float64))
+            def wide(leaf: jax.Array) -> jax.Array:
+                is_floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+                return jnp.asarray(np.asarray(leaf, np.float64 if is_floating else leaf.dtype))
 
             arguments, controls, weights = jax.tree.map(
                 wide, (self.arguments, self.controls, self.weights)
@@ -186,7 +185,7 @@ def beside_other_work(setting: Setting, hidden: int) -> dict[str, int]:
             square = torch.randn(2048, 2048, device="cuda", dtype=torch.bfloat16)
             while not done.is_set():
                 for _ in range(20):
-                    square @ square
+                    torch.mm(square, square)
                 torch.cuda.current_stream().synchronize()
 
     other = threading.Thread(target=disturb)

@@ -135,7 +135,7 @@ def _time_jax(shape: Shape, seconds: float, ends: float) -> list[dict[str, Any]]
     """Rows of all ways that run in JAX, timed side by side."""
     problem = make_problem(shape)
     ways = jax_gru.ways(problem)
-    rows = {
+    rows: dict[str, dict[str, Any]] = {
         name: {"contender": name, "precision": way.precision, "shape": str(shape)}
         for name, way in ways.items()
     }

@@ -118,11 +118,12 @@ def _flax(problem: Problem, params: Any, xs: jax.Array) -> jax.Array:
     """flax.nnx.RNN(flax.nnx.GRUCell), which computes in the inputs' dtype."""
     from flax import nnx
 
-    cell = nnx.GRUCell(problem.shape.input, problem.shape.hidden, dtype=xs.dtype, rngs=nnx.Rngs(0))
+    shape = problem.shape
+    cell: Any = nnx.GRUCell(shape.input, shape.hidden, dtype=xs.dtype, rngs=nnx.Rngs(0))
     cell.dense_i.kernel[...] = params.w_x
     cell.dense_i.bias[...] = params.b
     cell.dense_h.kernel[...] = params.w_h
-    h0 = jnp.zeros((problem.shape.batch, problem.shape.hidden), xs.dtype)
+    h0 = jnp.zeros((shape.batch, shape.hidden), xs.dtype)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         return jnp.asarray(nnx.RNN(cell, time_major=True)(xs, initial_carry=h0))
 
@@ -130,7 +131,7 @@ def _flax(problem: Problem, params: Any, xs: jax.Array) -> jax.Array:
 def _distance(tree: Any, expected: Any) -> float:
     """The largest difference between the leaves of two trees, relative to each leaf's largest."""
 
-    def of_leaf(came: jax.Array, wanted: jax.Array) -> float:
+    def of_leaf(came: Any, wanted: Any) -> float:
         came, wanted = np.asarray(came, np.float64), np.asarray(wanted, np.float64)
         return float(np.abs(came - wanted).max() / max(np.abs(wanted).max(), 1e-30))
 

@@ -25,41 +25,45 @@ def walk(
     letters: DType,
     interpret: object,
 ) -> tuple[Array, Array]:
-    """See :class:`gru_jax.unroll.kernels.Backward`; B is a multiple of 16.
+    """See :class:`gru_jax.unroll.kernels.Backward`.
 
     Every step each member multiplies the cotangents of its units' sums by U^T, which gives a
     share of every unit's cotangent, and sends each member its share. The other way round, with
     the cotangents sent to all, there would be three times as much to send, and too much to keep.
 
     Args:
+        team: who walks a tile of the batch.
+        d_states, through, slopes, u_transposed, d_last, reverse: as there; B is a multiple of 16.
         letters: the dtype in which shares are sent.
+        interpret: as for ``plgpu.kernel``.
     """
     time, batch, hidden = d_states.shape
     members = team.members
     operands = u_transposed.dtype
 
     def kernel(*refs: Ref) -> None:
-        (*per_step, u_ref, d_last_ref, d_ref, d_start_ref), scratch = refs[:9], refs[9:]
-        u_memory, d_sums, mailbox, fetch_barrier, mail_barriers, *farewell = scratch
-
+        *per_step, u, d_last_ref, d_ref, d_start = refs[:9]
+        u_memory, d_sums, mailbox, fetch_barrier, mail_barriers, *farewell = refs[9:]
+        team.fetch(u, u_memory, fetch_barrier)
+        weights, d_sums, received = map(team.mine, (u_memory, d_sums, mailbox))
         member = lax.axis_index("member")
-        d_sums, mine = team.mine(d_sums), team.mine(mailbox)
-        team.fetch(u_ref, u_memory, fetch_barrier)
-        u_memory = team.mine(u_memory)
 
-        def read(count: Array) -> tuple[Array, ...]:
+        def index(count: Array | int) -> Array:
             count = jnp.minimum(count, time - 1)
-            t = time - 1 - count if reverse else count
-            return tuple(load_tile(ref, t) for ref in per_step)
+            return time - 1 - count if reverse else count
 
-        def step(count: Array, carry: tuple[Array, tuple[Array, ...]]) -> tuple[Array, ...]:
+        def read(count: Array | int) -> list[Array]:
+            return [load_tile(ref, index(count)) for ref in per_step]
+
+        def step(count: Array, carry: tuple[Array, list[Array]]) -> tuple[Array, list[Array]]:
             d, (d_state, through, *slopes) = carry
             slot = lax.rem(count, 2)
             d = d + d_state
             for gate, slope in enumerate(slopes):
                 d_sums[pl.ds(gate * UNITS, UNITS)] = (d * slope).astype(operands)
+            # Products read what was just stored, and by another path.
             plgpu.commit_smem()
-            store_tile(d_ref, d, time - 1 - count if reverse else count)
+            store_tile(d_ref, d, index(count))
             # Read a step ahead: what a step begins with must not wait for memory.
             following = read(count + 1)
 
@@ -67,17 +71,17 @@ def walk(
             def _(distance: Array) -> None:
                 # Each begins with another receiver, so that nobody gets all at once.
                 to = lax.rem(member + distance, members)
-                share = _product(u_memory.at[distance], d_sums).astype(letters)
+                share = _product(weights.at[distance], d_sums).astype(letters)
                 team.send(share, mailbox, mail_barriers, slot, distance - 1, to)
 
-            total = d * through + _product(u_memory.at[0], d_sums)
+            total = d * through + _product(weights.at[0], d_sums)
             team.receive(mail_barriers, slot)
             for place in range(members - 1):
-                total += load(mine.at[slot, place], WGMMA).astype(jnp.float32)
+                total += load(received.at[slot, place], WGMMA).astype(jnp.float32)
             return total, following
 
-        d, _ = lax.fori_loop(0, time, step, (load_carry(d_last_ref), read(jnp.int32(0))))
-        store_tile(d_start_ref, d)
+        d, _ = lax.fori_loop(0, time, step, (load_carry(d_last_ref), read(0)))
+        store_tile(d_start, d)
         team.part(farewell)
 
     run = plgpu.kernel(
@@ -125,4 +129,4 @@ def _product(weights: Ref, operand: Ref) -> Array:
         plgpu.wgmma(total, weights, operand)
         return total[...]
 
-    return pl.run_scoped(accumulate, plgpu.ACC((UNITS, SEQUENCES), jnp.float32))
+    return pl.run_scoped(accumulate, plgpu.WGMMAAccumulatorRef((UNITS, SEQUENCES), jnp.float32))

@@ -1,5 +1,7 @@
 """The way forward: a GRU's states, step by step, with all weights in shared memory."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -19,6 +21,9 @@ from gru_jax.unroll.mosaic_gpu.tiles import (
     store_tile,
 )
 
+VALID, RESETS = 1, 2
+"""Bits of a step's flags."""
+
 
 def walk(
     team: Team,
@@ -27,67 +32,71 @@ def walk(
     b_hn: Array,
     start: Array,
     initial: Array,
-    valid: Array | None,
-    resets: Array | None,
+    flags: Array | None,
     *,
     reverse: bool,
     dtype: DType,
     interpret: object,
 ) -> tuple[Array, Array]:
-    """See :class:`gru_jax.unroll.kernels.Forward`; B is a multiple of 16, flags are int32.
+    """See :class:`gru_jax.unroll.kernels.Forward`.
 
     Every step each member sends its units' state to all, and computes its units' gates.
+
+    Args:
+        team: who walks a tile of the batch.
+        projected, w_h, b_hn, start, initial, reverse, dtype: as there; B is a multiple of 16.
+        flags: (T, B), int32, the bits of each step; None where all steps are valid and none resets.
+        interpret: as for ``plgpu.kernel``.
     """
     time, batch, hidden = projected[0].shape
-    members = team.members
-    flags = [flag for flag in (valid, resets) if flag is not None]
+    members, operands = team.members, w_h.dtype
 
-    def kernel(*refs: Ref) -> None:
-        projected_refs, (u_ref, b_ref, start_ref, initial_ref, *refs) = refs[:3], refs[3:]
-        valid_ref = None if valid is None else refs.pop(0)
-        resets_ref = None if resets is None else refs.pop(0)
-        states_ref, last_ref, u_memory, mailbox, fetch_barrier, mail_barriers, *farewell = refs
+    def kernel(x_r: Ref, x_z: Ref, x_n: Ref, u: Ref, b: Ref, h0: Ref, put_in: Ref, *refs: Ref):
+        flags_ref = None if flags is None else refs[0]
+        states, last, u_memory, mailbox, fetch_barrier, mail_barriers, *farewell = refs[
+            0 if flags is None else 1 :
+        ]
+        team.fetch(u, u_memory, fetch_barrier)
+        bias = load_of_units(b)
+        initial = None if flags_ref is None else load_tile(put_in)
 
-        member = lax.axis_index("member")
-        team.fetch(u_ref, u_memory, fetch_barrier)
-        u_memory = team.mine(u_memory)
-        bias = load_of_units(b_ref)
-        put_in = None if resets is None else load_tile(initial_ref)
+        def index(count: Array | int) -> Array:
+            count = jnp.minimum(count, time - 1)
+            return time - 1 - count if reverse else count
 
-        def product(h: Array, u: Ref, addends: tuple[Array, ...], slot: Array) -> list[Array]:
-            for other in range(members):
-                team.send(h.astype(w_h.dtype), mailbox, mail_barriers, slot, member, other)
-            team.receive(mail_barriers, slot)
-            sums = _products(u, team.mine(mailbox).at[slot], members)
-            return [addend + total for addend, total in zip(addends, sums, strict=True)]
+        def read_flags(count: Array | int) -> Array | None:
+            return None if flags_ref is None else load_flags(flags_ref, index(count))
 
-        def step(count: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
-            h, *begins = carry
-            t, following = (
-                (time - 1 - count, jnp.maximum(time - 2 - count, 0))
-                if reverse
-                else (count, jnp.minimum(count + 1, time - 1))
-            )
-            if resets_ref is not None:
-                h = choose(begins[0], put_in, h)
-                # Read a step ahead: what a step begins with must not wait for memory.
-                begins = [load_flags(resets_ref, following)]
-            # On the way while the members send.
-            x = tuple(load_tile(ref, t) for ref in projected_refs)
-            reads = None if valid_ref is None else load_flags(valid_ref, t)
-            slot = lax.rem(count, 2)
-            new = combine_reset_after(
-                h, x, u_memory, bias, lambda h, u, addends: product(h, u, addends, slot)
-            )
-            h = new if reads is None else choose(reads, new, h)
-            store_tile(states_ref, h, t)
-            return h, *begins
+        def step(count: Array, carry: tuple[Array, Array | None]) -> tuple[Array, Array | None]:
+            h, bits = carry
+            slot, t = lax.rem(count, 2), index(count)
+            if bits is not None and initial is not None:
+                h = choose(bits & RESETS, initial, h)
+            # Read a step ahead: what a step begins with must not wait for memory.
+            following = read_flags(count + 1)
+            # These are on their way while the members send.
+            x = load_tile(x_r, t), load_tile(x_z, t), load_tile(x_n, t)
 
-        carry = [load_carry(start_ref)]
-        if resets_ref is not None:
-            carry.append(load_flags(resets_ref, time - 1 if reverse else 0))
-        h, *_ = lax.fori_loop(0, time, step, tuple(carry))
-        store_tile(last_ref, h)
+            def affine(
+                operand: Array, weights: Ref, addends: Sequence[Array | None]
+            ) -> tuple[Array, ...]:
+                letter = operand.astype(operands)
+                for to in range(members):
+                    team.send(letter, mailbox, mail_barriers, slot, lax.axis_index("member"), to)
+                team.receive(mail_barriers, slot)
+                sums = _products(weights, team.mine(mailbox).at[slot], members)
+                return tuple(
+                    total if addend is None else total + addend
+                    for total, addend in zip(sums, addends, strict=True)
+                )
+
+            new = combine_reset_after(h, x, team.mine(u_memory), bias, affine)
+            h = new if bits is None else choose(bits & VALID, new, h)
+            store_tile(states, h, t)
+            return h, following
+
+        h, _ = lax.fori_loop(0, time, step, (load_carry(h0), read_flags(0)))
+        store_tile(last, h)
         team.part(farewell)
 
     run = plgpu.kernel(
@@ -97,8 +106,8 @@ def walk(
             jax.ShapeDtypeStruct((batch, hidden), jnp.float32),
         ),
         scratch_types=[
-            team.memory((3, UNITS, hidden), w_h.dtype),
-            team.mailbox(members, w_h.dtype),
+            team.memory((3, UNITS, hidden), operands),
+            team.mailbox(members, operands),
             team.fetch_barrier(3),
             team.mail_barriers(members),
             *team.farewell_barrier(),
@@ -106,16 +115,18 @@ def walk(
         grid=(batch // SEQUENCES,),
         grid_names=("tile",),
         kernel_name="gru_forward",
-        compiler_params=plgpu.CompilerParams(lowering_semantics=plgpu.LoweringSemantics.Warpgroup),
+        compiler_params=plgpu.CompilerParams(
+            lowering_semantics=plgpu.LoweringSemantics.Warpgroup, reduction_scratch_bytes=0
+        ),
         interpret=interpret,
         **team.mesh,
     )
     # To each member U^T for its units of every gate, (members, 3, 64, H).
     cut = w_h.reshape(hidden, 3, members, UNITS).transpose(2, 1, 3, 0)
-    return run(*projected, cut, b_hn, start, initial, *flags)
+    return run(*projected, cut, b_hn, start, initial, *([] if flags is None else [flags]))
 
 
-def _products(u: Ref, h: Ref, members: int) -> tuple[Array, ...]:
+def _products(weights: Ref, letters: Ref, members: int) -> tuple[Array, ...]:
     """``U^T h`` for each gate: (3, units, H) by (members, units, sequences)."""
 
     def accumulate(*sums: Ref) -> tuple[Array, ...]:
@@ -125,8 +136,9 @@ def _products(u: Ref, h: Ref, members: int) -> tuple[Array, ...]:
         def _(member: Array) -> None:
             units = pl.ds(pl.multiple_of(member * UNITS, UNITS), UNITS)
             for gate, total in enumerate(sums):
-                plgpu.wgmma(total, u.at[gate, :, units], h.at[member])
+                plgpu.wgmma(total, weights.at[gate, :, units], letters.at[member])
 
         return tuple(total[...] for total in sums)
 
-    return pl.run_scoped(accumulate, *[plgpu.ACC((UNITS, SEQUENCES), jnp.float32)] * 3)
+    tile = plgpu.WGMMAAccumulatorRef((UNITS, SEQUENCES), jnp.float32)
+    return pl.run_scoped(accumulate, tile, tile, tile)

@@ -54,7 +54,7 @@ def _forward(
         b_hn,
         _pad(start, 0),
         _pad(initial, 0),
-        *(None if flags is None else _pad(flags.astype(jnp.int32), 1) for flags in (valid, resets)),
+        _pack_flags(valid, resets),
         reverse=reverse,
         dtype=dtype,
         interpret=interpret,
@@ -94,6 +94,16 @@ def _backward(
 
 def _team(hidden: int, clustered: bool | None) -> Team:
     return Team(hidden // UNITS, hidden > BLOCK_HIDDEN if clustered is None else clustered)
+
+
+def _pack_flags(valid: Array | None, resets: Array | None) -> Array | None:
+    """All flags of a step in one number, (T, B); None where there are none."""
+    if valid is None and resets is None:
+        return None
+    bits = forward.VALID if valid is None else forward.VALID * valid.astype(jnp.int32)
+    if resets is not None:
+        bits = bits + forward.RESETS * resets.astype(jnp.int32)
+    return _pad(jnp.asarray(bits), 1)
 
 
 def _pad(array: Array, axis: int) -> Array:

@@ -34,9 +34,10 @@ class Team:
     all of their own. A mailbox has two slots, for even and for odd steps, and a barrier for each.
 
     That suffices. Say that a member sends for step t, into slot t mod 2. It has all letters of
-    step t - 1, so everybody else has sent those, which they do after they have waited for and
-    read the letters of step t - 2: what was in the slot has been read, and the barrier's phase
-    of step t - 2 is over, so that no arrival is counted for a step that it does not belong to.
+    step t - 1, so every thread of everybody else has sent its part of those, which it does after
+    it has waited for and read the letters of step t - 2: what was in the slot has been read, and
+    the barrier's phase of step t - 2 is over and seen by all, so that no arrival is counted for
+    a step that it does not belong to. A sequence ends with nothing in the mailboxes unread.
 
     Attributes:
         members: how many; the hidden size is 64 times that.

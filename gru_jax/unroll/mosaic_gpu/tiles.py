@@ -28,10 +28,12 @@ def load_tile(ref: Ref, *step: Any) -> Array:
 def store_tile(ref: Ref, tile: Array, *step: Any) -> None:
     """Writes what :func:`load_tile` reads, in the dtype of ``ref``."""
     tile = plgpu.layout_cast(tile, WGMMA_TRANSPOSED).astype(ref.dtype)
-    if hasattr(plgpu, "store"):
-        plgpu.store(_tile_of(ref, step), tile, optimized=False)
-    else:
+    # Newer versions refuse to assign what is not whole sectors, as bfloat16 here is not.
+    store = getattr(plgpu, "store", None)
+    if store is None:
         _tile_of(ref, step)[...] = tile
+    else:
+        store(_tile_of(ref, step), tile, optimized=False)
 
 
 def load_carry(ref: Ref) -> Array:
@@ -55,10 +57,10 @@ def load_flags(ref: Ref, step: Any) -> Array:
     return load(ref.at[step, _my_sequences()], WGMMA.reduce(0))
 
 
-def choose(flags: Array, on_one: Array, on_zero: Array) -> Array:
-    """One tile where a sequence's flag is 1, and another where it is 0."""
-    flags = plgpu.layout_cast(lax.broadcast_in_dim(flags, on_one.shape, (1,)), WGMMA)
-    return jnp.where(flags != 0, on_one, on_zero)
+def choose(flags: Array, on_set: Array, on_zero: Array) -> Array:
+    """One tile where a sequence's flag is not 0, and another where it is."""
+    flags = plgpu.layout_cast(lax.broadcast_in_dim(flags, on_set.shape, (1,)), WGMMA)
+    return jnp.where(flags != 0, on_set, on_zero)
 
 
 def load(ref: Ref, layout: Any) -> Array:
