@@ -48,8 +48,9 @@ assert "gru_jax" not in sys.modules
 
 def randomized(params, seed=0):
     random = np.random.default_rng(seed)
-    draw = lambda leaf: jnp.asarray(random.normal(0, 0.6, leaf.shape), leaf.dtype)  # noqa: E731
-    return jax.tree.map(draw, params)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(random.normal(0, 0.6, leaf.shape), leaf.dtype), params
+    )
 
 
 def gru(**options):
@@ -126,8 +127,9 @@ def test_trainable_programs_have_the_gradient():
 
     arrays = export.arrays_of(params)
     found = jax.grad(lambda arrays, xs: loss(call(arrays, xs, h0, lengths)), (0, 1))(arrays, xs)
-    run = lambda params, xs: loss(gru_jax.unroll(params, xs, h0, lengths=lengths))  # noqa: E731
-    expected = jax.grad(run, (0, 1))(params, xs)
+    expected = jax.grad(
+        lambda params, xs: loss(gru_jax.unroll(params, xs, h0, lengths=lengths)), (0, 1)
+    )(params, xs)
     assert_close(found, (export.arrays_of(expected[0]), expected[1]))
 
 
@@ -135,7 +137,9 @@ def test_the_program_for_any_size_has_the_same_gradient_as_that_for_one():
     params, xs = gru(), drawn(7, 3, 3)
 
     def gradient(params, xs):
-        loss = lambda params: jnp.sum(gru_jax.unroll(params, xs, checkpoint="step")[1] ** 2)  # noqa: E731
+        def loss(params):
+            return jnp.sum(gru_jax.unroll(params, xs, checkpoint="step")[1] ** 2)
+
         return export.arrays_of(jax.grad(loss)(params))
 
     shape = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("time, batch"), 3), jnp.float32)
