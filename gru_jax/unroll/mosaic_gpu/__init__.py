@@ -1,4 +1,4 @@
-"""A GRU by fused kernels for Hopper GPUs: compiled for H100 and right in interpret mode, never run."""
+"""A GRU by fused kernels for Hopper GPUs: compiled for them, right when interpreted, never run."""
 
 import importlib.util
 
