@@ -1,6 +1,7 @@
 """The kernels for Hopper GPUs, interpreted: values, gradients, and that nothing races."""
 
 import functools
+import importlib.util
 
 import jax
 import jax.numpy as jnp
@@ -147,3 +148,11 @@ def test_what_the_kernels_cannot_serve(platform, kind, hidden, dtype, reason):
         with pytest.raises(NotImplementedError, match=f"mosaic_gpu.*{reason}"):
             gru_jax.unroll(params(hidden), xs, implementation="mosaic_gpu")
         assert KERNEL not in lower(gru_jax.unroll, params(hidden), xs)
+
+
+def test_without_absl_another_implementation_serves(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with likely("gpu", H100):
+        with pytest.raises(NotImplementedError, match="pip install absl-py"):
+            gru_jax.unroll(params(), XS, implementation="mosaic_gpu")
+        assert KERNEL not in lower(gru_jax.unroll, params(), XS)

@@ -1,4 +1,6 @@
-"""Fused kernels for Hopper GPUs. Compiled for the H100, and checked in part; never run on one."""
+"""A GRU by fused kernels for Hopper GPUs: compiled for them, right when interpreted, never run."""
+
+import importlib.util
 
 from gru_jax.cells.gru import GRUParams
 from gru_jax.typing import Array
@@ -20,6 +22,8 @@ def unsupported(call: Call) -> str | None:
         return f"it runs on Hopper GPUs, and this is {call.platform}"
     if not set(HOPPER) & set(call.device_kind.split()):
         return f"it runs on Hopper GPUs ({', '.join(HOPPER)}), and this is {call.device_kind}"
+    if importlib.util.find_spec("absl") is None:
+        return "Pallas for GPU needs absl-py, which jax does not bring: pip install absl-py"
     reason = fused.unsupported(call)
     if reason is not None:
         return reason
