@@ -104,9 +104,10 @@ def unroll(
         implementation: ``"xla"``, whose derivative is written by hand, ``"scan"``, which is
             differentiated by JAX, ``"mosaic_gpu"`` and ``"pallas_tpu"``, fused kernels for some
             GRUs on Hopper GPUs and on TPU, or None for the fastest that serves the call.
-        checkpoint: what to keep for the gradient. None: everything. ``"step"``: the states,
-            gates are computed again. ``"chunk"``: a state for every chunk of about sqrt(T)
-            steps, chunks are run again; an integer: chunks of that many steps.
+        checkpoint: what to keep for the gradient. None: what makes it fastest, on a CPU all that
+            enters the gates. ``"step"``: the states, gates are computed again. ``"chunk"``: a
+            state for every chunk of about sqrt(T) steps, chunks are run again; an integer: chunks
+            of that many steps.
 
     Returns:
         ``(h_last, ys)``: the state after the last valid step, and outputs (T, *batch, H) in the
