@@ -1,7 +1,6 @@
 """Measures what the options ask for, and writes it as JSON, as a table and as a plot."""
 
 import dataclasses
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from rich.console import Console
 from tqdm import tqdm
 
 from experiments.bench import cells, contenders, layers, music, report, streaming
+from experiments.bench.invocation import invocation
 from experiments.bench.peers import Shape, make_problem
 from experiments.bench.process import measure_process
 from experiments.bench.products import time_parts
@@ -90,7 +90,7 @@ def main(arguments: list[str]) -> int:
     output = options.output or Path("runs", "bench", time.strftime("%Y%m%d-%H%M%S"))
 
     result = {
-        "command": _command(arguments),
+        "command": invocation(arguments),
         **provenance(),
         "contenders": {name: contenders.known_contenders()[name] for name in names},
         "shapes": [dataclasses.asdict(shape) for shape in shapes],
@@ -142,17 +142,6 @@ def _time_contenders(shapes: list[Shape], names: list[str], options: Options) ->
         if options.processes:
             found["process"][str(shape)] = {name: measure_process(name, shape) for name in gradient}
     return found
-
-
-def _command(arguments: list[str]) -> str:
-    """The command without its directories, which say nothing about the figures."""
-    shown, rest = [], iter(arguments)
-    for argument in rest:
-        if argument in ("--output", "--data-dir"):
-            next(rest, None)
-        elif not argument.startswith(("--output=", "--data-dir=")):
-            shown.append(argument)
-    return shlex.join(["python", "-m", "experiments", "bench", *shown])
 
 
 def _shape(option: str, sizes: str) -> Shape:

@@ -1,7 +1,6 @@
 """Times GRUs on a GPU, in every precision that users run them in, and writes what it found."""
 
 import dataclasses
-import shlex
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ import jax
 from experiments.bench.gpu import jax_gru, report
 from experiments.bench.gpu.cudnn_gru import time_cudnn
 from experiments.bench.gpu.torch_gru import time_torch
+from experiments.bench.invocation import invocation
 from experiments.bench.peers import Shape, make_problem
 from experiments.bench.timing import interleave_bursts
 from experiments.errors import UserError
@@ -79,7 +79,7 @@ def main(arguments: list[str]) -> int:
         from experiments.bench.gpu.check import check
 
         failed = not check(output)
-    command = shlex.join(["python", "-m", "experiments", "bench", "--gpu", *arguments])
+    command = invocation(["--gpu", *arguments])
     print(run(shapes, options.seconds, options.minutes * 60, output, command))
     print(f"Written to {output}")
     return int(failed)
