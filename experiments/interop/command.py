@@ -15,10 +15,10 @@ from tqdm import tqdm
 from experiments.errors import UserError
 from experiments.files import write_atomically, write_json
 from experiments.interop import report
+from experiments.interop.bad_files.formats import FORMATS, SLOW
 from experiments.interop.frameworks import FRAMEWORKS
 from experiments.interop.pairs import Pair, all_pairs
 from experiments.provenance import provenance
-from tests.interop.formats import FORMATS, SLOW
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,10 +6,10 @@ import zipfile
 
 import pytest
 
+from experiments.interop.bad_files.damage import rezip
+from experiments.interop.bad_files.formats import keras_h5
 from gru_jax.interop import hdf5
 from gru_jax.interop.files import FileError, needed, read_archive, read_bytes, read_safetensors
-from tests.interop.damage import rezip
-from tests.interop.formats import keras_h5
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):

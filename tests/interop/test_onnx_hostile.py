@@ -4,9 +4,9 @@ import pytest
 
 pytest.importorskip("onnx")
 
+from experiments.interop.bad_files.hostile_onnx import HOSTILE, LONG, chain, followed_by, gru
 from gru_jax.interop import onnx as converter
 from gru_jax.interop.files import FileError
-from tests.interop.onnx_models import HOSTILE, LONG, chain, followed_by, gru
 from tests.interop.trees import assert_equal
 
 

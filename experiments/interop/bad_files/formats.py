@@ -10,11 +10,11 @@ from pathlib import Path
 import jax
 
 import gru_jax
+from experiments.interop.bad_files import hostile
+from experiments.interop.bad_files.damage import Survey, damaged, damaged_entries, rezip, survey
 from gru_jax.interop import keras as keras_interop
 from gru_jax.interop import safetensors as ours_on_disk
 from gru_jax.interop import torch as torch_interop
-from tests.interop import hostile
-from tests.interop.damage import Survey, damaged, damaged_entries, rezip, survey
 
 KEY = jax.random.key(0)
 STACK = gru_jax.init_stack(KEY, 1, 2, num_layers=2, bidirectional=True, bias_init="torch")
@@ -104,8 +104,8 @@ def keras_archive(folder: Path) -> Format:
 
 def onnx_model(folder: Path) -> Format:
     """A model of GRU nodes."""
+    from experiments.interop.bad_files.hostile_onnx import hostile_files
     from gru_jax.interop import onnx as onnx_interop
-    from tests.interop.onnx_models import hostile_files
 
     good = onnx_interop.dump(STACK).SerializeToString()
     return Format("onnx", ".onnx", good, hostile_files())

@@ -26,9 +26,11 @@ ROOT = Path(__file__).parents[2]
 
 
 def damaged(data: bytes, count: int, seed: int = 0) -> Iterator[bytes]:
-    """Yields ``count`` damaged copies, each a function of the seed: a third of them cut short,
-    the others with bits flipped, bytes replaced, numbers made huge, or blocks moved, repeated or
-    left out."""
+    """Yields ``count`` damaged copies, each a function of the seed.
+
+    A third of them are cut short; the others have bits flipped, bytes replaced, numbers made huge,
+    or blocks moved, repeated or left out.
+    """
     chance = random.Random(seed)
     changes = (_flip, _flip, _overwrite, _enlarge, _shuffle)
     for index in range(count):
@@ -173,7 +175,7 @@ def _ask(
 ) -> tuple[list[dict[str, Any]], str]:
     """The answers that came, and how the process ended if it was not in order."""
     request = json.dumps({"module": module, "folder": folder, "names": names, "options": options})
-    command = [sys.executable, "-m", "tests.interop.damage", request, str(timeout)]
+    command = [sys.executable, "-m", "experiments.interop.bad_files.damage", request, str(timeout)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     if done.returncode or len(answers) < len(names):

@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from tests.interop.damage import rezip, unzip
+from experiments.interop.bad_files.damage import rezip, unzip
 
 HUGE = 1 << 62
 
