@@ -22,7 +22,7 @@ from typing import Any
 MEMORY = 2 << 30
 """Bytes of address space that a reader may take beyond what it has after its first file."""
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def damaged(data: bytes, count: int, seed: int = 0) -> Iterator[bytes]:
