@@ -103,7 +103,8 @@ def unroll(
             is read first begins with ``h0``, and ``starts[0]`` changes nothing.
         implementation: ``"xla"``, whose derivative is written by hand, ``"scan"``, which is
             differentiated by JAX, ``"mosaic_gpu"`` and ``"pallas_tpu"``, fused kernels for some
-            GRUs on Hopper GPUs and on TPU, or None for the fastest that serves the call.
+            GRUs on Hopper GPUs and on TPU, or None for the fastest that serves the call and has
+            run on such a device.
         checkpoint: what to keep for the gradient. None: what makes it fastest, on a CPU all that
             enters the gates. ``"step"``: the states, gates are computed again. ``"chunk"``: a
             state for every chunk of about sqrt(T) steps, chunks are run again; an integer: chunks

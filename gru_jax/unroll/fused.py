@@ -25,6 +25,9 @@ from gru_jax.unroll.placement import vary_alike
 from gru_jax.unroll.walk import Kept, Leaves, initial_like, show
 from gru_jax.unroll.walk_back import LARGE_BLOCK, walk_back
 
+RUN_ON: tuple[str, ...] = ()
+"""Platforms on whose devices their kernels have run. On others they are taken by name alone."""
+
 REDUCED = ("bfloat16", "BF16_BF16_F32")
 """What ``jax.default_matmul_precision`` is set to where float32 may be multiplied in bfloat16."""
 
@@ -48,6 +51,8 @@ def unsupported(call: Call) -> str | None:
         return f"it carries the state in float32, and h0 is {call.state_dtypes[0]}"
     if jax.sharding.AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types:
         return "under a mesh with explicit axes a kernel has to be called within jax.shard_map"
+    if call.platform not in RUN_ON and not call.is_named:
+        return f"it has run on no {call.platform} yet: ask for it by name"
     if call.num_devices > 1 and not call.is_named:
         return (
             f"a kernel runs on one device, and the program may be spread over {call.num_devices}: "

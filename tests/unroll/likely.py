@@ -5,15 +5,21 @@ import types
 
 import pytest
 
-from gru_jax.unroll import call, pallas_tpu
+from gru_jax.unroll import call, fused, pallas_tpu
 
 
 @contextlib.contextmanager
-def likely(platform, kind, count=1):
-    """Tracing takes it that programs run on ``count`` devices of this platform and kind."""
+def likely(platform, kind, count=1, has_run=True):
+    """Tracing takes it that programs run on ``count`` devices of this platform and kind.
+
+    Args:
+        platform, kind, count: of the devices.
+        has_run: whether the kernels for such devices have run on one.
+    """
     device = types.SimpleNamespace(platform=platform, device_kind=kind)
     with pytest.MonkeyPatch.context() as patch:
         for module in (call, pallas_tpu):
             patch.setattr(module, "likely_device", lambda: device)
         patch.setattr(call, "count_devices", lambda device: count)
+        patch.setattr(fused, "RUN_ON", (platform,) if has_run else ())
         yield

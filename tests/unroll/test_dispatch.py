@@ -34,6 +34,13 @@ def test_a_tpu_is_given_the_kernels():
         assert lower(gradient, params(), XS).count(KERNEL) == 2
 
 
+def test_kernels_that_have_run_on_no_device_are_taken_by_name_alone():
+    with likely("tpu", "TPU v5e", has_run=False):
+        assert KERNEL not in lower(gru_jax.unroll, params(), XS)
+        named = functools.partial(gru_jax.unroll, implementation="pallas_tpu")
+        assert KERNEL in lower(named, params(), XS)
+
+
 @pytest.mark.parametrize(
     ("of_cell", "dtype", "of_state", "reason"),
     [
