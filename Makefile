@@ -10,7 +10,7 @@ train: $(VENV)/.experiments
 	$(BIN)/python -m experiments train configs/digits.yaml
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

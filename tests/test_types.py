@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 TOUR = """
 from jaxtyping import install_import_hook
 
@@ -44,6 +46,7 @@ with pytest.raises(TypeCheckError):
 """
 
 
+@pytest.mark.slow
 def test_annotations_hold_in_a_tour_of_the_library():
     process = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", TOUR],

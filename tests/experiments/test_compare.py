@@ -28,6 +28,7 @@ def rows(run):
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_seeds_side_by_side_give_what_each_gives_alone(adding, write_config):
     adding["model"] |= {"dropout": 0.2, "dropconnect": 0.2}
     adding["optimizer"] |= {"clip_norm": 0.1, "name": "adamw", "schedule": "cosine"}
@@ -61,6 +62,7 @@ def test_only_what_is_missing_is_trained(adding, write_config):
     assert read(Path("out/gru/s2/meta.json"))["side_by_side"] == [1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side_by_side", ["True", "False"])
 def test_what_was_stopped_goes_on(adding, write_config, monkeypatch, capfd, side_by_side):
     config = write_config(adding)
@@ -100,6 +102,7 @@ def test_ctrl_c_before_the_training_is_a_message(adding, write_config, monkeypat
     assert capfd.readouterr().err == "Stopped by Ctrl-C.\n"
 
 
+@pytest.mark.slow
 def test_what_was_trained_is_not_trained_again(adding, write_config, monkeypatch, capfd):
     """The command ends when all are trained, and one of them has its summary."""
     config = write_config(adding)

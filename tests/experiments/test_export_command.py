@@ -52,6 +52,7 @@ def assert_close(actual, expected):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-6, strict=True)
 
 
+@pytest.mark.slow
 def test_digits_are_read_alike_everywhere(digits, train):
     values = {**digits, "model": {"hidden_size": 4, "num_layers": 2, "bidirectional": True}}
     run = train(values)
@@ -99,6 +100,7 @@ def check_torch(path, task, pixels, expected):
     assert_close(model(xs).detach().numpy(), expected)
 
 
+@pytest.mark.slow
 def test_a_stream_of_characters_is_read_alike(train, tmp_path, monkeypatch):
     text = "the quick brown fox jumps over the lazy dog. " * 40
     data_dir = publish("shakespeare", text.encode(), tmp_path, monkeypatch)
@@ -128,6 +130,7 @@ def test_a_stream_of_characters_is_read_alike(train, tmp_path, monkeypatch):
         assert_close(y, expected[:, at])
 
 
+@pytest.mark.slow
 def test_the_adding_problem_in_lstm_cells(adding, train, refused):
     run = train({**adding, "model": {"hidden_size": 4, "cell": "lstm"}})
     assert main(["export", str(run), "--to", "stablehlo", "--output", "out"]) == 0

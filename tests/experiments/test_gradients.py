@@ -20,6 +20,7 @@ def network_of(adding, **model):
     return task.make_network(check(task.Config, values, where="test"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", ["gru", "lstm", "rnn"])
 def test_norms_are_of_the_gradient_with_respect_to_the_state(adding, cell):
     network = network_of(adding, cell=cell)
@@ -48,6 +49,7 @@ def test_a_stack_has_several_states(adding):
         task.gradient_norms(network, network.params, task.draw_sums(2, 4, (0,)))
 
 
+@pytest.mark.slow
 def test_the_command_measures_what_compare_trained(adding, write_config, capfd):
     config = write_config(adding)
     assert main(["compare", str(config), "--output", "out", "--seeds", "1"]) == 0

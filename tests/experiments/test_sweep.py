@@ -38,6 +38,7 @@ def summaries(output):
     return [json.loads(path.read_text()) for path in Path(output).glob("trial-*/summary.json")]
 
 
+@pytest.mark.slow
 def test_the_best_trial_becomes_a_config(swept, write_config, capfd):
     assert sweep(write_config(swept), "out", "--trials", "4") == 0
     figures = [summary["validation"]["mse"] for summary in summaries("out")]

@@ -170,6 +170,7 @@ def test_baselines():
     assert found["the German sentence"]["bleu"] < 50
 
 
+@pytest.mark.slow
 def test_trains_and_leaves_translations_and_a_plot(
     write_config, workplace, tmp_path_factory, monkeypatch, capsys
 ):

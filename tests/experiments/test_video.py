@@ -186,6 +186,7 @@ def test_a_little_training_beats_copying_the_last_frame():
     assert task.figures(state.params, "test")["mse"] < task.baselines()["last frame"]["mse"]
 
 
+@pytest.mark.slow
 def test_seeds_are_compared(write_config):
     """Side by side, with checkpoints and the plots of a run."""
     config = write_config(TINY)

@@ -24,6 +24,7 @@ def make(name: str, folder: Path) -> Format:
     return FORMATS[name](folder)
 
 
+@pytest.mark.slow
 @every_format
 def test_hostile_files_are_refused_and_damaged_ones_too_or_they_load(name, tmp_path):
     made = make(name, tmp_path)
@@ -44,6 +45,7 @@ def test_damage_is_a_function_of_the_seed():
     assert all(file != data for file in damaged(data, 30))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "programs",
     [

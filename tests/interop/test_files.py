@@ -20,7 +20,9 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
 
 
 def test_a_missing_library_is_named_with_its_extra(monkeypatch):
+    # Whether or not another test has imported it.
     monkeypatch.setitem(sys.modules, "keras", None)
+    monkeypatch.setitem(sys.modules, "keras.layers", None)
     with pytest.raises(ImportError, match=r"keras is needed .* pip install 'gru-jax\[interop\]'"):
         needed("keras.layers")
 
