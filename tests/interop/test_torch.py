@@ -145,3 +145,38 @@ def test_other_arguments_are_refused():
     for path, expected in (("gru.npz", "expected a name"), ("absent.safetensors", "No such file")):
         with pytest.raises(FileError, match=f"{path}: {expected}"):
             interop.load(path)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_pytorch_s_own_samples_of_its_modules(torch):
+    """Those that PyTorch tests its modules with, all of them."""
+    pytest.importorskip("expecttest", reason="PyTorch's own tests need expecttest")
+    from torch.testing._internal.common_modules import module_db
+
+    tested = 0
+    for info in module_db:
+        if info.module_cls not in (torch.nn.GRU, torch.nn.GRUCell):
+            continue
+        of_cpu = {"device": "cpu", "dtype": torch.float32, "requires_grad": False}
+        for sample in info.module_inputs_func(info, **of_cpu, training=False):
+            made = sample.constructor_input
+            module = info.module_cls(*made.args, **made.kwargs)
+            xs, *h0 = sample.forward_input.args
+            with torch.no_grad():
+                expected = module(xs, *h0)
+            ours = interop.load(module)
+            given = [jnp.asarray(h.numpy()) for h in h0]
+            if info.module_cls is torch.nn.GRUCell:
+                got = [gru_jax.step(ours, *given, jnp.asarray(xs.numpy()))]
+                expected = [expected]
+            else:
+                states = None
+                if given:
+                    by_direction = given[0].reshape(made.kwargs["num_layers"], -1, *h0[0].shape[1:])
+                    states = tuple(map(tuple, by_direction))
+                last, ys = gru_jax.unroll_stack(ours, jnp.asarray(xs.numpy()), states)
+                got = [ys, jnp.stack([state for layer in last for state in layer])]
+            for value, want in zip(got, expected, strict=True):
+                np.testing.assert_allclose(value, want.numpy(), rtol=0, atol=1e-6)
+            tested += 1
+    assert tested >= 18
