@@ -153,6 +153,7 @@ def test_pytorch_s_own_samples_of_its_modules(torch):
     pytest.importorskip("expecttest", reason="PyTorch's own tests need expecttest")
     from torch.testing._internal.common_modules import module_db
 
+    torch.manual_seed(0)
     tested = 0
     for info in module_db:
         if info.module_cls not in (torch.nn.GRU, torch.nn.GRUCell):
@@ -177,6 +178,7 @@ def test_pytorch_s_own_samples_of_its_modules(torch):
                 last, ys = gru_jax.unroll_stack(ours, jnp.asarray(xs.numpy()), states)
                 got = [ys, jnp.stack([state for layer in last for state in layer])]
             for value, want in zip(got, expected, strict=True):
-                np.testing.assert_allclose(value, want.numpy(), rtol=0, atol=1e-6)
+                # Inputs and states are up to 9: sums of tens, which are rounded at 2e-6.
+                np.testing.assert_allclose(value, want.numpy(), rtol=0, atol=1e-5)
             tested += 1
     assert tested >= 18
