@@ -115,6 +115,51 @@ def test_cells_compute_the_same(model):
     np.testing.assert_allclose(np.swapaxes(ys, 0, 1), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["test_correctness0", "test_pass_initial_state", "test_pass_return_state", "test_masking"],
+)
+def test_keras_s_own_samples_of_its_layer(keras, monkeypatch, name):
+    """Every layer that Keras' own tests of the GRU call, as it is called there."""
+    gru_test = pytest.importorskip("keras.src.layers.rnn.gru_test")
+    called = []
+    call = gru_test.layers.GRU.__call__
+
+    def recorded(layer, sequence, **options):
+        output = call(layer, sequence, **options)
+        called.append((layer, sequence, options, output))
+        return output
+
+    monkeypatch.setattr(gru_test.layers.GRU, "__call__", recorded)
+    with promotion():
+        result = gru_test.GRUTest(name).run()
+    assert result.testsRun == 1
+    assert result.wasSuccessful(), result.failures + result.errors
+
+    compared = 0
+    for layer, sequence, options, output in called:
+        if layer.go_backwards or layer.unroll:
+            with pytest.raises(ValueError, match=r"go_backwards=True|unroll=True"):
+                interop.load(layer)
+            continue
+        h0, mask = options.get("initial_state"), options.get("mask")
+        last, ys = gru_jax.unroll(
+            interop.load(layer),
+            jax.numpy.asarray(sequence.swapaxes(0, 1)),
+            None if h0 is None else jax.numpy.asarray(h0),
+            mask=None if mask is None else jax.numpy.asarray(mask.swapaxes(0, 1)),
+        )
+        if layer.return_sequences:
+            # Where Keras repeats the last output at a masked step, ours is zero.
+            read = np.ones(sequence.shape[:2], bool) if mask is None else mask
+            got, expected = np.swapaxes(ys, 0, 1)[read], np.asarray(output)[read]
+        else:
+            got, expected = last, output[0] if layer.return_state else output
+        np.testing.assert_allclose(got, expected, rtol=0, atol=2e-6)
+        compared += 1
+    assert compared
+
+
 def test_options_that_ours_does_not_have_are_named(keras):
     layers = keras.layers
     refused = {
