@@ -12,6 +12,9 @@ from experiments.plots import save
 
 Result = Mapping[str, Any]
 
+# Matplotlib's default colours but C7, a grey, which is what ours have.
+CHROMATIC = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9")
+
 
 def to_markdown(result: Result) -> str:
     """All tables, with the device and the command they were made by."""
@@ -188,7 +191,8 @@ def draw(result: Result, path: Path) -> None:
     figure = Figure(figsize=(11, 6.5), layout="constrained")
     panels = figure.subplots(2, 1, sharex=True)
     greys = dict(zip(OURS, ("black", "dimgray", "darkgray", "lightgray"), strict=True))
-    colors = {name: greys.get(name, f"C{place}") for place, name in enumerate(result["contenders"])}
+    others = [name for name in result["contenders"] if name not in greys]
+    colors = greys | dict(zip(others, CHROMATIC, strict=False))
     for panel, kind, title in zip(
         panels, ("gradient", "forward"), ("Gradient", "Forward"), strict=True
     ):
