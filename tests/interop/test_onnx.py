@@ -4,6 +4,7 @@ import importlib
 import io
 import itertools
 import warnings
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ from experiments.interop.bad_files.hostile_onnx import by_hand, gru, node, rando
 from gru_jax.interop import onnx as converter  # noqa: E402
 from tests.interop.trees import assert_equal  # noqa: E402
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 TOLERANCE = {"float32": 2e-6, "float64": 1e-13}
 
 
@@ -292,6 +294,32 @@ def test_what_pytorch_exports_of_packed_sequences_is_read():
     states, ys = gru_jax.unroll_stack(layers.params, jnp.asarray(xs.numpy()), lengths=ours)
     for found, expected in zip((ys, joined(states)), module(xs, lengths), strict=True):
         assert_close(found, expected.detach().numpy())
+
+
+@pytest.mark.parametrize("kind", ["one", "last", "both", "backwards", "stack"])
+def test_what_keras_exports_is_read(kind):
+    found, xs, ys = exported_by_keras(kind)
+    params = converter.load(found)
+    stack = params if isinstance(params, gru_jax.Stack) else gru_jax.Stack(((params,),))
+    # A layer that goes backwards is a node that reads forward, after one that turns time round.
+    ours = gru_jax.unroll_stack(stack, xs[::-1] if kind == "backwards" else xs)[1]
+    assert_close(ours[-1] if kind == "last" else ours.swapaxes(0, 1), ys)
+
+
+@pytest.mark.parametrize("kind", ["before", "keras3"])
+def test_a_gru_that_keras_exports_as_a_loop_is_refused(kind):
+    with pytest.raises(
+        ValueError, match=r"no GRU node in its graph; one that was written as a loop"
+    ):
+        converter.load(exported_by_keras(kind)[0])
+
+
+def exported_by_keras(kind):
+    """The bytes of a model, inputs (T, B, I), and what Keras' layers make of them."""
+    with np.load(GOLDEN / "keras_onnx.npz") as arrays:
+        assert (kind in ("before", "keras3")) == ("GRU" not in arrays[f"{kind}.operators"])
+        xs = jnp.asarray(arrays[f"{kind}.xs"]).swapaxes(0, 1)
+        return arrays[f"{kind}.model"].tobytes(), xs, arrays[f"{kind}.ys"]
 
 
 def test_a_node_by_hand_is_read():

@@ -55,6 +55,11 @@ def load(
     order of axes and the direction of reading are no parameters, but arguments of
     :func:`gru_jax.unroll`: :func:`read` tells them.
 
+    PyTorch's exporter writes such nodes (``torch.onnx.export(..., dynamo=False)``), and so does
+    Keras 2's, tf2onnx, for ``reset_after=True``. Keras 3 writes none: its exporter makes a Loop
+    with TensorFlow, and the products of every step with PyTorch. What its layers hold is for
+    :func:`gru_jax.interop.keras.load`.
+
     Args:
         theirs: a path, the bytes of a file or an ``onnx.ModelProto``, of opset 7 or newer. Its
             arrays may be of float32, float64, float16 or bfloat16; float64 stays so under x64.
@@ -131,8 +136,14 @@ def _check_opset(model: onnx.ModelProto) -> None:
 def _chosen(graph: Graph, names: Sequence[str] | None) -> list[int]:
     """The places of the nodes of these names, or of all."""
     if not graph.nodes:
-        where = f"; there is one within {graph.nested}" if graph.nested else ""
-        raise ValueError(f"there is no GRU node in its graph{where}")
+        if graph.nested:
+            raise ValueError(
+                f"there is no GRU node in its graph; there is one within {graph.nested}"
+            )
+        raise ValueError(
+            "there is no GRU node in its graph; one that was written as a loop, or step by step as "
+            "products and sigmoids, is not recognized"
+        )
     if names is None:
         return list(range(len(graph.nodes)))
     known = [node.name for node in graph.nodes]
