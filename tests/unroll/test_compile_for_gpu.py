@@ -13,10 +13,11 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 import gru_jax
-from gru_jax.unroll import fused
+from gru_jax.unroll import fused, xla
 from gru_jax.unroll.control import Controls, plan
 from gru_jax.unroll.transformable import transformable
 from tests.unroll import compile_for_gpu
+from tests.unroll.launches import launches
 
 pytestmark = [
     pytest.mark.gpu_compiler,
@@ -127,3 +128,23 @@ def test_shard_map_over_the_batch():
 
     placed = [place(*pair) for pair in zip(specs, arguments(2 * BATCH), strict=True)]
     assert kernels_in(jax.jit(jax.grad(sharded)).lower(*placed).compile()) == 2
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_without_them_a_gradient_launches_few_kernels_per_step(dtype, monkeypatch):
+    # Which device a program is compiled for is not known while it is traced.
+    monkeypatch.setattr(xla, "likely_device", lambda: compile_for_gpu.mesh(1).devices.item())
+
+    def per_step(implementation):
+        def loss(cell, xs, h0):
+            last, ys = gru_jax.unroll(cell, xs, h0, implementation=implementation)
+            return last.sum() + ys.astype(jnp.float32).sum()
+
+        cell, xs, h0, *_ = arguments(BATCH)
+        placed = compile_for_gpu.on_h100((cell, jax.ShapeDtypeStruct(xs.shape, dtype), h0))
+        compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(*placed).compile()
+        return launches(compiled.as_text()) / TIME
+
+    ours = per_step("xla")
+    assert ours < 11
+    assert ours < per_step("scan") / 2
