@@ -1,7 +1,7 @@
 # Two commands need nothing but Python 3.11 or newer: `make train` and `make test`.
 PYTHON ?= python3
 VENV ?= .venv
-WORKERS ?= 2
+WORKERS ?= $(shell getconf _NPROCESSORS_ONLN || echo 2)
 BIN := $(VENV)/bin
 
 .PHONY: train test lint clean
