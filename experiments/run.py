@@ -133,8 +133,9 @@ def finish(
         started: `time.monotonic()` when this command began.
     """
     assert result.best_step is not None
+    rows = training.read_metrics(run.metrics)
     plots.learning_curves(
-        training.read_metrics(run.metrics),
+        rows,
         task.loss_figure,
         task.monitor,
         task.labels,
@@ -143,11 +144,13 @@ def finish(
     )
     task.draw(result.best_params, run.plots)
     rate = result.steps_per_second
+    # Of a run that was resumed the training alone is known, from its rows; they leave breaks out.
+    lasted = max(time.monotonic() - started, rows[-1]["seconds"])
     write_json(
         run.meta,
         {
             **meta,
-            "wall_seconds": round(time.monotonic() - started, 2),
+            "wall_seconds": round(lasted, 2),
             "steps_per_second": rate,
             "sequences_per_second": rate and rate * config.training.batch_size,
         },

@@ -102,7 +102,7 @@ class RunRecord(Attachments):
     @property
     def seconds(self) -> float | None:
         """What it took; of a run that was resumed, or is not finished, the training alone."""
-        if self.meta and self.meta.wall_seconds and not self.meta.earlier_sessions:
+        if self.meta and self.meta.wall_seconds:
             return self.meta.wall_seconds
         seconds = self.rows[-1].get("seconds") if self.rows else None
         return seconds if isinstance(seconds, int | float) else None

@@ -3,11 +3,13 @@
 import json
 import os
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import yaml
 
+from experiments import run
 from experiments.cli import main
 from gru_jax import training
 
@@ -22,6 +24,15 @@ def finished(adding, write_config, workplace):
     config = write_config(adding)
     assert train(config, "--run-dir", "run") == 0
     return config, workplace / "run"
+
+
+def test_what_a_run_lasted_is_more_than_its_last_part(adding, write_config, workplace, monkeypatch):
+    """As of a run that was cut off before its very last step."""
+    monkeypatch.setattr(run, "time", SimpleNamespace(monotonic=lambda: float("-inf")))
+    assert train(write_config(adding), "--run-dir", "run") == 0
+    meta = json.loads((workplace / "run" / "meta.json").read_text())
+    rows = training.read_metrics(workplace / "run" / "metrics.jsonl")
+    assert meta["wall_seconds"] == pytest.approx(rows[-1]["seconds"], abs=0.01)
 
 
 def contents(directory):
