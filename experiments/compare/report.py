@@ -128,6 +128,11 @@ def draw(result: Result, path: Path) -> None:
         panel.set_yticks(range(len(result["models"])), [m["model"] for m in result["models"]])
         panel.set_ylim(len(result["models"]) - 0.5, -0.5)
         panel.set_xlabel(figure.replace("_", " "))
+        shown = [value for model in result["models"] for value in model["test"][figure]["values"]]
+        shown += [of_name[figure] for _, _, of_name in lines if figure in of_name]
+        if 0 < 100 * min(shown) < max(shown):
+            # What matters lies at the left end of a linear axis, on one spot.
+            panel.set_xscale("log")
         if any(figure in of_name for _, _, of_name in lines):
             panel.legend(edgecolor="none", framealpha=0.9, fontsize="small", loc="best")
     canvas.suptitle(f"{result['name']}: test, mean and deviation, a tick per seed")

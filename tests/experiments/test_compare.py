@@ -193,6 +193,23 @@ def test_a_figure_that_no_baseline_has_is_drawn_by_itself(tmp_path):
     assert (tmp_path / "compare.png").exists()
 
 
+@pytest.mark.parametrize(
+    ("baseline", "scale"), [(2e-5, "linear"), (0.2, "log"), (0.0, "linear"), (-1.0, "linear")]
+)
+def test_figures_that_lie_far_apart_are_told_apart(tmp_path, monkeypatch, baseline, scale):
+    figures = []
+    monkeypatch.setattr(report, "save", lambda figure, path: figures.append(figure))
+    spread = {"mean": 2e-5, "deviation": 1e-5, "values": [1e-5, 3e-5]}
+    result = {
+        "name": "a",
+        "models": [{"model": "GRU", "test": {"mse": spread}}],
+        "baselines": {"nothing": {"mse": baseline}},
+    }
+    report.draw(result, tmp_path / "compare.png")
+    (panel,) = figures[0].axes
+    assert panel.get_xscale() == scale
+
+
 def test_what_was_published_stands_beside_it(published, write_config, capfd):
     assert compare(write_config(published), "out", "--seeds", "1") == 0
     result = read(Path("out/compare.json"))
