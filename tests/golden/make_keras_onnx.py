@@ -1,4 +1,4 @@
-"""Writes keras_onnx.npz beside it: models that tf2onnx, Keras' exporter, makes of its layers.
+"""Writes keras_onnx.npz beside it: models that tf2onnx makes of Keras' layers.
 
 Needs none of this project. From the repository root, with Python 3.11:
 

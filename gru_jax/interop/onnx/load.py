@@ -56,9 +56,8 @@ def load(
     :func:`gru_jax.unroll`: :func:`read` tells them.
 
     PyTorch's exporter writes such nodes (``torch.onnx.export(..., dynamo=False)``), and so does
-    Keras 2's, tf2onnx, for ``reset_after=True``. Keras 3 writes none: its exporter makes a Loop
-    with TensorFlow, and the products of every step with PyTorch. What its layers hold is for
-    :func:`gru_jax.interop.keras.load`.
+    tf2onnx of Keras 2's layers with ``reset_after=True``. Of Keras 3's it makes a Loop; what those
+    hold is for :func:`gru_jax.interop.keras.load`.
 
     Args:
         theirs: a path, the bytes of a file or an ``onnx.ModelProto``, of opset 7 or newer. Its
