@@ -4,6 +4,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+Cell = Literal["gru", "lstm", "rnn"]
+
 
 class Frozen(BaseModel, frozen=True):
     """A part of a config: unknown keys, wrong types and numbers that are not finite are errors."""
@@ -14,7 +16,7 @@ class Frozen(BaseModel, frozen=True):
 class ModelConfig(Frozen, frozen=True):
     """Recurrent layers, dropout and a linear readout."""
 
-    cell: Literal["gru", "lstm", "rnn"] = Field(default="gru", description="Recurrent cell.")
+    cell: Cell = Field(default="gru", description="Recurrent cell.")
     hidden_size: int = Field(default=64, ge=1, description="Units of a layer, in each direction.")
     num_layers: int = Field(default=1, ge=1, description="Layers, one upon another.")
     bidirectional: bool = Field(default=False, description="Also read each sequence from its end.")
@@ -116,7 +118,7 @@ class Published(Frozen, frozen=True):
 
 
 # What describes an experiment and changes nothing about a run; no options either.
-DESCRIPTIVE = frozenset({"published", "sweep"})
+DESCRIPTIVE = frozenset({"cells", "published", "sweep"})
 
 
 class ExperimentConfig(Frozen, frozen=True):
@@ -134,6 +136,10 @@ class ExperimentConfig(Frozen, frozen=True):
     training: TrainingConfig = TrainingConfig()
     sweep: dict[str, Range] = Field(
         default={}, description="For the command sweep: by key, what to draw values from."
+    )
+    cells: dict[Cell, dict[str, bool | int | float | str | None]] = Field(
+        default={},
+        description="For the command compare: by cell, by key, values of that cell's own.",
     )
     published: list[Published] = Field(
         default=[], description="Figures that others published, shown beside the run's own."

@@ -80,6 +80,26 @@ def check(
         raise UserError("\n".join(faults)) from None
 
 
+def with_values(
+    config: ExperimentConfig, values: Mapping[str, Any], *, where: str
+) -> ExperimentConfig:
+    """The config with other values, by key as in "model.hidden_size".
+
+    Raises:
+        UserError: for a key or a value that the config does not allow; it begins with ``where``.
+    """
+    changed = config.model_dump()
+    for key, value in values.items():
+        *parents, last = key.split(".")
+        inner = changed
+        for parent in parents:
+            inner = inner.get(parent)
+            if not isinstance(inner, dict):
+                raise UserError(f"{where}: there is no key {key}.")
+        inner[last] = value
+    return check(type(config), changed, where=where)
+
+
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[str]:
     """Yields "key (ours here, theirs there)" for each dotted key with two different values."""
     left, right = dict(flat(ours)), dict(flat(theirs))

@@ -20,7 +20,7 @@ from experiments.config import ExperimentConfig, Range
 from experiments.data import default_data_dir
 from experiments.errors import UserError
 from experiments.files import write_atomically
-from experiments.loading import check, differences
+from experiments.loading import differences, with_values
 from experiments.options import Config, config_file, parse_options
 from experiments.run import begin, finish, fit_run
 from experiments.run_directory import chosen_run_directory
@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"--trials is {options.trials}, but should be 1 or more.")
     for key, of_key in options.config.sweep.items():
         for value in of_key.choices or (of_key.low, of_key.high):
-            with_values(options.config, {key: value})
+            with_values(options.config, {key: value}, where="sweep")
     output = options.output or Path("runs", "sweep", path.stem)
     command = f"{PROGRAM} {shlex.join(arguments)}"
     task = load_task(options.config.task).build(options.config, options.data_dir)
@@ -161,7 +161,7 @@ def _make(
     """Makes a trial and tells the study; the signal that stopped it, or None."""
     started = time.monotonic()
     values = {key: _draw(trial, key, of_key) for key, of_key in options.config.sweep.items()}
-    config = with_values(options.config, values)
+    config = with_values(options.config, values, where="sweep").model_copy(update={"sweep": {}})
     run = chosen_run_directory(output / _directory(trial), config, "auto")
     task = load_task(config.task).build(config, options.data_dir)
     meta = begin(run, config, command)
@@ -213,29 +213,10 @@ def _draw(trial: optuna.Trial, key: str, of_key: Range) -> Any:
     return trial.suggest_float(key, low, high, log=of_key.log)
 
 
-def with_values(config: ExperimentConfig, values: dict[str, Any]) -> ExperimentConfig:
-    """The config with other values, by key as in "model.hidden_size", and nothing to sweep.
-
-    Raises:
-        UserError: for a key or a value that the config does not allow.
-    """
-    changed = config.model_dump()
-    changed["sweep"] = {}
-    for key, value in values.items():
-        *parents, last = key.split(".")
-        inner = changed
-        for parent in parents:
-            inner = inner.get(parent)
-            if not isinstance(inner, dict):
-                raise UserError(f"sweep: there is no key {key}.")
-        inner[last] = value
-    return check(type(config), changed, where="sweep")
-
-
 def _report(study: optuna.Study, output: Path, config: ExperimentConfig, command: str) -> None:
     complete = study.get_trials(states=(TrialState.COMPLETE,))
     best = study.best_trial
-    values = with_values(config, best.params).model_dump(exclude={"sweep"})
+    values = with_values(config, best.params, where="sweep").model_dump(exclude={"sweep"})
     header = (
         f"# Found by `{command}`:\n"
         f"# validation figure {number(best.value)}, the best of {_count(study)} trials.\n"

@@ -38,8 +38,9 @@ from gru_jax import training
 PROGRAM = "python -m experiments compare"
 USAGE = f"""usage: {PROGRAM} CONFIG [--cells gru,lstm,rnn --seeds 3 ...]
 
-Trains what the YAML file CONFIG describes with several cells, each of the size that has as many
-parameters, and several seeds. `{PROGRAM} CONFIG --help` lists the options."""
+Trains what the YAML file CONFIG describes with several cells and seeds, each cell of the size that
+has as many parameters, and with the values that CONFIG gives it under its key `cells`.
+`{PROGRAM} CONFIG --help` lists the options."""
 TOGETHER = "together"
 # Beyond them one run keeps a machine busy by itself: on two cores three seeds took 1.5 times as
 # long one by one with 8 units, as long with 46, and less with large batches.
@@ -210,7 +211,7 @@ def _write(
         "command": command,
         "name": name,
         **provenance(),
-        **report.gather(summaries, metas, config.published),
+        **report.gather(summaries, metas, config.published, config.cells),
     }
     markdown = report.to_markdown(result)
     write_json(output / "compare.json", result)

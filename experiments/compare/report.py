@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -18,6 +19,7 @@ def gather(
     summaries: Mapping[str, Sequence[Result]],
     metas: Mapping[str, Sequence[Result]],
     published: Sequence[Published] = (),
+    own: Mapping[str, Result] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Means and standard deviations over the seeds.
 
@@ -25,16 +27,18 @@ def gather(
         summaries: by cell, what `summary.json` of each seed holds.
         metas: by cell, what `meta.json` of each seed holds.
         published: what the config says.
+        own: by cell, the values that the config has for it alone.
 
     Returns:
-        "models": a row per cell; "baselines": their test figures by name; "published": as in the
-        config.
+        "models": a row per cell, with its own values; "baselines": their test figures by name;
+        "published": as in the config.
     """
     models = [
         {
             "cell": cell,
             "model": of_cell[0]["model"],
             "parameters": of_cell[0]["parameters"],
+            "own": dict(own.get(cell, {})),
             "seeds": [summary["seed"] for summary in of_cell],
             "test": {
                 figure: spread([summary["test"][figure] for summary in of_cell])
@@ -65,9 +69,20 @@ def to_markdown(result: Result) -> str:
         f"{result['name']}: test figures at the best validation, mean and standard deviation over "
         f"the seeds, by `{result['command']}`.",
         "\n".join("| " + " | ".join(line) + " |" for line in lines),
+        _own_values(result),
         sources(published_figures(result)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _own_values(result: Result) -> str:
+    """What the cells were given that the others were not; comparisons of old say nothing of it."""
+    texts = [
+        f"{model['model']}: " + ", ".join(f"{key} {value}" for key, value in model["own"].items())
+        for model in result["models"]
+        if model.get("own")
+    ]
+    return f"Values of their own: {'; '.join(texts)}." if texts else ""
 
 
 def table(result: Result) -> tuple[list[str], list[list[str]]]:

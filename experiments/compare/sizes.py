@@ -7,7 +7,8 @@ import jax
 import numpy as np
 
 from experiments.config import ExperimentConfig
-from experiments.loading import check
+from experiments.errors import UserError
+from experiments.loading import with_values
 from experiments.run import num_parameters
 from experiments.tasks import load_task
 
@@ -16,15 +17,25 @@ def with_cell(config: ExperimentConfig, cell: str, data_dir: Path) -> Experiment
     """The config with another cell, of the size whose number of parameters is nearest.
 
     The number is that of the whole network. It is quadratic in the size of the layers, so three
-    sizes tell it for all.
+    sizes tell it for all. What the config says of ``cells`` is put in its place.
 
     Raises:
-        UserError: where the task does not have that cell.
+        UserError: where the task does not have that cell, or where its own values will not do.
     """
+    own = config.cells
+    config = config.model_copy(update={"cells": {}})
     if cell == config.model.cell:
+        if cell in own:
+            raise UserError(
+                f"cells.{cell}: model.cell is {cell}, whose values stand outside of cells."
+            )
         return config
-    values = _with_model(config, cell=cell).model_dump()
-    other = check(type(config), values, where=f"--cells {cell}")
+    other = with_values(config, {"model.cell": cell}, where=f"--cells {cell}")
+    values = own.get(cell, {})
+    for key in ("task", "seed", "model.cell", "model.hidden_size"):
+        if key in values:
+            raise UserError(f"cells.{cell}: {key} is for the command compare to choose.")
+    other = with_values(other, values, where=f"cells.{cell}")
     sizes = (1, 2, 3)
     counts = [count_parameters(_with_model(other, hidden_size=s), data_dir) for s in sizes]
     wanted = count_parameters(config, data_dir)

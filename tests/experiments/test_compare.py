@@ -11,7 +11,7 @@ import pytest
 from experiments.cli import main
 from experiments.compare import report, together
 from experiments.compare.sizes import count_parameters, with_cell
-from experiments.loading import check
+from experiments.loading import check, load_config
 from experiments.tasks import adding as adding_task
 from experiments.tasks import load_task
 
@@ -162,6 +162,42 @@ def test_cells_have_as_many_parameters_as_may_be(adding, cell, layers):
     assert other.model.cell == cell
     assert distance(size) == min(map(distance, range(size - 2, size + 3)))
     assert (size == 20) == (cell == "gru")
+
+
+def test_a_cell_gets_its_own_values_and_the_table_says_so(adding, write_config, capfd):
+    own = {"optimizer.learning_rate": 0.25, "training.batch_size": 4}
+    config = write_config({**adding, "cells": {"rnn": own}})
+    assert compare(config, "out", "--seeds", "1", "--cells", "gru,rnn") == 0
+    gru, rnn = (load_config(Path("out", cell, "s0", "config.yaml")) for cell in ("gru", "rnn"))
+    assert (rnn.optimizer.learning_rate, rnn.training.batch_size) == (0.25, 4)
+    assert (gru.optimizer.learning_rate, gru.training.batch_size) == (0.01, 8)
+    assert gru.cells == rnn.cells == {}
+    models = read(Path("out/compare.json"))["models"]
+    assert [model["own"] for model in models] == [{}, own]
+    line = f"{models[1]['model']}: optimizer.learning_rate 0.25, training.batch_size 4."
+    assert f"Values of their own: {line}" in capfd.readouterr().out
+
+    # The runs are what they are, wherever their values came from.
+    alone = write_config({**adding, "model": {**adding["model"], "cell": "gru"}}, "alone.yaml")
+    assert compare(alone, "out", "--seeds", "1", "--cells", "gru") == 0
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        ({"lsmt": {}}, ["cells.lsmt", "'gru', 'lstm' or 'rnn'"]),
+        ({"gru": {"optimizer.learning_rate": 0.1}}, ["cells.gru", "model.cell is gru"]),
+        ({"rnn": {"optimizer.learning_rat": 0.1}}, ["cells.rnn", "Did you mean learning_rate?"]),
+        ({"rnn": {"optimiser.learning_rate": 0.1}}, ["cells.rnn", "no key optimiser.learning"]),
+        ({"rnn": {"optimizer.learning_rate": -1}}, ["cells.rnn", "optimizer.learning_rate", "-1"]),
+        ({"rnn": {"model.hidden_size": 7}}, ["cells.rnn", "model.hidden_size"]),
+        ({"rnn": 0.1}, ["cells.rnn is 0.1", "a mapping"]),
+    ],
+)
+def test_wrong_values_of_a_cell_are_named(cells, expected, adding, write_config, refused):
+    message = refused("compare", str(write_config({**adding, "cells": cells})))
+    for part in expected:
+        assert part in message
 
 
 def test_the_table_has_means_and_deviations_over_the_seeds():
