@@ -19,7 +19,7 @@ def gather(
     summaries: Mapping[str, Sequence[Result]],
     metas: Mapping[str, Sequence[Result]],
     published: Sequence[Published] = (),
-    own: Mapping[str, Result] = MappingProxyType({}),
+    own: Mapping[Any, Result] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Means and standard deviations over the seeds.
 

@@ -1,5 +1,6 @@
 """Which size gives another cell as many parameters: the fair comparison of cells."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def with_cell(config: ExperimentConfig, cell: str, data_dir: Path) -> Experiment
     Raises:
         UserError: where the task does not have that cell, or where its own values will not do.
     """
-    own = config.cells
+    own: Mapping[str, Mapping[str, Any]] = {**config.cells}
     config = config.model_copy(update={"cells": {}})
     if cell == config.model.cell:
         if cell in own:

@@ -1,5 +1,6 @@
 """The way back over a block of steps: a loop for the states, all else for all steps at once."""
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -11,6 +12,8 @@ from gru_jax.cells.base import AffineCell, at_precision, dot, gate_dtype
 from gru_jax.typing import Array, DType, State
 from gru_jax.unroll.control import Steps, expand, select
 from gru_jax.unroll.placement import settle
+from gru_jax.unroll.side_by_side import Loop, Parts, join, run_side_by_side, take
+from gru_jax.unroll.transformable import untransformed
 from gru_jax.unroll.walk import Kept, Leaves, show, wide
 
 Slopes = list[dict[int, Array]]
@@ -21,25 +24,25 @@ class Cotangents(NamedTuple):
     """What is handed from block to block on the way back.
 
     Attributes:
-        state: of the state ahead of the block last walked, its leaves.
+        state: of the state ahead of the block last walked, its leaves, per part of the batch.
         initial: of the initial state, which resets put in, likewise; None without resets.
         weights: of the recurrent weights, one array per product.
         cell: of all other parameters.
     """
 
-    state: Leaves
+    state: list[Leaves]
     initial: Leaves | None
     weights: Leaves
     cell: AffineCell
 
 
 class Block(NamedTuple):
-    """Some steps, what was kept of them, and the state ahead of them."""
+    """Some steps, and per part of the batch what was kept of them and the state ahead of them."""
 
     steps: Steps
-    kept: Kept
+    kept: list[Kept]
     d_ys: Array
-    before: State
+    before: list[State]
 
 
 class Recurrence(NamedTuple):
@@ -63,19 +66,23 @@ SweepCarry = tuple[Leaves, Leaves | None]
 """The cotangents of the state and of the initial state, as in :class:`Cotangents`."""
 
 
+Swept = tuple[SweepCarry, dict[int, Array]]
+"""The cotangents ahead of all steps, and of each step's outputs."""
+
+
 @runtime_checkable
 class Sweep(Protocol):
-    """Solves a recurrence: cotangents of each step's outputs, and of the state ahead of all."""
+    """Solves a recurrence per part of the batch."""
 
     def __call__(
         self,
         anatomy: Anatomy,
         transposed: Leaves,
-        recurrence: Recurrence,
-        carry: SweepCarry,
+        recurrences: Sequence[Recurrence],
+        carries: Sequence[SweepCarry],
         *,
         reverse: bool,
-    ) -> tuple[SweepCarry, dict[int, Array]]: ...
+    ) -> Sequence[Swept]: ...
 
 
 def block_back(
@@ -85,12 +92,70 @@ def block_back(
     initial: State,
     carry: Cotangents,
     block: Block,
+    parts: Parts,
     *,
     reverse: bool,
     sweep: Sweep,
 ) -> tuple[Cotangents, Array]:
     """One block: ``sweep`` for the states, all else for its steps at once."""
-    steps, kept, d_ys, before = block
+    steps, d_ys = block.steps, block.d_ys
+    prepared = [
+        _prepare(
+            cell,
+            anatomy,
+            initial,
+            take(steps, part, axis=1),
+            kept,
+            take(d_ys, part, axis=1),
+            before,
+            reverse=reverse,
+        )
+        for part, kept, before in zip(parts, block.kept, block.before, strict=True)
+    ]
+    swept = sweep(
+        anatomy,
+        transposed,
+        [part.recurrence for part in prepared],
+        [(state, carry.initial) for state in carry.state],
+        reverse=not reverse,
+    )
+    d_weights, d_cell, d_xs = carry.weights, carry.cell, []
+    for part, (_, d_outputs) in zip(prepared, swept, strict=True):
+        d_weights, d_cell, d_part = _finish(cell, anatomy, part, d_outputs, d_weights, d_cell)
+        d_xs.append(d_part)
+    carry = Cotangents([state for (state, _), _ in swept], swept[-1][0][1], d_weights, d_cell)
+    return carry, join(d_xs, axis=1)
+
+
+class _Part(NamedTuple):
+    """What is known of a part of the batch before its recurrence is solved.
+
+    Attributes:
+        steps: of the part.
+        inputs: of the cell's elementwise part, see :class:`~gru_jax.cells.anatomy.Anatomy`.
+        slopes: its derivatives.
+        recurrence: what follows from them.
+        d_cell: cotangent of what the outputs read of the cell.
+    """
+
+    steps: Steps
+    inputs: Leaves
+    slopes: Slopes
+    recurrence: Recurrence
+    d_cell: AffineCell
+
+
+def _prepare(
+    cell: AffineCell,
+    anatomy: Anatomy,
+    initial: State,
+    steps: Steps,
+    kept: Kept,
+    d_ys: Array,
+    before: State,
+    *,
+    reverse: bool,
+) -> _Part:
     dtype = steps.xs.dtype
     precise = at_precision(cell, dtype)
     num_states, num_products = anatomy.state.num_leaves, len(anatomy.widths)
@@ -116,26 +181,41 @@ def block_back(
     _, pull_output = jax.vjp(
         lambda cell, states: show(cell, states, steps.valid, dtype), cell, kept.states
     )
-    d_cell_shown, d_states = pull_output(d_ys)
+    d_cell, d_states = pull_output(d_ys)
     d_shown = {
         index: leaf.astype(gate_dtype(dtype))
         for index, leaf in enumerate(jax.tree.leaves(d_states))
         if index in anatomy.shown
     }
-
     recurrence = Recurrence(packed, passed, d_shown, steps.resets)
-    (d_state, d_initial), d_outputs = sweep(
-        anatomy, transposed, recurrence, (carry.state, carry.initial), reverse=not reverse
-    )
+    return _Part(steps, inputs, slopes, recurrence, d_cell)
 
+
+def _finish(
+    cell: AffineCell,
+    anatomy: Anatomy,
+    part: _Part,
+    d_outputs: dict[int, Array],
+    d_weights: Leaves,
+    d_cell: AffineCell,
+) -> tuple[Leaves, AffineCell, Array]:
+    """The cotangents of the weights and the cell, added to those given, and of the inputs."""
+    dtype = part.steps.xs.dtype
+    precise = at_precision(cell, dtype)
+    num_states = anatomy.state.num_leaves
     # Over rows from here on: a product that contracts two axes is laid out badly.
-    d_direct = _rows([_gather(slopes, d_outputs, at) for at in anatomy.direct_inputs])
-    d_products = _rows([_spread(pack, d_outputs) for pack in packed])
-    operands = _rows(anatomy.evaluate(precise, inputs)[1])
-    xs, previous, sums = _rows((steps.xs, previous, sums))
+    d_direct = _rows([_gather(part.slopes, d_outputs, at) for at in anatomy.direct_inputs])
+    d_products = _rows([_spread(pack, d_outputs) for pack in part.recurrence.packed])
+    operands = _rows(anatomy.evaluate(precise, part.inputs)[1])
+    xs = _rows(part.steps.xs)
+    previous = jax.tree.unflatten(anatomy.state, _rows(part.inputs[:num_states]))
+    sums = [
+        tuple(_rows([part.inputs[at] for at in anatomy.sums_of(product)]))
+        for product in range(len(anatomy.widths))
+    ]
     d_weights = [
         total + _weights_gradient(operand, d_product, dtype)
-        for total, operand, d_product in zip(carry.weights, operands, d_products, strict=True)
+        for total, operand, d_product in zip(d_weights, operands, d_products, strict=True)
     ]
 
     def addends(cell: AffineCell, xs: Array) -> tuple[Any, Leaves]:
@@ -146,25 +226,83 @@ def block_back(
     found, pull_addends = jax.vjp(addends, cell, xs)
     d_addends = [
         [
-            None if addend is None else part
-            for addend, part in zip(row, jnp.split(d_product, len(row), axis=-1), strict=True)
+            None if addend is None else d_sum
+            for addend, d_sum in zip(row, jnp.split(d_product, len(row), axis=-1), strict=True)
         ]
         for row, d_product in zip(found[0], d_products, strict=True)
     ]
-    d_cell, d_xs = pull_addends((d_addends, d_direct))
-    d_cell = jax.tree.map(lambda *d: sum(d[1:], d[0]), carry.cell, d_cell, d_cell_shown)
-    return Cotangents(d_state, d_initial, d_weights, d_cell), d_xs.reshape(steps.xs.shape)
+    d_found, d_xs = pull_addends((d_addends, d_direct))
+    d_cell = jax.tree.map(lambda *d: sum(d[1:], d[0]), d_cell, d_found, part.d_cell)
+    return d_weights, d_cell, d_xs.reshape(part.steps.xs.shape)
 
 
 def sweep(
     anatomy: Anatomy,
     transposed: Leaves,
-    recurrence: Recurrence,
-    carry: SweepCarry,
+    recurrences: Sequence[Recurrence],
+    carries: Sequence[SweepCarry],
     *,
     reverse: bool,
-) -> tuple[SweepCarry, dict[int, Array]]:
-    """A :class:`Sweep` as a loop of JAX's, for every affine cell."""
+) -> list[Swept]:
+    """A :class:`Sweep` as loops of JAX's, for every affine cell."""
+    back = _back(anatomy, transposed)
+
+    def of_part(recurrence: Recurrence, carry: SweepCarry) -> Swept:
+        first = jax.tree.map(lambda leaf: leaf[0], recurrence)
+        begin = settle(lambda carry: back(carry, first)[0], carry)
+        carry, d_outputs = lax.scan(back, begin, recurrence, reverse=reverse)
+        return carry, dict(enumerate(d_outputs))
+
+    return list(map(of_part, recurrences, carries))
+
+
+def sweep_parts(
+    anatomy: Anatomy,
+    transposed: Leaves,
+    recurrences: Sequence[Recurrence],
+    carries: Sequence[SweepCarry],
+    *,
+    reverse: bool,
+) -> list[Swept]:
+    """:func:`sweep` for parts of the batch that run at the same time, without resets."""
+
+    def apart(
+        transposed: Leaves, recurrences: list[Recurrence], carries: list[SweepCarry]
+    ) -> list[Swept]:
+        back = _back(anatomy, transposed)
+        loops = [
+            Loop(
+                back,
+                carry,
+                lambda index, recurrence=recurrence: jax.tree.map(
+                    lambda leaf: lax.dynamic_index_in_dim(leaf, index, keepdims=False), recurrence
+                ),
+                jax.tree.leaves(recurrence)[0].shape[0],
+                reverse,
+            )
+            for recurrence, carry in zip(recurrences, carries, strict=True)
+        ]
+        finished, zero = run_side_by_side(loops)
+        swept = []
+        for loop, done in zip(loops, finished, strict=True):
+            last = zero if reverse else loop.time + zero
+            ahead = jax.tree.map(lambda leaf, last=last: leaf[last], done.states)
+            d_outputs = [jnp.where(zero == 0, leaf, jnp.zeros_like(leaf)) for leaf in done.outputs]
+            swept.append((ahead, dict(enumerate(d_outputs))))
+        return swept
+
+    def in_turn(
+        transposed: Leaves, recurrences: list[Recurrence], carries: list[SweepCarry]
+    ) -> list[Swept]:
+        return sweep(anatomy, transposed, recurrences, carries, reverse=reverse)
+
+    return untransformed(apart, in_turn)(transposed, list(recurrences), list(carries))
+
+
+def _back(
+    anatomy: Anatomy, transposed: Leaves
+) -> Callable[[SweepCarry, Recurrence], tuple[SweepCarry, Leaves]]:
+    """One step of a recurrence."""
     num_states, num_products = anatomy.state.num_leaves, len(anatomy.widths)
 
     def back(carry: SweepCarry, step: Recurrence) -> tuple[Any, Leaves]:
@@ -191,10 +329,7 @@ def sweep(
             d_previous = select(reset, zeros, d_previous)
         return (d_previous, d_initial), [d_outputs[index] for index in sorted(d_outputs)]
 
-    first = jax.tree.map(lambda leaf: leaf[0], recurrence)
-    begin = settle(lambda carry: back(carry, first)[0], carry)
-    carry, d_outputs = lax.scan(back, begin, recurrence, reverse=reverse)
-    return carry, dict(enumerate(d_outputs))
+    return back
 
 
 def _weights_gradient(operand: Array, d_product: Array, dtype: DType) -> Array:

@@ -7,6 +7,7 @@ way back, so that nothing but the states is kept.
 """
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from gru_jax.cells.gru import GRUParams
 from gru_jax.derivative import with_pullback
 from gru_jax.typing import Array, DType
 from gru_jax.unroll import scan
-from gru_jax.unroll.block import Recurrence, SweepCarry
+from gru_jax.unroll.block import Recurrence, SweepCarry, Swept
 from gru_jax.unroll.call import Call
 from gru_jax.unroll.control import Steps, expand
 from gru_jax.unroll.kernels import Kernels
@@ -97,26 +98,30 @@ def run(
 
     def forward(
         cell: GRUParams, steps: Steps, state: Array
-    ) -> tuple[tuple[Array, Array], tuple[GRUParams, Steps, Array, Kept]]:
+    ) -> tuple[tuple[Array, Array], tuple[GRUParams, Steps, Array, list[Kept]]]:
         states, last = _walk(
             kernels, cell, steps, state, reverse=reverse, operands=operands, dtype=state.dtype
         )
         ys = show(cell, states, steps.valid, steps.xs.dtype)
-        return (last, ys), (cell, steps, state, Kept(states))
+        return (last, ys), (cell, steps, state, [Kept(states)])
 
     def sweep(
         anatomy: Anatomy,
         transposed: Leaves,
-        recurrence: Recurrence,
-        carry: SweepCarry,
+        recurrences: Sequence[Recurrence],
+        carries: Sequence[SweepCarry],
         *,
         reverse: bool,
-    ) -> tuple[SweepCarry, dict[int, Array]]:
+    ) -> list[Swept]:
         del anatomy
-        return _sweep(kernels, transposed[0].astype(operands), recurrence, carry, reverse=reverse)
+        u_transposed = transposed[0].astype(operands)
+        return [
+            _sweep(kernels, u_transposed, recurrence, carry, reverse=reverse)
+            for recurrence, carry in zip(recurrences, carries, strict=True)
+        ]
 
     def pullback(
-        residuals: tuple[GRUParams, Steps, Array, Kept], cotangents: tuple[Array, Array]
+        residuals: tuple[GRUParams, Steps, Array, list[Kept]], cotangents: tuple[Array, Array]
     ) -> tuple[AffineCell, Steps, Array]:
         most = max(1, LARGE_BLOCK // state.size)
         return walk_back(residuals, cotangents, reverse=reverse, most_steps=most, sweep=sweep)
@@ -164,7 +169,7 @@ def _sweep(
     carry: SweepCarry,
     *,
     reverse: bool,
-) -> tuple[SweepCarry, dict[int, Array]]:
+) -> Swept:
     """A :class:`~gru_jax.unroll.block.Sweep` by the kernel: a state, and one product with it."""
     (packed,), (passed,), d_states = recurrence.packed, recurrence.passed, recurrence.d_shown[0]
     (d_last,), d_initial = carry

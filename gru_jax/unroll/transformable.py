@@ -48,6 +48,19 @@ def transformable(kernels: Kernels, platform: str | None = None) -> Kernels:
     )
 
 
+def untransformed(function: Function, reference: Function) -> Function:
+    """``function``; where it is differentiated or mapped, ``reference``, which gives the same."""
+    mapped = jax.custom_batching.custom_vmap(function)
+
+    @mapped.def_vmap
+    def rule(size: int, is_mapped: Any, *arguments: Any) -> tuple[Any, Any]:
+        axes = jax.tree.map(lambda mapped: 0 if mapped else None, tuple(is_mapped))
+        values = jax.vmap(reference, axes, axis_size=size)(*arguments)
+        return values, jax.tree.map(lambda _: True, values)
+
+    return _with_derivative(mapped, reference)
+
+
 def _with_derivative(kernel: Function, reference: Function) -> Function:
     """``kernel`` with the derivative of ``reference``."""
     function = jax.custom_jvp(kernel)

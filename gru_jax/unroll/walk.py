@@ -1,5 +1,6 @@
 """The way forward: the loop over steps, with what the way back will need of them."""
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -11,6 +12,8 @@ from gru_jax.cells.base import AffineCell, at_precision, gate_dtype
 from gru_jax.typing import Array, DType, Shape, State
 from gru_jax.unroll.control import Steps, expand, select
 from gru_jax.unroll.placement import place
+from gru_jax.unroll.side_by_side import Loop, Parts, run_side_by_side, step_of_part, take
+from gru_jax.unroll.transformable import untransformed
 
 Leaves = list[Array]
 
@@ -42,6 +45,82 @@ def walk(
 
     With ``project_inside`` inputs are projected step by step.
     """
+    body, read = _body(cell, steps, state, keep=keep, project_inside=project_inside)
+    return lax.scan(body, state, read, reverse=reverse)
+
+
+def walk_parts(
+    cell: AffineCell,
+    steps: Steps,
+    state: State,
+    *,
+    parts: Parts,
+    reverse: bool,
+    keep: Literal["states", "sums"],
+    project_inside: bool,
+) -> tuple[list[State], list[Kept]]:
+    """:func:`walk` for parts of the batch that run at the same time, without resets.
+
+    Args:
+        cell, steps, state, reverse, keep, project_inside: as for :func:`walk`.
+        parts: of the batch, of which there is one axis.
+
+    Returns:
+        Of each part the state after the last step, and what is to be kept.
+    """
+
+    def apart(cell: AffineCell, steps: Steps, state: State) -> tuple[list[State], list[Kept]]:
+        body, read = _body(cell, steps, state, keep=keep, project_inside=project_inside)
+
+        def without_states(state: State, step: Any) -> tuple[State, Kept]:
+            new, kept = body(state, step)
+            return new, kept._replace(states=None)
+
+        time = steps.xs.shape[0]
+        finished, zero = run_side_by_side(
+            [
+                Loop(
+                    without_states,
+                    take(state, part),
+                    lambda index, part=part: step_of_part(read, index, part),
+                    time,
+                    reverse,
+                )
+                for part in parts
+            ]
+        )
+        last, after = (zero, zero) if reverse else (time + zero, 1 + zero)
+        return (
+            [jax.tree.map(lambda leaf: leaf[last], loop.states) for loop in finished],
+            [
+                loop.outputs._replace(
+                    states=jax.tree.map(
+                        lambda leaf: lax.dynamic_slice_in_dim(leaf, after, time), loop.states
+                    )
+                )
+                for loop in finished
+            ],
+        )
+
+    def in_turn(cell: AffineCell, steps: Steps, state: State) -> tuple[list[State], list[Kept]]:
+        options: Any = {"reverse": reverse, "keep": keep, "project_inside": project_inside}
+        done = [
+            walk(cell, take(steps, part, axis=1), take(state, part), **options) for part in parts
+        ]
+        return [last for last, _ in done], [kept for _, kept in done]
+
+    return untransformed(apart, in_turn)(cell, steps, state)
+
+
+def _body(
+    cell: AffineCell,
+    steps: Steps,
+    state: State,
+    *,
+    keep: Literal["outputs", "states", "sums"],
+    project_inside: bool,
+) -> tuple[Callable[[State, Any], tuple[State, Any]], Any]:
+    """One step, and what is read of all of them."""
     dtype = steps.xs.dtype
     batch_shape = batch_shape_of(cell, steps)
     precise = at_precision(cell, dtype)
@@ -63,7 +142,7 @@ def walk(
         return held, Kept(held, sums, anatomy.pick_direct(projected))
 
     read = steps.xs if project_inside else precise.project(steps.xs)
-    return lax.scan(body, state, (read, steps.valid, steps.resets), reverse=reverse)
+    return body, (read, steps.valid, steps.resets)
 
 
 def show(cell: AffineCell, states: State, valid: Array | None, dtype: DType) -> Array:

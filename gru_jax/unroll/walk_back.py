@@ -13,6 +13,7 @@ from gru_jax.typing import Array, State
 from gru_jax.unroll.block import Block, Cotangents, Sweep, block_back, sweep
 from gru_jax.unroll.control import Steps
 from gru_jax.unroll.placement import place, settle
+from gru_jax.unroll.side_by_side import WHOLE, Parts, join, take
 from gru_jax.unroll.walk import Kept, batch_shape_of, cast_like, initial_like, one_step, wide
 from gru_jax.unroll.windows import in_windows
 
@@ -21,19 +22,21 @@ LARGE_BLOCK = 2**25
 
 
 def walk_back(
-    residuals: tuple[AffineCell, Steps, State, Kept],
+    residuals: tuple[AffineCell, Steps, State, list[Kept]],
     cotangents: tuple[State, Array],
     *,
     reverse: bool,
+    parts: Parts = WHOLE,
     most_steps: int,
     sweep: Sweep = sweep,
 ) -> tuple[AffineCell, Steps, State]:
     """The cotangents of the cell, the inputs and the first state.
 
     Args:
-        residuals: what was run, and what the way forward left.
+        residuals: what was run, and what the way forward left, per part of the batch.
         cotangents: of the last state and of the outputs.
         reverse: the direction of the way forward.
+        parts: of the batch, of each of which something was left.
         most_steps: of a block.
         sweep: the loop over a block's steps.
     """
@@ -59,26 +62,28 @@ def walk_back(
     def walk(carry: Cotangents, block: Block) -> tuple[Cotangents, Array]:
         cell = jax.tree.unflatten(structure, [leaf.T for leaf in mirrored])
         return block_back(
-            cell, anatomy, transposed, initial, carry, block, reverse=reverse, sweep=sweep
+            cell, anatomy, transposed, initial, carry, block, parts, reverse=reverse, sweep=sweep
         )
 
     def zeros_like(tree: Any) -> Any:
         return place(jax.tree.map(jnp.zeros_like, tree), tree)
 
+    starts, d_lasts = ([take(tree, part) for part in parts] for tree in (state, d_last))
     carry = Cotangents(
-        state=jax.tree.leaves(wide(d_last, dtype)),
+        state=[jax.tree.leaves(wide(part, dtype)) for part in d_lasts],
         initial=None if steps.resets is None else jax.tree.leaves(zeros_like(wide(state, dtype))),
         weights=zeros_like(weights),
         cell=zeros_like(cell),
     )
     window = _block_steps(time, most_steps)
-    carry, d_xs = _over_blocks(walk, carry, steps, kept, d_ys, state, window, reverse=reverse)
+    carry, d_xs = _over_blocks(walk, carry, steps, kept, d_ys, starts, window, reverse=reverse)
 
     d_cells = [carry.cell, *pull_weights(carry.weights)]
     if carry.initial is not None:
         d_initial = jax.tree.unflatten(anatomy.state, carry.initial)
         d_cells += pull_initial(cast_like(d_initial, initial))
-    d_state = cast_like(jax.tree.unflatten(anatomy.state, carry.state), state)
+    d_leaves = join(carry.state)
+    d_state = cast_like(jax.tree.unflatten(anatomy.state, d_leaves), state)
     d_cell = jax.tree.map(lambda *parts: sum(parts[1:], parts[0]), *d_cells)
     return d_cell, Steps(d_xs, steps.valid, steps.resets), d_state
 
@@ -87,9 +92,9 @@ def _over_blocks(
     walk: Callable[[Cotangents, Block], tuple[Cotangents, Array]],
     carry: Cotangents,
     steps: Steps,
-    kept: Kept,
+    kept: list[Kept],
     d_ys: Array,
-    state: State,
+    state: list[State],
     window: int,
     *,
     reverse: bool,
@@ -105,10 +110,11 @@ def _over_blocks(
             return inner if rest else jnp.concatenate([inner, first[None]])
         return jnp.concatenate([first[None], states[window - 1 : count * window - 1 : window]])
 
-    before_full = jax.tree.map(before_blocks, state, kept.states)
+    states = [part.states for part in kept]
+    before_full = jax.tree.map(before_blocks, state, states)
     before_tail = state
     if rest and not reverse:
-        before_tail = jax.tree.map(lambda states: states[count * window - 1], kept.states)
+        before_tail = jax.tree.map(lambda leaf: leaf[count * window - 1], states)
 
     d_xs = []
     if rest and not reverse:

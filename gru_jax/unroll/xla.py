@@ -8,22 +8,35 @@ What autodiff of a scan costs, and what is done instead:
   the loop, which is then linear in the states' gradients.
 - It keeps a dozen arrays as large as all states. Here the sums that enter the gates are kept, or
   nothing but the states, and the sequence is walked back in blocks that fit in a cache.
+- A loop keeps one core busy. On a CPU, parts of a large batch run at the same time.
 """
 
 import dataclasses
 import math
+import os
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from gru_jax.cells.base import AffineCell, at_precision, widen
 from gru_jax.derivative import with_pullback
 from gru_jax.typing import Array, State
 from gru_jax.unroll import scan
-from gru_jax.unroll.call import Call, are_known, likely_device
+from gru_jax.unroll.block import sweep, sweep_parts
+from gru_jax.unroll.call import Call, are_known, count_devices, likely_device
 from gru_jax.unroll.control import Steps
 from gru_jax.unroll.placement import vary_alike
-from gru_jax.unroll.walk import Kept, batch_shape_of, one_step, show, walk
+from gru_jax.unroll.side_by_side import WHOLE, Parts, join
+from gru_jax.unroll.walk import Kept, batch_shape_of, one_step, show, walk, walk_parts
 from gru_jax.unroll.walk_back import LARGE_BLOCK, walk_back
+
+
+def _count_cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +57,11 @@ class Tuning:
             a product per step reads all weights, and so loses little beside a large batch.
         keep_sums: whether the sums that enter the gates are kept for the way back, or computed
             again by one product over all steps of a block.
+        parts: of a batch that run at the same time, at most, see
+            :mod:`~gru_jax.unroll.side_by_side`.
+        part_rows: sequences of a part, at least.
+        part_elements: of a state over all steps and sequences, from which there are parts: a core
+            that sleeps is not woken for less.
     """
 
     block_elements: int = 2**17
@@ -53,9 +71,12 @@ class Tuning:
     inside_elements_forward: int = 2**22
     inside_features: int = 8
     keep_sums: bool = True
+    parts: int = 1
+    part_rows: int = 8
+    part_elements: int = 2**19
 
 
-TUNING = Tuning()
+TUNING = Tuning(parts=min(4, _count_cores()))
 """For CPUs, by measurement."""
 
 ACCELERATOR = Tuning(block_elements=LARGE_BLOCK, inside_batch=None, keep_sums=False)
@@ -83,31 +104,70 @@ def run(
     cell, steps, state = vary_alike((widen(cell), steps, state))
 
     tuning = TUNING if likely_device().platform == "cpu" else ACCELERATOR
+    parts = _parts(cell, steps, state, tuning)
+
+    def run_forward(
+        cell: AffineCell, steps: Steps, state: State, **options: Any
+    ) -> tuple[tuple[State, Array], list[Kept]]:
+        """The last state and the outputs, and what is kept of each part of the batch."""
+        if parts == WHOLE:
+            last, whole = walk(cell, steps, state, reverse=reverse, **options)
+            lasts, kept = [last], [whole]
+        else:
+            lasts, kept = walk_parts(cell, steps, state, parts=parts, reverse=reverse, **options)
+        states = join([part.states for part in kept], axis=1)
+        return (join(lasts), show(cell, states, steps.valid, steps.xs.dtype)), kept
 
     def function(cell: AffineCell, steps: Steps, state: State) -> tuple[State, Array]:
         inside = _project_inside(cell, steps, state, tuning, gradient=False)
-        return walk(cell, steps, state, reverse=reverse, keep="outputs", project_inside=inside)
+        if parts == WHOLE:
+            return walk(cell, steps, state, reverse=reverse, keep="outputs", project_inside=inside)
+        return run_forward(cell, steps, state, keep="states", project_inside=inside)[0]
 
     def forward(
         cell: AffineCell, steps: Steps, state: State
-    ) -> tuple[tuple[State, Array], tuple[AffineCell, Steps, State, Kept]]:
+    ) -> tuple[tuple[State, Array], tuple[AffineCell, Steps, State, list[Kept]]]:
         keep = "sums" if tuning.keep_sums and not recompute else "states"
         inside = _project_inside(cell, steps, state, tuning, gradient=True)
-        last, kept = walk(cell, steps, state, reverse=reverse, keep=keep, project_inside=inside)
-        ys = show(cell, kept.states, steps.valid, steps.xs.dtype)
-        return (last, ys), (cell, steps, state, kept)
+        value, kept = run_forward(cell, steps, state, keep=keep, project_inside=inside)
+        return value, (cell, steps, state, kept)
 
     def pullback(
-        residuals: tuple[AffineCell, Steps, State, Kept], cotangents: tuple[State, Array]
+        residuals: tuple[AffineCell, Steps, State, list[Kept]], cotangents: tuple[State, Array]
     ) -> tuple[AffineCell, Steps, State]:
         return walk_back(
             residuals,
             cotangents,
             reverse=reverse,
+            parts=parts,
             most_steps=_most_steps(cell, steps, state, recompute, tuning),
+            sweep=sweep if parts == WHOLE else sweep_parts,
         )
 
     return with_pullback(function, forward, pullback)(cell, steps, state)
+
+
+def _parts(cell: AffineCell, steps: Steps, state: State, tuning: Tuning) -> Parts:
+    """Parts of the batch to run at the same time."""
+    if not are_known(steps.xs.shape):
+        return WHOLE
+    is_plain = (
+        steps.resets is None
+        and len(batch_shape_of(cell, steps)) == 1
+        and len(jax.tree.leaves(state)) == 1
+        and jnp.finfo(steps.xs.dtype).bits >= 32
+        and jax.sharding.get_abstract_mesh().empty
+        and count_devices(likely_device()) == 1
+    )
+    elements = steps.xs.shape[0] * sum(leaf.size for leaf in jax.tree.leaves(state))
+    if not is_plain or elements < tuning.part_elements:
+        return WHOLE
+    (batch,) = batch_shape_of(cell, steps)
+    count = min(tuning.parts, batch // tuning.part_rows)
+    if count < 2:
+        return WHOLE
+    ends = [batch * part // count for part in range(count + 1)]
+    return tuple(map(slice, ends, ends[1:]))
 
 
 def _most_steps(

@@ -1,38 +1,20 @@
 """Every way to run a cell over time is one function, to every transformation and every dtype."""
 
-import contextlib
-import functools
-
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import gru_jax
 from gru_jax.unroll import xla
 from tests.cells.cases import CASES, GRU_AFTER, GRU_BEFORE, LSTM, Problem, assert_close, named
 from tests.shapes import Shape
+from tests.unroll.ways import WHOLE, in_blocks_of, run_by
 
 # Seven steps, which blocks of three do not divide.
 SHAPE = Shape(time=7, batch=(2,), input=2, hidden=3)
 # Six, of which blocks of three are two: the loop over blocks, without a second body for a rest.
 DERIVED = Shape(time=6, batch=(2,), input=2, hidden=2)
-NEVER = 2**40
-WHOLE = xla.Tuning()
-
-
-def in_blocks_of(steps: int, *, inside: bool = False, sequences: int = 2) -> xla.Tuning:
-    """Blocks of ``steps`` steps, inputs projected in the loop or ahead of it, whatever the size."""
-    return xla.Tuning(
-        block_elements=1,
-        block_rows=steps * sequences,
-        inside_batch=1 if inside else NEVER,
-        inside_elements=0,
-        inside_elements_forward=0,
-    )
-
-
 WAYS = {
     "scan": ("scan", WHOLE),
     "xla": ("xla", WHOLE),
@@ -40,16 +22,6 @@ WAYS = {
     "xla in blocks, projecting inside": ("xla", in_blocks_of(3, inside=True)),
 }
 BLOCKS_INSIDE = "xla in blocks, projecting inside"
-
-
-@contextlib.contextmanager
-def run_by(implementation, tuning=WHOLE):
-    """Unroll by one implementation; compiled anew, for the tuning is read when it is traced."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(xla, "TUNING", tuning)
-        jax.clear_caches()
-        yield functools.partial(gru_jax.unroll, implementation=implementation)
-    jax.clear_caches()
 
 
 @pytest.fixture(scope="module", params=WAYS)

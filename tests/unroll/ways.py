@@ -1,0 +1,34 @@
+"""Ways to run a cell that a test chooses, whatever the sizes."""
+
+import contextlib
+import functools
+
+import jax
+import pytest
+
+import gru_jax
+from gru_jax.unroll import xla
+
+NEVER = 2**40
+WHOLE = xla.Tuning()
+
+
+def in_blocks_of(steps: int, *, inside: bool = False, sequences: int = 2) -> xla.Tuning:
+    """Blocks of ``steps`` steps, inputs projected in the loop or ahead of it, whatever the size."""
+    return xla.Tuning(
+        block_elements=1,
+        block_rows=steps * sequences,
+        inside_batch=1 if inside else NEVER,
+        inside_elements=0,
+        inside_elements_forward=0,
+    )
+
+
+@contextlib.contextmanager
+def run_by(implementation, tuning=WHOLE):
+    """Unroll by one implementation; compiled anew, for the tuning is read when it is traced."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(xla, "TUNING", tuning)
+        jax.clear_caches()
+        yield functools.partial(gru_jax.unroll, implementation=implementation)
+    jax.clear_caches()
