@@ -149,7 +149,7 @@ def run(
 
 def _parts(cell: AffineCell, steps: Steps, state: State, tuning: Tuning) -> Parts:
     """Parts of the batch to run at the same time."""
-    if not are_known(steps.xs.shape):
+    if tuning.parts < 2 or not are_known(steps.xs.shape):
         return WHOLE
     is_plain = (
         steps.resets is None
