@@ -87,6 +87,9 @@ def main(arguments: list[str]) -> int:
     names = _names(options.contenders)
     if options.seconds <= 0:
         raise UserError(f"--seconds is {options.seconds}, but must be above 0.")
+    if options.music:
+        # It comes last, a quarter of an hour from now.
+        music.check(options.data_dir)
     output = options.output or Path("runs", "bench", time.strftime("%Y%m%d-%H%M%S"))
 
     result = {

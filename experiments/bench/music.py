@@ -18,6 +18,12 @@ CONFIG = Path(__file__).parents[2] / "configs" / "jsb.yaml"
 STEPS = 10
 
 
+def check(data_dir: Path) -> None:
+    """Raises UserError if the data are not there."""
+    config: Any = load_config(CONFIG)
+    music.build(config, data_dir)
+
+
 def time_training(data_dir: Path, seconds: float) -> dict[str, Spread]:
     """Times train steps, the same data, optimiser and regularisers with either GRU.
 

@@ -124,6 +124,11 @@ def test_the_command_writes_figures_table_and_plot(workplace, capsys):
     assert table.strip() in capsys.readouterr().out
 
 
+def test_missing_data_are_named_before_anything_is_timed(refused, monkeypatch):
+    monkeypatch.setattr(contenders, "make_contenders", lambda *_: pytest.fail("timed already"))
+    assert "JSB_Chorales.mat" in refused("bench", "--data-dir", "nowhere")
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
