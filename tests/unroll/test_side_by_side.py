@@ -15,7 +15,7 @@ import pytest
 
 import gru_jax
 from gru_jax.unroll import walk, xla
-from tests.cells.cases import CASES, GRU_AFTER, GRU_BEFORE, LSTM, Problem, assert_close
+from tests.cells.cases import GRU_AFTER, GRU_BEFORE, LSTM, RNN, Problem, assert_close
 from tests.shapes import Shape
 from tests.unroll.ways import in_blocks_of, run_by
 
@@ -48,18 +48,24 @@ def parts_seen(monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case is not LSTM], ids=str)
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("checkpoint", [None, "step"])
-@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize(
+    ("case", "inside", "checkpoint", "controls"),
+    [
+        (GRU_AFTER, True, None, {}),
+        (GRU_AFTER, False, "step", {"reverse": True, "lengths": LENGTHS}),
+        (GRU_BEFORE, True, "step", {"lengths": LENGTHS}),
+        (GRU_BEFORE, False, None, {"reverse": True}),
+        (RNN, True, None, {"reverse": True}),
+    ],
+    ids=str,
+)
 @jax.enable_x64(True)
-def test_against_the_reference(case, reverse, checkpoint, inside, parts_seen):
+def test_against_the_reference(case, inside, checkpoint, controls, parts_seen):
     problem = Problem.draw(case, SHAPE, learned_h0=True)
     blocks = in_blocks_of(3, inside=inside, sequences=SHAPE.batch[0])
-    for controls in ({"reverse": reverse}, {"reverse": reverse, "lengths": LENGTHS}):
-        with run_by("xla", in_parts(3, blocks)) as unroll:
-            outcome = problem.run("float64", unroll, checkpoint=checkpoint, **controls)
-        assert_close(outcome, problem.expected(**controls), "float64")
+    with run_by("xla", in_parts(3, blocks)) as unroll:
+        outcome = problem.run("float64", unroll, checkpoint=checkpoint, **controls)
+    assert_close(outcome, problem.expected(**controls), "float64")
     assert set(parts_seen) == {3}
 
 
