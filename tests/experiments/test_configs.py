@@ -25,7 +25,7 @@ def test_config_is_valid_and_its_header_complete(path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["adding-400", "copy-500"])
+@pytest.mark.parametrize("name", ["adding-200", "adding-400", "copy-500"])
 def test_a_small_one_runs_to_its_end(name, workplace):
     small = ["--length=5", "--held-out=16", "--model.hidden-size=4", "--optimizer.warmup-steps=0"]
     small += ["--training.steps=6", "--training.eval-every=3"]
