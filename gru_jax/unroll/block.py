@@ -12,7 +12,7 @@ from gru_jax.cells.base import AffineCell, at_precision, dot, gate_dtype
 from gru_jax.typing import Array, DType, State
 from gru_jax.unroll.control import Steps, expand, select
 from gru_jax.unroll.placement import settle
-from gru_jax.unroll.side_by_side import Loop, Parts, join, run_side_by_side, take
+from gru_jax.unroll.side_by_side import Loop, Parts, after, join, run_side_by_side, take
 from gru_jax.unroll.transformable import untransformed
 from gru_jax.unroll.walk import Kept, Leaves, show, wide
 
@@ -283,13 +283,7 @@ def sweep_parts(
             for recurrence, carry in zip(recurrences, carries, strict=True)
         ]
         finished, zero = run_side_by_side(loops)
-        swept = []
-        for loop, done in zip(loops, finished, strict=True):
-            last = zero if reverse else loop.time + zero
-            ahead = jax.tree.map(lambda leaf, last=last: leaf[last], done.states)
-            d_outputs = [jnp.where(zero == 0, leaf, jnp.zeros_like(leaf)) for leaf in done.outputs]
-            swept.append((ahead, dict(enumerate(d_outputs))))
-        return swept
+        return [(part.last, dict(enumerate(after(zero, part.outputs)))) for part in finished]
 
     def in_turn(
         transposed: Leaves, recurrences: list[Recurrence], carries: list[SweepCarry]

@@ -4,8 +4,8 @@ One loop keeps one core busy where its products are small: each step waits for t
 a product of 32 rows is not worth handing out. Loops over parts of the batch do not wait for each
 other. But XLA runs two loops at the same time only if neither writes a byte that the other uses,
 and what a step computes on its way it puts into memory that all loops have in turn. So here a loop
-owns all memory that it writes: what its products read and return is part of its carry, like all
-that comes out of its steps.
+owns all memory that it writes: what XLA stores between two of its operations is part of its carry,
+like all that comes out of its steps.
 
 XLA sees through that: it removes what nobody reads, makes one of what is equal, and copies where
 it cannot tell which of two comes first. Hence :func:`_zero`, a number that it does not know to be
@@ -14,13 +14,15 @@ zero, and different numbers where any would do.
 Where none of this helps, the loops give the same values one after another.
 """
 
-from collections.abc import Callable, Sequence
+import functools
+import itertools
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import JaxprEqn, Literal, jaxpr_as_fun, jaxprs_in_params
+from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun, jaxprs_in_params
 
 from gru_jax.typing import Array
 
@@ -29,6 +31,9 @@ TreeT = TypeVar("TreeT")
 Parts = tuple[slice, ...]
 """Of a batch, one after another."""
 WHOLE: Parts = (slice(None),)
+
+_COSTLY = {"tanh", "logistic", "exp", "exp2", "expm1", "log", "log1p", "div", "erf", "pow", "sqrt"}
+"""Elementwise operations that XLA does not repeat for each of several readers."""
 
 
 class Loop(NamedTuple):
@@ -53,23 +58,32 @@ class Finished(NamedTuple):
     """What a loop gives.
 
     Attributes:
-        states: before all and after each step, (time + 1, rows, ...) in the order of time: the
-            first state stands ahead of all others, with ``reverse`` behind them.
-        outputs: of each step, (time, rows, ...).
+        last: the state after the last step, (rows, ...).
+        states: after each step, (time, rows, ...).
+        outputs: of each step, likewise.
     """
 
+    last: Any
     states: Any
     outputs: Any
 
 
 def run_side_by_side(loops: Sequence[Loop]) -> tuple[list[Finished], Array]:
-    """Runs loops, and gives a zero that depends on all of them.
+    """Runs loops of one or more steps, and gives a zero that depends on all of them.
 
-    Whoever reads a result should read the zero, too: else the memory of a loop that is at its end
-    is taken for the next one, which then waits for it.
+    Whoever reads states or outputs should read something :func:`after` the zero, too: else the
+    memory of a loop that is at its end is taken for what the next one begins with, and that one
+    waits for it.
     """
-    finished, carries = zip(*map(_run, loops), strict=True)
-    return list(finished), _zero([leaf for carry in carries for leaf in carry])
+    numbers = itertools.count(1)
+    ends, owned = zip(*(_run(loop, numbers) for loop in loops), strict=True)
+    zero = _once(_zero(owned)).astype(jnp.int32)
+    return [_finish(loop, end, zero) for loop, end in zip(loops, ends, strict=True)], zero
+
+
+def after(zero: Array, tree: TreeT) -> TreeT:
+    """The same arrays, once a zero is known."""
+    return jax.tree.map(lambda leaf: jnp.where(zero == 0, leaf, jnp.ones_like(leaf)), tree)
 
 
 def take(tree: TreeT, part: slice, *, axis: int = 0) -> TreeT:
@@ -103,117 +117,134 @@ class _Carry(NamedTuple):
         more: whether there is another step.
         number: of that step, in the order in which they come.
         state: ahead of it.
-        states, outputs: all of them, (steps * rows, ...): an array that is written in place is
-            read without a copy only where no reshape stands between.
-        held: what the last step computed on its way.
+        kept: states and outputs of all steps, (time * rows, ...): an array that is written in place
+            is read without a copy only where no reshape stands between.
+        between: what the last step put into memory on its way.
     """
 
     more: Array
     number: Array
-    state: Leaves
-    states: Leaves
-    outputs: Leaves
-    held: Leaves
+    state: Any
+    kept: tuple[Any, Any]
+    between: Leaves
 
 
-def _run(loop: Loop) -> tuple[Finished, Leaves]:
-    time, reverse = loop.time, loop.reverse
-    first, structure = jax.tree.flatten(loop.state)
-    output_structure = None
+def _run(loop: Loop, numbers: Iterator[int]) -> tuple[_Carry, Any]:
+    """A loop, and all memory that nothing else may have until all loops are at their ends."""
 
-    def advance(state: Leaves, index: Array) -> tuple[Leaves, Leaves, Leaves]:
-        nonlocal output_structure
-        before, step = jax.tree.unflatten(structure, state), loop.read(index)
-        (new, outputs), held = _with_products(loop.body, before, step)
-        leaves, output_structure = jax.tree.flatten(outputs)
-        return jax.tree.leaves(new), leaves, held
+    def advance(state: Any, at: Array) -> tuple[tuple[Any, Any], Leaves]:
+        return _with_steps_between(loop.body, state, loop.read(at))
 
     def body(carry: _Carry) -> _Carry:
-        at = time - 1 - carry.number if reverse else carry.number
-        new, outputs, held = advance(carry.state, at)
-        after = at if reverse else at + 1
-        states = list(map(_put, carry.states, new, [after] * len(new)))
-        outputs = list(map(_put, carry.outputs, outputs, [at] * len(outputs)))
+        at = _index(loop, carry.number)
+        new, between = advance(carry.state, at)
+        kept = jax.tree.map(functools.partial(_put, at=at), carry.kept, new)
         # Only once all has been written is the next step's state read, over this one's.
-        number = carry.number + 1 + _zero([*states, *outputs])
-        before = time - number if reverse else number
-        state = list(map(_row, states, first, [before] * len(first)))
-        return _Carry(number < time, number, state, states, outputs, held)
+        number = carry.number + 1 + _zero(kept)
+        at = _index(loop, number - 1)
+        state = jax.tree.map(functools.partial(_row, at=at), kept[0], new[0])
+        return _Carry(number < loop.time, number, state, kept, between)
 
-    _, output_types, held_types = jax.eval_shape(advance, first, jnp.int32(0))
+    # All that is made ready for a loop waits for a number of its own. Once that is known, there is
+    # more to be done than the runtime leaves to one thread: it divides it, and so the loops.
+    leaf = jax.tree.leaves(loop.read(jnp.int32(0)))[0]
+    seed = _once(leaf[(0,) * leaf.ndim])
+    zero = _zero(seed)
+
     # Two arrays of the same values would be made one, and copied.
-    number = iter(range(1, 1 + len(output_types) + len(held_types)))
+    def different(leaf: Any, copies: int = 1) -> Array:
+        value = seed.astype(leaf.dtype) + jnp.asarray(next(numbers), leaf.dtype)
+        return jnp.full((copies * leaf.shape[0], *leaf.shape[1:]), value)
 
-    def different(shape: tuple[int, ...], dtype: Any) -> Array:
-        seed = first[0][(0,) * first[0].ndim]
-        return jnp.full(shape, seed.astype(dtype) + jnp.asarray(next(number), dtype))
-
-    states = [jnp.broadcast_to(leaf, (time + 1, *leaf.shape)) for leaf in first]
+    kept, between = jax.eval_shape(advance, loop.state, jnp.int32(0))
     start = _Carry(
-        more=jnp.array(True),
-        number=jnp.int32(0),
-        state=first,
-        states=[leaf.reshape(-1, *leaf.shape[2:]) for leaf in states],
-        outputs=[
-            different((time * leaf.shape[0], *leaf.shape[1:]), leaf.dtype) for leaf in output_types
-        ],
-        held=[different(leaf.shape, leaf.dtype) for leaf in held_types],
+        more=zero == 0,
+        number=zero,
+        state=after(zero, loop.state),
+        kept=jax.tree.map(lambda leaf: different(leaf, loop.time), kept),
+        between=list(map(different, between)),
     )
     end = lax.while_loop(lambda carry: carry.more, body, start)
-    states = [
-        leaf.reshape(time + 1, *like.shape) for leaf, like in zip(end.states, first, strict=True)
-    ]
-    outputs = [
-        leaf.reshape(time, *like.shape)
-        for leaf, like in zip(end.outputs, output_types, strict=True)
-    ]
-    assert output_structure is not None
-    finished = Finished(
-        jax.tree.unflatten(structure, states), jax.tree.unflatten(output_structure, outputs)
+    return end, (seed, loop.state, end.state, end.kept, end.between)
+
+
+def _finish(loop: Loop, end: _Carry, zero: Array) -> Finished:
+    states, outputs = jax.tree.map(
+        lambda kept: kept.reshape(loop.time, -1, *kept.shape[1:]), end.kept
     )
-    return finished, [*end.state, *end.states, *end.outputs, *end.held]
+    last = _index(loop, loop.time - 1) + zero
+    return Finished(jax.tree.map(lambda leaf: leaf[last], states), states, outputs)
 
 
-def _zero(arrays: Sequence[Array]) -> Array:
+def _index(loop: Loop, number: Any) -> Any:
+    """The step that comes after a number of others."""
+    return loop.time - 1 - number if loop.reverse else number
+
+
+def _zero(tree: Any) -> Array:
     """A zero that depends on arrays, whatever they hold: nothing is greater than infinity."""
     total = jnp.int32(0)
-    for array in arrays:
+    for array in jax.tree.leaves(tree):
         first = array[(0,) * array.ndim]
         total += (jnp.abs(first) > jnp.asarray(jnp.inf, first.dtype)).astype(jnp.int32)
     return total
 
 
-def _row(kept: Array, like: Array, index: Array) -> Array:
+def _once(number: Array) -> Array:
+    """What is costly is computed once and stored, not again by each of its readers."""
+    return jnp.tanh(number.astype(jnp.float32))
+
+
+def _row(kept: Array, like: Array, *, at: Array) -> Array:
     """What :func:`_put` has put there."""
-    return lax.dynamic_slice_in_dim(kept, index * like.shape[0], like.shape[0])
+    return lax.dynamic_slice_in_dim(kept, at * like.shape[0], like.shape[0])
 
 
-def _put(kept: Array, leaf: Array, index: Array) -> Array:
-    leaf = leaf.astype(kept.dtype)
-    return lax.dynamic_update_slice_in_dim(kept, leaf, index * leaf.shape[0], axis=0)
+def _put(kept: Array, leaf: Array, *, at: Array) -> Array:
+    return lax.dynamic_update_slice_in_dim(kept, leaf, at * leaf.shape[0], axis=0)
 
 
-def _with_products(body: Callable[..., Any], state: Any, step: Any) -> tuple[Any, Leaves]:
-    """What a body gives, and all that its products read, but for the state, and return."""
+def _with_steps_between(body: Callable[..., Any], state: Any, step: Any) -> tuple[Any, Leaves]:
+    """What a body gives, and what XLA puts into memory on the way to it."""
     closed, shape = jax.make_jaxpr(body, return_shape=True)(state, step)
     jaxpr = closed.jaxpr
     lie_elsewhere = {*jaxpr.constvars, *jaxpr.invars[: len(jax.tree.leaves(state))]}
-    held = dict.fromkeys(
-        atom
-        for equation in jaxpr.eqns
-        if _has_product(equation)
-        for atom in (*equation.invars, *equation.outvars)
-        if not isinstance(atom, Literal) and atom not in lie_elsewhere
-    )
+    between = [variable for variable in _materialised(jaxpr) if variable not in lie_elsewhere]
     wider = jaxpr.replace(
-        outvars=[*jaxpr.outvars, *held], debug_info=jaxpr.debug_info.with_unknown_names()
+        outvars=[*jaxpr.outvars, *between], debug_info=jaxpr.debug_info.with_unknown_names()
     )
     values = jaxpr_as_fun(closed.replace(jaxpr=wider))(*jax.tree.leaves((state, step)))
     count = len(jaxpr.outvars)
     return jax.tree.unflatten(jax.tree.structure(shape), values[:count]), values[count:]
 
 
-def _has_product(equation: JaxprEqn) -> bool:
-    return equation.primitive.name == "dot_general" or any(
-        _has_product(inner) for jaxpr in jaxprs_in_params(equation.params) for inner in jaxpr.eqns
+def _materialised(jaxpr: Jaxpr) -> list[Var]:
+    """What products read and return, and what is costly and serves several of those or the results.
+
+    All else XLA computes where it is read, again for each of several readers.
+    """
+    found: dict[Var, None] = {}
+    serves = {variable: {variable} for variable in _variables(jaxpr.outvars)}
+    for equation in reversed(jaxpr.eqns):
+        read = _variables(equation.invars)
+        served = set().union(*(serves.get(variable, ()) for variable in equation.outvars))
+        if _contains(equation, {"dot_general"}):
+            found |= dict.fromkeys([*read, *equation.outvars])
+            serves |= {variable: serves.get(variable, set()) | {variable} for variable in read}
+            continue
+        if len(served) > 1 and _contains(equation, _COSTLY):
+            found |= dict.fromkeys(equation.outvars)
+        serves |= {variable: serves.get(variable, set()) | served for variable in read}
+    return list(found)
+
+
+def _variables(atoms: Iterable[Any]) -> list[Var]:
+    return [atom for atom in atoms if not isinstance(atom, Literal)]
+
+
+def _contains(equation: JaxprEqn, names: Collection[str]) -> bool:
+    return equation.primitive.name in names or any(
+        _contains(inner, names)
+        for jaxpr in jaxprs_in_params(equation.params)
+        for inner in jaxpr.eqns
     )

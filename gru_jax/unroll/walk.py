@@ -32,6 +32,9 @@ class Kept(NamedTuple):
     direct: Leaves | None = None
 
 
+Walked = tuple[list[State], list[Kept], Array]
+
+
 def walk(
     cell: AffineCell,
     steps: Steps,
@@ -58,7 +61,7 @@ def walk_parts(
     reverse: bool,
     keep: Literal["states", "sums"],
     project_inside: bool,
-) -> tuple[list[State], list[Kept]]:
+) -> Walked:
     """:func:`walk` for parts of the batch that run at the same time, without resets.
 
     Args:
@@ -66,48 +69,41 @@ def walk_parts(
         parts: of the batch, of which there is one axis.
 
     Returns:
-        Of each part the state after the last step, and what is to be kept.
+        Of each part the state after the last step, and what is to be kept; and the zero of
+        :func:`~gru_jax.unroll.side_by_side.run_side_by_side`.
     """
 
-    def apart(cell: AffineCell, steps: Steps, state: State) -> tuple[list[State], list[Kept]]:
+    def apart(cell: AffineCell, steps: Steps, state: State) -> Walked:
         body, read = _body(cell, steps, state, keep=keep, project_inside=project_inside)
 
         def without_states(state: State, step: Any) -> tuple[State, Kept]:
             new, kept = body(state, step)
             return new, kept._replace(states=None)
 
-        time = steps.xs.shape[0]
         finished, zero = run_side_by_side(
             [
                 Loop(
                     without_states,
                     take(state, part),
                     lambda index, part=part: step_of_part(read, index, part),
-                    time,
+                    steps.xs.shape[0],
                     reverse,
                 )
                 for part in parts
             ]
         )
-        last, after = (zero, zero) if reverse else (time + zero, 1 + zero)
         return (
-            [jax.tree.map(lambda leaf: leaf[last], loop.states) for loop in finished],
-            [
-                loop.outputs._replace(
-                    states=jax.tree.map(
-                        lambda leaf: lax.dynamic_slice_in_dim(leaf, after, time), loop.states
-                    )
-                )
-                for loop in finished
-            ],
+            [part.last for part in finished],
+            [part.outputs._replace(states=part.states) for part in finished],
+            zero,
         )
 
-    def in_turn(cell: AffineCell, steps: Steps, state: State) -> tuple[list[State], list[Kept]]:
+    def in_turn(cell: AffineCell, steps: Steps, state: State) -> Walked:
         options: Any = {"reverse": reverse, "keep": keep, "project_inside": project_inside}
         done = [
             walk(cell, take(steps, part, axis=1), take(state, part), **options) for part in parts
         ]
-        return [last for last, _ in done], [kept for _, kept in done]
+        return [last for last, _ in done], [kept for _, kept in done], jnp.int32(0)
 
     return untransformed(apart, in_turn)(cell, steps, state)
 

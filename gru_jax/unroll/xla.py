@@ -27,7 +27,7 @@ from gru_jax.unroll.block import sweep, sweep_parts
 from gru_jax.unroll.call import Call, are_known, count_devices, likely_device
 from gru_jax.unroll.control import Steps
 from gru_jax.unroll.placement import vary_alike
-from gru_jax.unroll.side_by_side import WHOLE, Parts, join
+from gru_jax.unroll.side_by_side import WHOLE, Parts, after, join
 from gru_jax.unroll.walk import Kept, batch_shape_of, one_step, show, walk, walk_parts
 from gru_jax.unroll.walk_back import LARGE_BLOCK, walk_back
 
@@ -73,7 +73,7 @@ class Tuning:
     keep_sums: bool = True
     parts: int = 1
     part_rows: int = 8
-    part_elements: int = 2**19
+    part_elements: int = 2**18
 
 
 TUNING = Tuning(parts=min(4, _count_cores()))
@@ -108,15 +108,16 @@ def run(
 
     def run_forward(
         cell: AffineCell, steps: Steps, state: State, **options: Any
-    ) -> tuple[tuple[State, Array], list[Kept]]:
-        """The last state and the outputs, and what is kept of each part of the batch."""
+    ) -> tuple[tuple[State, Array], tuple[AffineCell, Steps, State, list[Kept]]]:
+        """The last state and the outputs, and what the way back needs."""
         if parts == WHOLE:
-            last, whole = walk(cell, steps, state, reverse=reverse, **options)
-            lasts, kept = [last], [whole]
-        else:
-            lasts, kept = walk_parts(cell, steps, state, parts=parts, reverse=reverse, **options)
+            last, kept = walk(cell, steps, state, reverse=reverse, **options)
+            ys = show(cell, kept.states, steps.valid, steps.xs.dtype)
+            return (last, ys), (cell, steps, state, [kept])
+        lasts, kept, zero = walk_parts(cell, steps, state, parts=parts, reverse=reverse, **options)
         states = join([part.states for part in kept], axis=1)
-        return (join(lasts), show(cell, states, steps.valid, steps.xs.dtype)), kept
+        ys = after(zero, show(cell, states, steps.valid, steps.xs.dtype))
+        return (join(lasts), ys), (cell, steps, after(zero, state), kept)
 
     def function(cell: AffineCell, steps: Steps, state: State) -> tuple[State, Array]:
         inside = _project_inside(cell, steps, state, tuning, gradient=False)
@@ -129,8 +130,7 @@ def run(
     ) -> tuple[tuple[State, Array], tuple[AffineCell, Steps, State, list[Kept]]]:
         keep = "sums" if tuning.keep_sums and not recompute else "states"
         inside = _project_inside(cell, steps, state, tuning, gradient=True)
-        value, kept = run_forward(cell, steps, state, keep=keep, project_inside=inside)
-        return value, (cell, steps, state, kept)
+        return run_forward(cell, steps, state, keep=keep, project_inside=inside)
 
     def pullback(
         residuals: tuple[AffineCell, Steps, State, list[Kept]], cotangents: tuple[State, Array]
@@ -154,7 +154,6 @@ def _parts(cell: AffineCell, steps: Steps, state: State, tuning: Tuning) -> Part
     is_plain = (
         steps.resets is None
         and len(batch_shape_of(cell, steps)) == 1
-        and len(jax.tree.leaves(state)) == 1
         and jnp.finfo(steps.xs.dtype).bits >= 32
         and jax.sharding.get_abstract_mesh().empty
         and count_devices(likely_device()) == 1
