@@ -51,7 +51,8 @@ class Tuning:
         inside_batch: sequences from which inputs may be projected step by step. Ahead of the
             loop it is one efficient product; but what that writes is read again from memory,
             into whose fresh pages more time goes than a product per step loses. None: never.
-        inside_elements: of all that is projected, from which it is, where gradients are kept.
+        inside_elements: of all that is projected, from which it is, where gradients are kept and
+            the batch is one: where it is in parts, they share what a product per step takes.
         inside_elements_forward: likewise, where none are.
         inside_features: of an input, per sequence, up to which it is in any case where none are:
             a product per step reads all weights, and so loses little beside a large batch.
@@ -120,7 +121,7 @@ def run(
         return (join(lasts), ys), (cell, steps, after(zero, state), kept)
 
     def function(cell: AffineCell, steps: Steps, state: State) -> tuple[State, Array]:
-        inside = _project_inside(cell, steps, state, tuning, gradient=False)
+        inside = _project_inside(cell, steps, state, tuning, parts, gradient=False)
         if parts == WHOLE:
             return walk(cell, steps, state, reverse=reverse, keep="outputs", project_inside=inside)
         return run_forward(cell, steps, state, keep="states", project_inside=inside)[0]
@@ -129,7 +130,7 @@ def run(
         cell: AffineCell, steps: Steps, state: State
     ) -> tuple[tuple[State, Array], tuple[AffineCell, Steps, State, list[Kept]]]:
         keep = "sums" if tuning.keep_sums and not recompute else "states"
-        inside = _project_inside(cell, steps, state, tuning, gradient=True)
+        inside = _project_inside(cell, steps, state, tuning, parts, gradient=True)
         return run_forward(cell, steps, state, keep=keep, project_inside=inside)
 
     def pullback(
@@ -186,7 +187,7 @@ def _most_steps(
 
 
 def _project_inside(
-    cell: AffineCell, steps: Steps, state: State, tuning: Tuning, *, gradient: bool
+    cell: AffineCell, steps: Steps, state: State, tuning: Tuning, parts: Parts, *, gradient: bool
 ) -> bool:
     """Whether inputs are projected as they are read."""
     if tuning.inside_batch is None or not are_known(steps.xs.shape):
@@ -197,7 +198,7 @@ def _project_inside(
     _, projected = one_step(at_precision(cell, steps.xs.dtype), steps, state)
     elements = steps.xs.shape[0] * sum(leaf.size for leaf in jax.tree.leaves(projected))
     if gradient:
-        return elements >= tuning.inside_elements
+        return parts != WHOLE or elements >= tuning.inside_elements
     features = steps.xs[0].size // sequences
     return (
         elements >= tuning.inside_elements_forward or features <= tuning.inside_features * sequences
