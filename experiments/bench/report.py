@@ -47,7 +47,7 @@ def headline(result: Result) -> str:
     parts = [
         f"On {where}, jax {versions['jax']}, Python {versions['python']}, revision "
         f"{result['git_revision'][:10]}, by `{result['command']}`. Shapes are batch, time, input, "
-        "hidden; milliseconds, medians of interleaved rounds, float32.",
+        "hidden; milliseconds, medians of interleaved bursts, float32.",
         _times("Gradient with respect to parameters and inputs, ms", result, "gradient"),
         _times("Forward, ms", result, "forward"),
     ]

@@ -40,7 +40,7 @@ def time_steps(batch: int, input_size: int, hidden_size: int, seconds: float) ->
 
     steps = {"gru_jax.step": gru_jax.step, "products alone": multiply, "dispatch": dispatch}
     runs = {name: _stream(step, params, x, hidden_size) for name, step in steps.items()}
-    return interleave(runs, seconds=seconds, calls=200)
+    return interleave(runs, seconds=seconds)
 
 
 def _stream(

@@ -1,6 +1,5 @@
 """Timing by rounds: everything once, and again, so that what disturbs the machine disturbs all."""
 
-import functools
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -12,70 +11,50 @@ Runs = Mapping[str, Callable[[], Any]]
 Spread = dict[str, float]
 
 
-def interleave(runs: Runs, *, seconds: float, calls: int = 1) -> dict[str, Spread]:
+def interleave(
+    runs: Runs,
+    *,
+    seconds: float,
+    wait: Callable[[Any], object] = lambda result: None,
+    burst_ms: float = 20.0,
+) -> dict[str, Spread]:
     """Times functions side by side, in rounds, each in an order of its own.
 
-    What one leaves behind (threads that spin on for a while, memory that goes back to the
-    system) falls on whichever comes next; in a fixed order that would always be the same one.
+    Each is called several times in a row, as programs are in use: a call that follows strangers'
+    finds their data in the caches, and its own threads asleep or theirs spinning on. In a fixed
+    order what one leaves behind would always fall on the same next one.
 
     Args:
-        runs: what to time, by name; each returns when its work is done.
+        runs: what to time, by name; what it returns goes to ``wait``.
         seconds: about how long the rounds take together; at least five are made.
-        calls: how often a function is called in one measurement, for those that are quick.
+        wait: called at the end of a burst, for functions that return before a device is done: the
+            device then always has work, and what counts is its time, not that of handing it over.
+        burst_ms: about how long a burst takes at least.
 
     Returns:
         By name, milliseconds per call: the median, the quartiles, the lowest, and the rounds.
     """
-    for run in runs.values():
-        run()
+
+    def burst(run: Callable[[], Any], calls: int) -> float:
+        started = time.perf_counter()
+        result = None
+        for _ in range(calls):
+            result = run()
+        wait(result)
+        return (time.perf_counter() - started) * 1e3
+
+    calls = {}
+    for name, run in runs.items():
+        burst(run, 1)
+        calls[name] = max(1, round(burst_ms / burst(run, 1)))
     times: dict[str, list[float]] = {name: [] for name in runs}
     order, shuffle = list(runs), random.Random(0).shuffle
     begin = time.perf_counter()
     while min(map(len, times.values())) < 5 or time.perf_counter() - begin < seconds:
         shuffle(order)
         for name in order:
-            started = time.perf_counter()
-            for _ in range(calls):
-                runs[name]()
-            times[name].append((time.perf_counter() - started) / calls * 1e3)
+            times[name].append(burst(runs[name], calls[name]) / calls[name])
     return {name: spread(values) for name, values in times.items()}
-
-
-def interleave_bursts(
-    runs: Runs, *, wait: Callable[[Any], object], seconds: float, burst_ms: float = 10.0
-) -> dict[str, Spread]:
-    """:func:`interleave` for functions that return before a device is done.
-
-    They are called several times in a row before anything waits, so that the device always has
-    work and what counts is its time, not the time to hand it over.
-
-    Args:
-        runs: what to time, by name; what it returns goes to ``wait``.
-        wait: returns once everything that was handed over is done.
-        seconds: about how long the rounds take together.
-        burst_ms: about how long one burst takes at least.
-    """
-
-    def burst(run: Callable[[], Any], calls: int) -> None:
-        result = None
-        for _ in range(calls):
-            result = run()
-        wait(result)
-
-    calls = {}
-    for name, run in runs.items():
-        burst(run, 1)
-        started = time.perf_counter()
-        burst(run, 1)
-        calls[name] = max(1, round(burst_ms * 1e-3 / (time.perf_counter() - started)))
-    bursts = {name: functools.partial(burst, run, calls[name]) for name, run in runs.items()}
-    times = interleave(bursts, seconds=seconds)
-    return {
-        name: {
-            key: value if key == "rounds" else value / calls[name] for key, value in spread.items()
-        }
-        for name, spread in times.items()
-    }
 
 
 def spread(values: list[float]) -> Spread:

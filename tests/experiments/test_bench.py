@@ -71,9 +71,12 @@ def test_the_reset_before_has_no_bias_of_its_own():
 
 def test_rounds_are_interleaved_and_each_has_an_order_of_its_own():
     order = []
-    times = interleave({name: lambda name=name: order.append(name) for name in "abc"}, seconds=0)
-    rounds = ["".join(order[at : at + 3]) for at in range(0, len(order), 3)]
-    assert len(rounds) == 6
+    runs = {name: lambda name=name: order.append(name) for name in "abc"}
+    times = interleave(runs, seconds=0, burst_ms=0)
+    # Each is called twice ahead of all rounds.
+    assert order[:6] == [*"aabbcc"]
+    rounds = ["".join(order[at : at + 3]) for at in range(6, len(order), 3)]
+    assert len(rounds) == 5
     assert {"".join(sorted(names)) for names in rounds} == {"abc"}
     assert len(set(rounds)) > 1
     assert {spread["rounds"] for spread in times.values()} == {5}

@@ -14,7 +14,7 @@ from experiments.bench.gpu.cudnn_gru import time_cudnn
 from experiments.bench.gpu.torch_gru import time_torch
 from experiments.bench.invocation import invocation
 from experiments.bench.peers import Shape, make_problem
-from experiments.bench.timing import interleave_bursts
+from experiments.bench.timing import interleave
 from experiments.errors import UserError
 from experiments.files import write_atomically, write_json
 from experiments.provenance import provenance
@@ -157,7 +157,7 @@ def _time_jax(shape: Shape, seconds: float, ends: float) -> list[dict[str, Any]]
             continue
         runs |= {f"{kind} {name}": run for kind, run in of_way.items()}
     if runs:
-        times = interleave_bursts(runs, wait=jax.block_until_ready, seconds=seconds)
+        times = interleave(runs, wait=jax.block_until_ready, seconds=seconds)
         for key, spread in times.items():
             kind, name = key.split(" ", 1)
             rows[name][kind] = spread

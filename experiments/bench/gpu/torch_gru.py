@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.bench.peers import Shape
-from experiments.bench.timing import interleave_bursts
+from experiments.bench.timing import interleave
 
 MODULE = "experiments.bench.gpu.torch_gru"
 PRECISIONS = ("float32", "float32 (TF32)", "float16", "bfloat16")
@@ -96,7 +96,7 @@ def _time(shape: Shape, precision: str, seconds: float) -> dict[str, Any]:
         xs.grad = None
         (module(xs)[0] * weights).sum().backward()
 
-    return interleave_bursts(
+    return interleave(
         {"forward": forward, "gradient": gradient},
         wait=lambda _: torch.cuda.synchronize(),
         seconds=seconds,
