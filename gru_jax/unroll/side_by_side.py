@@ -42,7 +42,7 @@ class Loop(NamedTuple):
     Attributes:
         body: ``(state, step) -> (next state, outputs)``, in arrays (rows, ...).
         state: the first one.
-        read: what happens at a step, by its index.
+        read: what happens at a step, by its index; the first array is one of floats.
         time: the number of steps, 1 or more.
         reverse: whether the last step comes first.
     """

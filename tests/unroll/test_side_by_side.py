@@ -85,6 +85,7 @@ def test_transformations_see_no_difference(parts_seen):
         return {
             "jvp": jax.jvp(unroll, (cell, xs, state), directions),
             "jvp of grad": jax.jvp(jax.grad(loss), (cell, xs, state), directions),
+            "hessian": jax.hessian(lambda state: loss(cell, xs, state))(state),
             "vmap of grad": jax.vmap(jax.grad(loss), (0, None, None))(ensemble, xs, state),
             "checkpoint": jax.grad(jax.checkpoint(loss))(cell, xs, state),
         }
