@@ -1,6 +1,6 @@
 """The way back over a block of steps: a loop for the states, all else for all steps at once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -12,7 +12,15 @@ from gru_jax.cells.base import AffineCell, at_precision, dot, gate_dtype
 from gru_jax.typing import Array, DType, State
 from gru_jax.unroll.control import Steps, expand, select
 from gru_jax.unroll.placement import settle
-from gru_jax.unroll.side_by_side import Loop, Parts, after, join, run_side_by_side, take
+from gru_jax.unroll.side_by_side import (
+    Loop,
+    Parts,
+    after,
+    join,
+    run_side_by_side,
+    step_of_part,
+    take,
+)
 from gru_jax.unroll.transformable import untransformed
 from gru_jax.unroll.walk import Kept, Leaves, show, wide
 
@@ -24,25 +32,25 @@ class Cotangents(NamedTuple):
     """What is handed from block to block on the way back.
 
     Attributes:
-        state: of the state ahead of the block last walked, its leaves, per part of the batch.
+        state: of the state ahead of the block last walked, its leaves.
         initial: of the initial state, which resets put in, likewise; None without resets.
         weights: of the recurrent weights, one array per product.
         cell: of all other parameters.
     """
 
-    state: list[Leaves]
+    state: Leaves
     initial: Leaves | None
     weights: Leaves
     cell: AffineCell
 
 
 class Block(NamedTuple):
-    """Some steps, and per part of the batch what was kept of them and the state ahead of them."""
+    """Some steps, what was kept of them, per part of the batch, and the state ahead of them."""
 
     steps: Steps
     kept: list[Kept]
     d_ys: Array
-    before: list[State]
+    before: State
 
 
 class Recurrence(NamedTuple):
@@ -72,17 +80,17 @@ Swept = tuple[SweepCarry, dict[int, Array]]
 
 @runtime_checkable
 class Sweep(Protocol):
-    """Solves a recurrence per part of the batch."""
+    """Solves a recurrence."""
 
     def __call__(
         self,
         anatomy: Anatomy,
         transposed: Leaves,
-        recurrences: Sequence[Recurrence],
-        carries: Sequence[SweepCarry],
+        recurrence: Recurrence,
+        carry: SweepCarry,
         *,
         reverse: bool,
-    ) -> Sequence[Swept]: ...
+    ) -> Swept: ...
 
 
 def block_back(
@@ -92,205 +100,176 @@ def block_back(
     initial: State,
     carry: Cotangents,
     block: Block,
-    parts: Parts,
     *,
     reverse: bool,
     sweep: Sweep,
+    apart: bool,
 ) -> tuple[Cotangents, Array]:
-    """One block: ``sweep`` for the states, all else for its steps at once."""
-    steps, d_ys = block.steps, block.d_ys
-    prepared = [
-        _prepare(
-            cell,
-            anatomy,
-            initial,
-            take(steps, part, axis=1),
-            kept,
-            take(d_ys, part, axis=1),
-            before,
-            reverse=reverse,
-        )
-        for part, kept, before in zip(parts, block.kept, block.before, strict=True)
-    ]
-    swept = sweep(
-        anatomy,
-        transposed,
-        [part.recurrence for part in prepared],
-        [(state, carry.initial) for state in carry.state],
-        reverse=not reverse,
-    )
-    d_weights, d_cell, d_xs = carry.weights, carry.cell, []
-    for part, (_, d_outputs) in zip(prepared, swept, strict=True):
-        d_weights, d_cell, d_part = _finish(cell, anatomy, part, d_outputs, d_weights, d_cell)
-        d_xs.append(d_part)
-    carry = Cotangents([state for (state, _), _ in swept], swept[-1][0][1], d_weights, d_cell)
-    return carry, join(d_xs, axis=1)
+    """One block: ``sweep`` for the states, all else for its steps at once.
 
-
-class _Part(NamedTuple):
-    """What is known of a part of the batch before its recurrence is solved.
-
-    Attributes:
-        steps: of the part.
-        inputs: of the cell's elementwise part, see :class:`~gru_jax.cells.anatomy.Anatomy`.
-        slopes: its derivatives.
-        recurrence: what follows from them.
-        d_cell: cotangent of what the outputs read of the cell.
+    With ``apart`` the gradients of what is projected are written one by one before they are joined:
+    XLA's CPU compiler joins arrays fast, but not what it computes as it goes.
     """
+    steps = block.steps
+    kept = join(block.kept, axis=1)
+    precise = at_precision(cell, steps.xs.dtype)
+    inputs = _inputs(precise, anatomy, initial, block, kept, reverse=reverse)
+    slopes = anatomy.diagonals(precise, inputs)
+    if steps.valid is not None:
+        slopes = _hold(slopes, steps.valid, inputs[: anatomy.state.num_leaves])
+    d_cell_shown, d_shown = _pull_shown(cell, anatomy, block, kept)
+    recurrence = Recurrence(
+        packed=[_pack(slopes, anatomy.sums_of(product)) for product in range(len(anatomy.widths))],
+        passed=[{at: row[at] for at in row if at < anatomy.state.num_leaves} for row in slopes],
+        d_shown=d_shown,
+        resets=steps.resets,
+    )
+    (d_state, d_initial), d_outputs = sweep(
+        anatomy, transposed, recurrence, (carry.state, carry.initial), reverse=not reverse
+    )
 
-    steps: Steps
-    inputs: Leaves
-    slopes: Slopes
-    recurrence: Recurrence
-    d_cell: AffineCell
+    # Over rows from here on: a product that contracts two axes is laid out badly.
+    d_products = _rows([_spread(pack, d_outputs) for pack in recurrence.packed])
+    operands = _rows(anatomy.evaluate(precise, inputs)[1])
+    d_weights = [
+        total + _weights_gradient(operand, d_product, steps.xs.dtype)
+        for total, operand, d_product in zip(carry.weights, operands, d_products, strict=True)
+    ]
+    d_direct = _rows([_gather(slopes, d_outputs, at) for at in anatomy.direct_inputs])
+    if apart:
+        d_sums = [
+            _rows([_gather(slopes, d_outputs, at) for at in anatomy.sums_of(product)])
+            for product in range(len(anatomy.widths))
+        ]
+        d_sums, d_direct = lax.optimization_barrier((d_sums, d_direct))
+    else:
+        d_sums = [
+            jnp.split(d_product, width, axis=-1)
+            for d_product, width in zip(d_products, anatomy.widths, strict=True)
+        ]
+    d_cell_read, d_xs = _pull_projected(cell, anatomy, _rows(inputs), steps.xs, d_sums, d_direct)
+    d_cell = jax.tree.map(lambda *d: sum(d[1:], d[0]), carry.cell, d_cell_read, d_cell_shown)
+    return Cotangents(d_state, d_initial, d_weights, d_cell), d_xs
 
 
-def _prepare(
-    cell: AffineCell,
+def _inputs(
+    precise: AffineCell,
     anatomy: Anatomy,
     initial: State,
-    steps: Steps,
+    block: Block,
     kept: Kept,
-    d_ys: Array,
-    before: State,
     *,
     reverse: bool,
-) -> _Part:
-    dtype = steps.xs.dtype
-    precise = at_precision(cell, dtype)
-    num_states, num_products = anatomy.state.num_leaves, len(anatomy.widths)
-
+) -> Leaves:
+    """What the cell's elementwise part read, see :class:`~gru_jax.cells.anatomy.Anatomy`."""
+    steps = block.steps
     previous = jax.tree.map(
-        lambda first, states: _shift(first, states, reverse=reverse), before, kept.states
+        lambda first, states: _shift(first, states, reverse=reverse), block.before, kept.states
     )
     if steps.resets is not None:
         everywhere = jax.tree.map(lambda i, h: jnp.broadcast_to(i, h.shape), initial, previous)
         previous = select(steps.resets, everywhere, previous)
-    previous = wide(previous, dtype)
+    previous = wide(previous, steps.xs.dtype)
     sums, direct = kept.sums, kept.direct
     if sums is None or direct is None:
         projected = precise.project(steps.xs)
         sums, direct = record(precise, previous, projected)[1], anatomy.pick_direct(projected)
-    inputs = [*jax.tree.leaves(previous), *jax.tree.leaves(sums), *direct]
-    slopes = anatomy.diagonals(precise, inputs)
-    if steps.valid is not None:
-        slopes = _hold(slopes, steps.valid, jax.tree.leaves(previous))
-    packed = [_pack(slopes, anatomy.sums_of(product)) for product in range(num_products)]
-    passed = [{at: row[at] for at in row if at < num_states} for row in slopes]
+    return [*jax.tree.leaves(previous), *jax.tree.leaves(sums), *direct]
 
-    _, pull_output = jax.vjp(
-        lambda cell, states: show(cell, states, steps.valid, dtype), cell, kept.states
+
+def _pull_shown(
+    cell: AffineCell, anatomy: Anatomy, block: Block, kept: Kept
+) -> tuple[AffineCell, dict[int, Array]]:
+    """The cotangents that come from the steps' own outputs, of the cell and of the states."""
+    dtype = block.steps.xs.dtype
+    _, pull = jax.vjp(
+        lambda cell, states: show(cell, states, block.steps.valid, dtype), cell, kept.states
     )
-    d_cell, d_states = pull_output(d_ys)
-    d_shown = {
+    d_cell, d_states = pull(block.d_ys)
+    return d_cell, {
         index: leaf.astype(gate_dtype(dtype))
         for index, leaf in enumerate(jax.tree.leaves(d_states))
         if index in anatomy.shown
     }
-    recurrence = Recurrence(packed, passed, d_shown, steps.resets)
-    return _Part(steps, inputs, slopes, recurrence, d_cell)
 
 
-def _finish(
+def _pull_projected(
     cell: AffineCell,
     anatomy: Anatomy,
-    part: _Part,
-    d_outputs: dict[int, Array],
-    d_weights: Leaves,
-    d_cell: AffineCell,
-) -> tuple[Leaves, AffineCell, Array]:
-    """The cotangents of the weights and the cell, added to those given, and of the inputs."""
-    dtype = part.steps.xs.dtype
-    precise = at_precision(cell, dtype)
-    num_states = anatomy.state.num_leaves
-    # Over rows from here on: a product that contracts two axes is laid out badly.
-    d_direct = _rows([_gather(part.slopes, d_outputs, at) for at in anatomy.direct_inputs])
-    d_products = _rows([_spread(pack, d_outputs) for pack in part.recurrence.packed])
-    operands = _rows(anatomy.evaluate(precise, part.inputs)[1])
-    xs = _rows(part.steps.xs)
-    previous = jax.tree.unflatten(anatomy.state, _rows(part.inputs[:num_states]))
+    inputs: Leaves,
+    xs: Array,
+    d_sums: list[Leaves],
+    d_direct: Leaves,
+) -> tuple[AffineCell, Array]:
+    """The cotangents of the cell and of its inputs, by what is projected, which are rows."""
+    dtype = xs.dtype
+    previous = jax.tree.unflatten(anatomy.state, inputs[: anatomy.state.num_leaves])
     sums = [
-        tuple(_rows([part.inputs[at] for at in anatomy.sums_of(product)]))
+        tuple(inputs[at] for at in anatomy.sums_of(product))
         for product in range(len(anatomy.widths))
     ]
-    d_weights = [
-        total + _weights_gradient(operand, d_product, dtype)
-        for total, operand, d_product in zip(d_weights, operands, d_products, strict=True)
-    ]
 
-    def addends(cell: AffineCell, xs: Array) -> tuple[Any, Leaves]:
+    def read(cell: AffineCell, xs: Array) -> tuple[Any, Leaves]:
         precise = at_precision(cell, dtype)
         projected = precise.project(xs)
         return addends_of(precise, previous, projected, sums), anatomy.pick_direct(projected)
 
-    found, pull_addends = jax.vjp(addends, cell, xs)
+    (addends, _), pull = jax.vjp(read, cell, _rows(xs))
     d_addends = [
-        [
-            None if addend is None else d_sum
-            for addend, d_sum in zip(row, jnp.split(d_product, len(row), axis=-1), strict=True)
-        ]
-        for row, d_product in zip(found[0], d_products, strict=True)
+        [None if addend is None else d_sum for addend, d_sum in zip(row, d_row, strict=True)]
+        for row, d_row in zip(addends, d_sums, strict=True)
     ]
-    d_found, d_xs = pull_addends((d_addends, d_direct))
-    d_cell = jax.tree.map(lambda *d: sum(d[1:], d[0]), d_cell, d_found, part.d_cell)
-    return d_weights, d_cell, d_xs.reshape(part.steps.xs.shape)
+    d_cell, d_xs = pull((d_addends, d_direct))
+    return d_cell, d_xs.reshape(xs.shape)
 
 
 def sweep(
     anatomy: Anatomy,
     transposed: Leaves,
-    recurrences: Sequence[Recurrence],
-    carries: Sequence[SweepCarry],
+    recurrence: Recurrence,
+    carry: SweepCarry,
     *,
     reverse: bool,
-) -> list[Swept]:
-    """A :class:`Sweep` as loops of JAX's, for every affine cell."""
+) -> Swept:
+    """A :class:`Sweep` as a loop of JAX's, for every affine cell."""
     back = _back(anatomy, transposed)
-
-    def of_part(recurrence: Recurrence, carry: SweepCarry) -> Swept:
-        first = jax.tree.map(lambda leaf: leaf[0], recurrence)
-        begin = settle(lambda carry: back(carry, first)[0], carry)
-        carry, d_outputs = lax.scan(back, begin, recurrence, reverse=reverse)
-        return carry, dict(enumerate(d_outputs))
-
-    return list(map(of_part, recurrences, carries))
+    first = jax.tree.map(lambda leaf: leaf[0], recurrence)
+    begin = settle(lambda carry: back(carry, first)[0], carry)
+    carry, d_outputs = lax.scan(back, begin, recurrence, reverse=reverse)
+    return carry, dict(enumerate(d_outputs))
 
 
 def sweep_parts(
     anatomy: Anatomy,
     transposed: Leaves,
-    recurrences: Sequence[Recurrence],
-    carries: Sequence[SweepCarry],
+    recurrence: Recurrence,
+    carry: SweepCarry,
     *,
+    parts: Parts,
     reverse: bool,
-) -> list[Swept]:
+) -> Swept:
     """:func:`sweep` for parts of the batch that run at the same time, without resets."""
 
-    def apart(
-        transposed: Leaves, recurrences: list[Recurrence], carries: list[SweepCarry]
-    ) -> list[Swept]:
+    def apart(transposed: Leaves, recurrence: Recurrence, carry: SweepCarry) -> Swept:
         back = _back(anatomy, transposed)
         loops = [
             Loop(
                 back,
-                carry,
-                lambda index, recurrence=recurrence: jax.tree.map(
-                    lambda leaf: lax.dynamic_index_in_dim(leaf, index, keepdims=False), recurrence
-                ),
+                take(carry, part),
+                lambda index, part=part: step_of_part(recurrence, index, part),
                 jax.tree.leaves(recurrence)[0].shape[0],
                 reverse,
             )
-            for recurrence, carry in zip(recurrences, carries, strict=True)
+            for part in parts
         ]
         finished, zero = run_side_by_side(loops)
-        return [(part.last, dict(enumerate(after(zero, part.outputs)))) for part in finished]
+        d_outputs = join([part.outputs for part in finished], axis=1)
+        return join([part.last for part in finished]), dict(enumerate(after(zero, d_outputs)))
 
-    def in_turn(
-        transposed: Leaves, recurrences: list[Recurrence], carries: list[SweepCarry]
-    ) -> list[Swept]:
-        return sweep(anatomy, transposed, recurrences, carries, reverse=reverse)
+    def whole(transposed: Leaves, recurrence: Recurrence, carry: SweepCarry) -> Swept:
+        return sweep(anatomy, transposed, recurrence, carry, reverse=reverse)
 
-    return untransformed(apart, in_turn)(transposed, list(recurrences), list(carries))
+    return untransformed(apart, whole)(transposed, recurrence, carry)
 
 
 def _back(

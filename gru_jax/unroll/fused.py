@@ -7,7 +7,6 @@ way back, so that nothing but the states is kept.
 """
 
 import math
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -108,17 +107,14 @@ def run(
     def sweep(
         anatomy: Anatomy,
         transposed: Leaves,
-        recurrences: Sequence[Recurrence],
-        carries: Sequence[SweepCarry],
+        recurrence: Recurrence,
+        carry: SweepCarry,
         *,
         reverse: bool,
-    ) -> list[Swept]:
+    ) -> Swept:
         del anatomy
         u_transposed = transposed[0].astype(operands)
-        return [
-            _sweep(kernels, u_transposed, recurrence, carry, reverse=reverse)
-            for recurrence, carry in zip(recurrences, carries, strict=True)
-        ]
+        return _sweep(kernels, u_transposed, recurrence, carry, reverse=reverse)
 
     def pullback(
         residuals: tuple[GRUParams, Steps, Array, list[Kept]], cotangents: tuple[Array, Array]

@@ -13,7 +13,7 @@ from gru_jax.typing import Array, State
 from gru_jax.unroll.block import Block, Cotangents, Sweep, block_back, sweep
 from gru_jax.unroll.control import Steps
 from gru_jax.unroll.placement import place, settle
-from gru_jax.unroll.side_by_side import WHOLE, Parts, join, take
+from gru_jax.unroll.side_by_side import join
 from gru_jax.unroll.walk import Kept, batch_shape_of, cast_like, initial_like, one_step, wide
 from gru_jax.unroll.windows import in_windows
 
@@ -26,9 +26,9 @@ def walk_back(
     cotangents: tuple[State, Array],
     *,
     reverse: bool,
-    parts: Parts = WHOLE,
     most_steps: int,
     sweep: Sweep = sweep,
+    apart: bool = False,
 ) -> tuple[AffineCell, Steps, State]:
     """The cotangents of the cell, the inputs and the first state.
 
@@ -36,9 +36,9 @@ def walk_back(
         residuals: what was run, and what the way forward left, per part of the batch.
         cotangents: of the last state and of the outputs.
         reverse: the direction of the way forward.
-        parts: of the batch, of each of which something was left.
         most_steps: of a block.
         sweep: the loop over a block's steps.
+        apart: see :func:`~gru_jax.unroll.block.block_back`.
     """
     cell, steps, state, kept = residuals
     d_last, d_ys = cotangents
@@ -62,28 +62,34 @@ def walk_back(
     def walk(carry: Cotangents, block: Block) -> tuple[Cotangents, Array]:
         cell = jax.tree.unflatten(structure, [leaf.T for leaf in mirrored])
         return block_back(
-            cell, anatomy, transposed, initial, carry, block, parts, reverse=reverse, sweep=sweep
+            cell,
+            anatomy,
+            transposed,
+            initial,
+            carry,
+            block,
+            reverse=reverse,
+            sweep=sweep,
+            apart=apart,
         )
 
     def zeros_like(tree: Any) -> Any:
         return place(jax.tree.map(jnp.zeros_like, tree), tree)
 
-    starts, d_lasts = ([take(tree, part) for part in parts] for tree in (state, d_last))
     carry = Cotangents(
-        state=[jax.tree.leaves(wide(part, dtype)) for part in d_lasts],
+        state=jax.tree.leaves(wide(d_last, dtype)),
         initial=None if steps.resets is None else jax.tree.leaves(zeros_like(wide(state, dtype))),
         weights=zeros_like(weights),
         cell=zeros_like(cell),
     )
     window = _block_steps(time, most_steps)
-    carry, d_xs = _over_blocks(walk, carry, steps, kept, d_ys, starts, window, reverse=reverse)
+    carry, d_xs = _over_blocks(walk, carry, steps, kept, d_ys, state, window, reverse=reverse)
 
     d_cells = [carry.cell, *pull_weights(carry.weights)]
     if carry.initial is not None:
         d_initial = jax.tree.unflatten(anatomy.state, carry.initial)
         d_cells += pull_initial(cast_like(d_initial, initial))
-    d_leaves = join(carry.state)
-    d_state = cast_like(jax.tree.unflatten(anatomy.state, d_leaves), state)
+    d_state = cast_like(jax.tree.unflatten(anatomy.state, carry.state), state)
     d_cell = jax.tree.map(lambda *parts: sum(parts[1:], parts[0]), *d_cells)
     return d_cell, Steps(d_xs, steps.valid, steps.resets), d_state
 
@@ -94,7 +100,7 @@ def _over_blocks(
     steps: Steps,
     kept: list[Kept],
     d_ys: Array,
-    state: list[State],
+    state: State,
     window: int,
     *,
     reverse: bool,
@@ -104,17 +110,22 @@ def _over_blocks(
     count, rest = divmod(time, window)
     full, tail = in_windows((steps, kept, d_ys), window)
 
-    def before_blocks(first: Array, states: Array) -> Array:
-        if reverse:
-            inner = states[window : time if not rest else count * window + 1 : window]
-            return inner if rest else jnp.concatenate([inner, first[None]])
-        return jnp.concatenate([first[None], states[window - 1 : count * window - 1 : window]])
+    def states(chosen: slice) -> State:
+        picked = [jax.tree.map(lambda leaf: leaf[chosen], part.states) for part in kept]
+        return join(picked, axis=1)
 
-    states = [part.states for part in kept]
-    before_full = jax.tree.map(before_blocks, state, states)
+    first = jax.tree.map(lambda leaf: leaf[None], state)
     before_tail = state
-    if rest and not reverse:
-        before_tail = jax.tree.map(lambda leaf: leaf[count * window - 1], states)
+    if not reverse:
+        before_full = join([first, states(slice(window - 1, count * window - 1, window))])
+        if rest:
+            before_tail = jax.tree.map(
+                lambda leaf: leaf[0], states(slice(count * window - 1, count * window))
+            )
+    elif rest:
+        before_full = states(slice(window, count * window + 1, window))
+    else:
+        before_full = join([states(slice(window, time, window)), first])
 
     d_xs = []
     if rest and not reverse:

@@ -12,6 +12,7 @@ What autodiff of a scan costs, and what is done instead:
 """
 
 import dataclasses
+import functools
 import math
 import os
 from typing import Any
@@ -56,11 +57,20 @@ class Tuning:
         inside_elements_forward: likewise, where none are.
         inside_features: of an input, per sequence, up to which it is in any case where none are:
             a product per step reads all weights, and so loses little beside a large batch.
-        keep_sums: whether the sums that enter the gates are kept for the way back, or computed
-            again by one product over all steps of a block.
+        keep_sums: whether the sums that enter the gates may be kept for the way back, and need not
+            be computed again by one product over all steps of a block.
+        keep_step: elements of a state ahead of one step up to which they are not: that a loop
+            writes an array takes longer than the product.
+        keep_elements: of all states and all that is projected, from which they are not, either:
+            more than 32 MiB of memory glibc hands back to the system after every call, and its
+            fresh pages take longer than the product,
+        keep_features: unless an input and a state have more features than this.
         parts: of a batch that run at the same time, at most, see
             :mod:`~gru_jax.unroll.side_by_side`.
         part_rows: sequences of a part, at least.
+        part_rows_large: likewise where no gradients are kept, and a cell has more parameters than
+            part_parameters, which a core's cache does not hold: each reads them at every step.
+        part_parameters: see there.
         part_elements: of a state over all steps and sequences, from which there are parts: a core
             that sleeps is not woken for less.
     """
@@ -72,8 +82,13 @@ class Tuning:
     inside_elements_forward: int = 2**22
     inside_features: int = 8
     keep_sums: bool = True
+    keep_step: int = 128
+    keep_elements: int = 3 * 2**21
+    keep_features: int = 384
     parts: int = 1
     part_rows: int = 8
+    part_rows_large: int = 64
+    part_parameters: int = 2**19
     part_elements: int = 2**18
 
 
@@ -105,10 +120,10 @@ def run(
     cell, steps, state = vary_alike((widen(cell), steps, state))
 
     tuning = TUNING if likely_device().platform == "cpu" else ACCELERATOR
-    parts = _parts(cell, steps, state, tuning)
+    parts = _parts(cell, steps, state, tuning, tuning.part_rows)
 
     def run_forward(
-        cell: AffineCell, steps: Steps, state: State, **options: Any
+        cell: AffineCell, steps: Steps, state: State, parts: Parts, **options: Any
     ) -> tuple[tuple[State, Array], tuple[AffineCell, Steps, State, list[Kept]]]:
         """The last state and the outputs, and what the way back needs."""
         if parts == WHOLE:
@@ -121,17 +136,21 @@ def run(
         return (join(lasts), ys), (cell, steps, after(zero, state), kept)
 
     def function(cell: AffineCell, steps: Steps, state: State) -> tuple[State, Array]:
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(cell))
+        is_large = parameters > tuning.part_parameters
+        rows = tuning.part_rows_large if is_large else tuning.part_rows
+        parts = _parts(cell, steps, state, tuning, rows)
         inside = _project_inside(cell, steps, state, tuning, parts, gradient=False)
         if parts == WHOLE:
             return walk(cell, steps, state, reverse=reverse, keep="outputs", project_inside=inside)
-        return run_forward(cell, steps, state, keep="states", project_inside=inside)[0]
+        return run_forward(cell, steps, state, parts, keep="states", project_inside=inside)[0]
 
     def forward(
         cell: AffineCell, steps: Steps, state: State
     ) -> tuple[tuple[State, Array], tuple[AffineCell, Steps, State, list[Kept]]]:
-        keep = "sums" if tuning.keep_sums and not recompute else "states"
+        keep = "states" if recompute or _again(cell, steps, state, tuning) else "sums"
         inside = _project_inside(cell, steps, state, tuning, parts, gradient=True)
-        return run_forward(cell, steps, state, keep=keep, project_inside=inside)
+        return run_forward(cell, steps, state, parts, keep=keep, project_inside=inside)
 
     def pullback(
         residuals: tuple[AffineCell, Steps, State, list[Kept]], cotangents: tuple[State, Array]
@@ -140,16 +159,16 @@ def run(
             residuals,
             cotangents,
             reverse=reverse,
-            parts=parts,
             most_steps=_most_steps(cell, steps, state, recompute, tuning),
-            sweep=sweep if parts == WHOLE else sweep_parts,
+            sweep=sweep if parts == WHOLE else functools.partial(sweep_parts, parts=parts),
+            apart=parts != WHOLE,
         )
 
     return with_pullback(function, forward, pullback)(cell, steps, state)
 
 
-def _parts(cell: AffineCell, steps: Steps, state: State, tuning: Tuning) -> Parts:
-    """Parts of the batch to run at the same time."""
+def _parts(cell: AffineCell, steps: Steps, state: State, tuning: Tuning, rows: int) -> Parts:
+    """Parts of the batch to run at the same time, of so many rows at least."""
     if tuning.parts < 2 or not are_known(steps.xs.shape):
         return WHOLE
     is_plain = (
@@ -163,7 +182,7 @@ def _parts(cell: AffineCell, steps: Steps, state: State, tuning: Tuning) -> Part
     if not is_plain or elements < tuning.part_elements:
         return WHOLE
     (batch,) = batch_shape_of(cell, steps)
-    count = min(tuning.parts, batch // tuning.part_rows)
+    count = min(tuning.parts, batch // rows)
     if count < 2:
         return WHOLE
     ends = [batch * part // count for part in range(count + 1)]
@@ -186,6 +205,27 @@ def _most_steps(
     return most
 
 
+def _again(cell: AffineCell, steps: Steps, state: State, tuning: Tuning) -> bool:
+    """Whether computing the sums that enter the gates again is faster than keeping them."""
+    if not tuning.keep_sums or not are_known(steps.xs.shape):
+        return not tuning.keep_sums
+    states = sum(leaf.size for leaf in jax.tree.leaves(state))
+    if states <= tuning.keep_step:
+        return True
+    sequences = max(1, math.prod(batch_shape_of(cell, steps)))
+    features = (steps.xs[0].size + states) // sequences
+    return (
+        steps.xs.shape[0] * (states + _projected_size(cell, steps, state)) >= tuning.keep_elements
+        and features <= tuning.keep_features
+    )
+
+
+def _projected_size(cell: AffineCell, steps: Steps, state: State) -> int:
+    """Elements of what one step projects."""
+    _, projected = one_step(at_precision(cell, steps.xs.dtype), steps, state)
+    return sum(leaf.size for leaf in jax.tree.leaves(projected))
+
+
 def _project_inside(
     cell: AffineCell, steps: Steps, state: State, tuning: Tuning, parts: Parts, *, gradient: bool
 ) -> bool:
@@ -195,8 +235,7 @@ def _project_inside(
     sequences = math.prod(batch_shape_of(cell, steps))
     if sequences < tuning.inside_batch:
         return False
-    _, projected = one_step(at_precision(cell, steps.xs.dtype), steps, state)
-    elements = steps.xs.shape[0] * sum(leaf.size for leaf in jax.tree.leaves(projected))
+    elements = steps.xs.shape[0] * _projected_size(cell, steps, state)
     if gradient:
         return parts != WHOLE or elements >= tuning.inside_elements
     features = steps.xs[0].size // sequences

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import gru_jax
 from gru_jax.unroll import xla
 from tests.cells.cases import CASES, GRU_AFTER, GRU_BEFORE, LSTM, Problem, assert_close, named
 from tests.shapes import Shape
@@ -277,3 +278,47 @@ def test_what_is_kept_is_less_than_the_scan_keeps(working_memory):
 def test_computing_gates_again_takes_half_the_memory(extent, working_memory):
     """Of each step two arrays are kept, its input and its state, where a scan keeps a dozen."""
     assert working_memory[extent] <= 0.5 * working_memory["scan"]
+
+
+TIMES_SEQUENCES_FEATURES_UNITS = {
+    "a small step": ((512, 1, 64, 64), True),
+    "more than a small step": ((512, 2, 64, 128), False),
+    "what malloc keeps": ((256, 32, 64, 128), False),
+    "what malloc does not keep": ((512, 128, 32, 32), True),
+    "but products are large": ((512, 16, 256, 512), False),
+}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "again"),
+    TIMES_SEQUENCES_FEATURES_UNITS.values(),
+    ids=TIMES_SEQUENCES_FEATURES_UNITS,
+)
+def test_gates_are_computed_again_where_that_is_faster(sizes, again):
+    """As with ``checkpoint="step"``, unasked: nothing but the states is kept."""
+    time, batch, inputs, units = sizes
+    params = jax.eval_shape(lambda: gru_jax.init(jax.random.key(0), inputs, units))
+    xs = jax.ShapeDtypeStruct((time, batch, inputs), jnp.float32)
+
+    def kept(checkpoint, tuning):
+        with run_by("xla", tuning) as unroll:
+            _, pull = jax.eval_shape(
+                lambda *inputs: jax.vjp(
+                    lambda *inputs: unroll(*inputs, checkpoint=checkpoint)[1], *inputs
+                ),
+                params,
+                xs,
+            )
+        return sum(leaf.size for leaf in jax.tree.leaves(pull))
+
+    states_only = kept("step", xla.Tuning())
+    assert kept(None, xla.Tuning(keep_sums=False)) == states_only
+    assert kept(None, xla.Tuning()) == states_only + (0 if again else 4 * time * batch * units)
+
+
+@jax.enable_x64(True)
+def test_gates_computed_again_unasked_change_nothing():
+    problem = Problem.draw(GRU_AFTER, SHAPE, learned_h0=True)
+    with run_by("xla", xla.Tuning(keep_step=SHAPE.batch[0] * SHAPE.hidden)) as unroll:
+        outcome = problem.run("float64", unroll)
+    assert_close(outcome, problem.expected(), "float64")

@@ -141,6 +141,15 @@ def test_where_parts_would_not_do_the_batch_is_one(options, parts_seen):
     assert parts_seen == [2]
 
 
+def test_a_cell_that_fits_in_no_cache_has_parts_for_its_gradient_alone(parts_seen):
+    cell, xs, state = Problem.draw(GRU_AFTER, SHAPE).inputs("float32")
+    with run_by("xla", dataclasses.replace(in_parts(2), part_parameters=1)) as unroll:
+        unroll(cell, xs, state)
+        assert not parts_seen
+        jax.grad(lambda xs: unroll(cell, xs, state)[1].sum())(xs)
+    assert parts_seen == [2]
+
+
 def test_on_several_devices_the_batch_is_one(parts_seen, monkeypatch):
     """It may be spread over them, along the axis that would be cut."""
     monkeypatch.setattr(xla, "count_devices", lambda device: 2)
