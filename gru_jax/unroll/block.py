@@ -111,7 +111,7 @@ def block_back(
     XLA's CPU compiler joins arrays fast, but not what it computes as it goes.
     """
     steps = block.steps
-    kept = join(block.kept, axis=1)
+    kept = lax.optimization_barrier(join(block.kept, axis=1))
     precise = at_precision(cell, steps.xs.dtype)
     inputs = _inputs(precise, anatomy, initial, block, kept, reverse=reverse)
     slopes = anatomy.diagonals(precise, inputs)

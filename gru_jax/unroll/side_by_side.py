@@ -15,8 +15,7 @@ Where none of this helps, the loops give the same values one after another.
 """
 
 import functools
-import itertools
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -75,8 +74,7 @@ def run_side_by_side(loops: Sequence[Loop]) -> tuple[list[Finished], Array]:
     memory of a loop that is at its end is taken for what the next one begins with, and that one
     waits for it.
     """
-    numbers = itertools.count(1)
-    ends, owned = zip(*(_run(loop, numbers) for loop in loops), strict=True)
+    ends, owned = zip(*map(_run, loops), strict=True)
     zero = _once(_zero(owned)).astype(jnp.int32)
     return [_finish(loop, end, zero) for loop, end in zip(loops, ends, strict=True)], zero
 
@@ -129,7 +127,7 @@ class _Carry(NamedTuple):
     between: Leaves
 
 
-def _run(loop: Loop, numbers: Iterator[int]) -> tuple[_Carry, Any]:
+def _run(loop: Loop) -> tuple[_Carry, Any]:
     """A loop, and all memory that nothing else may have until all loops are at their ends."""
 
     def advance(state: Any, at: Array) -> tuple[tuple[Any, Any], Leaves]:
@@ -151,18 +149,17 @@ def _run(loop: Loop, numbers: Iterator[int]) -> tuple[_Carry, Any]:
     seed = _once(leaf[(0,) * leaf.ndim])
     zero = _zero(seed)
 
-    # Two arrays of the same values would be made one, and copied.
-    def different(leaf: Any, copies: int = 1) -> Array:
-        value = seed.astype(leaf.dtype) + jnp.asarray(next(numbers), leaf.dtype)
-        return jnp.full((copies * leaf.shape[0], *leaf.shape[1:]), value)
+    # Arrays of one shape are copies of one, which takes no kernel to be compiled; but of one's own.
+    def filled(leaf: Any, copies: int = 1) -> Array:
+        return jnp.full((copies * leaf.shape[0], *leaf.shape[1:]), seed.astype(leaf.dtype))
 
     kept, between = jax.eval_shape(advance, loop.state, jnp.int32(0))
     start = _Carry(
         more=zero == 0,
         number=zero,
         state=after(zero, loop.state),
-        kept=jax.tree.map(lambda leaf: different(leaf, loop.time), kept),
-        between=list(map(different, between)),
+        kept=jax.tree.map(lambda leaf: filled(leaf, loop.time), kept),
+        between=list(map(filled, between)),
     )
     end = lax.while_loop(lambda carry: carry.more, body, start)
     return end, (seed, loop.state, end.state, end.kept, end.between)
