@@ -129,13 +129,12 @@ class _Carry(NamedTuple):
 
 def _run(loop: Loop) -> tuple[_Carry, Any]:
     """A loop, and all memory that nothing else may have until all loops are at their ends."""
-
-    def advance(state: Any, at: Array) -> tuple[tuple[Any, Any], Leaves]:
-        return _with_steps_between(loop.body, state, loop.read(at))
+    first = loop.read(jnp.int32(0))
+    advance, kept, between = _with_steps_between(loop.body, loop.state, first)
 
     def body(carry: _Carry) -> _Carry:
         at = _index(loop, carry.number)
-        new, between = advance(carry.state, at)
+        new, between = advance(carry.state, loop.read(at))
         kept = jax.tree.map(functools.partial(_put, at=at), carry.kept, new)
         # Only once all has been written is the next step's state read, over this one's.
         number = carry.number + 1 + _zero(kept)
@@ -145,7 +144,7 @@ def _run(loop: Loop) -> tuple[_Carry, Any]:
 
     # All that is made ready for a loop waits for a number of its own. Once that is known, there is
     # more to be done than the runtime leaves to one thread: it divides it, and so the loops.
-    leaf = jax.tree.leaves(loop.read(jnp.int32(0)))[0]
+    leaf = jax.tree.leaves(first)[0]
     seed = _once(leaf[(0,) * leaf.ndim])
     zero = _zero(seed)
 
@@ -153,7 +152,6 @@ def _run(loop: Loop) -> tuple[_Carry, Any]:
     def filled(leaf: Any, copies: int = 1) -> Array:
         return jnp.full((copies * leaf.shape[0], *leaf.shape[1:]), seed.astype(leaf.dtype))
 
-    kept, between = jax.eval_shape(advance, loop.state, jnp.int32(0))
     start = _Carry(
         more=zero == 0,
         number=zero,
@@ -201,18 +199,25 @@ def _put(kept: Array, leaf: Array, *, at: Array) -> Array:
     return lax.dynamic_update_slice_in_dim(kept, leaf, at * leaf.shape[0], axis=0)
 
 
-def _with_steps_between(body: Callable[..., Any], state: Any, step: Any) -> tuple[Any, Leaves]:
-    """What a body gives, and what XLA puts into memory on the way to it."""
-    closed, shape = jax.make_jaxpr(body, return_shape=True)(state, step)
+def _with_steps_between(
+    body: Callable[..., Any], state: Any, step: Any
+) -> tuple[Callable[[Any, Any], tuple[Any, Leaves]], Any, list[Any]]:
+    """A body that gives, too, what XLA puts into memory on its way; and the types of both."""
+    closed, types = jax.make_jaxpr(body, return_shape=True)(state, step)
     jaxpr = closed.jaxpr
     lie_elsewhere = {*jaxpr.constvars, *jaxpr.invars[: len(jax.tree.leaves(state))]}
     between = [variable for variable in _materialised(jaxpr) if variable not in lie_elsewhere]
     wider = jaxpr.replace(
         outvars=[*jaxpr.outvars, *between], debug_info=jaxpr.debug_info.with_unknown_names()
     )
-    values = jaxpr_as_fun(closed.replace(jaxpr=wider))(*jax.tree.leaves((state, step)))
-    count = len(jaxpr.outvars)
-    return jax.tree.unflatten(jax.tree.structure(shape), values[:count]), values[count:]
+    evaluate = jaxpr_as_fun(closed.replace(jaxpr=wider))
+
+    def advance(state: Any, step: Any) -> tuple[Any, Leaves]:
+        values = evaluate(*jax.tree.leaves((state, step)))
+        count = len(jaxpr.outvars)
+        return jax.tree.unflatten(jax.tree.structure(types), values[:count]), values[count:]
+
+    return advance, types, [variable.aval for variable in between]
 
 
 def _materialised(jaxpr: Jaxpr) -> list[Var]:
