@@ -106,9 +106,9 @@ def unroll(
             GRUs on Hopper GPUs and on TPU, or None for the fastest that serves the call and has
             run on such a device.
         checkpoint: what to keep for the gradient. None: what makes it fastest, on a CPU all that
-            enters the gates. ``"step"``: the states, gates are computed again. ``"chunk"``: a
-            state for every chunk of about sqrt(T) steps, chunks are run again; an integer: chunks
-            of that many steps.
+            enters the gates, or the states alone. ``"step"``: the states, gates are computed
+            again. ``"chunk"``: a state for every chunk of about sqrt(T) steps, chunks are run
+            again; an integer: chunks of that many steps.
 
     Returns:
         ``(h_last, ys)``: the state after the last valid step, and outputs (T, *batch, H) in the

@@ -7,7 +7,8 @@ What autodiff of a scan costs, and what is done instead:
 - It differentiates the gates step by step. Here that is done for many steps at once, outside of
   the loop, which is then linear in the states' gradients.
 - It keeps a dozen arrays as large as all states. Here the sums that enter the gates are kept, or
-  nothing but the states, and the sequence is walked back in blocks that fit in a cache.
+  nothing but the states where memory costs more than computing the sums again, and the sequence is
+  walked back in blocks that fit in a cache.
 - A loop keeps one core busy. On a CPU, parts of a large batch run at the same time.
 """
 
@@ -59,12 +60,12 @@ class Tuning:
             a product per step reads all weights, and so loses little beside a large batch.
         keep_sums: whether the sums that enter the gates may be kept for the way back, and need not
             be computed again by one product over all steps of a block.
-        keep_step: elements of a state ahead of one step up to which they are not: that a loop
-            writes an array takes longer than the product.
+        keep_step: elements of a state up to which they are not: writing arrays step by step takes
+            longer than the product.
         keep_elements: of all states and all that is projected, from which they are not, either:
-            more than 32 MiB of memory glibc hands back to the system after every call, and its
-            fresh pages take longer than the product,
-        keep_features: unless an input and a state have more features than this.
+            glibc hands more than 32 MiB back to the system after every call, and getting them again
+            page by page takes longer than the product,
+        keep_features: unless an input and a state have more features than this together.
         parts: of a batch that run at the same time, at most, see
             :mod:`~gru_jax.unroll.side_by_side`.
         part_rows: sequences of a part, at least.
@@ -213,11 +214,10 @@ def _again(cell: AffineCell, steps: Steps, state: State, tuning: Tuning) -> bool
     if states <= tuning.keep_step:
         return True
     sequences = max(1, math.prod(batch_shape_of(cell, steps)))
-    features = (steps.xs[0].size + states) // sequences
-    return (
-        steps.xs.shape[0] * (states + _projected_size(cell, steps, state)) >= tuning.keep_elements
-        and features <= tuning.keep_features
-    )
+    time = steps.xs.shape[0]
+    features = (steps.xs.size // time + states) // sequences
+    elements = time * (states + _projected_size(cell, steps, state))
+    return elements >= tuning.keep_elements and features <= tuning.keep_features
 
 
 def _projected_size(cell: AffineCell, steps: Steps, state: State) -> int:
