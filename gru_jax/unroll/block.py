@@ -12,15 +12,7 @@ from gru_jax.cells.base import AffineCell, at_precision, dot, gate_dtype
 from gru_jax.typing import Array, DType, State
 from gru_jax.unroll.control import Steps, expand, select
 from gru_jax.unroll.placement import settle
-from gru_jax.unroll.side_by_side import (
-    Loop,
-    Parts,
-    after,
-    join,
-    run_side_by_side,
-    step_of_part,
-    take,
-)
+from gru_jax.unroll.side_by_side import Parts, after, join, scan_parts
 from gru_jax.unroll.transformable import untransformed
 from gru_jax.unroll.walk import Kept, Leaves, show, wide
 
@@ -252,17 +244,7 @@ def sweep_parts(
 
     def apart(transposed: Leaves, recurrence: Recurrence, carry: SweepCarry) -> Swept:
         back = _back(anatomy, transposed)
-        loops = [
-            Loop(
-                back,
-                take(carry, part),
-                lambda index, part=part: step_of_part(recurrence, index, part),
-                jax.tree.leaves(recurrence)[0].shape[0],
-                reverse,
-            )
-            for part in parts
-        ]
-        finished, zero = run_side_by_side(loops)
+        finished, zero = scan_parts(back, carry, recurrence, parts, reverse=reverse)
         d_outputs = join([part.outputs for part in finished], axis=1)
         return join([part.last for part in finished]), dict(enumerate(after(zero, d_outputs)))
 

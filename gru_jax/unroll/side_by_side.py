@@ -35,26 +35,8 @@ _COSTLY = {"tanh", "logistic", "exp", "exp2", "expm1", "log", "log1p", "div", "e
 """Elementwise operations that XLA does not repeat for each of several readers."""
 
 
-class Loop(NamedTuple):
-    """A scan whose states are kept.
-
-    Attributes:
-        body: ``(state, step) -> (next state, outputs)``, in arrays (rows, ...).
-        state: the first one.
-        read: what happens at a step, by its index; the first array is one of floats.
-        time: the number of steps, 1 or more.
-        reverse: whether the last step comes first.
-    """
-
-    body: Callable[[Any, Any], tuple[Any, Any]]
-    state: Any
-    read: Callable[[Array], Any]
-    time: int
-    reverse: bool
-
-
 class Finished(NamedTuple):
-    """What a loop gives.
+    """What a loop over a part of a batch gives.
 
     Attributes:
         last: the state after the last step, (rows, ...).
@@ -67,16 +49,44 @@ class Finished(NamedTuple):
     outputs: Any
 
 
-def run_side_by_side(loops: Sequence[Loop]) -> tuple[list[Finished], Array]:
-    """Runs loops of one or more steps, and gives a zero that depends on all of them.
+def scan_parts(
+    body: Callable[[Any, Any], tuple[Any, Any]],
+    state: Any,
+    steps: Any,
+    parts: Parts,
+    *,
+    reverse: bool,
+) -> tuple[list[Finished], Array]:
+    """Scans that keep their states, of all parts of a batch at the same time.
 
-    Whoever reads states or outputs should read something :func:`after` the zero, too: else the
-    memory of a loop that is at its end is taken for what the next one begins with, and that one
-    waits for it.
+    Args:
+        body: ``(state, step) -> (next state, outputs)``, in arrays (rows, ...).
+        state: the first one, (batch, ...).
+        steps: one or more, (time, batch, ...); the first array is one of floats.
+        parts: of the batch.
+        reverse: whether the last step comes first.
+
+    Returns:
+        What came of each part, and a zero that depends on all of them. Whoever reads states or
+        outputs should read something :func:`after` the zero, too: else the memory of a loop that
+        is at its end is taken for what the next one begins with, and that one waits for it.
     """
-    ends, owned = zip(*map(_run, loops), strict=True)
+    # It is traced once for all parts of a size.
+    run = jax.jit(functools.partial(_run, body, reverse=reverse))
+    ends, owned = zip(
+        *(run(take(state, part), steps, jnp.int32(part.start)) for part in parts), strict=True
+    )
     zero = _once(_zero(owned)).astype(jnp.int32)
-    return [_finish(loop, end, zero) for loop, end in zip(loops, ends, strict=True)], zero
+    time = jax.tree.leaves(steps)[0].shape[0]
+    last = _index(time - 1, time, reverse) + zero
+
+    def finish(end: _Carry) -> Finished:
+        states, outputs = jax.tree.map(
+            lambda kept: kept.reshape(time, -1, *kept.shape[1:]), end.kept
+        )
+        return Finished(jax.tree.map(lambda leaf: leaf[last], states), states, outputs)
+
+    return list(map(finish, ends)), zero
 
 
 def after(zero: Array, tree: TreeT) -> TreeT:
@@ -98,16 +108,6 @@ def join(trees: Sequence[TreeT], *, axis: int = 0) -> TreeT:
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=axis), *trees)
 
 
-def step_of_part(steps: Any, index: Array, part: slice) -> Any:
-    """What is read at a step, of arrays (time, batch, ...), by a part of the batch."""
-
-    def of(leaf: Array) -> Array:
-        start = (index, jnp.int32(part.start), *[jnp.int32(0)] * (leaf.ndim - 2))
-        return lax.dynamic_slice(leaf, start, (1, part.stop - part.start, *leaf.shape[2:]))[0]
-
-    return jax.tree.map(of, steps)
-
-
 class _Carry(NamedTuple):
     """What a loop owns.
 
@@ -127,53 +127,71 @@ class _Carry(NamedTuple):
     between: Leaves
 
 
-def _run(loop: Loop) -> tuple[_Carry, Any]:
-    """A loop, and all memory that nothing else may have until all loops are at their ends."""
-    first = loop.read(jnp.int32(0))
-    advance, kept, between = _with_steps_between(loop.body, loop.state, first)
+def _run(
+    body: Callable[[Any, Any], tuple[Any, Any]],
+    state: Any,
+    steps: Any,
+    start: Array,
+    *,
+    reverse: bool,
+) -> tuple[_Carry, Any]:
+    """A loop, and all memory that nothing else may have until all loops are at their ends.
 
-    def body(carry: _Carry) -> _Carry:
-        at = _index(loop, carry.number)
-        new, between = advance(carry.state, loop.read(at))
-        kept = jax.tree.map(functools.partial(_put, at=at), carry.kept, new)
-        # Only once all has been written is the next step's state read, over this one's.
-        number = carry.number + 1 + _zero(kept)
-        at = _index(loop, number - 1)
-        state = jax.tree.map(functools.partial(_row, at=at), kept[0], new[0])
-        return _Carry(number < loop.time, number, state, kept, between)
+    It is over as many rows of a batch as ``state`` has, from ``start`` on.
+    """
+    rows, time = (jax.tree.leaves(tree)[0].shape[0] for tree in (state, steps))
+
+    def read(index: Array) -> Any:
+        return _read(steps, index, start, rows)
 
     # All that is made ready for a loop waits for a number of its own. Once that is known, there is
-    # more to be done than the runtime leaves to one thread: it divides it, and so the loops.
+    # more to be done than the runtime leaves to one thread: it divides it, and so the loops. It has
+    # to be a number of what they read last, or they begin when that is there, both on one thread.
+    first = read(jnp.int32(0))
     leaf = jax.tree.leaves(first)[0]
     seed = _once(leaf[(0,) * leaf.ndim])
     zero = _zero(seed)
+    advance, kept, between = _with_steps_between(body, state, first)
+
+    def step(carry: _Carry) -> _Carry:
+        at = _index(carry.number, time, reverse)
+        new, between = advance(carry.state, read(at))
+        kept = jax.tree.map(functools.partial(_put, at=at), carry.kept, new)
+        # Only once all has been written is the next step's state read, over this one's.
+        number = carry.number + 1 + _zero(kept)
+        at = _index(number - 1, time, reverse)
+        state = jax.tree.map(functools.partial(_row, at=at), kept[0], new[0])
+        return _Carry(number < time, number, state, kept, between)
 
     # Arrays of one shape are copies of one, which takes no kernel to be compiled; but of one's own.
     def filled(leaf: Any, copies: int = 1) -> Array:
         return jnp.full((copies * leaf.shape[0], *leaf.shape[1:]), seed.astype(leaf.dtype))
 
-    start = _Carry(
+    begin = _Carry(
         more=zero == 0,
         number=zero,
-        state=after(zero, loop.state),
-        kept=jax.tree.map(lambda leaf: filled(leaf, loop.time), kept),
+        state=after(zero, state),
+        kept=jax.tree.map(lambda leaf: filled(leaf, time), kept),
         between=list(map(filled, between)),
     )
-    end = lax.while_loop(lambda carry: carry.more, body, start)
-    return end, (seed, loop.state, end.state, end.kept, end.between)
+    end = lax.while_loop(lambda carry: carry.more, step, begin)
+    return end, (seed, state, end.state, end.kept, end.between)
 
 
-def _finish(loop: Loop, end: _Carry, zero: Array) -> Finished:
-    states, outputs = jax.tree.map(
-        lambda kept: kept.reshape(loop.time, -1, *kept.shape[1:]), end.kept
-    )
-    last = _index(loop, loop.time - 1) + zero
-    return Finished(jax.tree.map(lambda leaf: leaf[last], states), states, outputs)
+def _read(steps: Any, index: Array, start: Array, rows: int) -> Any:
+    """Rows of a step."""
+
+    def of(leaf: Array) -> Array:
+        at = (index, start, *[jnp.int32(0)] * (leaf.ndim - 2))
+        sizes = (1, rows, *leaf.shape[2:])
+        return lax.dynamic_slice(leaf, at, sizes, allow_negative_indices=False)[0]
+
+    return jax.tree.map(of, steps)
 
 
-def _index(loop: Loop, number: Any) -> Any:
+def _index(number: Any, time: int, reverse: bool) -> Any:
     """The step that comes after a number of others."""
-    return loop.time - 1 - number if loop.reverse else number
+    return time - 1 - number if reverse else number
 
 
 def _zero(tree: Any) -> Array:
@@ -192,11 +210,14 @@ def _once(number: Array) -> Array:
 
 def _row(kept: Array, like: Array, *, at: Array) -> Array:
     """What :func:`_put` has put there."""
-    return lax.dynamic_slice_in_dim(kept, at * like.shape[0], like.shape[0])
+    rows = like.shape[0]
+    return lax.dynamic_slice_in_dim(kept, at * rows, rows, allow_negative_indices=False)
 
 
 def _put(kept: Array, leaf: Array, *, at: Array) -> Array:
-    return lax.dynamic_update_slice_in_dim(kept, leaf, at * leaf.shape[0], axis=0)
+    return lax.dynamic_update_slice_in_dim(
+        kept, leaf, at * leaf.shape[0], axis=0, allow_negative_indices=False
+    )
 
 
 def _with_steps_between(

@@ -12,7 +12,7 @@ from gru_jax.cells.base import AffineCell, at_precision, gate_dtype
 from gru_jax.typing import Array, DType, Shape, State
 from gru_jax.unroll.control import Steps, expand, select
 from gru_jax.unroll.placement import place
-from gru_jax.unroll.side_by_side import Loop, Parts, run_side_by_side, step_of_part, take
+from gru_jax.unroll.side_by_side import Parts, scan_parts, take
 from gru_jax.unroll.transformable import untransformed
 
 Leaves = list[Array]
@@ -70,7 +70,7 @@ def walk_parts(
 
     Returns:
         Of each part the state after the last step, and what is to be kept; and the zero of
-        :func:`~gru_jax.unroll.side_by_side.run_side_by_side`.
+        :func:`~gru_jax.unroll.side_by_side.scan_parts`.
     """
 
     def apart(cell: AffineCell, steps: Steps, state: State) -> Walked:
@@ -80,18 +80,7 @@ def walk_parts(
             new, kept = body(state, step)
             return new, kept._replace(states=None)
 
-        finished, zero = run_side_by_side(
-            [
-                Loop(
-                    without_states,
-                    take(state, part),
-                    lambda index, part=part: step_of_part(read, index, part),
-                    steps.xs.shape[0],
-                    reverse,
-                )
-                for part in parts
-            ]
-        )
+        finished, zero = scan_parts(without_states, state, read, parts, reverse=reverse)
         return (
             [part.last for part in finished],
             [part.outputs._replace(states=part.states) for part in finished],
