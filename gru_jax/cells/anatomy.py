@@ -170,7 +170,7 @@ def weights_of(cell: AffineCell, state: State, projected: Projected) -> list[Arr
 def addends_of(
     cell: AffineCell, state: State, projected: Projected, calls: Sequence[tuple[Array, ...]]
 ) -> list[list[Array | None]]:
-    """What is added to every product, as large as the sums that ``calls`` holds."""
+    """What is added to every product: vectors, or as large as the sums that ``calls`` holds."""
     known, found = iter(calls), []
 
     def finding(
@@ -179,7 +179,9 @@ def addends_of(
         sums = next(known)
         found.append(
             [
-                None if addend is None else jnp.broadcast_to(addend, total.shape)
+                addend
+                if addend is None or addend.ndim == 1
+                else jnp.broadcast_to(addend, total.shape)
                 for addend, total in zip(addends, sums, strict=True)
             ]
         )

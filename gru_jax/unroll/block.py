@@ -139,7 +139,13 @@ def block_back(
             jnp.split(d_product, width, axis=-1)
             for d_product, width in zip(d_products, anatomy.widths, strict=True)
         ]
-    d_cell_read, d_xs = _pull_projected(cell, anatomy, _rows(inputs), steps.xs, d_sums, d_direct)
+    d_vectors = [
+        jnp.split(jnp.sum(d_product, axis=0), width)
+        for d_product, width in zip(d_products, anatomy.widths, strict=True)
+    ]
+    d_cell_read, d_xs = _pull_projected(
+        cell, anatomy, _rows(inputs), steps.xs, d_sums, d_vectors, d_direct
+    )
     d_cell = jax.tree.map(lambda *d: sum(d[1:], d[0]), carry.cell, d_cell_read, d_cell_shown)
     return Cotangents(d_state, d_initial, d_weights, d_cell), d_xs
 
@@ -191,9 +197,13 @@ def _pull_projected(
     inputs: Leaves,
     xs: Array,
     d_sums: list[Leaves],
+    d_vectors: list[Leaves],
     d_direct: Leaves,
 ) -> tuple[AffineCell, Array]:
-    """The cotangents of the cell and of its inputs, by what is projected, which are rows."""
+    """The cotangents of the cell and of its inputs, by what is projected, which are rows.
+
+    Those of sums are those of what is added, too, and ``d_vectors`` where that is a vector.
+    """
     dtype = xs.dtype
     previous = jax.tree.unflatten(anatomy.state, inputs[: anatomy.state.num_leaves])
     sums = [
@@ -208,8 +218,11 @@ def _pull_projected(
 
     (addends, _), pull = jax.vjp(read, cell, _rows(xs))
     d_addends = [
-        [None if addend is None else d_sum for addend, d_sum in zip(row, d_row, strict=True)]
-        for row, d_row in zip(addends, d_sums, strict=True)
+        [
+            None if addend is None else (d_vector if addend.ndim == 1 else d_sum)
+            for addend, d_sum, d_vector in zip(*of_product, strict=True)
+        ]
+        for of_product in zip(addends, d_sums, d_vectors, strict=True)
     ]
     d_cell, d_xs = pull((d_addends, d_direct))
     return d_cell, d_xs.reshape(xs.shape)
