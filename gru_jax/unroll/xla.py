@@ -69,9 +69,8 @@ class Tuning:
         parts: of a batch that run at the same time, at most, see
             :mod:`~gru_jax.unroll.side_by_side`.
         part_rows: sequences of a part, at least.
-        part_rows_large: likewise where no gradients are kept, and a cell has more parameters than
-            part_parameters, which a core's cache does not hold: each reads them at every step.
-        part_parameters: see there.
+        part_parameters: of a cell, up to which there are parts where no gradients are kept. A
+            core's cache does not hold more, and each part reads them at every step.
         part_elements: of a state over all steps and sequences, from which there are parts: a core
             that sleeps is not woken for less.
     """
@@ -88,7 +87,6 @@ class Tuning:
     keep_features: int = 384
     parts: int = 1
     part_rows: int = 8
-    part_rows_large: int = 64
     part_parameters: int = 2**19
     part_elements: int = 2**18
 
@@ -121,7 +119,7 @@ def run(
     cell, steps, state = vary_alike((widen(cell), steps, state))
 
     tuning = TUNING if likely_device().platform == "cpu" else ACCELERATOR
-    parts = _parts(cell, steps, state, tuning, tuning.part_rows)
+    parts = _parts(cell, steps, state, tuning)
 
     def run_forward(
         cell: AffineCell, steps: Steps, state: State, parts: Parts, **options: Any
@@ -138,13 +136,11 @@ def run(
 
     def function(cell: AffineCell, steps: Steps, state: State) -> tuple[State, Array]:
         parameters = sum(leaf.size for leaf in jax.tree.leaves(cell))
-        is_large = parameters > tuning.part_parameters
-        rows = tuning.part_rows_large if is_large else tuning.part_rows
-        parts = _parts(cell, steps, state, tuning, rows)
-        inside = _project_inside(cell, steps, state, tuning, parts, gradient=False)
-        if parts == WHOLE:
+        pays = parts if parameters <= tuning.part_parameters else WHOLE
+        inside = _project_inside(cell, steps, state, tuning, pays, gradient=False)
+        if pays == WHOLE:
             return walk(cell, steps, state, reverse=reverse, keep="outputs", project_inside=inside)
-        return run_forward(cell, steps, state, parts, keep="states", project_inside=inside)[0]
+        return run_forward(cell, steps, state, pays, keep="states", project_inside=inside)[0]
 
     def forward(
         cell: AffineCell, steps: Steps, state: State
@@ -168,8 +164,8 @@ def run(
     return with_pullback(function, forward, pullback)(cell, steps, state)
 
 
-def _parts(cell: AffineCell, steps: Steps, state: State, tuning: Tuning, rows: int) -> Parts:
-    """Parts of the batch to run at the same time, of so many rows at least."""
+def _parts(cell: AffineCell, steps: Steps, state: State, tuning: Tuning) -> Parts:
+    """Parts of the batch to run at the same time."""
     if tuning.parts < 2 or not are_known(steps.xs.shape):
         return WHOLE
     is_plain = (
@@ -183,7 +179,7 @@ def _parts(cell: AffineCell, steps: Steps, state: State, tuning: Tuning, rows: i
     if not is_plain or elements < tuning.part_elements:
         return WHOLE
     (batch,) = batch_shape_of(cell, steps)
-    count = min(tuning.parts, batch // rows)
+    count = min(tuning.parts, batch // tuning.part_rows)
     if count < 2:
         return WHOLE
     ends = [batch * part // count for part in range(count + 1)]
