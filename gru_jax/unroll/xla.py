@@ -62,9 +62,10 @@ class Tuning:
             be computed again by one product over all steps of a block.
         keep_step: elements of a state up to which they are not: writing arrays step by step takes
             longer than the product.
-        keep_elements: of all states and all that is projected, from which they are not, either:
+        keep_units: the width of a layer up to which they are not, either.
+        keep_elements: of all states and all that is projected, from which they are not:
             glibc hands more than 32 MiB back to the system after every call, and getting them again
-            page by page takes longer than the product,
+            page by page takes longer than the product;
         keep_features: unless an input and a state have more features than this together.
         parts: of a batch that run at the same time, at most, see
             :mod:`~gru_jax.unroll.side_by_side`.
@@ -83,6 +84,7 @@ class Tuning:
     inside_features: int = 8
     keep_sums: bool = True
     keep_step: int = 128
+    keep_units: int = 32
     keep_elements: int = 3 * 2**21
     keep_features: int = 384
     parts: int = 1
@@ -206,8 +208,9 @@ def _again(cell: AffineCell, steps: Steps, state: State, tuning: Tuning) -> bool
     """Whether computing the sums that enter the gates again is faster than keeping them."""
     if not tuning.keep_sums or not are_known(steps.xs.shape):
         return not tuning.keep_sums
-    states = sum(leaf.size for leaf in jax.tree.leaves(state))
-    if states <= tuning.keep_step:
+    leaves = jax.tree.leaves(state)
+    states = sum(leaf.size for leaf in leaves)
+    if states <= tuning.keep_step or max(leaf.shape[-1] for leaf in leaves) <= tuning.keep_units:
         return True
     sequences = max(1, math.prod(batch_shape_of(cell, steps)))
     time = steps.xs.shape[0]

@@ -187,7 +187,7 @@ def evaluate(inputs, controls, *, implementation, reverse, checkpoint):
 @jax.enable_x64(True)
 def test_both_implementations_agree(kind, blocks, monkeypatch):
     """In one piece reading forward; in blocks in reverse, with gates that are computed again."""
-    tuning = xla.Tuning(keep_step=0)
+    tuning = xla.Tuning(keep_step=0, keep_units=0)
     if blocks:
         tuning = xla.Tuning(block_elements=1, block_rows=3 * BATCH)
     monkeypatch.setattr(xla, "TUNING", tuning)

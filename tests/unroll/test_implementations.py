@@ -284,7 +284,8 @@ TIMES_SEQUENCES_FEATURES_UNITS = {
     "a small step": ((512, 1, 64, 64), True),
     "more than a small step": ((512, 2, 64, 128), False),
     "what malloc keeps": ((256, 32, 64, 128), False),
-    "what malloc does not keep": ((512, 128, 32, 32), True),
+    "few units": ((64, 128, 32, 32), True),
+    "what malloc does not keep": ((512, 64, 32, 64), True),
     "but products are large": ((512, 16, 256, 512), False),
 }
 

@@ -10,7 +10,7 @@ import gru_jax
 from gru_jax.unroll import xla
 
 NEVER = 2**40
-WHOLE = xla.Tuning(keep_step=0)
+WHOLE = xla.Tuning(keep_step=0, keep_units=0)
 
 
 def in_blocks_of(steps: int, *, inside: bool = False, sequences: int = 2) -> xla.Tuning:
@@ -22,6 +22,7 @@ def in_blocks_of(steps: int, *, inside: bool = False, sequences: int = 2) -> xla
         inside_elements=0,
         inside_elements_forward=0,
         keep_step=0,
+        keep_units=0,
     )
 
 
