@@ -157,4 +157,9 @@ def test_the_readme_shows_the_newest_figures():
     shown = re.search(r"<!-- benchmarks/cpu.json -->\n(.*?)<!-- end -->", readme, re.S)
     assert shown is not None
     assert shown.group(1).strip() == tables
-    assert (ROOT / "benchmarks" / "cpu.md").read_text() == report.to_markdown(result)
+
+
+@pytest.mark.parametrize("name", ["cpu", "sizes"])
+def test_tables_are_those_of_the_figures(name):
+    result = json.loads((ROOT / "benchmarks" / f"{name}.json").read_text())
+    assert (ROOT / "benchmarks" / f"{name}.md").read_text() == report.to_markdown(result)
