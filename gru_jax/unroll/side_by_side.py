@@ -96,8 +96,6 @@ def after(zero: Array, tree: TreeT) -> TreeT:
 
 def take(tree: TreeT, part: slice, *, axis: int = 0) -> TreeT:
     """A part of a batch, which is that axis of all arrays."""
-    if (part,) == WHOLE:
-        return tree
     return jax.tree.map(lambda leaf: lax.slice_in_dim(leaf, part.start, part.stop, axis=axis), tree)
 
 
