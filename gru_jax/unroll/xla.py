@@ -90,7 +90,7 @@ class Tuning:
     parts: int = 1
     part_rows: int = 8
     part_parameters: int = 2**19
-    part_elements: int = 2**18
+    part_elements: int = 2**17
 
 
 TUNING = Tuning(parts=min(4, _count_cores()))
