@@ -99,11 +99,14 @@ def block_back(
 ) -> tuple[Cotangents, Array]:
     """One block: ``sweep`` for the states, all else for its steps at once.
 
-    With ``apart`` the gradients of what is projected are written one by one before they are joined:
-    XLA's CPU compiler joins arrays fast, but not what it computes as it goes.
+    With ``apart`` what was kept is joined before it is read, and the gradients of what is projected
+    are written one by one before they are joined: XLA's CPU compiler joins arrays fast, but not
+    what it computes as it goes.
     """
     steps = block.steps
-    kept = lax.optimization_barrier(join(block.kept, axis=1))
+    kept = join(block.kept, axis=1)
+    if apart:
+        kept = lax.optimization_barrier(kept)
     precise = at_precision(cell, steps.xs.dtype)
     inputs = _inputs(precise, anatomy, initial, block, kept, reverse=reverse)
     slopes = anatomy.diagonals(precise, inputs)

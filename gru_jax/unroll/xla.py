@@ -72,8 +72,8 @@ class Tuning:
         part_rows: sequences of a part, at least.
         part_parameters: of a cell, up to which there are parts where no gradients are kept. A
             core's cache does not hold more, and each part reads them at every step.
-        part_elements: of a state over all steps and sequences, from which there are parts: a core
-            that sleeps is not woken for less.
+        part_elements: of a state over all steps and sequences, from which there are parts: a train
+            step gains little from less, and there is more to compile.
     """
 
     block_elements: int = 2**17
@@ -138,11 +138,11 @@ def run(
 
     def function(cell: AffineCell, steps: Steps, state: State) -> tuple[State, Array]:
         parameters = sum(leaf.size for leaf in jax.tree.leaves(cell))
-        pays = parts if parameters <= tuning.part_parameters else WHOLE
-        inside = _project_inside(cell, steps, state, tuning, pays, gradient=False)
-        if pays == WHOLE:
+        chosen = parts if parameters <= tuning.part_parameters else WHOLE
+        inside = _project_inside(cell, steps, state, tuning, chosen, gradient=False)
+        if chosen == WHOLE:
             return walk(cell, steps, state, reverse=reverse, keep="outputs", project_inside=inside)
-        return run_forward(cell, steps, state, pays, keep="states", project_inside=inside)[0]
+        return run_forward(cell, steps, state, chosen, keep="states", project_inside=inside)[0]
 
     def forward(
         cell: AffineCell, steps: Steps, state: State

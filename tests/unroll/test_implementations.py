@@ -320,6 +320,6 @@ def test_gates_are_computed_again_where_that_is_faster(sizes, again):
 @jax.enable_x64(True)
 def test_gates_computed_again_unasked_change_nothing():
     problem = Problem.draw(GRU_AFTER, SHAPE, learned_h0=True)
-    with run_by("xla", xla.Tuning(keep_step=SHAPE.batch[0] * SHAPE.hidden)) as unroll:
+    with run_by("xla", xla.Tuning()) as unroll:
         outcome = problem.run("float64", unroll)
     assert_close(outcome, problem.expected(), "float64")
