@@ -45,6 +45,22 @@ class Block(NamedTuple):
     before: State
 
 
+class Layout(NamedTuple):
+    """How arrays are laid out for XLA's CPU compiler. Elsewhere it does best by itself.
+
+    Attributes:
+        apart: whether what was kept is joined before it is read, and the gradients of what is
+            projected are written one by one before they are joined: arrays are joined fast, but
+            not what is computed as they are.
+        transposed_rows: per column of the gradient of recurrent weights, up to which the states
+            are written transposed before they are multiplied: XLA's other routine for products is
+            faster, but for tall and narrow ones.
+    """
+
+    apart: bool = False
+    transposed_rows: int = 0
+
+
 class Recurrence(NamedTuple):
     """The recurrence of the cotangents, linear in them, of all steps of a block.
 
@@ -95,17 +111,12 @@ def block_back(
     *,
     reverse: bool,
     sweep: Sweep,
-    apart: bool,
+    layout: Layout,
 ) -> tuple[Cotangents, Array]:
-    """One block: ``sweep`` for the states, all else for its steps at once.
-
-    With ``apart`` what was kept is joined before it is read, and the gradients of what is projected
-    are written one by one before they are joined: XLA's CPU compiler joins arrays fast, but not
-    what it computes as it goes.
-    """
+    """One block: ``sweep`` for the states, all else for its steps at once."""
     steps = block.steps
     kept = join(block.kept, axis=1)
-    if apart:
+    if layout.apart:
         kept = lax.optimization_barrier(kept)
     precise = at_precision(cell, steps.xs.dtype)
     inputs = _inputs(precise, anatomy, initial, block, kept, reverse=reverse)
@@ -127,11 +138,11 @@ def block_back(
     d_products = _rows([_spread(pack, d_outputs) for pack in recurrence.packed])
     operands = _rows(anatomy.evaluate(precise, inputs)[1])
     d_weights = [
-        total + _weights_gradient(operand, d_product, steps.xs.dtype)
+        total + _weights_gradient(operand, d_product, steps.xs.dtype, layout)
         for total, operand, d_product in zip(carry.weights, operands, d_products, strict=True)
     ]
     d_direct = _rows([_gather(slopes, d_outputs, at) for at in anatomy.direct_inputs])
-    if apart:
+    if layout.apart:
         d_sums = [
             _rows([_gather(slopes, d_outputs, at) for at in anatomy.sums_of(product)])
             for product in range(len(anatomy.widths))
@@ -173,7 +184,7 @@ def _inputs(
     previous = wide(previous, steps.xs.dtype)
     sums, direct = kept.sums, kept.direct
     if sums is None or direct is None:
-        projected = precise.project(steps.xs)
+        projected = precise.project(steps.xs) if kept.projected is None else kept.projected
         sums, direct = record(precise, previous, projected)[1], anatomy.pick_direct(projected)
     return [*jax.tree.leaves(previous), *jax.tree.leaves(sums), *direct]
 
@@ -303,10 +314,14 @@ def _back(
     return back
 
 
-def _weights_gradient(operand: Array, d_product: Array, dtype: DType) -> Array:
+def _weights_gradient(operand: Array, d_product: Array, dtype: DType, layout: Layout) -> Array:
     """``operand^T @ d_product``, from operands in ``dtype``, in the dtype of gate arithmetic."""
+    transposed = operand.astype(dtype).T
+    rows, columns = d_product.shape
+    if layout.transposed_rows and rows <= layout.transposed_rows * columns:
+        transposed = lax.optimization_barrier(transposed)
     return jnp.matmul(
-        operand.astype(dtype).T, d_product.astype(dtype), preferred_element_type=gate_dtype(dtype)
+        transposed, d_product.astype(dtype), preferred_element_type=gate_dtype(dtype)
     )
 
 

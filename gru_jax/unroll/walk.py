@@ -25,12 +25,18 @@ class Kept(NamedTuple):
         states: the state after each step.
         sums: per product what :func:`affine` returned; None where that is computed again.
         direct: what is read of the projected inputs besides; None likewise.
+        projected: all that was projected of the inputs, where sums are to be computed again from
+            it; None where that is projected again, too.
     """
 
     states: State
     sums: list[tuple[Array, ...]] | None = None
     direct: Leaves | None = None
+    projected: Any = None
 
+
+Keep = Literal["states", "projected", "sums"]
+"""What is kept of all steps: the first alone, or one of the others as well."""
 
 Walked = tuple[list[State], list[Kept], Array]
 
@@ -41,15 +47,18 @@ def walk(
     state: State,
     *,
     reverse: bool,
-    keep: Literal["outputs", "states", "sums"],
+    keep: Literal["outputs"] | Keep,
     project_inside: bool,
 ) -> tuple[State, Any]:
     """The state after the last step, and of each step the output or what is to be kept.
 
-    With ``project_inside`` inputs are projected step by step.
+    With ``project_inside`` inputs are projected step by step; then that is not kept by itself.
     """
     body, read = _body(cell, steps, state, keep=keep, project_inside=project_inside)
-    return lax.scan(body, state, read, reverse=reverse)
+    last, kept = lax.scan(body, state, read, reverse=reverse)
+    if keep == "projected" and not project_inside:
+        kept = kept._replace(projected=read[0])
+    return last, kept
 
 
 def walk_parts(
@@ -59,7 +68,7 @@ def walk_parts(
     *,
     parts: Parts,
     reverse: bool,
-    keep: Literal["states", "sums"],
+    keep: Keep,
     project_inside: bool,
 ) -> Walked:
     """:func:`walk` for parts of the batch that run at the same time, without resets.
@@ -102,7 +111,7 @@ def _body(
     steps: Steps,
     state: State,
     *,
-    keep: Literal["outputs", "states", "sums"],
+    keep: Literal["outputs"] | Keep,
     project_inside: bool,
 ) -> tuple[Callable[[State, Any], tuple[State, Any]], Any]:
     """One step, and what is read of all of them."""
@@ -122,9 +131,9 @@ def _body(
         held = new if valid is None else select(valid, new, state)
         if keep == "outputs":
             return held, show(cell, new, valid, dtype)
-        if keep == "states":
-            return held, Kept(held)
-        return held, Kept(held, sums, anatomy.pick_direct(projected))
+        if keep == "sums":
+            return held, Kept(held, sums, anatomy.pick_direct(projected))
+        return held, Kept(held)
 
     read = steps.xs if project_inside else precise.project(steps.xs)
     return body, (read, steps.valid, steps.resets)

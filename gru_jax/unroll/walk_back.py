@@ -10,7 +10,7 @@ from jax import lax
 from gru_jax.cells.anatomy import dissect, weights_of
 from gru_jax.cells.base import AffineCell, at_precision
 from gru_jax.typing import Array, State
-from gru_jax.unroll.block import Block, Cotangents, Sweep, block_back, sweep
+from gru_jax.unroll.block import Block, Cotangents, Layout, Sweep, block_back, sweep
 from gru_jax.unroll.control import Steps
 from gru_jax.unroll.placement import place, settle
 from gru_jax.unroll.side_by_side import join
@@ -28,7 +28,7 @@ def walk_back(
     reverse: bool,
     most_steps: int,
     sweep: Sweep = sweep,
-    apart: bool = False,
+    layout: Layout = Layout(),
 ) -> tuple[AffineCell, Steps, State]:
     """The cotangents of the cell, the inputs and the first state.
 
@@ -38,7 +38,7 @@ def walk_back(
         reverse: the direction of the way forward.
         most_steps: of a block.
         sweep: the loop over a block's steps.
-        apart: see :func:`~gru_jax.unroll.block.block_back`.
+        layout: see there.
     """
     cell, steps, state, kept = residuals
     d_last, d_ys = cotangents
@@ -70,7 +70,7 @@ def walk_back(
             block,
             reverse=reverse,
             sweep=sweep,
-            apart=apart,
+            layout=layout,
         )
 
     def zeros_like(tree: Any) -> Any:

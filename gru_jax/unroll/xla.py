@@ -25,12 +25,12 @@ from gru_jax.cells.base import AffineCell, at_precision, widen
 from gru_jax.derivative import with_pullback
 from gru_jax.typing import Array, State
 from gru_jax.unroll import scan
-from gru_jax.unroll.block import sweep, sweep_parts
+from gru_jax.unroll.block import Layout, sweep, sweep_parts
 from gru_jax.unroll.call import Call, are_known, count_devices, likely_device
 from gru_jax.unroll.control import Steps
 from gru_jax.unroll.placement import vary_alike
 from gru_jax.unroll.side_by_side import WHOLE, Parts, after, join
-from gru_jax.unroll.walk import Kept, batch_shape_of, one_step, show, walk, walk_parts
+from gru_jax.unroll.walk import Keep, Kept, batch_shape_of, one_step, show, walk, walk_parts
 from gru_jax.unroll.walk_back import LARGE_BLOCK, walk_back
 
 
@@ -67,6 +67,7 @@ class Tuning:
             glibc hands more than 32 MiB back to the system after every call, and getting them again
             page by page takes longer than the product;
         keep_features: unless an input and a state have more features than this together.
+        transposed_rows: see :class:`~gru_jax.unroll.block.Layout`.
         parts: of a batch that run at the same time, at most, see
             :mod:`~gru_jax.unroll.side_by_side`.
         part_rows: sequences of a part, at least.
@@ -87,13 +88,14 @@ class Tuning:
     keep_units: int = 32
     keep_elements: int = 3 * 2**21
     keep_features: int = 384
+    transposed_rows: int = 0
     parts: int = 1
     part_rows: int = 8
     part_parameters: int = 2**19
     part_elements: int = 2**17
 
 
-TUNING = Tuning(parts=min(4, _count_cores()))
+TUNING = Tuning(transposed_rows=12, parts=min(4, _count_cores()))
 """For CPUs, by measurement."""
 
 ACCELERATOR = Tuning(block_elements=LARGE_BLOCK, inside_batch=None, keep_sums=False)
@@ -147,7 +149,7 @@ def run(
     def forward(
         cell: AffineCell, steps: Steps, state: State
     ) -> tuple[tuple[State, Array], tuple[AffineCell, Steps, State, list[Kept]]]:
-        keep = "states" if recompute or _again(cell, steps, state, tuning) else "sums"
+        keep = "states" if recompute else _keep(cell, steps, state, tuning)
         inside = _project_inside(cell, steps, state, tuning, parts, gradient=True)
         return run_forward(cell, steps, state, parts, keep=keep, project_inside=inside)
 
@@ -160,7 +162,7 @@ def run(
             reverse=reverse,
             most_steps=_most_steps(cell, steps, state, recompute, tuning),
             sweep=sweep if parts == WHOLE else functools.partial(sweep_parts, parts=parts),
-            apart=parts != WHOLE,
+            layout=Layout(parts != WHOLE, tuning.transposed_rows),
         )
 
     return with_pullback(function, forward, pullback)(cell, steps, state)
@@ -204,19 +206,21 @@ def _most_steps(
     return most
 
 
-def _again(cell: AffineCell, steps: Steps, state: State, tuning: Tuning) -> bool:
-    """Whether computing the sums that enter the gates again is faster than keeping them."""
+def _keep(cell: AffineCell, steps: Steps, state: State, tuning: Tuning) -> Keep:
+    """What is fastest to keep."""
     if not tuning.keep_sums or not are_known(steps.xs.shape):
-        return not tuning.keep_sums
+        return "sums" if tuning.keep_sums else "states"
     leaves = jax.tree.leaves(state)
     states = sum(leaf.size for leaf in leaves)
     if states <= tuning.keep_step or max(leaf.shape[-1] for leaf in leaves) <= tuning.keep_units:
-        return True
+        return "projected"
     sequences = max(1, math.prod(batch_shape_of(cell, steps)))
     time = steps.xs.shape[0]
     features = (steps.xs.size // time + states) // sequences
     elements = time * (states + _projected_size(cell, steps, state))
-    return elements >= tuning.keep_elements and features <= tuning.keep_features
+    if elements >= tuning.keep_elements and features <= tuning.keep_features:
+        return "states"
+    return "sums"
 
 
 def _projected_size(cell: AffineCell, steps: Steps, state: State) -> int:
