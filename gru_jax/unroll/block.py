@@ -46,7 +46,7 @@ class Block(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """How arrays are laid out for XLA's CPU compiler. Elsewhere it does best by itself.
+    """How arrays are laid out for XLA's CPU compiler.
 
     Attributes:
         apart: whether what was kept is joined before it is read, and the gradients of what is
@@ -57,8 +57,12 @@ class Layout(NamedTuple):
             faster, but for tall and narrow ones.
     """
 
-    apart: bool = False
-    transposed_rows: int = 0
+    apart: bool
+    transposed_rows: int
+
+
+AS_CHOSEN = Layout(apart=False, transposed_rows=0)
+"""For other devices: as XLA chooses."""
 
 
 class Recurrence(NamedTuple):
@@ -320,9 +324,7 @@ def _weights_gradient(operand: Array, d_product: Array, dtype: DType, layout: La
     rows, columns = d_product.shape
     if layout.transposed_rows and rows <= layout.transposed_rows * columns:
         transposed = lax.optimization_barrier(transposed)
-    return jnp.matmul(
-        transposed, d_product.astype(dtype), preferred_element_type=gate_dtype(dtype)
-    )
+    return jnp.matmul(transposed, d_product.astype(dtype), preferred_element_type=gate_dtype(dtype))
 
 
 def _rows(tree: Any) -> Any:

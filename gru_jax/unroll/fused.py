@@ -22,7 +22,7 @@ from gru_jax.unroll.call import Call
 from gru_jax.unroll.control import Steps, expand
 from gru_jax.unroll.kernels import Kernels
 from gru_jax.unroll.placement import vary_alike
-from gru_jax.unroll.walk import Kept, Leaves, initial_like, show
+from gru_jax.unroll.walk import Kept, Leaves, anatomy_of, initial_like, show
 from gru_jax.unroll.walk_back import LARGE_BLOCK, walk_back
 
 RUN_ON: tuple[str, ...] = ()
@@ -120,7 +120,14 @@ def run(
         residuals: tuple[GRUParams, Steps, Array, list[Kept]], cotangents: tuple[Array, Array]
     ) -> tuple[AffineCell, Steps, Array]:
         most = max(1, LARGE_BLOCK // state.size)
-        return walk_back(residuals, cotangents, reverse=reverse, most_steps=most, sweep=sweep)
+        return walk_back(
+            residuals,
+            cotangents,
+            anatomy_of(*residuals[:3]),
+            reverse=reverse,
+            most_steps=most,
+            sweep=sweep,
+        )
 
     last, ys = with_pullback(function, forward, pullback)(cell, steps, state)
     return last.reshape(*batch_shape, -1), ys.reshape(time, *batch_shape, -1)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gru_jax.cells.anatomy import dissect, record
+from gru_jax.cells.anatomy import Anatomy, dissect, record
 from gru_jax.cells.base import AffineCell, at_precision, gate_dtype
 from gru_jax.typing import Array, DType, Shape, State
 from gru_jax.unroll.control import Steps, expand, select
@@ -45,6 +45,7 @@ def walk(
     cell: AffineCell,
     steps: Steps,
     state: State,
+    anatomy: Anatomy,
     *,
     reverse: bool,
     keep: Literal["outputs"] | Keep,
@@ -54,7 +55,7 @@ def walk(
 
     With ``project_inside`` inputs are projected step by step; then that is not kept by itself.
     """
-    body, read = _body(cell, steps, state, keep=keep, project_inside=project_inside)
+    body, read = _body(cell, steps, state, anatomy, keep=keep, project_inside=project_inside)
     last, kept = lax.scan(body, state, read, reverse=reverse)
     if keep == "projected" and not project_inside:
         kept = kept._replace(projected=read[0])
@@ -65,6 +66,7 @@ def walk_parts(
     cell: AffineCell,
     steps: Steps,
     state: State,
+    anatomy: Anatomy,
     *,
     parts: Parts,
     reverse: bool,
@@ -74,7 +76,7 @@ def walk_parts(
     """:func:`walk` for parts of the batch that run at the same time, without resets.
 
     Args:
-        cell, steps, state, reverse, keep, project_inside: as for :func:`walk`.
+        cell, steps, state, anatomy, reverse, keep, project_inside: as for :func:`walk`.
         parts: of the batch, of which there is one axis.
 
     Returns:
@@ -83,7 +85,7 @@ def walk_parts(
     """
 
     def apart(cell: AffineCell, steps: Steps, state: State) -> Walked:
-        body, read = _body(cell, steps, state, keep=keep, project_inside=project_inside)
+        body, read = _body(cell, steps, state, anatomy, keep=keep, project_inside=project_inside)
 
         def without_states(state: State, step: Any) -> tuple[State, Kept]:
             new, kept = body(state, step)
@@ -99,7 +101,8 @@ def walk_parts(
     def in_turn(cell: AffineCell, steps: Steps, state: State) -> Walked:
         options: Any = {"reverse": reverse, "keep": keep, "project_inside": project_inside}
         done = [
-            walk(cell, take(steps, part, axis=1), take(state, part), **options) for part in parts
+            walk(cell, take(steps, part, axis=1), take(state, part), anatomy, **options)
+            for part in parts
         ]
         return [last for last, _ in done], [kept for _, kept in done], jnp.int32(0)
 
@@ -110,6 +113,7 @@ def _body(
     cell: AffineCell,
     steps: Steps,
     state: State,
+    anatomy: Anatomy,
     *,
     keep: Literal["outputs"] | Keep,
     project_inside: bool,
@@ -119,7 +123,6 @@ def _body(
     batch_shape = batch_shape_of(cell, steps)
     precise = at_precision(cell, dtype)
     initial = place(initial_like(cell, state, batch_shape), state)
-    anatomy = dissect(precise, *one_step(precise, steps, state))
 
     def body(state: State, step: tuple[Any, Array | None, Array | None]) -> tuple[State, Any]:
         read, valid, reset = step
@@ -153,6 +156,12 @@ def batch_shape_of(cell: AffineCell, steps: Steps) -> Shape:
 def initial_like(cell: AffineCell, state: State, batch_shape: Shape) -> State:
     """The state that resets put in, in the dtypes of another."""
     return cast_like(cell.initial_state(batch_shape), state)
+
+
+def anatomy_of(cell: AffineCell, steps: Steps, state: State) -> Anatomy:
+    """How the parts of a step read each other."""
+    precise = at_precision(cell, steps.xs.dtype)
+    return dissect(precise, *one_step(precise, steps, state))
 
 
 def one_step(precise: AffineCell, steps: Steps, state: State) -> tuple[State, Any]:

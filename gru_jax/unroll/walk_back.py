@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gru_jax.cells.anatomy import dissect, weights_of
+from gru_jax.cells.anatomy import Anatomy, weights_of
 from gru_jax.cells.base import AffineCell, at_precision
 from gru_jax.typing import Array, State
-from gru_jax.unroll.block import Block, Cotangents, Layout, Sweep, block_back, sweep
+from gru_jax.unroll.block import AS_CHOSEN, Block, Cotangents, Layout, Sweep, block_back, sweep
 from gru_jax.unroll.control import Steps
 from gru_jax.unroll.placement import place, settle
 from gru_jax.unroll.side_by_side import join
@@ -24,17 +24,19 @@ LARGE_BLOCK = 2**25
 def walk_back(
     residuals: tuple[AffineCell, Steps, State, list[Kept]],
     cotangents: tuple[State, Array],
+    anatomy: Anatomy,
     *,
     reverse: bool,
     most_steps: int,
     sweep: Sweep = sweep,
-    layout: Layout = Layout(),
+    layout: Layout = AS_CHOSEN,
 ) -> tuple[AffineCell, Steps, State]:
     """The cotangents of the cell, the inputs and the first state.
 
     Args:
         residuals: what was run, and what the way forward left, per part of the batch.
         cotangents: of the last state and of the outputs.
+        anatomy: of a step.
         reverse: the direction of the way forward.
         most_steps: of a block.
         sweep: the loop over a block's steps.
@@ -45,7 +47,6 @@ def walk_back(
     time, dtype = steps.xs.shape[0], steps.xs.dtype
     batch_shape = batch_shape_of(cell, steps)
     like = one_step(at_precision(cell, dtype), steps, state)
-    anatomy = dissect(at_precision(cell, dtype), *like)
     initial, pull_initial = jax.vjp(
         lambda cell: place(initial_like(cell, state, batch_shape), state), cell
     )

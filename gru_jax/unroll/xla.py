@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gru_jax.cells.anatomy import Anatomy
 from gru_jax.cells.base import AffineCell, at_precision, widen
 from gru_jax.derivative import with_pullback
 from gru_jax.typing import Array, State
@@ -30,7 +31,16 @@ from gru_jax.unroll.call import Call, are_known, count_devices, likely_device
 from gru_jax.unroll.control import Steps
 from gru_jax.unroll.placement import vary_alike
 from gru_jax.unroll.side_by_side import WHOLE, Parts, after, join
-from gru_jax.unroll.walk import Keep, Kept, batch_shape_of, one_step, show, walk, walk_parts
+from gru_jax.unroll.walk import (
+    Keep,
+    Kept,
+    anatomy_of,
+    batch_shape_of,
+    one_step,
+    show,
+    walk,
+    walk_parts,
+)
 from gru_jax.unroll.walk_back import LARGE_BLOCK, walk_back
 
 
@@ -63,10 +73,12 @@ class Tuning:
         keep_step: elements of a state up to which they are not: writing arrays step by step takes
             longer than the product.
         keep_units: the width of a layer up to which they are not, either.
-        keep_elements: of all states and all that is projected, from which they are not:
-            glibc hands more than 32 MiB back to the system after every call, and getting them again
-            page by page takes longer than the product;
-        keep_features: unless an input and a state have more features than this together.
+        fresh_elements: that a call may take in all, by an estimate, without getting fresh memory:
+            glibc hands more than 32 MiB back to the system after every call, and getting it again
+            page by page takes longer than computing the sums again.
+        least_steps, least_rows: that blocks may be reduced to for that.
+        keep_features: of an input and a state together, up to which sums are computed again where
+            fresh memory is needed in any case.
         transposed_rows: see :class:`~gru_jax.unroll.block.Layout`.
         parts: of a batch that run at the same time, at most, see
             :mod:`~gru_jax.unroll.side_by_side`.
@@ -86,7 +98,9 @@ class Tuning:
     keep_sums: bool = True
     keep_step: int = 128
     keep_units: int = 32
-    keep_elements: int = 3 * 2**21
+    fresh_elements: int = 2**23 - 2**18
+    least_steps: int = 8
+    least_rows: int = 256
     keep_features: int = 384
     transposed_rows: int = 0
     parts: int = 1
@@ -123,17 +137,28 @@ def run(
     cell, steps, state = vary_alike((widen(cell), steps, state))
 
     tuning = TUNING if likely_device().platform == "cpu" else ACCELERATOR
+    anatomy = anatomy_of(cell, steps, state)
     parts = _parts(cell, steps, state, tuning)
+    inside = _project_inside(cell, steps, state, tuning, parts, gradient=True)
+    if recompute:
+        keep: Keep = "states"
+        most_steps = _most_steps(cell, steps, state, tuning)
+        # Or what is computed again at once would be as much as what was not kept.
+        most_steps = min(most_steps, max(1, steps.xs.shape[0] // 8))
+    else:
+        keep, most_steps = _plan(cell, steps, state, anatomy, tuning, inside=inside)
 
     def run_forward(
         cell: AffineCell, steps: Steps, state: State, parts: Parts, **options: Any
     ) -> tuple[tuple[State, Array], tuple[AffineCell, Steps, State, list[Kept]]]:
         """The last state and the outputs, and what the way back needs."""
         if parts == WHOLE:
-            last, kept = walk(cell, steps, state, reverse=reverse, **options)
+            last, kept = walk(cell, steps, state, anatomy, reverse=reverse, **options)
             ys = show(cell, kept.states, steps.valid, steps.xs.dtype)
             return (last, ys), (cell, steps, state, [kept])
-        lasts, kept, zero = walk_parts(cell, steps, state, parts=parts, reverse=reverse, **options)
+        lasts, kept, zero = walk_parts(
+            cell, steps, state, anatomy, parts=parts, reverse=reverse, **options
+        )
         states = join([part.states for part in kept], axis=1)
         ys = after(zero, show(cell, states, steps.valid, steps.xs.dtype))
         return (join(lasts), ys), (cell, steps, after(zero, state), kept)
@@ -142,15 +167,14 @@ def run(
         parameters = sum(leaf.size for leaf in jax.tree.leaves(cell))
         chosen = parts if parameters <= tuning.part_parameters else WHOLE
         inside = _project_inside(cell, steps, state, tuning, chosen, gradient=False)
+        options: Any = {"project_inside": inside}
         if chosen == WHOLE:
-            return walk(cell, steps, state, reverse=reverse, keep="outputs", project_inside=inside)
-        return run_forward(cell, steps, state, chosen, keep="states", project_inside=inside)[0]
+            return walk(cell, steps, state, anatomy, reverse=reverse, keep="outputs", **options)
+        return run_forward(cell, steps, state, chosen, keep="states", **options)[0]
 
     def forward(
         cell: AffineCell, steps: Steps, state: State
     ) -> tuple[tuple[State, Array], tuple[AffineCell, Steps, State, list[Kept]]]:
-        keep = "states" if recompute else _keep(cell, steps, state, tuning)
-        inside = _project_inside(cell, steps, state, tuning, parts, gradient=True)
         return run_forward(cell, steps, state, parts, keep=keep, project_inside=inside)
 
     def pullback(
@@ -159,8 +183,9 @@ def run(
         return walk_back(
             residuals,
             cotangents,
+            anatomy,
             reverse=reverse,
-            most_steps=_most_steps(cell, steps, state, recompute, tuning),
+            most_steps=most_steps,
             sweep=sweep if parts == WHOLE else functools.partial(sweep_parts, parts=parts),
             layout=Layout(parts != WHOLE, tuning.transposed_rows),
         )
@@ -190,37 +215,56 @@ def _parts(cell: AffineCell, steps: Steps, state: State, tuning: Tuning) -> Part
     return tuple(map(slice, ends, ends[1:]))
 
 
-def _most_steps(
-    cell: AffineCell, steps: Steps, state: State, recompute: bool, tuning: Tuning
-) -> int:
+def _most_steps(cell: AffineCell, steps: Steps, state: State, tuning: Tuning) -> int:
     """Steps that a block may have on the way back."""
     if not are_known(steps.xs.shape):
         # Of any number of steps there is one block: how many others would have is not known.
         return steps.xs.shape[0]
     sequences = max(1, math.prod(batch_shape_of(cell, steps)))
     elements = max(1, *(leaf.size for leaf in jax.tree.leaves(state)))
-    most = max(tuning.block_elements // elements, tuning.block_rows // sequences, 1)
-    if recompute:
-        # Or what is computed again at once would be as much as what was not kept.
-        most = min(most, max(1, steps.xs.shape[0] // 8))
-    return most
+    return max(tuning.block_elements // elements, tuning.block_rows // sequences, 1)
 
 
-def _keep(cell: AffineCell, steps: Steps, state: State, tuning: Tuning) -> Keep:
-    """What is fastest to keep."""
+def _plan(
+    cell: AffineCell,
+    steps: Steps,
+    state: State,
+    anatomy: Anatomy,
+    tuning: Tuning,
+    *,
+    inside: bool,
+) -> tuple[Keep, int]:
+    """What is fastest to keep, and steps that a block may have on the way back."""
+    most = _most_steps(cell, steps, state, tuning)
     if not tuning.keep_sums or not are_known(steps.xs.shape):
-        return "sums" if tuning.keep_sums else "states"
+        return "sums" if tuning.keep_sums else "states", most
     leaves = jax.tree.leaves(state)
     states = sum(leaf.size for leaf in leaves)
     if states <= tuning.keep_step or max(leaf.shape[-1] for leaf in leaves) <= tuning.keep_units:
-        return "projected"
-    sequences = max(1, math.prod(batch_shape_of(cell, steps)))
-    time = steps.xs.shape[0]
+        return "projected", most
+
+    time, sequences = steps.xs.shape[0], max(1, math.prod(batch_shape_of(cell, steps)))
+    projected = 0 if inside else _projected_size(cell, steps, state)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(cell))
+    width = max(leaf.size for leaf in leaves)
+    least = min(most, max(tuning.least_steps, tuning.least_rows // sequences))
+
+    # By what XLA allocates: two arrays for each derivative of a block, and a few others.
+    block = width * (2 * sum(map(len, anatomy.reads)) + 3)
+
+    def fitting(kept: int) -> int:
+        """Steps of a block with which no fresh memory is needed; none if with no number."""
+        room = tuning.fresh_elements - parameters - time * (states + kept + projected)
+        fit = min(most, (room - parameters // 2 - time * width) // block)
+        return fit if fit >= least and room >= time * projected else 0
+
+    sums = width * (sum(anatomy.widths) + len(anatomy.direct))
     features = (steps.xs.size // time + states) // sequences
-    elements = time * (states + _projected_size(cell, steps, state))
-    if elements >= tuning.keep_elements and features <= tuning.keep_features:
-        return "states"
-    return "sums"
+    if fit := fitting(sums):
+        return "sums", fit
+    if fit := fitting(0):
+        return "states", fit
+    return "states" if features <= tuning.keep_features else "sums", most
 
 
 def _projected_size(cell: AffineCell, steps: Steps, state: State) -> int:

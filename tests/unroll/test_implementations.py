@@ -1,5 +1,7 @@
 """Every way to run a cell over time is one function, to every transformation and every dtype."""
 
+import dataclasses
+
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
@@ -281,22 +283,23 @@ def test_computing_gates_again_takes_half_the_memory(extent, working_memory):
 
 
 TIMES_SEQUENCES_FEATURES_UNITS = {
-    "a small step": ((512, 1, 64, 64), True),
-    "more than a small step": ((512, 2, 64, 128), False),
-    "what malloc keeps": ((256, 32, 64, 128), False),
-    "few units": ((64, 128, 32, 32), True),
-    "what malloc does not keep": ((512, 64, 32, 64), True),
-    "but products are large": ((512, 16, 256, 512), False),
+    "a small step": ((512, 1, 64, 64), "projected"),
+    "more than a small step": ((512, 2, 64, 128), "sums"),
+    "what malloc keeps": ((256, 32, 64, 128), "sums"),
+    "what it keeps with small blocks": ((80, 32, 64, 384), "sums"),
+    "few units": ((64, 128, 32, 32), "projected"),
+    "what malloc does not keep": ((512, 64, 32, 64), "states"),
+    "but products are large": ((512, 16, 256, 512), "sums"),
 }
 
 
 @pytest.mark.parametrize(
-    ("sizes", "again"),
+    ("sizes", "what"),
     TIMES_SEQUENCES_FEATURES_UNITS.values(),
     ids=TIMES_SEQUENCES_FEATURES_UNITS,
 )
-def test_gates_are_computed_again_where_that_is_faster(sizes, again):
-    """As with ``checkpoint="step"``, unasked: nothing but the states is kept."""
+def test_what_is_kept_is_what_is_faster(sizes, what):
+    """Three projections or four sums of each step, or as with ``checkpoint="step"`` only states."""
     time, batch, inputs, units = sizes
     params = jax.eval_shape(lambda: gru_jax.init(jax.random.key(0), inputs, units))
     xs = jax.ShapeDtypeStruct((time, batch, inputs), jnp.float32)
@@ -314,7 +317,32 @@ def test_gates_are_computed_again_where_that_is_faster(sizes, again):
 
     states_only = kept("step", xla.Tuning())
     assert kept(None, xla.Tuning(keep_sums=False)) == states_only
-    assert kept(None, xla.Tuning()) == states_only + (0 if again else 4 * time * batch * units)
+    more = {"states": 0, "projected": 3, "sums": 4}[what]
+    assert kept(None, xla.Tuning()) == states_only + more * time * batch * units
+
+
+INITS_AND_SIZES = {
+    "sums are kept": (gru_jax.init, (256, 32, 64, 128)),
+    "in smaller blocks": (gru_jax.init, (80, 32, 64, 384)),
+    "wide, in smaller blocks": (gru_jax.init, (200, 8, 128, 512)),
+    "sums are computed again": (gru_jax.init, (80, 64, 64, 256)),
+    "projected ahead": (gru_jax.init, (1000, 4, 64, 256)),
+    "LSTM": (gru_jax.init_lstm, (100, 32, 32, 256)),
+    "RNN": (gru_jax.init_rnn, (256, 32, 64, 256)),
+}
+
+
+@pytest.mark.parametrize(("init", "sizes"), INITS_AND_SIZES.values(), ids=INITS_AND_SIZES)
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_gradient_does_without_fresh_memory(init, sizes, parts):
+    """More than 32 MiB glibc hands back to the system after each call."""
+    time, batch, inputs, units = sizes
+    params = jax.eval_shape(lambda: init(jax.random.key(0), inputs, units))
+    xs = jax.ShapeDtypeStruct((time, batch, inputs), jnp.float32)
+    with run_by("xla", dataclasses.replace(xla.TUNING, parts=parts)) as unroll:
+        loss = jax.jit(jax.grad(lambda *inputs: jnp.sum(unroll(*inputs)[1] ** 2), (0, 1)))
+        memory = loss.lower(params, xs).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 2**25
 
 
 @jax.enable_x64(True)
