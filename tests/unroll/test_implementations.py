@@ -322,13 +322,13 @@ def test_what_is_kept_is_what_is_faster(sizes, what):
 
 
 INITS_AND_SIZES = {
-    "sums are kept": (gru_jax.init, (256, 32, 64, 128)),
-    "in smaller blocks": (gru_jax.init, (80, 32, 64, 384)),
+    "sums are kept": (gru_jax.init, (240, 32, 64, 128)),
+    "in smaller blocks": (gru_jax.init, (72, 32, 64, 384)),
     "wide, in smaller blocks": (gru_jax.init, (200, 8, 128, 512)),
     "sums are computed again": (gru_jax.init, (80, 64, 64, 256)),
     "projected ahead": (gru_jax.init, (1000, 4, 64, 256)),
-    "LSTM": (gru_jax.init_lstm, (100, 32, 32, 256)),
-    "RNN": (gru_jax.init_rnn, (256, 32, 64, 256)),
+    "LSTM": (gru_jax.init_lstm, (90, 32, 32, 256)),
+    "RNN": (gru_jax.init_rnn, (192, 32, 64, 256)),
 }
 
 
