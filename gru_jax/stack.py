@@ -11,8 +11,7 @@ from gru_jax import checks
 from gru_jax.cells import Cell, init
 from gru_jax.regularize import dropout as drop
 from gru_jax.typing import Array, Flags, Inputs, Lengths, Shape, State
-from gru_jax.unroll import unroll
-from gru_jax.unroll.api import Checkpoint
+from gru_jax.unroll.api import Checkpoint, unroll_among
 from gru_jax.unroll.arguments import batch_shape_of, check_state
 
 Merge = Literal["concat", "sum", "mean", "product"]
@@ -161,13 +160,14 @@ def unroll_stack(
         if keys is not None and index:
             xs = drop(keys[index], xs, dropout)
         results = [
-            unroll(
+            unroll_among(
+                sum(map(len, stack.layers)),
                 cell,
                 xs,
                 states_by_layer[index][direction],
-                lengths=lengths,
-                mask=mask,
-                starts=starts,
+                lengths,
+                mask,
+                starts,
                 reverse=reverse != (direction == 1),
                 implementation=implementation,
                 checkpoint=checkpoint,

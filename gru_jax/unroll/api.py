@@ -11,7 +11,7 @@ from gru_jax.cells.base import Cell, advance, gate_dtype, project
 from gru_jax.typing import Array, Flags, Inputs, Lengths, Outputs, Shape, State, StepInputs
 from gru_jax.unroll import mosaic_gpu, pallas_tpu, scan, xla
 from gru_jax.unroll.arguments import batch_shape_of, check_cell, check_state
-from gru_jax.unroll.call import Call, describe
+from gru_jax.unroll.call import Call, Memory, describe
 from gru_jax.unroll.control import Controls, Steps, check_controls, plan
 from gru_jax.unroll.placement import settle
 from gru_jax.unroll.windows import run_checkpointed, run_truncated
@@ -119,8 +119,8 @@ def unroll(
         ValueError: shapes that do not fit, lengths out of range, an unknown option.
         NotImplementedError: the implementation asked for cannot serve the call.
     """
-    return _run(
-        params, xs, h0, lengths, mask, starts, reverse, implementation, checkpoint, window=None
+    return unroll_among(
+        1, params, xs, h0, lengths, mask, starts, reverse, implementation, checkpoint
     )
 
 
@@ -153,8 +153,8 @@ def unroll_truncated(
         TypeError, ValueError, NotImplementedError: as :func:`unroll`.
     """
     window = checks.positive("window", window)
-    return _run(
-        params, xs, h0, lengths, mask, starts, reverse, implementation, checkpoint, window=window
+    return unroll_among(
+        1, params, xs, h0, lengths, mask, starts, reverse, implementation, checkpoint, window
     )
 
 
@@ -167,7 +167,8 @@ def _step(params: Cell, state: State, x: Array, *, kind: type[Cell]) -> State:
     return advance(params, state, project(params, x), x.dtype)
 
 
-def _run(
+def unroll_among(
+    calls: int,
     params: Cell,
     xs: Inputs,
     h0: State | None,
@@ -177,10 +178,10 @@ def _run(
     reverse: bool,
     implementation: str | None,
     checkpoint: Checkpoint,
-    *,
-    window: int | None,
+    window: int | None = None,
 ) -> tuple[State, Outputs]:
-    """Checks what can be checked outside of a trace, and runs the rest compiled."""
+    """:func:`unroll`, as one of several calls that together have their gradients computed."""
+    # What can be checked outside of a trace is, and the rest runs compiled.
     check_cell(params)
     xs = checks.floating_array("xs", xs)
     batch_shape = batch_shape_of("xs", params, xs, 1)
@@ -202,13 +203,14 @@ def _run(
         implementation=_choose(implementation, describe(params, xs, h0, named=implementation)),
         checkpoint=checkpoint,
         window=window,
+        memory=Memory(recompute=checkpoint == "step", calls=calls),
     )
 
 
 @functools.partial(
     jax.jit,
     inline=True,
-    static_argnames=("kind", "reverse", "implementation", "checkpoint", "window"),
+    static_argnames=("kind", "reverse", "implementation", "checkpoint", "window", "memory"),
 )
 def _unroll(
     params: Cell,
@@ -221,6 +223,7 @@ def _unroll(
     implementation: str,
     checkpoint: Checkpoint,
     window: int | None,
+    memory: Memory,
 ) -> tuple[State, Array]:
     del kind
     if state is None:
@@ -230,7 +233,7 @@ def _unroll(
 
     def run(steps: Steps, state: State) -> tuple[State, Array]:
         return IMPLEMENTATIONS[implementation].run(
-            params, steps, state, reverse=reverse, recompute=checkpoint == "step"
+            params, steps, state, reverse=reverse, memory=memory
         )
 
     if checkpoint not in (None, "step"):

@@ -43,6 +43,19 @@ class Call:
         return are_known(self.shape)
 
 
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """What a call may keep for its gradient.
+
+    Attributes:
+        recompute: whether nothing but the states.
+        calls: how many share what is fast, each of them keeping as much: the cells of a stack.
+    """
+
+    recompute: bool = False
+    calls: int = 1
+
+
 def describe(cell: Cell, xs: Array, state: State | None, *, named: str | None) -> Call:
     """The call of ``unroll`` with these arguments, made here and now.
 

@@ -18,7 +18,7 @@ from gru_jax.derivative import with_pullback
 from gru_jax.typing import Array, DType
 from gru_jax.unroll import scan
 from gru_jax.unroll.block import Recurrence, SweepCarry, Swept
-from gru_jax.unroll.call import Call
+from gru_jax.unroll.call import Call, Memory
 from gru_jax.unroll.control import Steps, expand
 from gru_jax.unroll.kernels import Kernels
 from gru_jax.unroll.placement import vary_alike
@@ -82,7 +82,7 @@ def run(
     """
     time, *batch_shape, _ = steps.xs.shape
     if not time or not math.prod(batch_shape):
-        return scan.run(cell, steps, state, reverse=reverse, recompute=True)
+        return scan.run(cell, steps, state, reverse=reverse, memory=Memory(recompute=True))
     cell, steps, state = vary_alike((widen(cell), steps, state))
     # One batch axis, whatever came.
     steps = jax.tree.map(lambda part: _flatten(part, 1, batch_shape), steps)

@@ -6,7 +6,7 @@ from jax import lax
 
 from gru_jax.cells.base import Cell, advance, project, widen
 from gru_jax.typing import Array, State
-from gru_jax.unroll.call import Call
+from gru_jax.unroll.call import Call, Memory
 from gru_jax.unroll.control import Steps, expand, select
 from gru_jax.unroll.placement import place
 
@@ -18,9 +18,9 @@ def unsupported(call: Call) -> str | None:
 
 
 def run(
-    cell: Cell, steps: Steps, state: State, *, reverse: bool, recompute: bool
+    cell: Cell, steps: Steps, state: State, *, reverse: bool, memory: Memory
 ) -> tuple[State, Array]:
-    """Runs ``cell`` over time; with ``recompute`` nothing but the states is kept for gradients."""
+    """Runs ``cell`` over time; ``memory`` says what is kept for gradients."""
     dtype = steps.xs.dtype
     batch_shape = steps.xs.shape[1 : steps.xs.ndim - cell.num_feature_axes]
     # Gradients of the parameters add up over the steps in the dtype the loop reads them in.
@@ -42,7 +42,7 @@ def run(
         y = jnp.where(expand(valid, y), y, jnp.zeros_like(y))
         return select(valid, new, state), y
 
-    if recompute:
+    if memory.recompute:
         # A scan's body is never merged with what is outside it, so the barrier that would
         # prevent it only costs time.
         body = jax.checkpoint(body, prevent_cse=False)

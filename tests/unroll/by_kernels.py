@@ -19,8 +19,8 @@ def unroll_by(kernels, operands=None):
     """``unroll`` by ``kernels``, which multiply in ``operands``, or in the inputs' dtype."""
     pair = transformable(kernels)
 
-    def run(cell, steps, state, *, reverse, recompute):
-        del recompute
+    def run(cell, steps, state, *, reverse, memory):
+        del memory
         dtype = operands or steps.xs.dtype
         return fused.run(cell, steps, state, reverse=reverse, kernels=pair, operands=dtype)
 

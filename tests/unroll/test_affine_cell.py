@@ -11,6 +11,7 @@ import pytest
 
 import gru_jax
 from gru_jax.unroll import xla
+from gru_jax.unroll.tuning import Tuning
 from tests.cells.cases import assert_close
 
 TIME, BATCH, INPUT, HIDDEN = 7, 2, 3, 4
@@ -187,9 +188,9 @@ def evaluate(inputs, controls, *, implementation, reverse, checkpoint):
 @jax.enable_x64(True)
 def test_both_implementations_agree(kind, blocks, monkeypatch):
     """In one piece reading forward; in blocks in reverse, with gates that are computed again."""
-    tuning = xla.Tuning(keep_step=0, keep_units=0)
+    tuning = Tuning(keep_step=0, keep_units=0)
     if blocks:
-        tuning = xla.Tuning(block_elements=1, block_rows=3 * BATCH)
+        tuning = Tuning(block_elements=1, block_rows=3 * BATCH)
     monkeypatch.setattr(xla, "TUNING", tuning)
     inputs = draw(kind)
     written_by_hand, differentiated = (

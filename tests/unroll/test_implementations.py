@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import gru_jax
-from gru_jax.unroll import xla
+from gru_jax.unroll.tuning import ACCELERATOR, TUNING, Tuning
 from tests.cells.cases import CASES, GRU_AFTER, GRU_BEFORE, LSTM, Problem, assert_close, named
 from tests.shapes import Shape
 from tests.unroll.ways import WHOLE, in_blocks_of, run_by
@@ -97,7 +97,7 @@ def test_tuned_for_accelerators():
     """There is none here; what is tuned changes no value anywhere."""
     problem = Problem.draw(GRU_AFTER, SHAPE, learned_h0=True)
     controls = draw_controls(SHAPE)
-    with run_by("xla", xla.ACCELERATOR) as unroll:
+    with run_by("xla", ACCELERATOR) as unroll:
         outcome = problem.run("float64", unroll, **controls)
     assert_close(outcome, problem.expected(**controls), "float64")
 
@@ -315,10 +315,10 @@ def test_what_is_kept_is_what_is_faster(sizes, what):
             )
         return sum(leaf.size for leaf in jax.tree.leaves(pull))
 
-    states_only = kept("step", xla.Tuning())
-    assert kept(None, xla.Tuning(keep_sums=False)) == states_only
+    states_only = kept("step", Tuning())
+    assert kept(None, Tuning(keep_sums=False)) == states_only
     more = {"states": 0, "projected": 3, "sums": 4}[what]
-    assert kept(None, xla.Tuning()) == states_only + more * time * batch * units
+    assert kept(None, Tuning()) == states_only + more * time * batch * units
 
 
 INITS_AND_SIZES = {
@@ -339,7 +339,7 @@ def test_a_gradient_does_without_fresh_memory(init, sizes, parts):
     time, batch, inputs, units = sizes
     params = jax.eval_shape(lambda: init(jax.random.key(0), inputs, units))
     xs = jax.ShapeDtypeStruct((time, batch, inputs), jnp.float32)
-    with run_by("xla", dataclasses.replace(xla.TUNING, parts=parts)) as unroll:
+    with run_by("xla", dataclasses.replace(TUNING, parts=parts)) as unroll:
         loss = jax.jit(jax.grad(lambda *inputs: jnp.sum(unroll(*inputs)[1] ** 2), (0, 1)))
         memory = loss.lower(params, xs).compile().memory_analysis()
     assert memory.temp_size_in_bytes < 2**25
@@ -348,6 +348,6 @@ def test_a_gradient_does_without_fresh_memory(init, sizes, parts):
 @jax.enable_x64(True)
 def test_gates_computed_again_unasked_change_nothing():
     problem = Problem.draw(GRU_AFTER, SHAPE, learned_h0=True)
-    with run_by("xla", xla.Tuning()) as unroll:
+    with run_by("xla", Tuning()) as unroll:
         outcome = problem.run("float64", unroll)
     assert_close(outcome, problem.expected(), "float64")

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 import gru_jax
-from gru_jax.unroll import walk, xla
+from gru_jax.unroll import tuning, walk, xla
+from gru_jax.unroll.tuning import Tuning
 from tests.cells.cases import GRU_AFTER, GRU_BEFORE, LSTM, RNN, Problem, assert_close
 from tests.shapes import Shape
 from tests.unroll.ways import in_blocks_of, run_by
@@ -24,7 +25,7 @@ SHAPE = Shape(time=7, batch=(5,), input=2, hidden=3)
 LENGTHS = np.array([7, 0, 3, 6, 1])
 
 
-def in_parts(parts: int, tuning: xla.Tuning | None = None) -> xla.Tuning:
+def in_parts(parts: int, tuning: Tuning | None = None) -> Tuning:
     return dataclasses.replace(
         tuning or in_blocks_of(3, sequences=SHAPE.batch[0]),
         parts=parts,
@@ -44,7 +45,7 @@ def parts_seen(monkeypatch):
         return real(*arguments, parts=parts, **options)
 
     monkeypatch.setattr(xla, "walk_parts", counting)
-    monkeypatch.setattr(xla, "count_devices", lambda device: 1)
+    monkeypatch.setattr(tuning, "count_devices", lambda device: 1)
     return seen
 
 
@@ -152,7 +153,7 @@ def test_a_cell_that_fits_in_no_cache_has_parts_for_its_gradient_alone(parts_see
 
 def test_on_several_devices_the_batch_is_one(parts_seen, monkeypatch):
     """It may be spread over them, along the axis that would be cut."""
-    monkeypatch.setattr(xla, "count_devices", lambda device: 2)
+    monkeypatch.setattr(tuning, "count_devices", lambda device: 2)
     unrolled_in_parts()
     assert not parts_seen
 
@@ -161,7 +162,8 @@ PROGRAM = """
 import jax, jax.numpy as jnp
 import gru_jax
 from gru_jax.unroll import xla
-xla.TUNING = xla.Tuning(parts=2)
+from gru_jax.unroll.tuning import Tuning
+xla.TUNING = Tuning(parts=2)
 params = gru_jax.{init}
 xs = jnp.ones((512, 16, 16))
 def unroll(params, xs):

@@ -8,14 +8,15 @@ import pytest
 
 import gru_jax
 from gru_jax.unroll import xla
+from gru_jax.unroll.tuning import Tuning
 
 NEVER = 2**40
-WHOLE = xla.Tuning(keep_step=0, keep_units=0)
+WHOLE = Tuning(keep_step=0, keep_units=0)
 
 
-def in_blocks_of(steps: int, *, inside: bool = False, sequences: int = 2) -> xla.Tuning:
+def in_blocks_of(steps: int, *, inside: bool = False, sequences: int = 2) -> Tuning:
     """Blocks of ``steps`` steps, inputs projected in the loop or ahead of it, whatever the size."""
-    return xla.Tuning(
+    return Tuning(
         block_elements=1,
         block_rows=steps * sequences,
         inside_batch=1 if inside else NEVER,

@@ -5,7 +5,7 @@ import importlib.util
 from gru_jax.cells.gru import GRUParams
 from gru_jax.typing import Array
 from gru_jax.unroll import fused
-from gru_jax.unroll.call import Call
+from gru_jax.unroll.call import Call, Memory
 from gru_jax.unroll.control import Steps
 from gru_jax.unroll.transformable import transformable
 
@@ -36,10 +36,10 @@ def unsupported(call: Call) -> str | None:
 
 
 def run(
-    cell: GRUParams, steps: Steps, state: Array, *, reverse: bool, recompute: bool
+    cell: GRUParams, steps: Steps, state: Array, *, reverse: bool, memory: Memory
 ) -> tuple[Array, Array]:
     """Runs a GRU over time; nothing but the states is kept for gradients either way."""
-    del recompute
+    del memory
     # Pallas takes longer to import than all of this library, and serves few of its users.
     from gru_jax.unroll.mosaic_gpu.kernels import pair
 
