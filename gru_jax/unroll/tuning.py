@@ -205,7 +205,7 @@ def _keep(
     # By what XLA allocates: two arrays for each derivative of a block, and a few others; of each
     # layer the outputs' cotangents, and what layers hand each other, joined and not.
     block = width * (2 * sum(map(len, anatomy.reads)) + 3)
-    handed = calls * width if calls < 3 else calls * width * 5 // 2
+    handed = width * (5 * calls // 2 - 1)
 
     def fitting(kept: int) -> int:
         """Steps of a block with which no fresh memory is needed; none if with no number."""

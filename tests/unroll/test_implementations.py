@@ -345,6 +345,23 @@ def test_a_gradient_does_without_fresh_memory(init, sizes, parts):
     assert memory.temp_size_in_bytes < 2**25
 
 
+@pytest.mark.parametrize(
+    ("num_layers", "bidirectional", "time"),
+    [(1, True, 160), (2, False, 145), (3, False, 90), (2, True, 64)],
+)
+def test_the_layers_of_a_stack_share_that_memory(num_layers, bidirectional, time):
+    stack = jax.eval_shape(
+        lambda: gru_jax.init_stack(
+            jax.random.key(0), 32, 64, num_layers=num_layers, bidirectional=bidirectional
+        )
+    )
+    xs = jax.ShapeDtypeStruct((time, 64, 32), jnp.float32)
+    with run_by("xla", TUNING):
+        loss = jax.grad(lambda *inputs: jnp.sum(gru_jax.unroll_stack(*inputs)[1] ** 2), (0, 1))
+        memory = jax.jit(loss).lower(stack, xs).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 2**25
+
+
 @jax.enable_x64(True)
 def test_gates_computed_again_unasked_change_nothing():
     problem = Problem.draw(GRU_AFTER, SHAPE, learned_h0=True)
