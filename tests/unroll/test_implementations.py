@@ -362,9 +362,19 @@ def test_the_layers_of_a_stack_share_that_memory(num_layers, bidirectional, time
     assert memory.temp_size_in_bytes < 2**25
 
 
+KEPT = {
+    "projected": Tuning(),
+    "projected, in blocks": Tuning(block_elements=1, block_rows=6),
+    "states": Tuning(keep_sums=False),
+    "sums, and states that lie transposed": dataclasses.replace(WHOLE, transposed_rows=2**10),
+}
+
+
+@pytest.mark.parametrize("tuning", KEPT.values(), ids=KEPT)
+@pytest.mark.parametrize("case", CASES, ids=str)
 @jax.enable_x64(True)
-def test_gates_computed_again_unasked_change_nothing():
-    problem = Problem.draw(GRU_AFTER, SHAPE, learned_h0=True)
-    with run_by("xla", Tuning()) as unroll:
+def test_what_is_kept_changes_nothing(case, tuning):
+    problem = Problem.draw(case, SHAPE, learned_h0=True)
+    with run_by("xla", tuning) as unroll:
         outcome = problem.run("float64", unroll)
     assert_close(outcome, problem.expected(), "float64")
