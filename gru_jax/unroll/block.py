@@ -10,6 +10,7 @@ from jax import lax
 from gru_jax.cells.anatomy import Anatomy, addends_of, record
 from gru_jax.cells.base import AffineCell, at_precision, dot, gate_dtype
 from gru_jax.typing import Array, DType, State
+from gru_jax.unroll.call import are_known
 from gru_jax.unroll.control import Steps, expand, select
 from gru_jax.unroll.placement import settle
 from gru_jax.unroll.side_by_side import Parts, after, join, scan_parts
@@ -322,7 +323,7 @@ def _weights_gradient(operand: Array, d_product: Array, dtype: DType, layout: La
     """``operand^T @ d_product``, from operands in ``dtype``, in the dtype of gate arithmetic."""
     transposed = operand.astype(dtype).T
     rows, columns = d_product.shape
-    if layout.transposed_rows and rows <= layout.transposed_rows * columns:
+    if are_known((rows, columns)) and 0 < rows <= layout.transposed_rows * columns:
         transposed = lax.optimization_barrier(transposed)
     return jnp.matmul(transposed, d_product.astype(dtype), preferred_element_type=gate_dtype(dtype))
 

@@ -139,8 +139,10 @@ def plan_gradient(
     inside = _project_inside(cell, steps, state, tuning, parts, gradient=True)
     most = _most_steps(cell, steps, state, tuning)
     if memory.recompute:
-        # Or what is computed again at once would be as much as what was not kept.
-        return Gradient(parts, inside, "states", min(most, max(1, steps.xs.shape[0] // 8)))
+        if are_known(steps.xs.shape):
+            # Or what is computed again at once would be as much as what was not kept.
+            most = min(most, max(1, steps.xs.shape[0] // 8))
+        return Gradient(parts, inside, "states", most)
     keep, most = _keep(cell, steps, state, anatomy, tuning, most, inside=inside, calls=memory.calls)
     return Gradient(parts, inside, keep, most)
 
