@@ -51,8 +51,8 @@ class Tuning:
             glibc hands more than 32 MiB back to the system after every call, and getting it again
             page by page takes longer than computing the sums again.
         least_steps, least_rows: that blocks may be reduced to for that.
-        keep_features: of an input and a state together, up to which sums are computed again where
-            fresh memory is needed in any case.
+        keep_features: of an input and a state together, up to which sums that do not fit are
+            computed again: the product grows with them.
         transposed_rows: see :class:`~gru_jax.unroll.block.Layout`.
         parts: of a batch that run at the same time, at most, see
             :mod:`~gru_jax.unroll.side_by_side`.

@@ -6,9 +6,9 @@ What autodiff of a scan costs, and what is done instead:
   only; those of the weights are products over many steps at once.
 - It differentiates the gates step by step. Here that is done for many steps at once, outside of
   the loop, which is then linear in the states' gradients.
-- It keeps a dozen arrays as large as all states. Here the sums that enter the gates are kept, or
-  nothing but the states where memory costs more than computing the sums again, and the sequence is
-  walked back in blocks that fit in a cache.
+- It keeps a dozen arrays as large as all states. Here the sums that enter the gates are kept,
+  or what is projected, or nothing but the states, by what memory costs, and the sequence is walked
+  back in blocks that fit in a cache.
 - A loop keeps one core busy. On a CPU, parts of a large batch run at the same time.
 """
 

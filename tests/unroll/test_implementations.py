@@ -334,8 +334,9 @@ INITS_AND_SIZES = {
 
 @pytest.mark.parametrize(("init", "sizes"), INITS_AND_SIZES.values(), ids=INITS_AND_SIZES)
 @pytest.mark.parametrize("parts", [1, 2])
-def test_a_gradient_does_without_fresh_memory(init, sizes, parts):
+def test_a_gradient_does_without_fresh_memory(init, sizes, parts, monkeypatch):
     """More than 32 MiB glibc hands back to the system after each call."""
+    monkeypatch.setattr("gru_jax.unroll.tuning.count_devices", lambda device: 1)
     time, batch, inputs, units = sizes
     params = jax.eval_shape(lambda: init(jax.random.key(0), inputs, units))
     xs = jax.ShapeDtypeStruct((time, batch, inputs), jnp.float32)
@@ -349,14 +350,18 @@ def test_a_gradient_does_without_fresh_memory(init, sizes, parts):
     ("num_layers", "bidirectional", "time"),
     [(1, True, 160), (2, False, 145), (3, False, 90), (2, True, 64)],
 )
-def test_the_layers_of_a_stack_share_that_memory(num_layers, bidirectional, time):
+@pytest.mark.parametrize("parts", [1, 2])
+def test_the_layers_of_a_stack_share_that_memory(
+    num_layers, bidirectional, time, parts, monkeypatch
+):
+    monkeypatch.setattr("gru_jax.unroll.tuning.count_devices", lambda device: 1)
     stack = jax.eval_shape(
         lambda: gru_jax.init_stack(
             jax.random.key(0), 32, 64, num_layers=num_layers, bidirectional=bidirectional
         )
     )
     xs = jax.ShapeDtypeStruct((time, 64, 32), jnp.float32)
-    with run_by("xla", TUNING):
+    with run_by("xla", dataclasses.replace(TUNING, parts=parts)):
         loss = jax.grad(lambda *inputs: jnp.sum(gru_jax.unroll_stack(*inputs)[1] ** 2), (0, 1))
         memory = jax.jit(loss).lower(stack, xs).compile().memory_analysis()
     assert memory.temp_size_in_bytes < 2**25
@@ -370,11 +375,11 @@ KEPT = {
 }
 
 
-@pytest.mark.parametrize("tuning", KEPT.values(), ids=KEPT)
+@pytest.mark.parametrize("way", KEPT.values(), ids=KEPT)
 @pytest.mark.parametrize("case", CASES, ids=str)
 @jax.enable_x64(True)
-def test_what_is_kept_changes_nothing(case, tuning):
+def test_what_is_kept_changes_nothing(case, way):
     problem = Problem.draw(case, SHAPE, learned_h0=True)
-    with run_by("xla", tuning) as unroll:
+    with run_by("xla", way) as unroll:
         outcome = problem.run("float64", unroll)
     assert_close(outcome, problem.expected(), "float64")
