@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import gru_jax
+from gru_jax.unroll import tuning as plans
 from gru_jax.unroll.tuning import ACCELERATOR, TUNING, Tuning
 from tests.cells.cases import CASES, GRU_AFTER, GRU_BEFORE, LSTM, Problem, assert_close, named
 from tests.shapes import Shape
@@ -336,7 +337,7 @@ INITS_AND_SIZES = {
 @pytest.mark.parametrize("parts", [1, 2])
 def test_a_gradient_does_without_fresh_memory(init, sizes, parts, monkeypatch):
     """More than 32 MiB glibc hands back to the system after each call."""
-    monkeypatch.setattr("gru_jax.unroll.tuning.count_devices", lambda device: 1)
+    monkeypatch.setattr(plans, "count_devices", lambda device: 1)
     time, batch, inputs, units = sizes
     params = jax.eval_shape(lambda: init(jax.random.key(0), inputs, units))
     xs = jax.ShapeDtypeStruct((time, batch, inputs), jnp.float32)
@@ -354,7 +355,7 @@ def test_a_gradient_does_without_fresh_memory(init, sizes, parts, monkeypatch):
 def test_the_layers_of_a_stack_share_that_memory(
     num_layers, bidirectional, time, parts, monkeypatch
 ):
-    monkeypatch.setattr("gru_jax.unroll.tuning.count_devices", lambda device: 1)
+    monkeypatch.setattr(plans, "count_devices", lambda device: 1)
     stack = jax.eval_shape(
         lambda: gru_jax.init_stack(
             jax.random.key(0), 32, 64, num_layers=num_layers, bidirectional=bidirectional
