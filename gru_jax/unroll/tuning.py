@@ -16,6 +16,7 @@ from gru_jax.unroll.control import Steps
 from gru_jax.unroll.side_by_side import WHOLE, Parts
 from gru_jax.unroll.walk import Keep, batch_shape_of, one_step
 from gru_jax.unroll.walk_back import LARGE_BLOCK
+from gru_jax.unroll.windows import window_near
 
 
 def _count_cores() -> int:
@@ -38,10 +39,16 @@ class Tuning:
             loop it is one efficient product; but what that writes is read again from memory,
             into whose fresh pages more time goes than a product per step loses. None: never.
         inside_elements: of all that is projected, from which it is, where gradients are kept and
-            the batch is one: where it is in parts, they share what a product per step takes.
-        inside_elements_forward: likewise, where none are.
-        inside_features: of an input, per sequence, up to which it is in any case where none are:
-            a product per step reads all weights, and so loses little beside a large batch.
+            the batch is one. Where it is in parts, they share what a product per step takes: it
+            is if inputs are no wider than states, or with more to write than this, or if what is
+            projected would not be kept.
+        inside_features: of an input, up to which it is, where no gradients are kept and the batch
+            is one.
+        window_elements: of all that is projected, from which one batch is run some steps at a time
+            where no gradients are kept.
+        ahead_elements: of what is projected at once then, and of parts at all, at most: what stays
+            in a cache until it is read.
+        ahead_steps: of such a window, at least, or inputs are projected step by step.
         keep_sums: whether the sums that enter the gates may be kept for the way back, and need not
             be computed again by one product over all steps of a block.
         keep_step: elements of a state up to which they are not: writing arrays step by step takes
@@ -67,8 +74,10 @@ class Tuning:
     block_rows: int = 1280
     inside_batch: int | None = 8
     inside_elements: int = 2**21
-    inside_elements_forward: int = 2**22
-    inside_features: int = 8
+    inside_features: int = 32
+    window_elements: int = 2**22
+    ahead_elements: int = 2**20
+    ahead_steps: int = 4
     keep_sums: bool = True
     keep_step: int = 128
     keep_units: int = 32
@@ -97,10 +106,12 @@ class Forward(NamedTuple):
     Attributes:
         parts: of the batch, that run at the same time.
         inside: whether inputs are projected as they are read.
+        window: of how many steps at a time they are projected otherwise; None: of all.
     """
 
     parts: Parts
     inside: bool
+    window: int | None = None
 
 
 class Gradient(NamedTuple):
@@ -123,7 +134,22 @@ def plan_forward(cell: AffineCell, steps: Steps, state: State, tuning: Tuning) -
     parts = _parts(cell, steps, state, tuning)
     if _size(cell) > tuning.part_parameters:
         parts = WHOLE
-    return Forward(parts, _project_inside(cell, steps, state, tuning, parts, gradient=False))
+    if tuning.inside_batch is None or not are_known(steps.xs.shape):
+        return Forward(parts, inside=False)
+    if _count_sequences(cell, steps) < tuning.inside_batch:
+        return Forward(parts, inside=False)
+    time, projected = steps.xs.shape[0], _projected_size(cell, steps, state)
+    if parts != WHOLE:
+        is_much = time * projected > tuning.ahead_elements
+        return Forward(parts, inside=is_much or _is_narrow(cell, steps, state))
+    if _count_features(cell, steps) <= tuning.inside_features:
+        return Forward(parts, inside=True)
+    if time * projected < tuning.window_elements:
+        return Forward(parts, inside=False)
+    most = tuning.ahead_elements // projected
+    if most < tuning.ahead_steps:
+        return Forward(parts, inside=True)
+    return Forward(parts, inside=False, window=window_near(time, most))
 
 
 def plan_gradient(
@@ -136,7 +162,7 @@ def plan_gradient(
 ) -> Gradient:
     """The fastest way forward and back with what may be kept."""
     parts = _parts(cell, steps, state, tuning)
-    inside = _project_inside(cell, steps, state, tuning, parts, gradient=True)
+    inside = _project_inside(cell, steps, state, tuning, memory, parts)
     most = _most_steps(cell, steps, state, tuning)
     if memory.recompute:
         if are_known(steps.xs.shape):
@@ -174,7 +200,7 @@ def _most_steps(cell: AffineCell, steps: Steps, state: State, tuning: Tuning) ->
     if not are_known(steps.xs.shape):
         # Of any number of steps there is one block: how many others would have is not known.
         return steps.xs.shape[0]
-    sequences = max(1, math.prod(batch_shape_of(cell, steps)))
+    sequences = max(1, _count_sequences(cell, steps))
     elements = max(1, *(leaf.size for leaf in jax.tree.leaves(state)))
     return max(tuning.block_elements // elements, tuning.block_rows // sequences, 1)
 
@@ -193,15 +219,14 @@ def _keep(
     """What is fastest to keep, and which of at most ``most`` steps a block should have."""
     if not tuning.keep_sums or not are_known(steps.xs.shape):
         return "sums" if tuning.keep_sums else "states", most
-    leaves = jax.tree.leaves(state)
-    states = _size(state)
-    if states <= tuning.keep_step or max(leaf.shape[-1] for leaf in leaves) <= tuning.keep_units:
+    if _keeps_projected(state, tuning):
         return "projected", most
 
-    time, sequences = steps.xs.shape[0], max(1, math.prod(batch_shape_of(cell, steps)))
+    time, sequences = steps.xs.shape[0], max(1, _count_sequences(cell, steps))
+    states = _size(state)
     projected = 0 if inside else _projected_size(cell, steps, state)
     parameters = _size(cell)
-    width = max(leaf.size for leaf in leaves)
+    width = max(leaf.size for leaf in jax.tree.leaves(state))
     least = min(most, max(tuning.least_steps, tuning.least_rows // sequences))
 
     # By what XLA allocates: two arrays for each derivative of a block, and a few others; of each
@@ -216,7 +241,7 @@ def _keep(
         return fit if fit >= least and room >= 2 * time * projected else 0
 
     sums = width * (sum(anatomy.widths) + len(anatomy.direct))
-    features = (steps.xs.size // time + states) // sequences
+    features = _count_features(cell, steps) + states // sequences
     if fit := fitting(sums):
         return "sums", fit
     fit = fitting(0)
@@ -232,21 +257,44 @@ def _projected_size(cell: AffineCell, steps: Steps, state: State) -> int:
 
 
 def _project_inside(
-    cell: AffineCell, steps: Steps, state: State, tuning: Tuning, parts: Parts, *, gradient: bool
+    cell: AffineCell, steps: Steps, state: State, tuning: Tuning, memory: Memory, parts: Parts
 ) -> bool:
-    """Whether inputs are projected as they are read."""
+    """Whether inputs are projected as they are read, where gradients are kept."""
     if tuning.inside_batch is None or not are_known(steps.xs.shape):
         return False
-    sequences = math.prod(batch_shape_of(cell, steps))
-    if sequences < tuning.inside_batch:
+    if _count_sequences(cell, steps) < tuning.inside_batch:
         return False
-    elements = steps.xs.shape[0] * _projected_size(cell, steps, state)
-    if gradient:
-        return parts != WHOLE or elements >= tuning.inside_elements
-    features = steps.xs[0].size // sequences
-    return (
-        elements >= tuning.inside_elements_forward or features <= tuning.inside_features * sequences
-    )
+    if steps.xs.shape[0] * _projected_size(cell, steps, state) >= tuning.inside_elements:
+        return True
+    if parts == WHOLE:
+        return False
+    keeps_projected = not memory.recompute and _keeps_projected(state, tuning)
+    return not keeps_projected or _is_narrow(cell, steps, state)
+
+
+def _keeps_projected(state: State, tuning: Tuning) -> bool:
+    """Whether what is projected is the fastest to keep: of tiny steps and narrow layers."""
+    return _width(state) <= tuning.keep_units or _size(state) <= tuning.keep_step
+
+
+def _is_narrow(cell: AffineCell, steps: Steps, state: State) -> bool:
+    """Whether inputs are no wider than states."""
+    return _count_features(cell, steps) <= _width(state)
+
+
+def _width(state: State) -> int:
+    """Units of a layer."""
+    return max(leaf.shape[-1] for leaf in jax.tree.leaves(state))
+
+
+def _count_sequences(cell: AffineCell, steps: Steps) -> int:
+    """Sequences of a batch."""
+    return math.prod(batch_shape_of(cell, steps))
+
+
+def _count_features(cell: AffineCell, steps: Steps) -> int:
+    """Numbers of an input of one sequence."""
+    return steps.xs[0].size // max(1, _count_sequences(cell, steps))
 
 
 def _size(tree: Any) -> int:

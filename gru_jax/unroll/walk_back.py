@@ -15,7 +15,7 @@ from gru_jax.unroll.control import Steps
 from gru_jax.unroll.placement import place, settle
 from gru_jax.unroll.side_by_side import join
 from gru_jax.unroll.walk import Kept, batch_shape_of, cast_like, initial_like, one_step, wide
-from gru_jax.unroll.windows import in_windows
+from gru_jax.unroll.windows import in_windows, window_near
 
 LARGE_BLOCK = 2**25
 """Of a state over a block's steps, where no cache but memory bounds it: 128 MiB in float32."""
@@ -83,7 +83,7 @@ def walk_back(
         weights=zeros_like(weights),
         cell=zeros_like(cell),
     )
-    window = _block_steps(time, most_steps)
+    window = window_near(time, most_steps)
     carry, d_xs = _over_blocks(walk, carry, steps, kept, d_ys, state, window, reverse=reverse)
 
     d_cells = [carry.cell, *pull_weights(carry.weights)]
@@ -145,10 +145,3 @@ def _over_blocks(
         carry, d_tail = walk(carry, Block(tail[0], tail[1], tail[2], before_tail))
         d_xs.append(d_tail)
     return carry, jnp.concatenate(d_xs) if rest else d_full
-
-
-def _block_steps(time: int, most: int) -> int:
-    """Steps of a block: at most ``most``, and a divisor of ``time`` where one is near."""
-    if time <= most:
-        return time
-    return next((steps for steps in range(most, most // 2, -1) if time % steps == 0), most)

@@ -88,13 +88,21 @@ def run_checkpointed(
     if window is None:
         window = max(1, math.isqrt(steps.xs.shape[0]))
 
+    # prevent_cse=False: see the scan implementation; a window is a scan's body too.
+    checkpointed = jax.checkpoint(run, prevent_cse=False)
+    return run_windows(checkpointed, steps, state, window=window, reverse=reverse)
+
+
+def run_windows(
+    run: Run, steps: Steps, state: State, *, window: int, reverse: bool
+) -> tuple[State, Array]:
+    """``run`` over all steps, a window after another."""
+
     def run_window(state: State, steps: Steps, first: Array) -> tuple[State, Array]:
         del first
         return run(steps, state)
 
-    # prevent_cse=False: see the scan implementation; a window is a scan's body too.
-    checkpointed = jax.checkpoint(run_window, prevent_cse=False)
-    return _over_windows(checkpointed, steps, state, window=window, reverse=reverse)
+    return _over_windows(run_window, steps, state, window=window, reverse=reverse)
 
 
 def in_windows(tree: TreeT, window: int) -> tuple[TreeT, TreeT]:
@@ -108,6 +116,13 @@ def in_windows(tree: TreeT, window: int) -> tuple[TreeT, TreeT]:
         return leaf[leaf.shape[0] // window * window :]
 
     return jax.tree.map(full, tree), jax.tree.map(rest, tree)
+
+
+def window_near(time: int, most: int) -> int:
+    """Steps of a window: at most ``most``, and a divisor of ``time`` where one is near."""
+    if time <= most:
+        return time
+    return next((steps for steps in range(most, most // 2, -1) if time % steps == 0), most)
 
 
 def _over_windows(

@@ -29,6 +29,7 @@ from gru_jax.unroll.side_by_side import WHOLE, Parts, after, join
 from gru_jax.unroll.tuning import ACCELERATOR, TUNING, plan_forward, plan_gradient
 from gru_jax.unroll.walk import Kept, anatomy_of, show, walk, walk_parts
 from gru_jax.unroll.walk_back import walk_back
+from gru_jax.unroll.windows import run_windows
 
 
 def unsupported(call: Call) -> str | None:
@@ -59,29 +60,32 @@ def run(
     ) -> tuple[tuple[State, Array], tuple[AffineCell, Steps, State, list[Kept]]]:
         """The last state and the outputs, and what the way back needs."""
         if parts == WHOLE:
-            last, kept = walk(cell, steps, state, anatomy, reverse=reverse, **options)
+            last, kept = walk(cell, steps, state, anatomy, **options)
             ys = show(cell, kept.states, steps.valid, steps.xs.dtype)
             return (last, ys), (cell, steps, state, [kept])
-        lasts, kept, zero = walk_parts(
-            cell, steps, state, anatomy, parts=parts, reverse=reverse, **options
-        )
+        lasts, kept, zero = walk_parts(cell, steps, state, anatomy, parts=parts, **options)
         states = join([part.states for part in kept], axis=1)
         ys = after(zero, show(cell, states, steps.valid, steps.xs.dtype))
         return (join(lasts), ys), (cell, steps, after(zero, state), kept)
 
     def function(cell: AffineCell, steps: Steps, state: State) -> tuple[State, Array]:
-        parts, inside = plan_forward(cell, steps, state, tuning)
-        options: Any = {"project_inside": inside}
-        if parts == WHOLE:
-            return walk(cell, steps, state, anatomy, reverse=reverse, keep="outputs", **options)
-        return run_forward(cell, steps, state, parts, keep="states", **options)[0]
+        parts, inside, window = plan_forward(cell, steps, state, tuning)
+        options: Any = {"reverse": reverse, "project_inside": inside}
+        if parts != WHOLE:
+            return run_forward(cell, steps, state, parts, keep="states", **options)[0]
+
+        def run_whole(steps: Steps, state: State) -> tuple[State, Array]:
+            return walk(cell, steps, state, anatomy, keep="outputs", **options)
+
+        if window is None:
+            return run_whole(steps, state)
+        return run_windows(run_whole, steps, state, window=window, reverse=reverse)
 
     def forward(
         cell: AffineCell, steps: Steps, state: State
     ) -> tuple[tuple[State, Array], tuple[AffineCell, Steps, State, list[Kept]]]:
-        return run_forward(
-            cell, steps, state, plan.parts, keep=plan.keep, project_inside=plan.inside
-        )
+        options: Any = {"reverse": reverse, "project_inside": plan.inside}
+        return run_forward(cell, steps, state, plan.parts, keep=plan.keep, **options)
 
     def pullback(
         residuals: tuple[AffineCell, Steps, State, list[Kept]], cotangents: tuple[State, Array]

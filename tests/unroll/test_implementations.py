@@ -1,6 +1,7 @@
 """Every way to run a cell over time is one function, to every transformation and every dtype."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.flatten_util
@@ -13,7 +14,7 @@ from gru_jax.unroll import tuning as plans
 from gru_jax.unroll.tuning import ACCELERATOR, TUNING, Tuning
 from tests.cells.cases import CASES, GRU_AFTER, GRU_BEFORE, LSTM, Problem, assert_close, named
 from tests.shapes import Shape
-from tests.unroll.ways import WHOLE, in_blocks_of, run_by
+from tests.unroll.ways import WHOLE, in_blocks_of, in_windows_of, run_by
 
 # Seven steps, which blocks of three do not divide.
 SHAPE = Shape(time=7, batch=(2,), input=2, hidden=3)
@@ -101,6 +102,42 @@ def test_tuned_for_accelerators():
     with run_by("xla", ACCELERATOR) as unroll:
         outcome = problem.run("float64", unroll, **controls)
     assert_close(outcome, problem.expected(**controls), "float64")
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("time", [6, 7])
+@jax.enable_x64(True)
+def test_windows_of_a_forward_pass(time, reverse):
+    """Three steps at a time, in which a state passes from one window to the next."""
+    shape = SHAPE._replace(time=time)
+    problem = Problem.draw(GRU_AFTER, shape, learned_h0=True)
+    inputs = problem.inputs("float64")
+    controls = {"reverse": reverse, **draw_controls(shape)}
+
+    def run(implementation, tuning):
+        with run_by(implementation, tuning) as unroll:
+
+            @jax.jit
+            def both(*inputs):
+                run = functools.partial(unroll, **controls)
+                return run(*inputs), jax.jvp(run, inputs, inputs)
+
+            assert ("length=3" in str(jax.make_jaxpr(both)(*inputs))) == (implementation == "xla")
+            return both(*inputs)
+
+    found, expected = run("xla", in_windows_of(3)), run("scan", WHOLE)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-12), found, expected)
+
+
+def test_a_forward_pass_does_not_write_all_that_is_projected():
+    """Where that is much: in windows, or with few steps to a window projected one by one."""
+    params = jax.eval_shape(lambda: gru_jax.init(jax.random.key(0), 64, 400))
+    for time, batch in ((800, 16), (40, 256)):
+        xs = jax.ShapeDtypeStruct((time, batch, 64), jnp.float32)
+        with run_by("xla", dataclasses.replace(TUNING, parts=1)) as unroll:
+            memory = jax.jit(unroll).lower(params, xs).compile().memory_analysis()
+        projected = 4 * time * batch * 3 * 400
+        assert memory.temp_size_in_bytes < projected / 4
 
 
 def test_blocks_give_what_one_piece_gives():

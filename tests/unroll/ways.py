@@ -21,9 +21,20 @@ def in_blocks_of(steps: int, *, inside: bool = False, sequences: int = 2) -> Tun
         block_rows=steps * sequences,
         inside_batch=1 if inside else NEVER,
         inside_elements=0,
-        inside_elements_forward=0,
+        inside_features=NEVER,
         keep_step=0,
         keep_units=0,
+    )
+
+
+def in_windows_of(steps: int, *, sequences: int = 2, units: int = 3) -> Tuning:
+    """A GRU's forward pass ``steps`` steps at a time."""
+    return Tuning(
+        inside_batch=1,
+        inside_features=0,
+        window_elements=0,
+        ahead_elements=steps * sequences * 3 * units,
+        ahead_steps=1,
     )
 
 
