@@ -52,6 +52,7 @@ def test_seeds_side_by_side_give_what_each_gives_alone(adding, write_config):
     assert not list(Path("together", "gru").glob("together-*"))
 
 
+@pytest.mark.slow
 def test_only_what_is_missing_is_trained(adding, write_config):
     config = write_config(adding)
     assert compare(config, "out", "--seeds", "1") == 0
@@ -164,6 +165,7 @@ def test_cells_have_as_many_parameters_as_may_be(adding, cell, layers):
     assert (size == 20) == (cell == "gru")
 
 
+@pytest.mark.slow
 def test_a_cell_gets_its_own_values_and_the_table_says_so(adding, write_config, capfd):
     own = {"optimizer.learning_rate": 0.25, "training.batch_size": 4}
     config = write_config({**adding, "cells": {"rnn": own}})

@@ -64,6 +64,7 @@ def test_the_command_measures_what_compare_trained(adding, write_config, capfd):
     assert Path("out/gradients.md").read_text().strip() in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_wrong_directories_are_named(digits, write_config, refused):
     assert "nowhere holds no finished runs" in refused("gradients", "nowhere")
     config = write_config(digits)

@@ -55,6 +55,7 @@ def test_the_best_trial_becomes_a_config(swept, write_config, capfd):
     assert "The best config is out/best.yaml" in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on(swept, write_config):
     config = write_config(swept)
     assert sweep(config, "out", "--trials", "2") == 0

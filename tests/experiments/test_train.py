@@ -222,6 +222,7 @@ def test_a_full_disk_ends_the_run_with_a_message(
     assert mended.read_bytes() == unbroken.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_digits_end_to_end(digits, write_config, workplace, capsys, cell):
     assert train(write_config(digits), "--model.cell", cell, "--run-dir", "run") == 0

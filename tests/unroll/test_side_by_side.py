@@ -158,49 +158,62 @@ def test_on_several_devices_the_batch_is_one(parts_seen, monkeypatch):
     assert not parts_seen
 
 
-PROGRAM = """
+CELLS = {
+    "gru_after": "init(jax.random.key(0), 16, 64)",
+    "gru_before": "init(jax.random.key(0), 16, 64, reset='before')",
+    "lstm": "init_lstm(jax.random.key(0), 16, 64)",
+}
+
+PROGRAM = f"""
 import jax, jax.numpy as jnp
 import gru_jax
 from gru_jax.unroll import xla
 from gru_jax.unroll.tuning import Tuning
 xla.TUNING = Tuning(parts=2)
-params = gru_jax.{init}
 xs = jnp.ones((512, 16, 16))
-def unroll(params, xs):
+def forward(params, xs):
     return gru_jax.unroll(params, xs)[1]
 def loss(params, xs):
-    return jnp.sum(unroll(params, xs) ** 2)
-jax.jit({function}).lower(params, xs).compile()
+    return jnp.sum(forward(params, xs) ** 2)
+def gradient(params, xs):
+    return jax.grad(loss, (0, 1))(params, xs)
+for cell in {list(CELLS.values())}:
+    for function in (forward, gradient):
+        jax.jit(function).lower(eval("gru_jax." + cell), xs).compile()
 """
 
 
-@pytest.mark.parametrize(
-    "init",
-    [
-        "init(jax.random.key(0), 16, 64)",
-        "init(jax.random.key(0), 16, 64, reset='before')",
-        "init_lstm(jax.random.key(0), 16, 64)",
-    ],
-)
-@pytest.mark.parametrize(("function", "pairs"), [("unroll", 1), ("jax.grad(loss, (0, 1))", 2)])
-def test_no_loop_writes_what_another_one_uses(function, pairs, init, tmp_path):
-    """Or XLA runs them one after another, as it does without the detours of `side_by_side`."""
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory) -> dict[tuple[str, str], Path]:
+    """What XLA makes of a function of a cell."""
+    dumped = tmp_path_factory.mktemp("dumped")
     environment = {
         **os.environ,
-        "XLA_FLAGS": f"--xla_dump_to={tmp_path}",
+        "XLA_FLAGS": f"--xla_dump_to={dumped}",
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": "1",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "0",
         "JAX_ENABLE_COMPILATION_CACHE": "false",
     }
-    program = PROGRAM.format(function=function, init=init)
     root = Path(gru_jax.__file__).parents[1]
-    subprocess.run([sys.executable, "-c", program], env=environment, cwd=root, check=True)
-    (path,) = (
-        path
-        for name in ("unroll", "loss")
-        for path in tmp_path.glob(f"*jit_{name}.cpu_after_optimizations.txt")
-    )
+    subprocess.run([sys.executable, "-c", PROGRAM], env=environment, cwd=root, check=True)
+    return {
+        (function, cell): path
+        for function in ("forward", "gradient")
+        for cell, path in zip(
+            # Numbered in the order of compilation.
+            CELLS,
+            sorted(dumped.glob(f"*jit_{function}.cpu_after_optimizations.txt")),
+            strict=True,
+        )
+    }
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(("function", "pairs"), [("forward", 1), ("gradient", 2)])
+def test_no_loop_writes_what_another_one_uses(function, pairs, cell, compiled):
+    """Or XLA runs them one after another, as it does without the detours of `side_by_side`."""
+    path = compiled[function, cell]
     module = path.read_text()
     memory = path.with_name(path.stem + "-buffer-assignment.txt").read_text()
     # Those of the way forward, and those of the way back.
