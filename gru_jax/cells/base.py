@@ -98,6 +98,11 @@ TreeT = TypeVar("TreeT")
 
 def dot(x: Array, w: Array) -> Array:
     """``x @ w`` in the dtype of ``w``, accumulated and returned in float32 at least."""
+    if w.shape[0] == 1:
+        # Or XLA makes it no product and fuses it with the gates, which its CPU compiler then does
+        # not vectorise.
+        x = jnp.concatenate([x, jnp.zeros_like(x)], axis=-1)
+        w = jnp.concatenate([w, jnp.zeros_like(w)])
     return jnp.matmul(x.astype(w.dtype), w, preferred_element_type=gate_dtype(w.dtype))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 
 from gru_jax import checks
-from gru_jax.typing import Array, Flags, Lengths, Shape, State
+from gru_jax.typing import Array, DType, Flags, Lengths, Shape, State
 
 
 class Steps(NamedTuple):
@@ -103,3 +103,13 @@ def expand(condition: Array, like: Array) -> Array:
     """A condition broadcast over the trailing axes that ``like`` has and it has not."""
     trailing = (1,) * (like.ndim - condition.ndim)
     return jnp.broadcast_to(condition.reshape(condition.shape + trailing), like.shape)
+
+
+def mask_outputs(outputs: Array, valid: Array | None, dtype: DType) -> Array:
+    """Outputs of all steps in ``dtype``, zero at those that are not valid.
+
+    After the loop, not in it: XLA's CPU compiler does not vectorise gates whose results are written
+    twice, in two dtypes least of all.
+    """
+    ys = outputs.astype(dtype)
+    return ys if valid is None else jnp.where(expand(valid, ys), ys, jnp.zeros_like(ys))

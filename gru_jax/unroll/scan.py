@@ -1,13 +1,12 @@
 """The implementation that serves every cell everywhere: `lax.scan` of one step."""
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
 from gru_jax.cells.base import Cell, advance, project, widen
 from gru_jax.typing import Array, State
 from gru_jax.unroll.call import Call, Memory
-from gru_jax.unroll.control import Steps, expand, select
+from gru_jax.unroll.control import Steps, mask_outputs, select
 from gru_jax.unroll.placement import place
 
 
@@ -36,15 +35,14 @@ def run(
         if reset is not None:
             state = select(reset, initial, state)
         new = advance(cell, state, projected, dtype)
-        if valid is None:
-            return new, cell.output(new).astype(dtype)
-        y = cell.output(new).astype(dtype)
-        y = jnp.where(expand(valid, y), y, jnp.zeros_like(y))
-        return select(valid, new, state), y
+        held = new if valid is None else select(valid, new, state)
+        return held, cell.output(held)
 
     if memory.recompute:
         # A scan's body is never merged with what is outside it, so the barrier that would
         # prevent it only costs time.
         body = jax.checkpoint(body, prevent_cse=False)
     projected = project(cell, steps.xs)
-    return lax.scan(body, state, (projected, steps.valid, steps.resets), reverse=reverse)
+    read = (projected, steps.valid, steps.resets)
+    last, outputs = lax.scan(body, state, read, reverse=reverse)
+    return last, mask_outputs(outputs, steps.valid, dtype)

@@ -10,7 +10,7 @@ from jax import lax
 from gru_jax.cells.anatomy import Anatomy, dissect, record
 from gru_jax.cells.base import AffineCell, at_precision, gate_dtype
 from gru_jax.typing import Array, DType, Shape, State
-from gru_jax.unroll.control import Steps, expand, select
+from gru_jax.unroll.control import Steps, mask_outputs, select
 from gru_jax.unroll.placement import place
 from gru_jax.unroll.side_by_side import Parts, scan_parts, take
 from gru_jax.unroll.transformable import untransformed
@@ -57,6 +57,8 @@ def walk(
     """
     body, read = _body(cell, steps, state, anatomy, keep=keep, project_inside=project_inside)
     last, kept = lax.scan(body, state, read, reverse=reverse)
+    if keep == "outputs":
+        return last, mask_outputs(kept, steps.valid, steps.xs.dtype)
     if keep == "projected" and not project_inside:
         kept = kept._replace(projected=read[0])
     return last, kept
@@ -133,7 +135,7 @@ def _body(
         new = jax.tree.map(lambda after, before: after.astype(before.dtype), new, state)
         held = new if valid is None else select(valid, new, state)
         if keep == "outputs":
-            return held, show(cell, new, valid, dtype)
+            return held, cell.output(held)
         if keep == "sums":
             return held, Kept(held, sums, anatomy.pick_direct(projected))
         return held, Kept(held)
@@ -144,8 +146,7 @@ def _body(
 
 def show(cell: AffineCell, states: State, valid: Array | None, dtype: DType) -> Array:
     """The outputs of states, zero at steps that are not valid."""
-    ys = cell.output(states).astype(dtype)
-    return ys if valid is None else jnp.where(expand(valid, ys), ys, jnp.zeros_like(ys))
+    return mask_outputs(cell.output(states), valid, dtype)
 
 
 def batch_shape_of(cell: AffineCell, steps: Steps) -> Shape:

@@ -2,8 +2,10 @@
 
 import dataclasses
 import functools
+from collections.abc import Iterator
 
 import jax
+import jax.extend.core
 import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
@@ -138,6 +140,50 @@ def test_a_forward_pass_does_not_write_all_that_is_projected():
             memory = jax.jit(unroll).lower(params, xs).compile().memory_analysis()
         projected = 4 * time * batch * 3 * 400
         assert memory.temp_size_in_bytes < projected / 4
+
+
+@rotated("reverse", False, True)
+@jax.enable_x64(True)
+def test_one_feature_and_one_unit(unroll, case, reverse):
+    problem = Problem.draw(case, Shape(time=7, batch=(2,), input=1, hidden=1), learned_h0=True)
+    outcome = problem.run("float64", unroll, reverse=reverse)
+    assert_close(outcome, problem.expected(reverse=reverse), "float64")
+
+
+def equations(jaxpr) -> Iterator[jax.extend.core.JaxprEqn]:
+    """All of a program, those of the programs within it, too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.tree.leaves(list(equation.params.values())):
+            if isinstance(inner, jax.extend.core.ClosedJaxpr):
+                yield from equations(inner.jaxpr)
+
+
+@pytest.mark.parametrize("implementation", ["xla", "scan"])
+@pytest.mark.parametrize("mask", [None, np.ones((7, 2), bool)], ids=["all", "masked"])
+def test_the_loop_writes_its_carry_alone(implementation, mask):
+    """Outputs get their dtype and their zeros after it, or XLA vectorises no gates on a CPU."""
+    params, xs, _ = Problem.draw(GRU_AFTER, SHAPE).inputs("bfloat16")
+    with run_by(implementation) as unroll:
+        program = jax.make_jaxpr(functools.partial(unroll, mask=mask))(params, xs)
+    (loop,) = (found for found in equations(program.jaxpr) if found.primitive.name == "scan")
+    carried, written = loop.params["jaxpr"].jaxpr.outvars
+    assert written is carried
+    assert program.out_avals[-1].dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("unroll", WAYS, indirect=True)
+def test_one_feature_makes_a_product(unroll):
+    """Or XLA fuses it with the gates, and vectorises none on a CPU."""
+    params, xs, state = Problem.draw(GRU_AFTER, SHAPE._replace(input=1)).inputs("float32")
+    program = jax.make_jaxpr(unroll)(params, xs, state)
+    products = [
+        found for found in equations(program.jaxpr) if found.primitive.name == "dot_general"
+    ]
+    assert len(products) == 2
+    for product in products:
+        ((contracted,), _), _ = product.params["dimension_numbers"]
+        assert product.invars[0].aval.shape[contracted] > 1
 
 
 def test_blocks_give_what_one_piece_gives():
