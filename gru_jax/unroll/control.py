@@ -108,8 +108,8 @@ def expand(condition: Array, like: Array) -> Array:
 def mask_outputs(outputs: Array, valid: Array | None, dtype: DType) -> Array:
     """Outputs of all steps in ``dtype``, zero at those that are not valid.
 
-    After the loop, not in it: XLA's CPU compiler does not vectorise gates whose results are written
-    twice, in two dtypes least of all.
+    After the loop, not in it: there they would be a second array to write, of which the XLA of
+    JAX 0.10 on a CPU, where it is bfloat16, converts all to float32 and back at each step.
     """
     ys = outputs.astype(dtype)
     return ys if valid is None else jnp.where(expand(valid, ys), ys, jnp.zeros_like(ys))
