@@ -101,7 +101,7 @@ class ConvGRU(gru_jax.Cell):
             h_r, h_z = jnp.split(convolve(h, u_rz), 2, axis=-1)
             r, z = jax.nn.sigmoid(x_r + h_r), jax.nn.sigmoid(x_z + h_z)
             n = jnp.tanh(x_n + convolve(r * h, u_n))
-        return n + z * (h - n)
+        return z * h + (1 - z) * n
 
 
 def convolve(x: jax.Array, w: jax.Array) -> jax.Array:

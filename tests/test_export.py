@@ -63,7 +63,7 @@ def drawn(*shape, seed=1):
 
 def assert_close(actual, expected):
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6, strict=True),
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6, strict=True),
         actual,
         expected,
     )

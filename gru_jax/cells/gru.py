@@ -134,8 +134,7 @@ class GRUParams(PackedCell):
         r, z = affine(h, u_rz, (x_r, x_z))
         r, z = jax.nn.sigmoid(r), jax.nn.sigmoid(z)
         (n,) = affine(r * h, u_n, (x_n,))
-        n = jnp.tanh(n)
-        return n + z * (h - n)
+        return _between(z, h, jnp.tanh(n))
 
 
 def combine_reset_after(
@@ -149,5 +148,11 @@ def combine_reset_after(
     x_r, x_z, x_n = projected
     r, z, h_n = affine(h, w_h, (x_r, x_z, b_hn))
     r, z = jax.nn.sigmoid(r), jax.nn.sigmoid(z)
-    n = jnp.tanh(x_n + r * h_n)
-    return n + z * (h - n)
+    return _between(z, h, jnp.tanh(x_n + r * h_n))
+
+
+def _between(z: Array, h: Array, n: Array) -> Array:
+    """``n + z * (h - n)``, and exactly ``h`` where z is 1."""
+    # That n is read once matters, too: in a small loop XLA's CPU compiler computes it for each
+    # reader since JAX 0.12.
+    return z * h + (1 - z) * n

@@ -1,5 +1,7 @@
 """One step of every cell: its values, what it makes of dtypes, and what it refuses."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 import gru_jax
 from tests import reference
-from tests.cells.cases import CASES, GRU_AFTER, LSTM, Problem, assert_close
+from tests.cells.cases import CASES, GRU_AFTER, GRU_BEFORE, LSTM, Problem, assert_close
 from tests.shapes import SHAPES, Shape
 
 SMALL = Shape(time=1, batch=(2,), input=3, hidden=4)
@@ -58,6 +60,15 @@ def test_initial_state(case, dtype, learned_h0):
 def test_initial_state_of_one_sequence(case):
     state = gru_jax.initial_state(case.cell(case.draw(SMALL), "float32"))
     assert [leaf.shape for leaf in jax.tree.leaves(state)] == [(SMALL.hidden,)] * case.states
+
+
+@pytest.mark.parametrize("case", [GRU_AFTER, GRU_BEFORE], ids=str)
+def test_a_closed_update_gate_keeps_the_state_exactly(case):
+    """Or what is to be remembered drifts, a rounding of the candidate at every step."""
+    cell, state, x = one_step(Problem.draw(case, Shape(1, (64,), 3, 32)), "float32")
+    _, update, _ = np.split(np.arange(3 * 32), 3)
+    closed = dataclasses.replace(cell, b=cell.b.at[update].set(100.0))
+    np.testing.assert_array_equal(gru_jax.step(closed, state / 1000, x), state / 1000)
 
 
 def test_lstm_state_has_names():

@@ -13,7 +13,7 @@ import pytest
 import gru_jax
 from gru_jax.unroll import tuning as plans
 from gru_jax.unroll.tuning import TUNING, Tuning
-from tests.cells.cases import GRU_AFTER, Problem
+from tests.cells.cases import GRU_AFTER, GRU_BEFORE, Problem
 from tests.shapes import Shape
 from tests.unroll.ways import WHOLE, in_blocks_of, run_by
 
@@ -60,6 +60,15 @@ def test_one_feature_makes_a_product(implementation, tuning):
     for product in products:
         ((contracted,), _), _ = product.params["dimension_numbers"]
         assert product.invars[0].aval.shape[contracted] > 1
+
+
+@pytest.mark.parametrize("case", [GRU_AFTER, GRU_BEFORE], ids=str)
+def test_the_candidate_is_read_once(case):
+    """In a small loop XLA computes it for each reader on a CPU, from JAX 0.12 on."""
+    cell, xs, state = Problem.draw(case, SHAPE).inputs("float32")
+    program = list(equations(jax.make_jaxpr(gru_jax.step)(cell, state, xs[0]).jaxpr))
+    (candidate,) = (found.outvars[0] for found in program if found.primitive.name == "tanh")
+    assert sum(candidate in found.invars for found in program) == 1
 
 
 def test_a_forward_pass_does_not_write_all_that_is_projected():
