@@ -138,14 +138,23 @@ def dissect(cell: AffineCell, state: State, projected: Projected) -> Anatomy:
 
 
 def record(
-    cell: AffineCell, state: State, projected: Projected
+    cell: AffineCell,
+    state: State,
+    projected: Projected,
+    known_weights: Sequence[Array] | None = None,
 ) -> tuple[State, list[tuple[Array, ...]]]:
-    """The new state, and what every call of :func:`affine` on the way returned."""
+    """The new state, and what every call of :func:`affine` on the way returned.
+
+    With ``known_weights``, from :func:`weights_of`, those are multiplied: what a cell makes of its
+    parameters before it multiplies them need not be made in a loop.
+    """
     calls = []
 
     def recording(
         operand: Array, weights: Array, addends: Sequence[Array | None]
     ) -> tuple[Array, ...]:
+        if known_weights is not None:
+            weights = known_weights[len(calls)]
         sums = affine(operand, weights, addends)
         calls.append(sums)
         return sums

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gru_jax.cells.anatomy import Anatomy, dissect, record
+from gru_jax.cells.anatomy import Anatomy, dissect, record, weights_of
 from gru_jax.cells.base import AffineCell, at_precision, gate_dtype
 from gru_jax.typing import Array, DType, Shape, State
 from gru_jax.unroll.control import Steps, mask_outputs, select
@@ -125,13 +125,15 @@ def _body(
     batch_shape = batch_shape_of(cell, steps)
     precise = at_precision(cell, dtype)
     initial = place(initial_like(cell, state, batch_shape), state)
+    # Or the loop takes those with ``reset="before"`` apart at each step.
+    weights = weights_of(precise, *jax.tree.map(jnp.zeros_like, one_step(precise, steps, state)))
 
     def body(state: State, step: tuple[Any, Array | None, Array | None]) -> tuple[State, Any]:
         read, valid, reset = step
         if reset is not None:
             state = select(reset, initial, state)
         projected = precise.project(read) if project_inside else read
-        new, sums = record(precise, wide(state, dtype), projected)
+        new, sums = record(precise, wide(state, dtype), projected, weights)
         new = jax.tree.map(lambda after, before: after.astype(before.dtype), new, state)
         held = new if valid is None else select(valid, new, state)
         if keep == "outputs":

@@ -13,7 +13,7 @@ import pytest
 import gru_jax
 from gru_jax.unroll import tuning as plans
 from gru_jax.unroll.tuning import TUNING, Tuning
-from tests.cells.cases import GRU_AFTER, GRU_BEFORE, Problem
+from tests.cells.cases import CASES, GRU_AFTER, GRU_BEFORE, Problem
 from tests.shapes import Shape
 from tests.unroll.ways import WHOLE, in_blocks_of, run_by
 
@@ -56,10 +56,24 @@ def test_one_feature_makes_a_product(implementation, tuning):
     products = [
         found for found in equations(program.jaxpr) if found.primitive.name == "dot_general"
     ]
-    assert len(products) == 2
+    assert len(products) >= 2
     for product in products:
         ((contracted,), _), _ = product.params["dimension_numbers"]
         assert product.invars[0].aval.shape[contracted] > 1
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_loop_multiplies_weights_as_it_gets_them(case):
+    """Those of the gates lie side by side, and taking them apart is a copy at each step."""
+    inputs = Problem.draw(case, SHAPE).inputs("float32")
+    with run_by("xla") as unroll:
+        program = jax.make_jaxpr(unroll)(*inputs)
+    (loop,) = (found for found in equations(program.jaxpr) if found.primitive.name == "scan")
+    body = loop.params["jaxpr"].jaxpr
+    products = [found for found in body.eqns if found.primitive.name == "dot_general"]
+    assert products
+    for _, weights in (product.invars for product in products):
+        assert weights in body.invars
 
 
 @pytest.mark.parametrize("case", [GRU_AFTER, GRU_BEFORE], ids=str)
