@@ -153,6 +153,6 @@ def combine_reset_after(
 
 def _between(z: Array, h: Array, n: Array) -> Array:
     """``n + z * (h - n)``, and exactly ``h`` where z is 1."""
-    # That n is read once matters, too: in a small loop XLA's CPU compiler computes it for each
-    # reader since JAX 0.12.
+    # That n is read once matters, too: else the one kernel that JAX 0.12 makes of a small loop on a
+    # CPU has gates that are not vectorised.
     return z * h + (1 - z) * n

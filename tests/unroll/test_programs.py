@@ -56,10 +56,11 @@ def test_one_feature_makes_a_product(implementation, tuning):
     products = [
         found for found in equations(program.jaxpr) if found.primitive.name == "dot_general"
     ]
-    assert len(products) >= 2
+    contracted = set()
     for product in products:
-        ((contracted,), _), _ = product.params["dimension_numbers"]
-        assert product.invars[0].aval.shape[contracted] > 1
+        ((axis,), _), _ = product.params["dimension_numbers"]
+        contracted.add(product.invars[0].aval.shape[axis])
+    assert contracted == {2, SHAPE.hidden}
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -78,7 +79,7 @@ def test_the_loop_multiplies_weights_as_it_gets_them(case):
 
 @pytest.mark.parametrize("case", [GRU_AFTER, GRU_BEFORE], ids=str)
 def test_the_candidate_is_read_once(case):
-    """In a small loop XLA computes it for each reader on a CPU, from JAX 0.12 on."""
+    """Or JAX 0.12 does not vectorise the gates of a small loop on a CPU."""
     cell, xs, state = Problem.draw(case, SHAPE).inputs("float32")
     program = list(equations(jax.make_jaxpr(gru_jax.step)(cell, state, xs[0]).jaxpr))
     (candidate,) = (found.outvars[0] for found in program if found.primitive.name == "tanh")
