@@ -2,6 +2,7 @@
 
 import functools
 import json
+import sys
 
 import jax
 import pytest
@@ -30,7 +31,9 @@ def test_what_it_cannot_do_is_said_in_one_message(options, expected, refused):
         assert part in message
 
 
-@pytest.mark.parametrize("name", ["flax.nnx scan, TF32", "gru_jax portable, bfloat16"])
+@pytest.mark.parametrize(
+    "name", ["flax.nnx scan, TF32", "gru_jax portable, float32", "gru_jax portable, bfloat16"]
+)
 def test_ways_of_jax_compute_the_same(name):
     problem = make_problem(SHAPE)
     way = jax_gru.ways(problem)[name]
@@ -96,37 +99,77 @@ def test_peers_that_are_not_there_are_left_out_with_the_reason(monkeypatch):
     assert {row["precision"] for row in rows} == set(torch_gru.PRECISIONS)
 
 
-def test_a_check_that_fails_is_reported_and_those_after_it_run(tmp_path, monkeypatch):
-    def passes(setting, hidden):
-        return {"values": 0.5}
-
-    def fails(setting, hidden):
+def test_what_became_of_a_check():
+    def fails():
         raise ValueError("it moved")
 
-    def left_out(setting, hidden):
+    def left_out():
         raise NotImplementedError("not here")
 
-    setting = checks.Setting("xla", hidden_sizes=(8,))
-    monkeypatch.setattr(check, "CHECKS", (fails, passes, left_out))
-    assert not check.check(tmp_path, setting)
+    assert check.outcome_of(lambda: {"values": 0.5}) == {
+        "outcome": "passed",
+        "found": {"values": 0.5},
+    }
+    assert check.outcome_of(fails) == {"outcome": "failed", "reason": "ValueError: it moved"}
+    assert check.outcome_of(left_out) == {"outcome": "left out", "reason": "not here"}
+
+
+def python(program):
+    return [sys.executable, "-c", program]
+
+
+@pytest.mark.parametrize(
+    ("command", "timeout", "outcome", "reason"),
+    [
+        (python("import time; time.sleep(60)"), 0.5, "failed", "not done after"),
+        (python("import os; os.abort()"), 60, "failed", "ended with -6"),
+        (python("raise SystemExit('no device')"), 60, "failed", "no device"),
+        (["false"], 60, "failed", "ended with 1"),
+        (["echo", "nothing was watched"], 60, "failed", "nothing was watched"),
+        (["sleep", "60"], 0.5, "left out", "not done after"),
+        (python("print()"), 0, "left out", "out of time"),
+        ("not installed", 60, "left out", "not installed"),
+    ],
+)
+def test_a_check_that_does_not_come_to_its_end_is_reported(command, timeout, outcome, reason):
+    row = check.in_a_process(command, timeout)
+    assert row["outcome"] == outcome
+    assert reason in row["reason"]
+
+
+def test_the_sanitizer_is_believed_where_it_sums_up():
+    summary = "ERROR SUMMARY: 0 errors"
+    row = check.in_a_process(["echo", f"========= {summary}"], 60)
+    assert row == {"outcome": "passed", "found": {"summary": summary}}
+
+
+def test_a_check_that_fails_is_reported_and_those_after_it_run(tmp_path, monkeypatch):
+    def commands(*outcomes):
+        rows = [{"outcome": outcome, "reason": "it moved"} for outcome in outcomes]
+        return {
+            f"number {index}": python(f"print({json.dumps(json.dumps(row))})")
+            for index, row in enumerate(rows)
+        }
+
+    monkeypatch.setattr(check, "_commands", lambda setting: commands("failed", "left out"))
+    assert not check.check(tmp_path)
     rows = json.loads((tmp_path / "check.json").read_text())["checks"]
-    assert [row["outcome"] for row in rows[:3]] == ["failed", "passed", "left out"]
-    assert (
-        "| fails, hidden size 8 | failed | ValueError: it moved |"
-        in (tmp_path / "check.md").read_text()
-    )
-    monkeypatch.setattr(check, "CHECKS", (passes, left_out))
-    assert check.check(tmp_path, setting)
+    assert [row["outcome"] for row in rows] == ["failed", "left out"]
+    assert "| number 0 | failed | it moved |" in (tmp_path / "check.md").read_text()
+    monkeypatch.setattr(check, "_commands", lambda setting: commands("left out", "left out"))
+    assert check.check(tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "one",
-    [checks.same_bits, checks.under_shard_map, checks.with_donation],
-    ids=lambda f: f.__name__,
-)
-def test_checks_run(one):
-    assert one(checks.Setting("xla", steps=5, repetitions=2), 8)
+def test_every_check_is_a_process_of_its_own(tmp_path):
+    setting = checks.Setting("xla", hidden_sizes=(8,), steps=5, repetitions=2)
+    assert check.check(tmp_path, setting, limit=600)
+    rows = json.loads((tmp_path / "check.json").read_text())["checks"]
+    assert {row["check"].split(",")[0] for row in rows if row["outcome"] == "passed"} == {
+        one.__name__.replace("_", " ")
+        for one in checks.CHECKS
+        if one is not checks.beside_other_work
+    }
 
 
 def test_what_is_not_a_number_is_no_rounding():

@@ -238,6 +238,12 @@ def with_donation(setting: Setting, hidden: int) -> dict[str, float]:
     return _same(jax.jit(run, donate_argnums=2)(params, xs, jnp.copy(h0)), kept)
 
 
+def one_call(setting: Setting, hidden: int) -> dict[str, float]:
+    """A small one with all features, for who watches over it."""
+    case = Case.draw(3, 17, hidden)
+    return hold(case.outcome(setting.implementation), case.exact())
+
+
 def _same(came: Any, expected: Any) -> dict[str, float]:
     error = float(np.max([*map(_distance, jax.tree.leaves(came), jax.tree.leaves(expected))]))
     if not error <= VALUES:

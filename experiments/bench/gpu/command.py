@@ -1,6 +1,7 @@
 """Times GRUs on a GPU, in every precision that users run them in, and writes what it found."""
 
 import dataclasses
+import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -96,7 +97,11 @@ def parse_shape(sizes: str) -> Shape:
 
 
 def require_gpu() -> None:
-    """Raises UserError where JAX sees no GPU."""
+    """Raises UserError where JAX sees no GPU, of which it is to take what it needs.
+
+    Other processes need memory of it, too: torch, cuDNN and the checks.
+    """
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     device = jax.devices()[0]
     if device.platform != "gpu":
         raise UserError(

@@ -42,17 +42,21 @@ class Way:
     @property
     def tolerance(self) -> float:
         """How far results may be off, relative to the largest number: rounding along time."""
-        return 2e-2 if self.precision == "float32 (TF32)" else 1e-1
+        return {"float32": 1e-3, "float32 (TF32)": 2e-2}.get(self.precision, 1e-1)
+
+    @property
+    def matmul_precision(self) -> str:
+        """For :func:`jax.default_matmul_precision`."""
+        return "highest" if self.precision == "float32" else "tensorfloat32"
 
 
 def ways(problem: Problem) -> dict[str, Way]:
     """What can be timed here, by name."""
+    precisions = {"float32": "float32", "TF32": "float32 (TF32)", "bfloat16": "bfloat16"}
     portable = functools.partial(_ours, implementation="xla")
-    found = {
-        f"flax.nnx scan, {short}": Way(precision, functools.partial(_flax, problem))
-        for short, precision in (("TF32", "float32 (TF32)"), ("bfloat16", "bfloat16"))
-    }
-    for short, precision in (("TF32", "float32 (TF32)"), ("bfloat16", "bfloat16")):
+    found = {}
+    for short, precision in precisions.items():
+        found[f"flax.nnx scan, {short}"] = Way(precision, functools.partial(_flax, problem))
         found[f"gru_jax portable, {short}"] = Way(precision, portable)
         found[f"gru_jax command buffers, {short}"] = Way(precision, portable, COMMAND_BUFFERS)
     found["gru_jax fused, bfloat16"] = Way(
@@ -65,7 +69,7 @@ def exact(problem: Problem) -> dict[str, Any]:
     """Results "forward" and "gradient" in float32 at full precision."""
     arrays = _arrays(problem)
     way = Way("float32", functools.partial(_ours, implementation="xla"))
-    with jax.default_matmul_precision("highest"):
+    with jax.default_matmul_precision(way.matmul_precision):
         found = {kind: jax.jit(program)(*arrays) for kind, program in _programs(way).items()}
     return jax.tree.map(np.asarray, found)
 
@@ -85,7 +89,7 @@ def compiled(way: Way, problem: Problem, expected: dict[str, Any]) -> tuple[Runs
     arrays = params, xs.astype(way.dtype), weights.astype(way.dtype)
     runs, errors = {}, {}
     for kind, program in _programs(way).items():
-        with jax.default_matmul_precision("tensorfloat32"):
+        with jax.default_matmul_precision(way.matmul_precision):
             run = jax.jit(program, compiler_options=way.compiler_options).lower(*arrays).compile()
         errors[kind] = _distance(run(*arrays), expected[kind])
         if not errors[kind] <= way.tolerance:
