@@ -46,8 +46,8 @@ class Tuning:
             is one.
         window_elements: of all that is projected, from which one batch is run some steps at a time
             where no gradients are kept.
-        ahead_elements: of what is projected at once then, and of parts at all, at most: what stays
-            in a cache until it is read.
+        ahead_elements: of what is projected at once then, at most: what stays in a cache until it
+            is read. Parts are run so from there on, or project inputs as they are read.
         ahead_steps: of such a window, at least, or inputs are projected step by step.
         keep_sums: whether the sums that enter the gates may be kept for the way back, and need not
             be computed again by one product over all steps of a block.
@@ -64,8 +64,10 @@ class Tuning:
         parts: of a batch that run at the same time, at most, see
             :mod:`~gru_jax.unroll.side_by_side`.
         part_rows: sequences of a part, at least.
-        part_parameters: of a cell, up to which there are parts where no gradients are kept. A
-            core's cache does not hold more, and each part reads them at every step.
+        part_parameters: of a cell, up to which there are parts where no gradients are kept: each
+            part reads them at every step.
+        inside_parameters: of a cell, up to which parts project inputs as they are read, where no
+            gradients are kept: a core's cache holds all weights.
         part_elements: of a state over all steps and sequences, from which there are parts: a train
             step gains little from less, and there is more to compile.
     """
@@ -89,6 +91,7 @@ class Tuning:
     parts: int = 1
     part_rows: int = 8
     part_parameters: int = 2**19
+    inside_parameters: int = 2**17
     part_elements: int = 2**17
 
 
@@ -139,12 +142,12 @@ def plan_forward(cell: AffineCell, steps: Steps, state: State, tuning: Tuning) -
     if _count_sequences(cell, steps) < tuning.inside_batch:
         return Forward(parts, inside=False)
     time, projected = steps.xs.shape[0], _projected_size(cell, steps, state)
-    if parts != WHOLE:
-        is_much = time * projected > tuning.ahead_elements
+    is_much = time * projected > tuning.ahead_elements
+    if parts != WHOLE and _size(cell) <= tuning.inside_parameters:
         return Forward(parts, inside=is_much or _is_narrow(cell, steps, state))
-    if _count_features(cell, steps) <= tuning.inside_features:
+    if parts == WHOLE and _count_features(cell, steps) <= tuning.inside_features:
         return Forward(parts, inside=True)
-    if time * projected < tuning.window_elements:
+    if not is_much or (parts == WHOLE and time * projected < tuning.window_elements):
         return Forward(parts, inside=False)
     most = tuning.ahead_elements // projected
     if most < tuning.ahead_steps:

@@ -71,10 +71,10 @@ def run(
     def function(cell: AffineCell, steps: Steps, state: State) -> tuple[State, Array]:
         parts, inside, window = plan_forward(cell, steps, state, tuning)
         options: Any = {"reverse": reverse, "project_inside": inside}
-        if parts != WHOLE:
-            return run_forward(cell, steps, state, parts, keep="states", **options)[0]
 
         def run_whole(steps: Steps, state: State) -> tuple[State, Array]:
+            if parts != WHOLE:
+                return run_forward(cell, steps, state, parts, keep="states", **options)[0]
             return walk(cell, steps, state, anatomy, keep="outputs", **options)
 
         if window is None:

@@ -18,7 +18,7 @@ from gru_jax.unroll import tuning, walk, xla
 from gru_jax.unroll.tuning import Tuning
 from tests.cells.cases import GRU_AFTER, GRU_BEFORE, LSTM, RNN, Problem, assert_close
 from tests.shapes import Shape
-from tests.unroll.ways import in_blocks_of, run_by
+from tests.unroll.ways import in_blocks_of, in_windows_of, run_by
 
 # Three parts, of one, two and two sequences; a block of three steps, and a rest of one.
 SHAPE = Shape(time=7, batch=(5,), input=2, hidden=3)
@@ -69,6 +69,27 @@ def test_against_the_reference(case, inside, checkpoint, controls, parts_seen):
         outcome = problem.run("float64", unroll, checkpoint=checkpoint, **controls)
     assert_close(outcome, problem.expected(**controls), "float64")
     assert set(parts_seen) == {3}
+
+
+@pytest.mark.parametrize(
+    "controls", [{}, {"reverse": True}, {"reverse": True, "lengths": LENGTHS}], ids=str
+)
+@jax.enable_x64(True)
+def test_windows_of_parts(controls, parts_seen):
+    """Without a gradient: of three steps each, and one that is left."""
+    inputs = Problem.draw(GRU_AFTER, SHAPE, learned_h0=True).inputs("float64")
+    with run_by("scan") as unroll:
+        expected = unroll(*inputs, **controls)
+    windows = in_windows_of(3, sequences=SHAPE.batch[0])
+    with run_by("xla", in_parts(3, windows)) as unroll:
+        assert_close(unroll(*inputs, **controls), expected, "float64")
+    assert parts_seen == [3, 3]
+
+
+def test_parts_of_a_cell_that_fits_in_a_cache_are_in_no_windows(parts_seen):
+    windows = in_windows_of(3, sequences=SHAPE.batch[0])
+    unrolled_in_parts(tuning=in_parts(3, dataclasses.replace(windows, inside_parameters=10**9)))
+    assert parts_seen == [3]
 
 
 @jax.enable_x64(True)
@@ -169,16 +190,21 @@ import jax, jax.numpy as jnp
 import gru_jax
 from gru_jax.unroll import xla
 from gru_jax.unroll.tuning import Tuning
-xla.TUNING = Tuning(parts=2)
 xs = jnp.ones((512, 16, 16))
 def forward(params, xs):
+    return gru_jax.unroll(params, xs)[1]
+def windows(params, xs):
     return gru_jax.unroll(params, xs)[1]
 def loss(params, xs):
     return jnp.sum(forward(params, xs) ** 2)
 def gradient(params, xs):
     return jax.grad(loss, (0, 1))(params, xs)
+plain = Tuning(parts=2)
+ahead = Tuning(parts=2, inside_parameters=0, ahead_elements=2**16)
 for cell in {list(CELLS.values())}:
-    for function in (forward, gradient):
+    for function, tuning in ((forward, plain), (windows, ahead), (gradient, plain)):
+        xla.TUNING = tuning
+        jax.clear_caches()
         jax.jit(function).lower(eval("gru_jax." + cell), xs).compile()
 """
 
@@ -199,7 +225,7 @@ def compiled(tmp_path_factory) -> dict[tuple[str, str], Path]:
     subprocess.run([sys.executable, "-c", PROGRAM], env=environment, cwd=root, check=True)
     return {
         (function, cell): path
-        for function in ("forward", "gradient")
+        for function in ("forward", "windows", "gradient")
         for cell, path in zip(
             # Numbered in the order of compilation.
             CELLS,
@@ -210,7 +236,7 @@ def compiled(tmp_path_factory) -> dict[tuple[str, str], Path]:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize(("function", "pairs"), [("forward", 1), ("gradient", 2)])
+@pytest.mark.parametrize(("function", "pairs"), [("forward", 1), ("windows", 1), ("gradient", 2)])
 def test_no_loop_writes_what_another_one_uses(function, pairs, cell, compiled):
     """Or XLA runs them one after another, as it does without the detours of `side_by_side`."""
     path = compiled[function, cell]

@@ -32,6 +32,7 @@ def in_windows_of(steps: int, *, sequences: int = 2, units: int = 3) -> Tuning:
     return Tuning(
         inside_batch=1,
         inside_features=0,
+        inside_parameters=0,
         window_elements=0,
         ahead_elements=steps * sequences * 3 * units,
         ahead_steps=1,
