@@ -43,7 +43,10 @@ def to_markdown(result: Result) -> str:
 def headline(result: Result) -> str:
     """The times of gradient and forward pass, and what they were made by."""
     device, versions = result["device"], result["versions"]
-    where = f"{device['cpu_cores']} CPU cores" if device["platform"] == "cpu" else device["kind"]
+    where = device["kind"]
+    if device["platform"] == "cpu":
+        cpu = device.get("cpu")
+        where = f"{device['cpu_cores']} CPU cores" + (f" ({cpu})" if cpu else "")
     parts = [
         f"On {where}, jax {versions['jax']}, Python {versions['python']}, revision "
         f"{result['git_revision'][:10]}, by `{result['command']}`. Shapes are batch, time, input, "

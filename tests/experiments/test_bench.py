@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import gru_jax
+from experiments import provenance
 from experiments.bench import contenders, report
 from experiments.bench.peers import Shape, as_reset_before, installed_peers, make_problem, of_jax
 from experiments.bench.timing import interleave
@@ -148,6 +149,33 @@ def test_wrong_options_are_named(options, expected, refused):
     message = refused("bench", *options)
     for part in expected:
         assert part in message
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "expected"),
+    [
+        (
+            "processor\t: 0\nmodel name\t: A: B\nflags\t\t: avx avx2\npower management:\n",
+            "A: B, AVX2",
+        ),
+        ("model name\t: C\nflags\t\t: avx avx2 avx512f\n", "C, AVX-512"),
+        ("processor\t: 0\nFeatures\t: fp asimd\n", "NEON"),
+        ("model name\t: D\n", "D"),
+        ("", None),
+    ],
+)
+def test_the_processor_is_named_by_its_vectors(tmp_path, cpuinfo, expected):
+    path = tmp_path / "cpuinfo"
+    path.write_text(cpuinfo)
+    assert provenance.cpu(path) == expected
+    path.unlink()
+    assert provenance.cpu(path) is None
+
+
+def test_the_processor_is_in_the_headline():
+    result = json.loads((ROOT / "benchmarks" / "cpu.json").read_text())
+    result["device"]["cpu"] = "A, AVX2"
+    assert report.headline(result).startswith("On 2 CPU cores (A, AVX2), jax ")
 
 
 def test_the_readme_shows_the_newest_figures():
