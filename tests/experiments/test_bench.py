@@ -187,7 +187,7 @@ def test_the_readme_shows_the_newest_figures():
     assert shown.group(1).strip() == tables
 
 
-@pytest.mark.parametrize("name", ["cpu", "sizes", "jax-0.12", "jax-0.12-sizes"])
+@pytest.mark.parametrize("name", ["cpu", "sizes", "avx2", "jax-0.12", "jax-0.12-sizes"])
 def test_tables_are_those_of_the_figures(name):
     result = json.loads((ROOT / "benchmarks" / f"{name}.json").read_text())
     assert (ROOT / "benchmarks" / f"{name}.md").read_text() == report.to_markdown(result)
