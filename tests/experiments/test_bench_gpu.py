@@ -118,21 +118,25 @@ def python(program):
     return [sys.executable, "-c", program]
 
 
+SLEEPS = python("import time; time.sleep(600)")
+
+
 @pytest.mark.parametrize(
-    ("command", "timeout", "outcome", "reason"),
+    ("command", "seconds", "outcome", "reason"),
     [
-        (python("import time; time.sleep(60)"), 0.5, "failed", "not done after"),
-        (python("import os; os.abort()"), 60, "failed", "ended with -6"),
-        (python("raise SystemExit('no device')"), 60, "failed", "no device"),
-        (["false"], 60, "failed", "ended with 1"),
-        (["echo", "nothing was watched"], 60, "failed", "nothing was watched"),
-        (["sleep", "60"], 0.5, "left out", "not done after"),
-        (python("print()"), 0, "left out", "out of time"),
-        ("not installed", 60, "left out", "not installed"),
+        (SLEEPS, {"left": 600, "limit": 0.6}, "failed", "not done after 1 s"),
+        (SLEEPS, {"left": 0.6, "limit": 600}, "left out", "not done after 1 s"),
+        (["sleep", "600"], {"left": 600, "limit": 0.6}, "left out", "not done after 1 s"),
+        (SLEEPS, {"left": 0}, "left out", "out of time"),
+        (python("import os; os.abort()"), {"left": 600}, "failed", "ended with -6"),
+        (python("raise SystemExit('no device')"), {"left": 600}, "failed", "no device"),
+        (["false"], {"left": 600}, "failed", "ended with 1"),
+        (["echo", "nothing was watched"], {"left": 600}, "failed", "nothing was watched"),
+        ("not installed", {"left": 600}, "left out", "not installed"),
     ],
 )
-def test_a_check_that_does_not_come_to_its_end_is_reported(command, timeout, outcome, reason):
-    row = check.in_a_process(command, timeout)
+def test_a_check_that_does_not_come_to_its_end_is_reported(command, seconds, outcome, reason):
+    row = check.in_a_process(command, **seconds)
     assert row["outcome"] == outcome
     assert reason in row["reason"]
 

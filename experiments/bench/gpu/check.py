@@ -95,14 +95,19 @@ def outcome_of(run: Callable[[], dict[str, Any]]) -> Row:
         return {"outcome": "failed", "reason": f"{type(error).__name__}: {error}"[:2000]}
 
 
-def in_a_process(command: Sequence[str] | str, timeout: float) -> Row:
+def in_a_process(command: Sequence[str] | str, left: float, limit: float = ONE_LIMIT) -> Row:
     """The outcome of a check that is run by a command; a string says why there is none.
 
     What it prints last is :func:`outcome_of` as JSON, or, under the sanitizer, its summary.
+
+    Args:
+        command: what to run.
+        left: seconds for this check and those after it: nothing has failed where they run out.
+        limit: seconds after which it has failed; the sanitizer may be that slow.
     """
     if isinstance(command, str):
         return {"outcome": "left out", "reason": command}
-    if timeout <= 0:
+    if left <= 0:
         return {"outcome": "left out", "reason": "out of time"}
     # Memory of JAX's own pool would hide from the sanitizer what runs beyond an array.
     watched = command[0] != sys.executable
@@ -114,11 +119,12 @@ def in_a_process(command: Sequence[str] | str, timeout: float) -> Row:
             text=True,
             env={**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false", **memory},
             cwd=Path(__file__).parents[3],
-            timeout=timeout,
+            timeout=min(left, limit),
         )
     except subprocess.TimeoutExpired:
-        reason = f"not done after {timeout:.0f} s"
-        return {"outcome": "left out" if watched else "failed", "reason": reason}
+        has_failed = left >= limit and not watched
+        reason = f"not done after {min(left, limit):.0f} s"
+        return {"outcome": "failed" if has_failed else "left out", "reason": reason}
     if watched:
         summary = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: .*", done.stdout + done.stderr)
         if not done.returncode and summary:
@@ -131,7 +137,7 @@ def in_a_process(command: Sequence[str] | str, timeout: float) -> Row:
 
 def _timed(command: Sequence[str] | str, ends: float) -> Row:
     begun = time.monotonic()
-    row = in_a_process(command, min(ONE_LIMIT, ends - begun))
+    row = in_a_process(command, ends - begun)
     return row | {"seconds": round(time.monotonic() - begun, 2)}
 
 
