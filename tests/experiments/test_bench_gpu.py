@@ -11,6 +11,7 @@ from experiments.bench.gpu import check, checks, cudnn_gru, jax_gru, report, tor
 from experiments.bench.gpu.roofline import floor_ms
 from experiments.bench.peers import Shape, make_problem
 from experiments.bench.timing import interleave
+from experiments.errors import UserError
 
 SHAPE = Shape(batch=2, time=5, input=3, hidden=4)
 H100 = "NVIDIA H100 80GB HBM3"
@@ -156,12 +157,13 @@ def test_a_check_that_fails_is_reported_and_those_after_it_run(tmp_path, monkeyp
         }
 
     monkeypatch.setattr(check, "_commands", lambda setting: commands("failed", "left out"))
-    assert not check.check(tmp_path)
+    with pytest.raises(UserError, match=r"nothing is timed.*check\.md"):
+        check.require_right(tmp_path)
     rows = json.loads((tmp_path / "check.json").read_text())["checks"]
     assert [row["outcome"] for row in rows] == ["failed", "left out"]
     assert "| number 0 | failed | it moved |" in (tmp_path / "check.md").read_text()
     monkeypatch.setattr(check, "_commands", lambda setting: commands("left out", "left out"))
-    assert check.check(tmp_path)
+    check.require_right(tmp_path)
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ from typing import Any
 import jax
 
 from experiments.bench.gpu.checks import CHECKS, Setting, one_call
+from experiments.errors import UserError
 from experiments.files import write_atomically, write_json
 from experiments.provenance import provenance
 
@@ -63,6 +64,12 @@ def check(output: Path, setting: Setting | None = None, limit: float = CHECKS_LI
             write_json(output / "check.json", result)
             write_atomically(output / "check.md", to_markdown(result))
     return all(row["outcome"] != "failed" for row in result["checks"])
+
+
+def require_right(output: Path) -> None:
+    """Raises UserError where a check fails: what is wrong, or hangs, is not timed."""
+    if not check(output):
+        raise UserError(f"A check failed, so that nothing is timed: see {output / 'check.md'}.")
 
 
 def to_markdown(result: dict[str, Any]) -> str:
@@ -192,19 +199,16 @@ def _main() -> int:
         # The sanitizer says nothing of a call that did not come to its end.
         return int(row["outcome"] != "passed" and options.one[0] == one_call.__name__)
     from experiments.bench.gpu.command import SHAPES, parse_shape, require_gpu, run
-    from experiments.errors import UserError
 
     options.folder.mkdir(parents=True, exist_ok=True)
     if options.dry_run:
         return int(not check(options.folder, DRY))
     try:
         require_gpu()
+        require_right(options.folder)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    if not check(options.folder):
-        print("Nothing is timed that is wrong.", file=sys.stderr)
-        return 1
     left = LIMIT - (time.monotonic() - begun)
     shapes = [parse_shape(sizes) for sizes in SHAPES]
     print(run(shapes, 1.0, left, options.folder, f"python -m {MODULE}"))

@@ -48,17 +48,17 @@ class Options:
     """Directory of gpu.json and gpu.md; the default is runs/bench/TIME."""
     check: bool = False
     """Whether to check the fused kernels, too, and write check.json and check.md: values,
-    gradients, that nothing races; about four minutes."""
+    gradients, that nothing races; about three minutes, and nothing is timed if one fails."""
 
 
 def main(arguments: list[str]) -> int:
     """Runs the command.
 
     Returns:
-        0, the exit code; 1 where a check failed.
+        0, the exit code.
 
     Raises:
-        UserError: options that will not do, or no GPU.
+        UserError: options that will not do, no GPU, or a check that failed.
     """
     import tyro
 
@@ -75,15 +75,14 @@ def main(arguments: list[str]) -> int:
     require_gpu()
     output = options.output or Path("runs", "bench", time.strftime("%Y%m%d-%H%M%S"))
     output.mkdir(parents=True, exist_ok=True)
-    failed = False
     if options.check:
-        from experiments.bench.gpu.check import check
+        from experiments.bench.gpu.check import require_right
 
-        failed = not check(output)
+        require_right(output)
     command = invocation(["--gpu", *arguments])
     print(run(shapes, options.seconds, options.minutes * 60, output, command))
     print(f"Written to {output}")
-    return int(failed)
+    return 0
 
 
 def parse_shape(sizes: str) -> Shape:
