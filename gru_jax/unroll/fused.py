@@ -25,7 +25,7 @@ from gru_jax.unroll.placement import vary_alike
 from gru_jax.unroll.walk import Kept, Leaves, anatomy_of, initial_like, show
 from gru_jax.unroll.walk_back import LARGE_BLOCK, walk_back
 
-RUN_ON: tuple[str, ...] = ()
+RUN_ON: tuple[str, ...] = ("gpu",)
 """Platforms on whose devices their kernels have run. On others they are taken by name alone."""
 
 REDUCED = ("bfloat16", "BF16_BF16_F32")

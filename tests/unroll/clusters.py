@@ -13,6 +13,7 @@ import textwrap
 import time
 
 import jax
+import numpy as np
 import pytest
 
 
@@ -24,6 +25,7 @@ def interpreter():
     from jax.experimental.pallas import mosaic_gpu as plgpu
 
     with pytest.MonkeyPatch.context() as patch:
+        _send_in_terms_of_pallas(patch)
         _add_remote_stores(patch)
         _add_reads_of_products(patch)
         yield plgpu.InterpretGPUParams(detect_races=True)
@@ -32,6 +34,31 @@ def interpreter():
 def _dawdle() -> None:
     """Shuffles what blocks do first."""
     time.sleep(random.random() * 0.004)
+
+
+def _send_in_terms_of_pallas(patch: pytest.MonkeyPatch) -> None:
+    """Letters are counted by barriers of Pallas: the interpreter knows of no other PTX."""
+    from jax.experimental.pallas import mosaic_gpu as plgpu
+
+    from gru_jax.unroll.mosaic_gpu import mail
+
+    def post(letter, place, transforms, barriers, slot, to):
+        del transforms
+        place = place.transpose((1, 0))
+        receiver = {"cluster_idx": to, "cluster_dim": "member"}
+        plgpu.async_store_smem(letter, place, barriers.at[slot], optimized=False, **receiver)
+
+    def wait(barriers, slot, *counted):
+        del counted
+        plgpu.barrier_wait(barriers.at[slot])
+
+    def barriers(letters):
+        return plgpu.Barrier(num_arrivals=letters, num_barriers=2)
+
+    patch.setattr(mail, "barriers", barriers)
+    patch.setattr(mail, "open_barriers", lambda barriers: None)
+    patch.setattr(mail, "post", post)
+    patch.setattr(mail, "wait", wait)
 
 
 def _add_remote_stores(patch: pytest.MonkeyPatch) -> None:
@@ -116,23 +143,32 @@ def _add_reads_of_products(patch: pytest.MonkeyPatch) -> None:
     def multiply_and_tell(*, token, mesh_location, thread, source_info=None, **operands):
         _dawdle()
         memory = gpu_callbacks._get_shared_memory()
-        for name in "ab":
+        info = shared_memory.GPULoggingInfo(mesh_location, thread, source_info)
+
+        def access(name):
             key = gpu_callbacks.HostAllocationKey.from_array(
                 operands[f"{name}_allocation_key_as_array"]
             )
             transforms = gpu_callbacks._remove_noop_transforms(operands[f"{name}_transforms"])
             part = memory.access(key, jax.tree.map(int, transforms))
-            info = shared_memory.GPULoggingInfo(mesh_location, thread, source_info)
-            _, _, clock = memory.get_buffer_content(key, part, thread, logging_info=info)
+            content, _, clock = memory.get_buffer_content(key, part, thread, logging_info=info)
+            return key, part, content, clock
+
+        def read(name):
+            key, part, content, clock = access(name)
             gpu_callbacks.get_races().check_read(
                 thread, clock.generic_clock, key, part, source_info=source_info
             )
-        return multiply(
-            token=token,
-            mesh_location=mesh_location,
-            thread=thread,
-            source_info=source_info,
-            **operands,
-        )
+            return content
+
+        b = read("b")
+        a = np.asarray(operands["a_allocation_key_as_array"])
+        if a.ndim == 1:
+            a = read("a")
+        # Otherwise it is the operand itself, in registers, of which the interpreter knows nothing.
+        key, part, total, _ = access("acc")
+        total = total + np.matmul(a, b, dtype=total.dtype)
+        memory.store_buffer_content(key, part, total, thread, logging_info=info)
+        return token
 
     patch.setattr(gpu_callbacks, "wgmma", multiply_and_tell)

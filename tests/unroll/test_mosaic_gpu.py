@@ -15,8 +15,6 @@ from tests.cells.cases import assert_close
 from tests.unroll.clusters import interpreter  # noqa: F401
 from tests.unroll.likely import likely
 
-WARPGROUPS, CLUSTER = False, True
-
 
 def draw(time: int, batch: int, hidden: int):
     """What the two kernels are called with, in the order of their arguments."""
@@ -38,26 +36,25 @@ def draw(time: int, batch: int, hidden: int):
 
 
 @pytest.mark.parametrize(
-    ("time", "batch", "hidden", "clustered", "reverse"),
+    ("time", "batch", "hidden", "reverse"),
     [
-        (1, 1, 128, WARPGROUPS, False),
-        (3, 17, 128, WARPGROUPS, True),
-        (1, 16, 128, CLUSTER, True),
-        (2, 2, 256, CLUSTER, False),
-        pytest.param(3, 2, 512, CLUSTER, True, marks=pytest.mark.slow),
+        (1, 1, 128, False),
+        (3, 17, 128, True),
+        (1, 16, 128, True),
+        (2, 2, 256, False),
+        pytest.param(3, 2, 512, True, marks=pytest.mark.slow),
     ],
 )
 def test_the_pair_computes_the_reference(
     time,
     batch,
     hidden,
-    clustered,
     reverse,
     interpreter,  # noqa: F811
 ):
     from gru_jax.unroll.mosaic_gpu.kernels import pair
 
-    ours = pair(clustered=clustered, interpret=interpreter)
+    ours = pair(interpret=interpreter)
     forward, backward = draw(time, batch, hidden)
     options = {"reverse": reverse, "dtype": jnp.float32}
     # Sums in another order may round to another operand of the next product.

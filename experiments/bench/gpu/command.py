@@ -129,9 +129,10 @@ def run(shapes: Sequence[Shape], seconds: float, limit: float, output: Path, com
         write_atomically(output / "gpu.md", markdown)
         return markdown
 
+    # First what is quick, and would be lost as a whole where it is cut off.
+    add(time_torch(shapes, seconds, timeout=limit))
     for shape in shapes:
-        add(_time_jax(shape, seconds, ends - limit / 3))
-    add(time_torch(shapes, seconds, timeout=max(0.0, ends - time.monotonic())))
+        add(_time_jax(shape, seconds, ends - limit / 4))
     return add(time_cudnn(shapes, repeats=20, timeout=max(0.0, ends - time.monotonic())))
 
 

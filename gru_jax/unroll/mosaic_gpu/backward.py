@@ -1,16 +1,31 @@
-"""The way back: the recurrence of the states' cotangents, with all weights in shared memory."""
+"""The way back: the recurrence of the states' cotangents, with all weights on the chip."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from gru_jax.typing import Array, DType
+from gru_jax.typing import Array
 from gru_jax.unroll.kernels import Gates
-from gru_jax.unroll.mosaic_gpu.team import SEQUENCES, UNITS, Ref, Team
-from gru_jax.unroll.mosaic_gpu.tiles import WGMMA, load, load_carry, load_tile, store_tile
+from gru_jax.unroll.mosaic_gpu import mail
+from gru_jax.unroll.mosaic_gpu.mail import Ref
+from gru_jax.unroll.mosaic_gpu.team import SEQUENCES, UNITS, Team, by_distance, fetch
+from gru_jax.unroll.mosaic_gpu.tiles import (
+    PREFETCHED,
+    WGMMA,
+    WGMMA_TRANSPOSED,
+    load,
+    load_carry,
+    load_tile,
+    prefetch_tile,
+    store_tile,
+    turn,
+)
 
 
 def walk(
@@ -22,7 +37,6 @@ def walk(
     d_last: Array,
     *,
     reverse: bool,
-    letters: DType,
     interpret: object,
 ) -> tuple[Array, Array]:
     """See :class:`gru_jax.unroll.kernels.Backward`.
@@ -34,7 +48,6 @@ def walk(
     Args:
         team: who walks a tile of the batch.
         d_states, through, slopes, u_transposed, d_last, reverse: as there; B is a multiple of 16.
-        letters: the dtype in which shares are sent.
         interpret: as for ``plgpu.kernel``.
     """
     time, batch, hidden = d_states.shape
@@ -43,10 +56,11 @@ def walk(
 
     def kernel(*refs: Ref) -> None:
         *per_step, u, d_last_ref, d_ref, d_start = refs[:9]
-        u_memory, d_sums, mailbox, fetch_barrier, mail_barriers, *farewell = refs[9:]
-        team.fetch(u, u_memory, fetch_barrier)
-        weights, d_sums, received = map(team.mine, (u_memory, d_sums, mailbox))
-        member = lax.axis_index("member")
+        weights, d_sums, mailbox, fetch_barrier, mail_barriers, farewell_barrier = refs[9:]
+        mail.open_barriers(mail_barriers)
+        fetch(u, weights, fetch_barrier)
+        # These in registers: for all of them shared memory would not do.
+        own_weights = load(u.at[lax.axis_index("member"), 0], WGMMA)
 
         def index(count: Array | int) -> Array:
             count = jnp.minimum(count, time - 1)
@@ -55,34 +69,50 @@ def walk(
         def read(count: Array | int) -> list[Array]:
             return [load_tile(ref, index(count)) for ref in per_step]
 
-        def step(count: Array, carry: tuple[Array, list[Array]]) -> tuple[Array, list[Array]]:
-            d, (d_state, through, *slopes) = carry
-            slot = lax.rem(count, 2)
+        def step(count: Array, carry: tuple[Array, Any, Any]) -> tuple[Array, Any, Any]:
+            d, tiles, following = carry
+            d_state, through, *slopes = (tile.astype(jnp.float32) for tile in tiles)
             d = d + d_state
             for gate, slope in enumerate(slopes):
-                d_sums[pl.ds(gate * UNITS, UNITS)] = (d * slope).astype(operands)
+                units = pl.ds(gate * UNITS, UNITS)
+                d_sums.at[:, units].transpose((1, 0))[...] = (d * slope).astype(operands)
             # Products read what was just stored, and by another path.
             plgpu.commit_smem()
-            store_tile(d_ref, d, index(count))
-            # Read a step ahead: what a step begins with must not wait for memory.
-            following = read(count + 1)
+            received = mailbox.at[lax.rem(count, 2)]
 
-            @pl.loop(1, members)
-            def _(distance: Array) -> None:
-                # Each begins with another receiver, so that nobody gets all at once.
-                to = lax.rem(member + distance, members)
-                share = _product(weights.at[distance], d_sums).astype(letters)
-                team.send(share, mailbox, mail_barriers, slot, distance - 1, to)
+            def send(share: Array, distance: Array | int) -> None:
+                place = received.at[members - 1 - distance]
+                team.send(share, place, mail_barriers, count, distance)
 
-            total = d * through + _product(weights.at[0], d_sums)
-            team.receive(mail_barriers, slot)
+            # To commit stores is to wait for all that was begun before: what is begun soon after
+            # it has nearly a step for that.
+            def meanwhile() -> list[Array]:
+                for ref in per_step:
+                    prefetch_tile(ref, index(count + PREFETCHED))
+                store_tile(d_ref, d, index(count))
+                return read(count + 2)
+
+            # A share is sent while the next is computed. Each begins with another receiver, so that
+            # nobody gets all at once.
+            share, later = _product(weights.at[0], d_sums, meanwhile)
+
+            def pass_on(distance: Array, share: Array) -> Array:
+                send_it = functools.partial(send, share, distance)
+                return _product(weights.at[distance], d_sums, send_it)[0].astype(operands)
+
+            share = lax.fori_loop(1, members - 1, pass_on, share.astype(operands))
+            send(share, members - 1)
+            own, _ = _product(own_weights, d_sums, lambda: None)
+            total = d * through + own
+            team.receive(mail_barriers, count, share)
             for place in range(members - 1):
-                total += load(received.at[slot, place], WGMMA).astype(jnp.float32)
-            return total, following
+                letter = received.at[place].transpose((1, 0))
+                total += load(letter, WGMMA_TRANSPOSED).astype(jnp.float32)
+            return total, following, later
 
-        d, _ = lax.fori_loop(0, time, step, (load_carry(d_last_ref), read(0)))
+        d, _, _ = lax.fori_loop(0, time, step, (load_carry(d_last_ref), read(0), read(1)))
         store_tile(d_start, d)
-        team.part(farewell)
+        team.part(farewell_barrier)
 
     run = plgpu.kernel(
         kernel,
@@ -91,12 +121,12 @@ def walk(
             jax.ShapeDtypeStruct((batch, hidden), jnp.float32),
         ),
         scratch_types=[
-            team.memory((members, UNITS, 3 * UNITS), operands),
-            team.memory((3 * UNITS, SEQUENCES), operands),
-            team.mailbox(members - 1, letters),
-            team.fetch_barrier(members),
-            team.mail_barriers(members - 1),
-            *team.farewell_barrier(),
+            team.memory((members - 1, UNITS, 3 * UNITS), operands),
+            team.memory((SEQUENCES, 3 * UNITS), operands),
+            team.memory((2, members - 1, SEQUENCES, UNITS), operands),
+            plgpu.Barrier(num_arrivals=members - 1),
+            mail.barriers(members - 1),
+            team.farewell_barrier(),
         ],
         grid=(batch // SEQUENCES,),
         grid_names=("tile",),
@@ -112,21 +142,23 @@ def walk(
 
 
 def _cut_weights(u_transposed: Array, members: int) -> Array:
-    """To each member U for its units of every gate, by receivers, itself first.
+    """To each member U for its units of every gate and each receiver's units.
 
-    (members, receivers, 64, 3 * 64): of a receiver's units and of the member's units' gates.
+    (members, receivers, 64, 3 * 64).
     """
     u = u_transposed.T.reshape(members, UNITS, 3, members, UNITS).transpose(3, 0, 1, 2, 4)
-    u = u.reshape(members, members, UNITS, 3 * UNITS)
-    sender = np.arange(members)[:, None]
-    return u[sender, (sender + np.arange(members)) % members]
+    return by_distance(u).reshape(members, members, UNITS, 3 * UNITS)
 
 
-def _product(weights: Ref, operand: Ref) -> Array:
-    """(units, 3 * units) by (3 * units, sequences)."""
+def _product(weights: Ref | Array, operand: Ref, meanwhile: Callable[[], Any]) -> tuple[Array, Any]:
+    """(units, 3 * units) by (3 * units, sequences), and what ``meanwhile`` returns.
 
-    def accumulate(total: Ref) -> Array:
-        plgpu.wgmma(total, weights, operand)
-        return total[...]
+    It is called while the product is computed.
+    """
+
+    def accumulate(total: Ref) -> tuple[Array, Any]:
+        plgpu.wgmma(total, weights, operand.transpose((1, 0)))
+        done = meanwhile()
+        return turn(total[...], WGMMA_TRANSPOSED), done
 
     return pl.run_scoped(accumulate, plgpu.WGMMAAccumulatorRef((UNITS, SEQUENCES), jnp.float32))

@@ -1,6 +1,7 @@
 """The way forward: a GRU's states, step by step, with all weights in shared memory."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +12,21 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from gru_jax.cells.gru import combine_reset_after
 from gru_jax.typing import Array, DType
 from gru_jax.unroll.kernels import Gates
-from gru_jax.unroll.mosaic_gpu.team import SEQUENCES, UNITS, Ref, Team
+from gru_jax.unroll.mosaic_gpu import mail
+from gru_jax.unroll.mosaic_gpu.mail import Ref
+from gru_jax.unroll.mosaic_gpu.team import SEQUENCES, UNITS, Team, by_distance, fetch
 from gru_jax.unroll.mosaic_gpu.tiles import (
+    PREFETCHED,
+    WGMMA,
+    WGMMA_TRANSPOSED,
     choose,
     load_carry,
     load_flags,
     load_of_units,
     load_tile,
+    prefetch_tile,
     store_tile,
+    turn,
 )
 
 VALID, RESETS = 1, 2
@@ -40,7 +48,7 @@ def walk(
 ) -> tuple[Array, Array]:
     """See :class:`gru_jax.unroll.kernels.Forward`.
 
-    Every step each member sends its units' state to all, and computes its units' gates.
+    Every step each member sends its units' state to the others, and computes its units' gates.
 
     Args:
         team: who walks a tile of the batch.
@@ -53,51 +61,66 @@ def walk(
 
     def kernel(x_r: Ref, x_z: Ref, x_n: Ref, u: Ref, b: Ref, h0: Ref, put_in: Ref, *refs: Ref):
         flags_ref = None if flags is None else refs[0]
-        states, last, u_memory, mailbox, fetch_barrier, mail_barriers, *farewell = refs[
+        states, last, u_memory, mailbox, fetch_barrier, mail_barriers, farewell_barrier = refs[
             0 if flags is None else 1 :
         ]
-        team.fetch(u, u_memory, fetch_barrier)
+        mail.open_barriers(mail_barriers)
+        fetch(u, u_memory, fetch_barrier)
         bias = load_of_units(b)
-        initial = None if flags_ref is None else load_tile(put_in)
+        initial = None if flags_ref is None else turn(load_tile(put_in), WGMMA)
 
         def index(count: Array | int) -> Array:
-            count = jnp.minimum(count, time - 1)
+            count = jnp.clip(count, 0, time - 1)
             return time - 1 - count if reverse else count
 
-        def read_flags(count: Array | int) -> Array | None:
-            return None if flags_ref is None else load_flags(flags_ref, index(count))
+        def read(count: Array | int) -> tuple[list[Array], Array | None]:
+            for ref in (x_r, x_z, x_n):
+                prefetch_tile(ref, index(count + PREFETCHED))
+            bits = None if flags_ref is None else load_flags(flags_ref, index(count))
+            return [load_tile(ref, index(count)) for ref in (x_r, x_z, x_n)], bits
 
-        def step(count: Array, carry: tuple[Array, Array | None]) -> tuple[Array, Array | None]:
-            h, bits = carry
-            slot, t = lax.rem(count, 2), index(count)
+        def step(count: Array, carry: tuple[Array, Any]) -> tuple[Array, Any]:
+            before, (x, bits) = carry
+            h = before
             if bits is not None and initial is not None:
                 h = choose(bits & RESETS, initial, h)
-            # Read a step ahead: what a step begins with must not wait for memory.
-            following = read_flags(count + 1)
-            # These are on their way while the members send.
-            x = load_tile(x_r, t), load_tile(x_z, t), load_tile(x_n, t)
+            letter = turn(h, WGMMA_TRANSPOSED).astype(operands)
+            letters = mailbox.at[lax.rem(count, 2)]
+            for distance in range(1, members):
+                team.send(letter, letters.at[members - distance], mail_barriers, count, distance)
+            # What need not wait for the others' letters is done while they are on their way. It is
+            # the time to read and write memory, too: to commit stores, as is done once they have
+            # come, is to wait for all that was begun before.
+            letters.at[0].transpose((1, 0))[...] = letter
+            plgpu.commit_smem()
+            x_of_r, x_of_z, x_of_n = (turn(tile, WGMMA) for tile in x)
+            store_tile(states, turn(before, WGMMA_TRANSPOSED), index(count - 1))
+            following = read(count + 1)
+
+            def receive() -> None:
+                team.receive(mail_barriers, count, letter)
+                plgpu.commit_smem()
+
+            sums = _products(u_memory, letters, receive)
 
             def affine(
                 operand: Array, weights: Ref, addends: Sequence[Array | None]
             ) -> tuple[Array, ...]:
-                letter = operand.astype(operands)
-                for to in range(members):
-                    team.send(letter, mailbox, mail_barriers, slot, lax.axis_index("member"), to)
-                team.receive(mail_barriers, slot)
-                sums = _products(weights, team.mine(mailbox).at[slot], members)
+                del operand, weights  # Their products are the sums.
                 return tuple(
                     total if addend is None else total + addend
                     for total, addend in zip(sums, addends, strict=True)
                 )
 
-            new = combine_reset_after(h, x, team.mine(u_memory), bias, affine)
-            h = new if bits is None else choose(bits & VALID, new, h)
-            store_tile(states, h, t)
-            return h, following
+            new = combine_reset_after(h, (x_of_r, x_of_z, x_of_n), u_memory, bias, affine)
+            return new if bits is None else choose(bits & VALID, new, h), following
 
-        h, _ = lax.fori_loop(0, time, step, (load_carry(h0), read_flags(0)))
+        start = turn(load_carry(h0), WGMMA)
+        h, _ = lax.fori_loop(0, time, step, (start, read(0)))
+        h = turn(h, WGMMA_TRANSPOSED)
+        store_tile(states, h, index(time - 1))
         store_tile(last, h)
-        team.part(farewell)
+        team.part(farewell_barrier)
 
     run = plgpu.kernel(
         kernel,
@@ -107,10 +130,10 @@ def walk(
         ),
         scratch_types=[
             team.memory((3, UNITS, hidden), operands),
-            team.mailbox(members, operands),
-            team.fetch_barrier(3),
-            team.mail_barriers(members),
-            *team.farewell_barrier(),
+            team.memory((2, members, SEQUENCES, UNITS), operands),
+            plgpu.Barrier(num_arrivals=3),
+            mail.barriers(members - 1),
+            team.farewell_barrier(),
         ],
         grid=(batch // SEQUENCES,),
         grid_names=("tile",),
@@ -121,22 +144,37 @@ def walk(
         interpret=interpret,
         **team.mesh,
     )
-    # To each member U^T for its units of every gate, (members, 3, 64, H).
-    cut = w_h.reshape(hidden, 3, members, UNITS).transpose(2, 1, 3, 0)
-    return run(*projected, cut, b_hn, start, initial, *([] if flags is None else [flags]))
+    inputs = (*projected, _cut_weights(w_h, members), b_hn, start, initial)
+    return run(*inputs, *([] if flags is None else [flags]))
 
 
-def _products(weights: Ref, letters: Ref, members: int) -> tuple[Array, ...]:
-    """``U^T h`` for each gate: (3, units, H) by (members, units, sequences)."""
+def _cut_weights(w_h: Array, members: int) -> Array:
+    """To each member U^T for its units of every gate, (members, 3, 64, H)."""
+    senders_first = w_h.reshape(members, UNITS, 3, members, UNITS).transpose(3, 0, 2, 4, 1)
+    return by_distance(senders_first).transpose(0, 2, 3, 1, 4).reshape(members, 3, UNITS, -1)
+
+
+def _products(weights: Ref, letters: Ref, receive: Callable[[], None]) -> tuple[Array, ...]:
+    """``U^T h`` for each gate: (3, units, H) by (members, sequences, units).
+
+    The caller's own letter is there already; ``receive`` waits for the others.
+    """
+    members, _, _ = letters.shape
 
     def accumulate(*sums: Ref) -> tuple[Array, ...]:
+        def add(distance: Array | int, first: Array | int) -> None:
+            operand = letters.at[distance].transpose((1, 0))
+            for gate, total in enumerate(sums):
+                plgpu.wgmma(total, weights.at[gate, :, pl.ds(first, UNITS)], operand)
+
+        add(0, 0)
+        receive()
+
         # A loop, and not all members one after the other: the compiler would keep an address of
         # every piece in registers, of which there are not as many.
-        @pl.loop(0, members)
-        def _(member: Array) -> None:
-            units = pl.ds(pl.multiple_of(member * UNITS, UNITS), UNITS)
-            for gate, total in enumerate(sums):
-                plgpu.wgmma(total, weights.at[gate, :, units], letters.at[member])
+        @pl.loop(1, members)
+        def _(distance: Array) -> None:
+            add(distance, pl.multiple_of(distance * UNITS, UNITS))
 
         return tuple(total[...] for total in sums)
 

@@ -11,23 +11,16 @@ from gru_jax.unroll.mosaic_gpu import backward, forward
 from gru_jax.unroll.mosaic_gpu.team import SEQUENCES, UNITS, Team
 from gru_jax.unroll.placement import vary_alike
 
-BLOCK_HIDDEN = 128
-"""The largest hidden size whose weights fit into the shared memory of one block."""
-FLOAT32_HIDDEN = 384
-"""The largest at which there is room on the way back to send in float32."""
 
-
-def pair(*, clustered: bool | None = None, interpret: Any = None) -> Kernels:
+def pair(*, interpret: Any = None) -> Kernels:
     """The kernels, for hidden sizes that are multiples of 64.
 
     Args:
-        clustered: whether blocks of a cluster share a batch tile, and not warpgroups of a block;
-            None for what suits the hidden size.
         interpret: as for ``plgpu.kernel``: None to compile, or how to run without a GPU.
     """
     return Kernels(
-        functools.partial(_forward, clustered=clustered, interpret=interpret),
-        functools.partial(_backward, clustered=clustered, interpret=interpret),
+        functools.partial(_forward, interpret=interpret),
+        functools.partial(_backward, interpret=interpret),
     )
 
 
@@ -42,13 +35,12 @@ def _forward(
     *,
     reverse: bool,
     dtype: DType,
-    clustered: bool | None,
     interpret: Any,
 ) -> tuple[Array, Array]:
     batch, hidden = start.shape
     x_r, x_z, x_n = (_pad(part, 1) for part in projected)
     states, last = forward.walk(
-        _team(hidden, clustered),
+        Team(hidden // UNITS),
         (x_r, x_z, x_n),
         w_h,
         b_hn,
@@ -72,28 +64,22 @@ def _backward(
     d_last: Array,
     *,
     reverse: bool,
-    clustered: bool | None,
     interpret: Any,
 ) -> tuple[Array, Array]:
     batch, hidden = d_last.shape
     slope_r, slope_z, slope_n = (_pad(part, 1) for part in slopes)
     d, d_start = backward.walk(
-        _team(hidden, clustered),
+        Team(hidden // UNITS),
         _pad(d_states, 1),
         _pad(through, 1),
         (slope_r, slope_z, slope_n),
         u_transposed,
         _pad(d_last, 0),
         reverse=reverse,
-        letters=jnp.dtype(jnp.float32) if hidden <= FLOAT32_HIDDEN else u_transposed.dtype,
         interpret=interpret,
     )
     d, d_start, _ = vary_alike((d, d_start, d_last))
     return d[:, :batch], d_start[:batch]
-
-
-def _team(hidden: int, clustered: bool | None) -> Team:
-    return Team(hidden // UNITS, hidden > BLOCK_HIDDEN if clustered is None else clustered)
 
 
 def _pack_flags(valid: Array | None, resets: Array | None) -> Array | None:

@@ -11,29 +11,28 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from gru_jax.typing import Array
 from gru_jax.unroll.mosaic_gpu.team import SEQUENCES, UNITS, Ref
 
+PREFETCHED = 8
+"""How many steps ahead memory is brought into the device's cache, which takes about one."""
+
 WGMMA = plgpu.Layout.WGMMA
 WGMMA_TRANSPOSED = plgpu.Layout.WGMMA_TRANSPOSED
 
 LOAD_TAKES_INDEX = jax.__version_info__ < (0, 11)
 
 
+def prefetch_tile(ref: Ref, *step: Any) -> None:
+    """Brings the caller's part of ``ref[step]`` from memory into the cache of the device (L2)."""
+    plgpu.async_prefetch(ref.at[(*step, _my_sequences(), _my_units())])
+
+
 def load_tile(ref: Ref, *step: Any) -> Array:
-    """The caller's part of ``ref[step]`` (B, H) as float32."""
+    """The caller's part of ``ref[step]`` (B, H), in the layout of memory: see :func:`turn`.
+
+    Nothing waits for it until it is used.
+    """
     # Neighbours in memory are units, which this layout keeps in one thread: what is read are
-    # whole sectors. One exchange between lanes then makes it the layout of products.
-    tile = load(_tile_of(ref, step), WGMMA_TRANSPOSED).astype(jnp.float32)
-    return plgpu.layout_cast(tile, WGMMA)
-
-
-def store_tile(ref: Ref, tile: Array, *step: Any) -> None:
-    """Writes what :func:`load_tile` reads, in the dtype of ``ref``."""
-    tile = plgpu.layout_cast(tile, WGMMA_TRANSPOSED).astype(ref.dtype)
-    # Newer versions refuse to assign what is not whole sectors, as bfloat16 here is not.
-    store = getattr(plgpu, "store", None)
-    if store is None:
-        _tile_of(ref, step)[...] = tile
-    else:
-        store(_tile_of(ref, step), tile, optimized=False)
+    # whole sectors.
+    return load(_tile_of(ref, step), WGMMA_TRANSPOSED)
 
 
 def load_carry(ref: Ref) -> Array:
@@ -44,6 +43,25 @@ def load_carry(ref: Ref) -> Array:
     """
     tile = load_tile(ref)
     return jnp.maximum(tile, tile)
+
+
+def store_tile(ref: Ref, tile: Array, *step: Any) -> None:
+    """Writes what :func:`load_tile` reads, in the dtype of ``ref``."""
+    tile = tile.astype(ref.dtype)
+    # Newer versions refuse to assign what is not whole sectors, as bfloat16 here is not.
+    store = getattr(plgpu, "store", None)
+    if store is None:
+        _tile_of(ref, step)[...] = tile
+    else:
+        store(_tile_of(ref, step), tile, optimized=False)
+
+
+def turn(tile: Array, layout: Any) -> Array:
+    """A tile in another layout, WGMMA of products or WGMMA_TRANSPOSED of memory.
+
+    That is an exchange between lanes, so that what was asked for must have come.
+    """
+    return plgpu.layout_cast(tile, layout)
 
 
 def load_of_units(ref: Ref) -> Array:
