@@ -3,6 +3,7 @@
 import functools
 import json
 import sys
+from pathlib import Path
 
 import jax
 import pytest
@@ -87,7 +88,7 @@ def test_the_report_names_precision_and_what_was_left_out():
     forward, gradient = text.split("Forward and gradient at")
     assert forward.index("| fast | float16 | 1 | 200.00 |") < forward.index("| slow | float16 |")
     assert "| slow | float16 | 9 | 1800.00 |" in gradient
-    assert "- other, float16: out of time" in text
+    assert "- out of time: other, float16" in text
 
 
 def test_peers_that_are_not_there_are_left_out_with_the_reason(monkeypatch):
@@ -98,6 +99,31 @@ def test_peers_that_are_not_there_are_left_out_with_the_reason(monkeypatch):
     rows = torch_gru.time_torch([SHAPE], seconds=1, timeout=10)
     assert {row["skipped"] for row in rows} == {"torch is not installed"}
     assert {row["precision"] for row in rows} == set(torch_gru.PRECISIONS)
+
+
+def test_a_package_with_half_of_cudas_headers_is_passed_over(tmp_path, monkeypatch):
+    """cuda_runtime.h includes crt/host_config.h, which another package has."""
+    half, whole, said = tmp_path / "half", tmp_path / "whole", tmp_path / "said"
+    for folder, names in (
+        (half, ("include/cuda_runtime.h", "include/cudnn.h", "lib/libcudnn.so")),
+        (whole, ("include/cuda_runtime.h", "include/crt/host_config.h", "lib/libcudart.so")),
+    ):
+        for name in names:
+            path = folder / "nvidia" / "some" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    compiler = tmp_path / "gcc"
+    compiler.write_text(
+        f'#!/bin/sh\necho "$@" > {said}\necho note: >&2\necho error: no >&2\nexit 1\n'
+    )
+    compiler.chmod(0o755)
+    monkeypatch.setattr(cudnn_gru.sysconfig, "get_path", lambda name: str(half))
+    monkeypatch.setattr(cudnn_gru.sys, "path", [str(half), str(whole)])
+    monkeypatch.setattr(cudnn_gru.shutil, "which", lambda name: str(compiler))
+    rows = cudnn_gru.time_cudnn([SHAPE], repeats=1, timeout=10)
+    assert {row["skipped"] for row in rows} == {f"{compiler} failed: error: no"}
+    included = [word[2:] for word in said.read_text().split() if word.startswith("-I")]
+    assert any((Path(folder) / "crt/host_config.h").exists() for folder in included)
 
 
 def test_what_became_of_a_check():

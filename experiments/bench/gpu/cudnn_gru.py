@@ -74,9 +74,10 @@ def _compile(program: Path) -> tuple[str | None, list[Path]]:
     header = _find("cudnn.h", ("nvidia/*/include", "include"))
     if header is None:
         return "there is no cudnn.h; the wheel nvidia-cudnn-cu13 has it", []
-    runtime = _find("cuda_runtime.h", ("nvidia/*/include", "include"))
+    # The header that cuda_runtime.h includes first: packages have the one without the other.
+    runtime = _find("crt/host_config.h", ("nvidia/*/include", "include"))
     if runtime is None:
-        return "there is no cuda_runtime.h; CUDA's toolkit has it", []
+        return "there is no crt/host_config.h; CUDA's toolkit has it", []
     libraries = [
         library
         for library in (
@@ -90,7 +91,7 @@ def _compile(program: Path) -> tuple[str | None, list[Path]]:
     done = subprocess.run(
         [
             *(compiler, "-O2", "-o", str(program), str(SOURCE)),
-            *(f"-I{path.parent}" for path in (header, runtime)),
+            *(f"-I{folder}" for folder in (header.parent, runtime.parents[1])),
             *(f"-L{path.parent}" for path in libraries),
             *(f"-l:{path.name}" for path in libraries),
         ],
@@ -98,7 +99,9 @@ def _compile(program: Path) -> tuple[str | None, list[Path]]:
         text=True,
     )
     if done.returncode:
-        return f"{compiler} failed: {(done.stderr.strip().splitlines() or [''])[0]}", []
+        lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
+        error = next((line for line in lines if "error" in line), lines[0])
+        return f"{compiler} failed: {error}", []
     return None, [path.parent for path in libraries]
 
 

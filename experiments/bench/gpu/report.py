@@ -47,5 +47,9 @@ def _table(title: str, sizes: str, kind: str, rows: Sequence[Row], device: str) 
 
 
 def _left_out(rows: Sequence[Row]) -> str:
-    lines = [f"- {row['contender']}, {row['precision']}: {row['skipped']}" for row in rows]
+    """What was not timed, by the reason."""
+    by_reason: dict[str, list[str]] = {}
+    for row in rows:
+        by_reason.setdefault(row["skipped"], []).append(f"{row['contender']}, {row['precision']}")
+    lines = [f"- {reason}: {'; '.join(names)}" for reason, names in by_reason.items()]
     return "\n".join(["Not timed:", "", *lines])
