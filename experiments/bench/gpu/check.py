@@ -31,6 +31,7 @@ from experiments.files import write_atomically, write_json
 from experiments.provenance import provenance
 
 MODULE = "experiments.bench.gpu.check"
+SANITIZER = "compute-sanitizer"
 DRY = Setting("xla", hidden_sizes=(32,), steps=100, repetitions=3)
 LIMIT = 440.0
 """Seconds for everything."""
@@ -54,11 +55,14 @@ def check(output: Path, setting: Setting | None = None, limit: float = CHECKS_LI
     ends = time.monotonic() + limit
     # Compilation takes most of the time, of a process and of the machine.
     with ThreadPoolExecutor(max(1, min(8, (os.cpu_count() or 1) // 2))) as pool:
+        commands = _commands(setting)
+        # The sanitizer, which is last, takes longest: it begins first, and the others go beside it.
         found = {
-            name: pool.submit(_timed, command, ends) for name, command in _commands(setting).items()
+            name: pool.submit(_timed, commands[name], ends)
+            for name in sorted(commands, key=lambda name: not name.startswith(SANITIZER))
         }
-        for name, row in found.items():
-            result["checks"].append({"check": name, **row.result()})
+        for name in commands:
+            result["checks"].append({"check": name, **found[name].result()})
             last = result["checks"][-1]
             print(f"{last['outcome']:9} {last['seconds']:7.2f} s  {name}", flush=True)
             write_json(output / "check.json", result)
@@ -160,18 +164,16 @@ def _commands(setting: Setting) -> dict[str, Sequence[str] | str]:
         for one in CHECKS
         for hidden in setting.hidden_sizes
     }
-    program = shutil.which("compute-sanitizer") or shutil.which(
-        "compute-sanitizer", path="/usr/local/cuda/bin"
-    )
+    program = shutil.which(SANITIZER) or shutil.which(SANITIZER, path="/usr/local/cuda/bin")
     reason = None
     if program is None:
-        reason = "compute-sanitizer is not installed"
+        reason = f"{SANITIZER} is not installed"
     elif jax.devices()[0].platform != "gpu":
         reason = "there is no GPU"
     for tool in ("memcheck", "racecheck"):
         for hidden in dict.fromkeys((setting.hidden_sizes[0], setting.hidden_sizes[-1])):
             watch = [str(program), "--tool", tool, "--error-exitcode", "86"]
-            commands[f"compute-sanitizer {tool}, hidden size {hidden}"] = reason or [
+            commands[f"{SANITIZER} {tool}, hidden size {hidden}"] = reason or [
                 *watch,
                 *alone(one_call, hidden),
             ]
