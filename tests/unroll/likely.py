@@ -14,12 +14,14 @@ def likely(platform, kind, count=1, has_run=True):
 
     Args:
         platform, kind, count: of the devices.
-        has_run: whether the kernels for such devices have run on one.
+        has_run: whether it is taken that the kernels for such devices have run on one; otherwise
+            that is what the library knows of it.
     """
     device = types.SimpleNamespace(platform=platform, device_kind=kind)
     with pytest.MonkeyPatch.context() as patch:
         for module in (call, pallas_tpu):
             patch.setattr(module, "likely_device", lambda: device)
         patch.setattr(call, "count_devices", lambda device: count)
-        patch.setattr(fused, "RUN_ON", (platform,) if has_run else ())
+        if has_run:
+            patch.setattr(fused, "RUN_ON", (platform,))
         yield

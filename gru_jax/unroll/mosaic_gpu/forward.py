@@ -115,8 +115,8 @@ def walk(
             new = combine_reset_after(h, (x_of_r, x_of_z, x_of_n), u_memory, bias, affine)
             return new if bits is None else choose(bits & VALID, new, h), following
 
-        start = turn(load_carry(h0), WGMMA)
-        h, _ = lax.fori_loop(0, time, step, (start, read(0)))
+        begin = turn(load_carry(h0), WGMMA), read(0)
+        h, _ = lax.fori_loop(0, time, step, begin)
         h = turn(h, WGMMA_TRANSPOSED)
         store_tile(states, h, index(time - 1))
         store_tile(last, h)
