@@ -130,7 +130,7 @@ def run(shapes: Sequence[Shape], seconds: float, limit: float, output: Path, com
         return markdown
 
     # First what is quick, and would be lost as a whole where it is cut off.
-    add(time_torch(shapes, seconds, timeout=limit))
+    add(time_torch(shapes, seconds, timeout=limit / 2))
     for shape in shapes:
         add(_time_jax(shape, seconds, ends - limit / 4))
     return add(time_cudnn(shapes, repeats=20, timeout=max(0.0, ends - time.monotonic())))

@@ -84,8 +84,8 @@ def walk(
                 place = received.at[members - 1 - distance]
                 team.send(share, place, mail_barriers, count, distance)
 
-            # To commit stores is to wait for all that was begun before: what is begun soon after
-            # it has nearly a step for that.
+            # A commit is a fence, ahead of which what was begun has to be done: what is begun soon
+            # after one has nearly a step for that.
             def meanwhile() -> list[Array]:
                 for ref in per_step:
                     prefetch_tile(ref, index(count + PREFETCHED))

@@ -89,8 +89,8 @@ def walk(
             for distance in range(1, members):
                 team.send(letter, letters.at[members - distance], mail_barriers, count, distance)
             # What need not wait for the others' letters is done while they are on their way. It is
-            # the time to read and write memory, too: to commit stores, as is done once they have
-            # come, is to wait for all that was begun before.
+            # the time to read and write memory, too: a commit, as comes after them, is a fence,
+            # ahead of which what was begun has to be done (in SASS MEMBAR.ALL.CTA).
             letters.at[0].transpose((1, 0))[...] = letter
             plgpu.commit_smem()
             x_of_r, x_of_z, x_of_n = (turn(tile, WGMMA) for tile in x)

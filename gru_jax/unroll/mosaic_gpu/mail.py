@@ -1,10 +1,10 @@
 """Letters between the blocks of a cluster: stores that a barrier of the receiver counts in bytes.
 
 With ``plgpu.async_store_smem`` every thread of the sender arrives at the receiver's barrier for
-each letter, and a remote arrival waits until all that came before it has reached the whole device
-(SASS: MEMBAR.ALL.GPU), which takes longer than the letter does. Here senders arrive nowhere. The
-receiver says how many bytes it expects, and the stores complete them (PTX ISA, st.async and
-mbarrier.expect_tx). Pallas does not hand out the address of a barrier, so these are our own.
+each letter, and a remote arrival is a release, ahead of which all that came before has to have
+reached the whole device (in SASS MEMBAR.ALL.GPU). Here senders arrive nowhere. The receiver says
+how many bytes it expects, and the stores complete them (PTX ISA, st.async and mbarrier.expect_tx).
+Pallas does not hand out the address of a barrier, so these are our own.
 """
 
 from collections.abc import Callable

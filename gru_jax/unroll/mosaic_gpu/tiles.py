@@ -12,7 +12,7 @@ from gru_jax.typing import Array
 from gru_jax.unroll.mosaic_gpu.team import SEQUENCES, UNITS, Ref
 
 PREFETCHED = 8
-"""How many steps ahead memory is brought into the device's cache, which takes about one."""
+"""How many steps ahead memory is brought into the device's cache."""
 
 WGMMA = plgpu.Layout.WGMMA
 WGMMA_TRANSPOSED = plgpu.Layout.WGMMA_TRANSPOSED
