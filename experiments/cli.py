@@ -19,6 +19,9 @@ COMMANDS = {
     "fetch": "downloads a data set that a task reads",
 }
 
+PACKAGES = ("report", "bench", "interop")
+"""Commands that are packages of their own; the others are modules of `experiments.commands`."""
+
 
 def main(arguments: list[str]) -> int:
     """Runs one command.
@@ -42,13 +45,17 @@ def main(arguments: list[str]) -> int:
                 f"There is no command {command}.{did_you_mean(command, COMMANDS)} "
                 f"The commands are {known}."
             )
-        return importlib.import_module(f"experiments.{command}").main(rest)
+        return importlib.import_module(_module_of(command)).main(rest)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("Stopped by Ctrl-C.", file=sys.stderr)
         return 130
+
+
+def _module_of(command: str) -> str:
+    return f"experiments.{command}" if command in PACKAGES else f"experiments.commands.{command}"
 
 
 def _help() -> str:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 if TYPE_CHECKING:
-    from experiments.serving import Serving
+    from experiments.export_spec import Serving
 
 Array = jax.Array | np.ndarray
 Params = Any

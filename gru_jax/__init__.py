@@ -1,5 +1,6 @@
 """The gated recurrent unit for JAX: pure functions from parameters and states to states."""
 
+from gru_jax._unroll import initial_state, step, unroll, unroll_truncated, windows
 from gru_jax.cells import (
     Affine,
     AffineCell,
@@ -16,7 +17,6 @@ from gru_jax.cells import (
     init_rnn,
 )
 from gru_jax.stack import Stack, init_stack, unroll_stack
-from gru_jax.unroll import initial_state, step, unroll, unroll_truncated, windows
 
 __all__ = [
     "Affine",

@@ -19,13 +19,13 @@ import jax
 import jax.numpy as jnp
 from jax import export as jax_export
 
-from gru_jax import checks
+from gru_jax import _checks
+from gru_jax._files import write_atomically
+from gru_jax._unroll import initial_state, step, unroll
 from gru_jax.cells import Cell
-from gru_jax.files import write_atomically
 from gru_jax.interop.files import naming, needed, read_archive, read_bytes
 from gru_jax.stack import Stack, unroll_stack
 from gru_jax.typing import DType
-from gru_jax.unroll import initial_state, step, unroll
 
 FORMAT, VERSION = "gru_jax program", 1
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -78,7 +78,7 @@ def export_step(
         ImportError: flatbuffers is not installed, which JAX writes programs with.
     """
     batch = jax_export.symbolic_shape("batch")
-    x = jax.ShapeDtypeStruct((*batch, _input_size(ours)), checks.floating_dtype("dtype", dtype))
+    x = jax.ShapeDtypeStruct((*batch, _input_size(ours)), _checks.floating_dtype("dtype", dtype))
     if isinstance(ours, Stack):
         if any(len(layer) == 2 for layer in ours.layers):
             raise ValueError("a stack that reads backward has no step: it has to know the end")
@@ -122,8 +122,8 @@ def export_unroll(
         TypeError, ValueError, OSError, ImportError: as :func:`export_step`.
     """
     time, batch = jax_export.symbolic_shape("time, batch")
-    dtype = checks.floating_dtype("dtype", dtype)
-    checks.option("reverse", reverse, (False, True))
+    dtype = _checks.floating_dtype("dtype", dtype)
+    _checks.option("reverse", reverse, (False, True))
     run: Any = unroll_stack if isinstance(ours, Stack) else unroll
 
     def sequence(params: Any, xs: jax.Array, h0: Tree, lengths: jax.Array | None = None) -> Tree:
@@ -171,7 +171,7 @@ def export_function(
     """
     needed("flatbuffers")
     for platform in platforms:
-        checks.option("platforms", platform, (*PLATFORMS, "rocm"))
+        _checks.option("platforms", platform, (*PLATFORMS, "rocm"))
     exported = jax_export.export(jax.jit(function), platforms=tuple(platforms))(*arguments)
     program = bytes(exported.serialize(vjp_order=int(trainable)))
     described = {

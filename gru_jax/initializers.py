@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from gru_jax import checks
+from gru_jax import _checks
 from gru_jax.typing import Array, DType, Initializer, Shape
 
 
@@ -41,7 +41,7 @@ def per_gate(
         raise TypeError(
             f"{name} must be a scheme's name or a callable (key, shape, dtype), got {initializer!r}"
         )
-    checks.option(name, initializer, SCHEMES)
+    _checks.option(name, initializer, SCHEMES)
     draw_gate = SCHEMES[initializer]
 
     def draw(key: Array, shape: Shape, dtype: DType) -> Array:
@@ -66,7 +66,7 @@ def bias(initializer: str | Initializer, offsets: Sequence[float | Array]) -> In
     """
     if callable(initializer):
         return initializer
-    checks.option("bias_init", initializer, ("zeros", "torch"))
+    _checks.option("bias_init", initializer, ("zeros", "torch"))
     draw_packed = per_gate(initializer, len(offsets), name="bias_init")
 
     def draw(key: Array, shape: Shape, dtype: DType) -> Array:
@@ -97,7 +97,7 @@ def time_scales(longest: float, hidden_size: int) -> Array:
     """
     if not longest >= 2:
         raise ValueError(f"longest must be 2 steps or more, got {longest}")
-    times = jnp.geomspace(2.0, longest, checks.positive("hidden_size", hidden_size))
+    times = jnp.geomspace(2.0, longest, _checks.positive("hidden_size", hidden_size))
     return jnp.log(times - 1).astype(jnp.float32)
 
 

@@ -7,12 +7,12 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from gru_jax import checks
+from gru_jax import _checks
+from gru_jax._unroll.api import Checkpoint, unroll_among
+from gru_jax._unroll.validation import batch_shape_of, check_state
 from gru_jax.cells import Cell, init
-from gru_jax.regularize import dropout as drop
+from gru_jax.dropout import dropout as drop
 from gru_jax.typing import Array, Flags, Inputs, Lengths, Shape, State
-from gru_jax.unroll.api import Checkpoint, unroll_among
-from gru_jax.unroll.arguments import batch_shape_of, check_state
 
 Merge = Literal["concat", "sum", "mean", "product"]
 
@@ -42,7 +42,7 @@ class Stack:
 
     def check(self) -> None:
         """Raises ValueError or TypeError where the parts do not fit together."""
-        checks.option("merge", self.merge, MERGES)
+        _checks.option("merge", self.merge, MERGES)
         for index, layer in enumerate(self.layers):
             if len(layer) not in (1, 2):
                 raise ValueError(
@@ -90,9 +90,9 @@ def init_stack(
         TypeError: an argument of the wrong type.
         ValueError: a size that is not positive, an unknown option.
     """
-    checks.random_key("key", key)
-    num_layers = checks.positive("num_layers", num_layers)
-    checks.option("merge", merge, MERGES)
+    _checks.random_key("key", key)
+    num_layers = _checks.positive("num_layers", num_layers)
+    _checks.option("merge", merge, MERGES)
     directions = 2 if bidirectional else 1
     merged_size = hidden_size * (directions if merge == "concat" else 1)
     keys = iter(jax.random.split(key, num_layers * directions))
@@ -146,13 +146,13 @@ def unroll_stack(
     if not isinstance(stack, Stack):
         raise TypeError(f"stack must be a gru_jax.Stack, got {type(stack).__name__}")
     stack.check()
-    dropout = checks.rate("dropout", dropout)
+    dropout = _checks.rate("dropout", dropout)
     keys = None
     if dropout:
         if key is None:
             raise ValueError("key must be given where dropout is not 0; evaluate with dropout=0")
         keys = jax.random.split(key, len(stack.layers))
-    xs = checks.floating_array("xs", xs)
+    xs = _checks.floating_array("xs", xs)
     states_by_layer = _check_states(stack, states, xs)
 
     last_states, outputs = [], []

@@ -14,10 +14,11 @@ ROOT = Path(gru_jax.__file__).parent
 # Each part may import itself and what stands before it; parts of a line stand on one level.
 LEVELS = (
     {"typing"},
-    {"checks", "derivative", "files"},
-    {"initializers", "regularize"},
+    {"_checks", "_files"},
+    {"initializers", "dropout"},
     {"cells"},
-    {"unroll"},
+    {"_autodiff"},
+    {"_unroll"},
     {"stack"},
     {"nn", "interop"},
     {"export"},

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from matplotlib.figure import Figure
 
 import gru_jax
-from experiments.bench.peers import Shape
+from experiments.bench.baselines import Shape
 from experiments.bench.timing import interleave
 from experiments.plots import save
-from experiments.run import num_parameters
+from experiments.runs.run import num_parameters
 
 INITS: dict[str, Callable[..., Any]] = {
     "GRU": gru_jax.init,

@@ -10,16 +10,17 @@ import tyro
 from rich.console import Console
 from tqdm import tqdm
 
-from experiments.bench import cells, contenders, layers, music, report, streaming
-from experiments.bench.invocation import invocation
-from experiments.bench.peers import Shape, make_problem
-from experiments.bench.process import measure_process
-from experiments.bench.products import time_parts
+from experiments.bench import cells, layers, music, report, streaming
+from experiments.bench import implementations as contenders
+from experiments.bench.baselines import Shape, make_problem
+from experiments.bench.command_line import invocation
+from experiments.bench.matmul_bound import time_parts
+from experiments.bench.subprocess_metrics import measure_process
 from experiments.bench.timing import interleave
-from experiments.data import default_data_dir
+from experiments.datasets.registry import default_data_dir
 from experiments.errors import UserError
 from experiments.files import write_atomically, write_json
-from experiments.provenance import provenance
+from experiments.runs.provenance import provenance
 from experiments.suggest import did_you_mean
 
 LONG = "32,10000,64,256"

@@ -10,8 +10,8 @@ import numpy as np
 from flax import nnx
 
 import gru_jax
-from experiments.bench.contenders import compare
-from experiments.bench.peers import Shape, nnx_cell
+from experiments.bench.baselines import Shape, nnx_cell
+from experiments.bench.implementations import compare
 from experiments.bench.timing import Spread, interleave
 
 

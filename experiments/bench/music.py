@@ -9,10 +9,11 @@ import jax
 from flax import nnx
 
 from experiments.bench.timing import Spread, interleave
-from experiments.loading import load_config
-from experiments.model import Network, build_network
+from experiments.models.recurrent import Network, build_network
+from experiments.runs.config_loading import load_config
 from experiments.tasks import music
-from gru_jax import regularize, training
+from gru_jax import dropout as regularize
+from gru_jax import training
 
 CONFIG = Path(__file__).parents[2] / "configs" / "jsb.yaml"
 STEPS = 10

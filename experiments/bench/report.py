@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from experiments.bench.contenders import OURS, PRODUCTS
+from experiments.bench.implementations import OURS, PRODUCTS
 from experiments.plots import save
 
 Result = Mapping[str, Any]

@@ -18,7 +18,7 @@ from experiments.interop import report
 from experiments.interop.bad_files.formats import FORMATS, SLOW
 from experiments.interop.frameworks import FRAMEWORKS
 from experiments.interop.pairs import Pair, all_pairs
-from experiments.provenance import provenance
+from experiments.runs.provenance import provenance
 
 
 @dataclasses.dataclass(frozen=True)

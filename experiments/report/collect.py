@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from experiments.compare.command import CELLS
+from experiments.commands.compare.command import CELLS
 from experiments.config import Published
 from experiments.errors import UserError
-from experiments.loading import read_yaml
-from experiments.report.records import (
+from experiments.report.schema import (
     Comparison,
     Config,
     Meta,
@@ -19,7 +18,8 @@ from experiments.report.records import (
     check_record,
     read_record,
 )
-from experiments.run_directory import RunDirectory
+from experiments.runs.config_loading import read_yaml
+from experiments.runs.directory import RunDirectory
 from experiments.tables import model_name
 from gru_jax import training
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import jinja2
 
-from experiments.compare import report
+from experiments.commands.compare import report
 from experiments.report.collect import Experiment
 from experiments.report.curves import draw_curves
 from experiments.report.run_table import Row, below, run_table, typeset

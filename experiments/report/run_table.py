@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.compare import report
+from experiments.commands.compare import report
 from experiments.config import DESCRIPTIVE
-from experiments.loading import flat
 from experiments.report.collect import Experiment, RunRecord
+from experiments.runs.config_loading import flat
 from experiments.tables import number, rows_of_others
 
 # What the columns model and seed say already.

@@ -13,8 +13,8 @@ import gru_jax
 from experiments import plots
 from experiments.config import ExperimentConfig
 from experiments.errors import UserError
-from experiments.model import Network, build_network
-from experiments.serving import Ends, serving
+from experiments.export_spec import Ends, serving
+from experiments.models.recurrent import Network, build_network
 from experiments.task import Array, Figures, Params, Split, Task
 
 TRAIN, VALIDATION, TEST = range(3)

@@ -12,8 +12,8 @@ from pydantic import Field
 
 from experiments import plots
 from experiments.config import ExperimentConfig
-from experiments.model import build_network
-from experiments.serving import OneHot, serving
+from experiments.export_spec import OneHot, serving
+from experiments.models.recurrent import build_network
 from experiments.task import Array, Figures, Params, Split, Task
 
 TRAIN, VALIDATION, TEST = range(3)

@@ -16,9 +16,9 @@ import gru_jax
 from experiments import plots
 from experiments.classifiers import LABELS, baselines, draw_confusion, figures_of
 from experiments.config import ExperimentConfig
-from experiments.gates import gates
-from experiments.model import build_network
-from experiments.serving import Standardised, serving
+from experiments.export_spec import Standardised, serving
+from experiments.models.gate_activations import gates
+from experiments.models.recurrent import build_network
 from experiments.task import Array, Params, Task
 from gru_jax import training
 

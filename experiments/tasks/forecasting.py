@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from pydantic import Field, model_validator
 
-from experiments import data, plots
+from experiments import plots
 from experiments.config import ExperimentConfig
+from experiments.datasets import registry as data
 from experiments.errors import UserError
-from experiments.model import build_network
-from experiments.serving import Changes, serving
+from experiments.export_spec import Changes, serving
+from experiments.models.recurrent import build_network
 from experiments.task import Array, Figures, Params, Split, Task
 from gru_jax import training
 

@@ -10,12 +10,12 @@ import numpy as np
 import optax
 from pydantic import Field, model_validator
 
-from experiments import data
 from experiments.config import ExperimentConfig
+from experiments.datasets import registry as data
 from experiments.errors import UserError
+from experiments.export_spec import OneHot, serving
 from experiments.files import write_atomically
-from experiments.model import Network, build_network
-from experiments.serving import OneHot, serving
+from experiments.models.recurrent import Network, build_network
 from experiments.task import Array, Figures, Params, Split, Task
 
 VALIDATION_FROM, TEST_FROM = 0.9, 0.95

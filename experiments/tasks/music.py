@@ -10,11 +10,12 @@ import numpy as np
 import scipy.io
 from pydantic import Field, model_validator
 
-from experiments import data, plots
+from experiments import plots
 from experiments.config import ExperimentConfig
+from experiments.datasets import registry as data
 from experiments.errors import UserError
-from experiments.model import Network, build_network
-from experiments.serving import Ends, serving
+from experiments.export_spec import Ends, serving
+from experiments.models.recurrent import Network, build_network
 from experiments.task import Array, Figures, LossFunction, Params, Split, Task
 from gru_jax import training
 

@@ -13,12 +13,12 @@ import scipy.io.wavfile
 from pydantic import Field
 from scipy.signal.windows import hann
 
-from experiments import data
 from experiments.classifiers import LABELS, baselines, draw_confusion, figures_of
 from experiments.config import ExperimentConfig
+from experiments.datasets import registry as data
 from experiments.errors import UserError
-from experiments.model import build_network
-from experiments.serving import Ends, serving
+from experiments.export_spec import Ends, serving
+from experiments.models.recurrent import build_network
 from experiments.task import Array, Params, Task
 from gru_jax import training
 

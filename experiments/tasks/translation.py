@@ -15,11 +15,11 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from experiments import plots
 from experiments.config import ExperimentConfig
-from experiments.corpus import BEGIN, END, Corpus, Pairs, pad, read_multi30k
+from experiments.datasets.multi30k import BEGIN, END, Corpus, Pairs, pad, read_multi30k
 from experiments.errors import UserError
 from experiments.files import write_atomically
+from experiments.models.translator import Translator, build_translator, smoothed_cross_entropy
 from experiments.task import Array, Figures, Params, Split, Task
-from experiments.translator import Translator, build_translator, smoothed_cross_entropy
 from gru_jax import training
 
 SOURCE, TARGET = "de", "en"

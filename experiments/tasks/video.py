@@ -13,8 +13,8 @@ from pydantic import Field, model_validator
 import gru_jax
 from experiments import plots
 from experiments.config import ExperimentConfig
-from experiments.conv_gru import convolve, init_conv_gru
-from experiments.serving import Serving
+from experiments.export_spec import Serving
+from experiments.models.conv_gru import convolve, init_conv_gru
 from experiments.task import Array, Figures, Params, Split, Task
 from experiments.tasks.digits import split_digits
 from gru_jax import training

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from gru_jax import checks, initializers
+from gru_jax import _checks, initializers
 from gru_jax.cells.base import Affine, add_bias, dot
 from gru_jax.cells.packed import PackedCell, draw_packed
 from gru_jax.typing import Array, DType, Hidden, Initializer, Shape
@@ -52,12 +52,12 @@ def init(
         TypeError: an argument of the wrong type.
         ValueError: a size that is not positive, an unknown option or initialiser.
     """
-    checks.option("reset", reset, ("after", "before"))
+    _checks.option("reset", reset, ("after", "before"))
     drawn = draw_packed(
         key,
         input_size,
         hidden_size,
-        bias_offsets=(0.0, checks.per_unit("update_bias", update_bias, hidden_size), 0.0),
+        bias_offsets=(0.0, _checks.per_unit("update_bias", update_bias, hidden_size), 0.0),
         dtype=dtype,
         bias=bias,
         kernel_init=kernel_init,
@@ -108,7 +108,7 @@ class GRUParams(PackedCell):
 
     def check(self) -> None:
         super().check()
-        checks.option("reset", self.reset, ("after", "before"))
+        _checks.option("reset", self.reset, ("after", "before"))
         if self.reset == "before" and self.b_hn is not None:
             raise ValueError('b_hn must be None with reset="before", whose equation has none')
         self.check_vector("b_hn", self.b_hn)

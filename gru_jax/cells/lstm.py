@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from gru_jax import checks
+from gru_jax import _checks
 from gru_jax.cells.base import Affine, add_bias, dot
 from gru_jax.cells.packed import PackedCell, draw_packed
 from gru_jax.typing import Array, DType, Hidden, Initializer, Shape
@@ -36,7 +36,7 @@ def init_lstm(
         key,
         input_size,
         hidden_size,
-        bias_offsets=(0.0, checks.per_unit("forget_bias", forget_bias, hidden_size), 0.0, 0.0),
+        bias_offsets=(0.0, _checks.per_unit("forget_bias", forget_bias, hidden_size), 0.0, 0.0),
         dtype=dtype,
         bias=bias,
         kernel_init=kernel_init,

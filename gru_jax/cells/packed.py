@@ -6,7 +6,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from gru_jax import checks, initializers
+from gru_jax import _checks, initializers
 from gru_jax.cells.base import AffineCell, gate_dtype
 from gru_jax.typing import Array, DType, Initializer, Shape
 
@@ -31,18 +31,18 @@ class PackedCell(AffineCell):
 
     def check(self) -> None:
         packed = f"{self.gates} * hidden" if self.gates > 1 else "hidden"
-        w_h = checks.parameter("w_h", self.w_h, (None, None), f"(hidden, {packed})")
+        w_h = _checks.parameter("w_h", self.w_h, (None, None), f"(hidden, {packed})")
         hidden = w_h.shape[0]
         width = self.gates * hidden
-        checks.parameter("w_h", w_h, (hidden, width), f"(hidden, {packed})")
-        checks.parameter("w_x", self.w_x, (None, width), f"(input, {packed})")
+        _checks.parameter("w_h", w_h, (hidden, width), f"(hidden, {packed})")
+        _checks.parameter("w_x", self.w_x, (None, width), f"(input, {packed})")
         if self.b is not None:
-            checks.parameter("b", self.b, (width,), f"({packed},)")
+            _checks.parameter("b", self.b, (width,), f"({packed},)")
 
     def check_vector(self, name: str, value: Array | None) -> None:
         """Raises unless ``value`` is None or has shape (H,)."""
         if value is not None:
-            checks.parameter(name, value, (self.hidden_size,), "(hidden,)")
+            _checks.parameter(name, value, (self.hidden_size,), "(hidden,)")
 
     def learned_or_zeros(self, value: Array | None, batch_shape: Shape) -> Array:
         """A state (*batch, H): ``value`` where it is learned, zeros otherwise."""
@@ -66,10 +66,10 @@ def draw_packed(
     bias_init: str | Initializer,
 ) -> dict[str, Array]:
     """Draws ``w_x``, ``w_h`` and, with ``bias``, ``b``, for one gate per entry of the offsets."""
-    checks.random_key("key", key)
-    inputs = checks.positive("input_size", input_size)
-    hidden = checks.positive("hidden_size", hidden_size)
-    dtype = checks.floating_dtype("dtype", dtype)
+    _checks.random_key("key", key)
+    inputs = _checks.positive("input_size", input_size)
+    hidden = _checks.positive("hidden_size", hidden_size)
+    dtype = _checks.floating_dtype("dtype", dtype)
     gates = len(bias_offsets)
     draw_w_x = initializers.per_gate(kernel_init, gates, name="kernel_init")
     draw_w_h = initializers.per_gate(recurrent_kernel_init, gates, name="recurrent_kernel_init")

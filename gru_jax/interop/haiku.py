@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from gru_jax.cells import GRUParams
-from gru_jax.interop.gates import (
+from gru_jax.interop.gate_layout import (
     Layout,
     check_gru,
     dump_cells,

@@ -10,7 +10,7 @@ import numpy as np
 from gru_jax.cells import GRUParams
 from gru_jax.cells.gru import Reset
 from gru_jax.interop.files import is_path, naming
-from gru_jax.interop.gates import (
+from gru_jax.interop.gate_layout import (
     Layout,
     as_array,
     check_gru,

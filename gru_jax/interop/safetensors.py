@@ -12,7 +12,7 @@ import numpy as np
 from gru_jax.cells import Cell, GRUParams, LSTMParams, RNNParams
 from gru_jax.cells.packed import PackedCell
 from gru_jax.interop.files import is_path, naming, needed, parse_safetensors, read_bytes
-from gru_jax.interop.gates import checked
+from gru_jax.interop.gate_layout import checked
 from gru_jax.stack import Stack
 
 FORMAT = "gru_jax"

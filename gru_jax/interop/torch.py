@@ -19,7 +19,7 @@ from gru_jax.interop.files import (
     read_bytes,
     read_safetensors,
 )
-from gru_jax.interop.gates import (
+from gru_jax.interop.gate_layout import (
     Layout,
     check_gru,
     check_stack,

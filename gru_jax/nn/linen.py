@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from gru_jax._unroll import step
+from gru_jax._unroll.api import Checkpoint
 from gru_jax.cells import GRUParams, init
 from gru_jax.cells.base import gate_dtype
 from gru_jax.cells.gru import Reset
 from gru_jax.nn.sequence import run_sequence
 from gru_jax.stack import Merge, Stack
 from gru_jax.typing import Array, DType, Flags, Initializer, Lengths, Shape
-from gru_jax.unroll import step
-from gru_jax.unroll.api import Checkpoint
 
 
 class GRUOptions(nn.Module):

@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from gru_jax import checks
+from gru_jax import _checks
+from gru_jax._unroll import initial_state, step
+from gru_jax._unroll.api import Checkpoint
 from gru_jax.cells import Cell, init, init_lstm, init_rnn
 from gru_jax.nn.sequence import run_sequence
 from gru_jax.stack import Merge, Stack
 from gru_jax.typing import Array, DType, Flags, Initializer, Lengths, Shape, State
-from gru_jax.unroll import initial_state, step
-from gru_jax.unroll.api import Checkpoint
 
 Metadata = Mapping[str, Any]
 NO_METADATA: Metadata = MappingProxyType({})
@@ -202,7 +202,7 @@ class Recurrent(nnx.Module):
                         for _ in range(directions)
                     ]
                 )
-                for layer in range(checks.positive("num_layers", num_layers))
+                for layer in range(_checks.positive("num_layers", num_layers))
             ]
         )
         self.in_features = in_features
@@ -210,7 +210,7 @@ class Recurrent(nnx.Module):
         self.bidirectional = bidirectional
         self.merge: Merge = merge
         self.residual = residual
-        self.dropout = checks.rate("dropout", dropout)
+        self.dropout = _checks.rate("dropout", dropout)
         self.deterministic = deterministic
         self.time_major = time_major
         self.reverse = reverse

@@ -4,9 +4,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from gru_jax._unroll.api import Checkpoint
 from gru_jax.stack import Stack, unroll_stack
 from gru_jax.typing import Array, Flags, Lengths
-from gru_jax.unroll.api import Checkpoint
 
 
 def run_sequence(

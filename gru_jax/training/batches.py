@@ -5,7 +5,7 @@ import functools
 
 import numpy as np
 
-from gru_jax import checks
+from gru_jax import _checks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Batches:
     batch_size: int
 
     def __post_init__(self) -> None:
-        checks.positive("size", self.size)
-        checks.positive("batch_size", self.batch_size)
+        _checks.positive("size", self.size)
+        _checks.positive("batch_size", self.batch_size)
         if self.seed < 0:
             raise ValueError(f"seed must be 0 or above, got {self.seed}")
 

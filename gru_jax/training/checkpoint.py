@@ -16,8 +16,8 @@ from typing import Any
 
 import orbax.checkpoint as ocp
 
-from gru_jax import checks
-from gru_jax.training import snapshot
+from gru_jax import _checks
+from gru_jax.training import host_tree as snapshot
 from gru_jax.training.errors import CheckpointError, CheckpointMismatchError, reason
 from gru_jax.training.progress import Progress
 from gru_jax.training.state import TrainState
@@ -44,7 +44,7 @@ class Checkpoints:
     keep: int = 3
 
     def __post_init__(self) -> None:
-        checks.positive("keep", self.keep)
+        _checks.positive("keep", self.keep)
 
 
 class CheckpointStore:

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from gru_jax import checks
+from gru_jax import _checks
 from gru_jax.training.checkpoint import Checkpoints, CheckpointStore
 from gru_jax.training.errors import CheckpointError
 from gru_jax.training.metrics import Log, progress_bar
@@ -99,11 +99,11 @@ def fit(
         ValueError: an argument out of its range, or ``monitor`` not among the figures.
     """
     for name, value in (("steps", steps), ("eval_every", eval_every), ("log_every", log_every)):
-        checks.positive(name, value)
+        _checks.positive(name, value)
     if patience is not None:
-        checks.positive("patience", patience)
-    checks.option("mode", mode, ("min", "max"))
-    checks.option("resume", resume, ("auto", "never", "must"))
+        _checks.positive("patience", patience)
+    _checks.option("mode", mode, ("min", "max"))
+    _checks.option("resume", resume, ("auto", "never", "must"))
     if resume == "must" and checkpoints is None:
         raise ValueError('resume="must" needs checkpoints')
 

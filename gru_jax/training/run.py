@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from gru_jax.training import snapshot
+from gru_jax.training import host_tree as snapshot
 from gru_jax.training.checkpoint import CheckpointStore
 from gru_jax.training.errors import NonFiniteLossError
 from gru_jax.training.metrics import Log

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.beam import beam_search
+from experiments.models.beam_search import beam_search
 
 SYMBOLS, LENGTH, END = 4, 4, 0
 # What follows depends on the two symbols before it, so that a hypothesis needs its own state.

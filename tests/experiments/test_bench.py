@@ -10,12 +10,19 @@ import numpy as np
 import pytest
 
 import gru_jax
-from experiments import provenance
-from experiments.bench import contenders, report
-from experiments.bench.peers import Shape, as_reset_before, installed_peers, make_problem, of_jax
+from experiments.bench import implementations as contenders
+from experiments.bench import report
+from experiments.bench.baselines import (
+    Shape,
+    as_reset_before,
+    installed_peers,
+    make_problem,
+    of_jax,
+)
 from experiments.bench.timing import interleave
 from experiments.cli import main
 from experiments.errors import UserError
+from experiments.runs import provenance
 
 ROOT = Path(__file__).parents[2]
 SHAPE = Shape(batch=2, time=5, input=3, hidden=4)

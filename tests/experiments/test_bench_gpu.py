@@ -8,9 +8,9 @@ from pathlib import Path
 import jax
 import pytest
 
+from experiments.bench.baselines import Shape, make_problem
 from experiments.bench.gpu import check, checks, cudnn_gru, jax_gru, report, torch_gru
 from experiments.bench.gpu.roofline import floor_ms
-from experiments.bench.peers import Shape, make_problem
 from experiments.bench.timing import interleave
 from experiments.errors import UserError
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from experiments.cli import main
-from experiments.compare import report, together
-from experiments.compare.sizes import count_parameters, with_cell
-from experiments.loading import check, load_config
+from experiments.commands.compare import report
+from experiments.commands.compare import vmapped_training as together
+from experiments.commands.compare.sizes import count_parameters, with_cell
+from experiments.runs.config_loading import check, load_config
 from experiments.tasks import adding as adding_task
 from experiments.tasks import load_task
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from experiments.cli import main
-from experiments.loading import load_config
+from experiments.runs.config_loading import load_config
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))

@@ -5,7 +5,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.loading import check
+from experiments.runs.config_loading import check
 from experiments.tasks import copy
 
 

@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from experiments import data
+from experiments.datasets import registry as data
 from experiments.errors import UserError
 
 CONTENT = b"published\n" * 1000

@@ -12,10 +12,11 @@ import zipfile
 
 import pytest
 
-from experiments import data, download
-from experiments.data import DataFile
+from experiments.datasets import download
+from experiments.datasets import registry as data
+from experiments.datasets.registry import DataFile
 from experiments.errors import UserError
-from tests.experiments.server import CONTENT, data_file, files_in, serving
+from tests.experiments.flaky_server import CONTENT, data_file, files_in, serving
 
 
 @pytest.fixture
@@ -272,7 +273,10 @@ def test_progress_is_shown_on_a_terminal(published, begin, tmp_path, capsys, mon
 PROCESS = """
 import signal
 import sys
-from experiments import cli, data
+from experiments import cli
+
+# Of a shell that runs the tests in the background they inherit that Ctrl-C is ignored.
+from experiments.datasets import registry as data
 
 # Of a shell that runs the tests in the background they inherit that Ctrl-C is ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from experiments.cli import main
-from experiments.loading import load_config
-from experiments.run import restore_best
-from experiments.run_directory import RunDirectory
+from experiments.runs.config_loading import load_config
+from experiments.runs.directory import RunDirectory
+from experiments.runs.run import restore_best
 from experiments.tasks.digits import split_digits
 from gru_jax import export
 from gru_jax.interop import safetensors
-from tests.experiments.publish import publish
+from tests.experiments.fake_dataset import publish
 
 ROOT = Path(__file__).parents[2]
 

@@ -5,10 +5,10 @@ import re
 
 import pytest
 
-from experiments import data
 from experiments.cli import main
-from experiments.data import DataSet
-from tests.experiments.server import data_file, files_in, serving
+from experiments.datasets import registry as data
+from experiments.datasets.registry import DataSet
+from tests.experiments.flaky_server import data_file, files_in, serving
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import data
+from experiments.datasets import registry as data
 from experiments.errors import UserError
-from experiments.loading import check
+from experiments.runs.config_loading import check
 from experiments.tasks import forecasting
 from experiments.tasks.forecasting import BORDERS, Windows
-from tests.experiments.publish import publish
+from tests.experiments.fake_dataset import publish
 
 HEADER = "date,HUFL,HULL,MUFL,MULL,LUFL,LULL,OT"
 

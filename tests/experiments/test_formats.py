@@ -7,9 +7,9 @@ import pytest
 
 from experiments.config import ExperimentConfig, ModelConfig
 from experiments.errors import UserError
-from experiments.formats import to_onnx, to_safetensors, to_stablehlo, to_torch
-from experiments.model import build_network
-from experiments.serving import Changes, Ends, OneHot, Serving, Standardised, serving
+from experiments.export_formats import to_onnx, to_safetensors, to_stablehlo, to_torch
+from experiments.export_spec import Changes, Ends, OneHot, Serving, Standardised, serving
+from experiments.models.recurrent import build_network
 from gru_jax import export
 
 LENGTHS = np.array([7, 0, 3], np.int32)

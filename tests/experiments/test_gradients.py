@@ -11,7 +11,7 @@ import pytest
 import gru_jax
 from experiments.cli import main
 from experiments.errors import UserError
-from experiments.loading import check
+from experiments.runs.config_loading import check
 from experiments.tasks import adding as task
 
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments import data
+from experiments.datasets import registry as data
 from experiments.errors import UserError
-from experiments.loading import check
+from experiments.runs.config_loading import check
 from experiments.tasks import language
-from tests.experiments.publish import publish
+from tests.experiments.fake_dataset import publish
 
 TEXT = "the quick brown fox jumps over the lazy dog. " * 40
 

@@ -11,11 +11,11 @@ import pytest
 import yaml
 
 from experiments.cli import main
-from experiments.compare import report as comparison
+from experiments.commands.compare import report as comparison
 from experiments.files import write_json
-from experiments.loading import check
 from experiments.report import page
-from experiments.run_directory import RunDirectory
+from experiments.runs.config_loading import check
+from experiments.runs.directory import RunDirectory
 from experiments.tables import model_name, number
 from experiments.tasks import adding as task
 from gru_jax import training

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.compare import report
-from experiments.loading import load_config
+from experiments.commands.compare import report
+from experiments.runs.config_loading import load_config
 
 REPOSITORY = Path(__file__).parents[2]
 RESULTS = sorted((REPOSITORY / "experiments" / "results").glob("*/compare.json"))

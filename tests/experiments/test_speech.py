@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.io.wavfile
 
-from experiments import data
+from experiments.datasets import registry as data
 from experiments.errors import UserError
 from experiments.tasks import speech
 from experiments.tasks.speech import SPEAKERS, Recording

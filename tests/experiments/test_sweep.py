@@ -9,8 +9,8 @@ import optuna
 import pytest
 
 from experiments.cli import main
-from experiments.loading import load_config
-from experiments.sweep import open_storage
+from experiments.commands.sweep import open_storage
+from experiments.runs.config_loading import load_config
 from experiments.tasks import adding as adding_task
 
 RANGES = {

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gru_jax
-from experiments import data
 from experiments.classifiers import baselines
+from experiments.datasets import registry as data
 from experiments.errors import UserError
-from experiments.gates import gates
-from experiments.loading import check
+from experiments.models.gate_activations import gates
+from experiments.runs.config_loading import check
 from experiments.tasks import adding as adding_task
 from experiments.tasks import digits as digits_task
 from experiments.tasks import load_task

@@ -8,7 +8,7 @@ import pytest
 
 from experiments.cli import main
 from gru_jax import training
-from tests.training.events import scalars
+from tests.training.tensorboard_reader import scalars
 
 
 def train(config, *options):

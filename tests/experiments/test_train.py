@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import yaml
 
-from experiments import run
 from experiments.cli import main
+from experiments.runs import run
 from gru_jax import training
 
 

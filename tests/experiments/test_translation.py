@@ -10,14 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import data
 from experiments.cli import main
 from experiments.config import ModelConfig
-from experiments.corpus import BEGIN, END, LANGUAGES, PAD, find_pieces, pad, read_multi30k
+from experiments.datasets import registry as data
+from experiments.datasets.multi30k import (
+    BEGIN,
+    END,
+    LANGUAGES,
+    PAD,
+    find_pieces,
+    pad,
+    read_multi30k,
+)
 from experiments.errors import UserError
-from experiments.loading import check
+from experiments.models.translator import build_translator, smoothed_cross_entropy
+from experiments.runs.config_loading import check
 from experiments.tasks import translation
-from experiments.translator import build_translator, smoothed_cross_entropy
 
 WORDS = ("un", "deux", "trois", "quatre", "cinq")
 TINY = {

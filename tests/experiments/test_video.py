@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from experiments.cli import main
 from experiments.errors import UserError
-from experiments.loading import check
+from experiments.runs.config_loading import check
 from experiments.tasks import video
 from gru_jax import training
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.interop.bad_files.damage import damaged, survey
 from experiments.interop.bad_files.formats import FORMATS, SLOW, Format
+from experiments.interop.bad_files.fuzz import damaged, survey
 
 every_format = pytest.mark.parametrize("name", FORMATS)
 

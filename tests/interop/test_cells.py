@@ -11,7 +11,7 @@ from flax import nnx as flax_nnx
 
 from experiments.interop.models import Model
 from gru_jax.interop import equinox, haiku, linen, nnx
-from tests.interop.trees import assert_equal
+from tests.interop.assert_trees import assert_equal
 
 AFTER, BEFORE = Model().draw(0), Model(reset="before").draw(0)
 WITHOUT_B_HN = dataclasses.replace(AFTER, b_hn=None)

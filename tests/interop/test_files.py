@@ -6,8 +6,8 @@ import zipfile
 
 import pytest
 
-from experiments.interop.bad_files.damage import rezip
 from experiments.interop.bad_files.formats import keras_h5
+from experiments.interop.bad_files.fuzz import rezip
 from gru_jax.interop import hdf5
 from gru_jax.interop.files import FileError, needed, read_archive, read_bytes, read_safetensors
 

@@ -4,10 +4,10 @@ import pytest
 
 pytest.importorskip("onnx")
 
-from experiments.interop.bad_files.hostile_onnx import HOSTILE, LONG, chain, followed_by, gru
+from experiments.interop.bad_files.adversarial_onnx import HOSTILE, LONG, chain, followed_by, gru
 from gru_jax.interop import onnx as converter
 from gru_jax.interop.files import FileError
-from tests.interop.trees import assert_equal
+from tests.interop.assert_trees import assert_equal
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -13,7 +13,7 @@ import gru_jax
 from experiments.interop import pairs
 from experiments.interop.frameworks import FRAMEWORKS, Framework
 from experiments.interop.models import Model, largest_error, run_ours
-from tests.interop.trees import KERAS_WARNING, assert_equal
+from tests.interop.assert_trees import KERAS_WARNING, assert_equal
 
 pytestmark = pytest.mark.filterwarnings(KERAS_WARNING)
 

@@ -18,7 +18,7 @@ import gru_jax
 from gru_jax import training
 from gru_jax.training.checkpoint import CheckpointStore
 from gru_jax.training.progress import Progress
-from tests.training import problem
+from tests.training import regression_problem as problem
 
 PROGRESS = {
     step: Progress(step=step, best_step=1, best_metrics={"loss": 0.1 + 0.2}, seconds=1.5)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gru_jax import training
-from tests.training import problem
+from tests.training import regression_problem as problem
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gru_jax import training
-from tests.training import problem
+from tests.training import regression_problem as problem
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,7 +23,13 @@ def unbroken(tmp_path_factory):
 
 
 def start(directory, *options):
-    command = [sys.executable, "-m", "tests.training.problem", str(directory), *map(str, options)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.training.regression_problem",
+        str(directory),
+        *map(str, options),
+    ]
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

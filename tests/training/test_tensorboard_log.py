@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from gru_jax import training
-from tests.training import problem
-from tests.training.events import read_events, scalars
+from tests.training import regression_problem as problem
+from tests.training.tensorboard_reader import read_events, scalars
 
 
 def log_in(directory):

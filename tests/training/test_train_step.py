@@ -8,7 +8,7 @@ import pytest
 
 import gru_jax
 from gru_jax import training
-from tests.training import problem
+from tests.training import regression_problem as problem
 
 
 def quiet_loss(params, batch, key):

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import gru_jax
-from gru_jax.unroll import xla
-from gru_jax.unroll.tuning import Tuning
+from gru_jax._unroll.xla import run as xla
+from gru_jax._unroll.xla.schedule import Tuning
 from tests.cells.cases import assert_close
 
 TIME, BATCH, INPUT, HIDDEN = 7, 2, 3, 4

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 import gru_jax
-from tests.unroll.likely import likely
+from tests.unroll.fake_device import likely
 
 KERNEL = "tpu_custom_call"
 XS = jax.random.normal(jax.random.key(1), (3, 4, 2), jnp.bfloat16)

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gru_jax.unroll.tuning import ACCELERATOR, Tuning
+from gru_jax._unroll.xla.schedule import ACCELERATOR, Tuning
 from tests.cells.cases import CASES, GRU_AFTER, GRU_BEFORE, LSTM, Problem, assert_close, named
 from tests.shapes import Shape
-from tests.unroll.ways import WHOLE, in_blocks_of, in_windows_of, run_by
+from tests.unroll.tuning_overrides import WHOLE, in_blocks_of, in_windows_of, run_by
 
 # Seven steps, which blocks of three do not divide.
 SHAPE = Shape(time=7, batch=(2,), input=2, hidden=3)

@@ -28,7 +28,7 @@ import jax
 from experiments.bench.gpu.checks import CHECKS, Setting, one_call
 from experiments.errors import UserError
 from experiments.files import write_atomically, write_json
-from experiments.provenance import provenance
+from experiments.runs.provenance import provenance
 
 MODULE = "experiments.bench.gpu.check"
 SANITIZER = "compute-sanitizer"

@@ -10,15 +10,15 @@ from typing import Any
 
 import jax
 
+from experiments.bench.baselines import Shape, make_problem
+from experiments.bench.command_line import invocation
 from experiments.bench.gpu import jax_gru, report
 from experiments.bench.gpu.cudnn_gru import time_cudnn
 from experiments.bench.gpu.torch_gru import time_torch
-from experiments.bench.invocation import invocation
-from experiments.bench.peers import Shape, make_problem
 from experiments.bench.timing import interleave
 from experiments.errors import UserError
 from experiments.files import write_atomically, write_json
-from experiments.provenance import provenance
+from experiments.runs.provenance import provenance
 
 SHAPES = (
     "64,512,256,256",

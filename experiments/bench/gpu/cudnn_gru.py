@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.bench.peers import Shape
+from experiments.bench.baselines import Shape
 
 ALGORITHMS = ("standard", "persist_static", "persist_small_h")
 PRECISIONS = {

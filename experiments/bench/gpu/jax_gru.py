@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import gru_jax
-from experiments.bench.peers import Problem
+from experiments.bench.baselines import Problem
 from experiments.bench.timing import Runs
 
 COMMAND_BUFFERS = {

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments.bench.baselines import Shape
 from experiments.bench.gpu.roofline import floor_ms
-from experiments.bench.peers import Shape
 
 Row = Mapping[str, Any]
 

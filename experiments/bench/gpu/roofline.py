@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from experiments.bench.peers import Shape
+from experiments.bench.baselines import Shape
 
 
 class Device(NamedTuple):

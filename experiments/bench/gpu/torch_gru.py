@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.bench.peers import Shape
+from experiments.bench.baselines import Shape
 from experiments.bench.timing import interleave
 
 MODULE = "experiments.bench.gpu.torch_gru"

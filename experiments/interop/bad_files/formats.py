@@ -10,8 +10,8 @@ from pathlib import Path
 import jax
 
 import gru_jax
-from experiments.interop.bad_files import hostile
-from experiments.interop.bad_files.damage import Survey, damaged, damaged_entries, rezip, survey
+from experiments.interop.bad_files import adversarial as hostile
+from experiments.interop.bad_files.fuzz import Survey, damaged, damaged_entries, rezip, survey
 from gru_jax.interop import keras as keras_interop
 from gru_jax.interop import safetensors as ours_on_disk
 from gru_jax.interop import torch as torch_interop
@@ -104,7 +104,7 @@ def keras_archive(folder: Path) -> Format:
 
 def onnx_model(folder: Path) -> Format:
     """A model of GRU nodes."""
-    from experiments.interop.bad_files.hostile_onnx import hostile_files
+    from experiments.interop.bad_files.adversarial_onnx import hostile_files
     from gru_jax.interop import onnx as onnx_interop
 
     good = onnx_interop.dump(STACK).SerializeToString()

@@ -9,7 +9,7 @@ import numpy as np
 
 from gru_jax.cells import GRUParams
 from gru_jax.cells.gru import Reset
-from gru_jax.interop.gates import Layout, has_bias, make_gru, split_biases, sum_biases
+from gru_jax.interop.gate_layout import Layout, has_bias, make_gru, split_biases, sum_biases
 from gru_jax.interop.onnx.graph import Node
 from gru_jax.interop.onnx.rules import Known, Other, Value
 

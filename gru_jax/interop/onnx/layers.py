@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from gru_jax.cells import GRUParams
-from gru_jax.interop.gates import checked
+from gru_jax.interop.gate_layout import checked
 from gru_jax.interop.onnx.cell import dump_cells
 from gru_jax.interop.onnx.writer import TYPES, Writer
 from gru_jax.stack import Stack

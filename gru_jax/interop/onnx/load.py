@@ -10,7 +10,7 @@ import onnx
 
 from gru_jax.cells import GRUParams
 from gru_jax.interop.files import naming
-from gru_jax.interop.gates import checked
+from gru_jax.interop.gate_layout import checked
 from gru_jax.interop.onnx.cell import check_shared, load_cells
 from gru_jax.interop.onnx.file import Source, open_model
 from gru_jax.interop.onnx.graph import Graph, Node

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from gru_jax.files import write_atomically
+from gru_jax._files import write_atomically
 
 OPSET, IR_VERSION = 17, 8
 TYPES = {

@@ -1,0 +1,221 @@
+"""Trains what is missing of all cells and seeds, and writes a table and a plot of their figures."""
+
+import dataclasses
+import shlex
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any, Generic
+
+import tyro
+from rich.console import Console
+
+from experiments.commands.compare import report
+from experiments.commands.compare.sizes import count_parameters, with_cell
+from experiments.commands.compare.vmapped_training import Planned, train_together
+from experiments.config import ExperimentConfig, ModelConfig
+from experiments.datasets.registry import default_data_dir
+from experiments.errors import UserError
+from experiments.files import write_atomically, write_json
+from experiments.runs.cli_options import Config, config_file, parse_options
+from experiments.runs.directory import RunDirectory, chosen_run_directory, read_json
+from experiments.runs.provenance import provenance
+from experiments.runs.run import (
+    begin,
+    check_published,
+    check_tensorboard,
+    finish,
+    fit_run,
+    num_parameters,
+    write_tensorboard,
+)
+from experiments.suggest import did_you_mean
+from experiments.tables import model_name
+from experiments.tasks import load_task
+from gru_jax import training
+
+PROGRAM = "python -m experiments compare"
+USAGE = f"""usage: {PROGRAM} CONFIG [--cells gru,lstm,rnn --seeds 3 ...]
+
+Trains what the YAML file CONFIG describes with several cells and seeds, each cell of the size that
+has as many parameters, and with the values that CONFIG gives it under its key `cells`.
+`{PROGRAM} CONFIG --help` lists the options."""
+TOGETHER = "together"
+# Beyond them one run keeps a machine busy by itself: on two cores three seeds took 1.5 times as
+# long one by one with 8 units, as long with 46, and less with large batches.
+SMALL = 30_000
+CELLS = ModelConfig.model_fields["cell"].annotation.__args__  # pyright: ignore
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareOptions(Generic[Config]):
+    """What the command line says."""
+
+    config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
+    cells: str = ",".join(CELLS)
+    """Cells, separated by commas. Those that the config does not name get the size with as many
+    parameters."""
+    seeds: int = 3
+    """How many seeds, counted from that of the config."""
+    together: bool | None = None
+    """Whether the seeds of a cell are trained side by side, as one program; the default is to do so
+    with networks of 30,000 parameters or fewer."""
+    output: Path | None = None
+    """Directory of the runs, the table and the plot; the default is runs/compare/NAME. Runs that
+    are in it are not made again, and those that were cut off go on."""
+    data_dir: Path = dataclasses.field(default_factory=default_data_dir)
+    """Directory of data files; the default is $GRU_JAX_DATA, then ~/.cache/gru_jax."""
+    tensorboard: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Writes the rows of each run's metrics.jsonl as event files, too, into tensorboard/ of that
+    run."""
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command.
+
+    Returns:
+        The exit code: 0 when all runs are finished, 1 when one failed, 130 after Ctrl-C, 143
+        after SIGTERM.
+
+    Raises:
+        UserError: options, config, data or directory that will not do.
+    """
+    path = config_file(arguments, USAGE)
+    if path is None:
+        return 0
+    options = parse_options(CompareOptions, path, arguments[1:], PROGRAM)
+    cells = _cells(options.cells)
+    if options.seeds < 1:
+        raise UserError(f"--seeds is {options.seeds}, but must be 1 or more.")
+    if options.tensorboard:
+        check_tensorboard()
+    output = options.output or Path("runs", "compare", path.stem)
+    command = f"{PROGRAM} {shlex.join(arguments)}"
+    seeds = range(options.config.seed, options.config.seed + options.seeds)
+    by_cell = {cell: with_cell(options.config, cell, options.data_dir) for cell in cells}
+    configs = {
+        cell: [config.model_copy(update={"seed": seed}) for seed in seeds]
+        for cell, config in by_cell.items()
+    }
+    runs = {
+        cell: [
+            chosen_run_directory(output / cell / f"s{config.seed}", config, "auto")
+            for config in of_cell
+        ]
+        for cell, of_cell in configs.items()
+    }
+    for cell in cells:
+        try:
+            stop = _train_missing(runs[cell], configs[cell], options, command)
+        except (training.TrainingError, OSError) as error:
+            print(f"{error}\nTo go on: {command}", file=sys.stderr)
+            return 1
+        if stop is not None:
+            print(f"Stopped by {stop.name}. To go on: {command}", file=sys.stderr)
+            return 128 + stop
+    _write(output, path.stem, runs, options.config, command)
+    return 0
+
+
+def _cells(names: str) -> list[str]:
+    cells = list(dict.fromkeys(names.split(",")))
+    for name in cells:
+        if name not in CELLS:
+            raise UserError(
+                f"--cells has {name!r}, but a cell is {', '.join(CELLS)}."
+                f"{did_you_mean(name, CELLS)}"
+            )
+    return cells
+
+
+def _train_missing(
+    runs: list[RunDirectory],
+    configs: list[ExperimentConfig],
+    options: CompareOptions[Any],
+    command: str,
+) -> signal.Signals | None:
+    """Trains the runs of one cell that are not finished; the signal that stopped it, or None."""
+    missing = [
+        (run, config) for run, config in zip(runs, configs, strict=True) if not run.is_finished()
+    ]
+    if options.tensorboard:
+        for run in runs:
+            if run.is_finished():
+                write_tensorboard(run)
+    if not missing:
+        return None
+    together = options.together
+    if together is None:
+        together = count_parameters(configs[0], options.data_dir) <= SMALL
+    # A run that ends when nothing improves ends at a time of its own.
+    together &= configs[0].training.patience is None
+    group = _group(runs, configs) if together else None
+    if group is not None:
+        missing = group[1]
+    planned = [
+        Planned(run, config, load_task(config.task).build(config, options.data_dir))
+        for run, config in missing
+    ]
+    check_published(planned[0].config, planned[0].task)
+    first, seeds = planned[0], [plan.config.seed for plan in planned]
+    print(
+        f"{model_name(first.config.model)}, {num_parameters(first.task.params):,} parameters, "
+        f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
+    )
+    if group is not None:
+        return train_together(planned, RunDirectory(group[0]), command, options.tensorboard)
+    for plan in planned:
+        started = time.monotonic()
+        meta = begin(plan.run, plan.config, command)
+        result = fit_run(plan.run, plan.task, plan.config, "auto", tensorboard=options.tensorboard)
+        if result.status == "interrupted":
+            return result.signal
+        finish(plan.run, plan.task, plan.config, result, meta, started)
+    return None
+
+
+def _group(
+    runs: list[RunDirectory], configs: list[ExperimentConfig]
+) -> tuple[Path, list[tuple[RunDirectory, ExperimentConfig]]] | None:
+    """The directory of runs that are to be trained side by side, and those runs.
+
+    Where what is missing is part of a group that was cut off, it is that group. None where one
+    run alone is missing.
+    """
+    by_seed = {config.seed: (run, config) for run, config in zip(runs, configs, strict=True)}
+    missing = [seed for seed, (run, _) in by_seed.items() if not run.is_finished()]
+    parent = runs[0].path.parent
+    for path in sorted(parent.glob(f"{TOGETHER}-*")):
+        seeds = [int(seed) for seed in path.name.split("-")[1:]]
+        if set(missing) <= set(seeds) <= set(by_seed):
+            return path, [by_seed[seed] for seed in seeds]
+    if len(missing) < 2:
+        return None
+    name = "-".join([TOGETHER, *map(str, missing)])
+    return parent / name, [by_seed[seed] for seed in missing]
+
+
+def _write(
+    output: Path,
+    name: str,
+    runs: dict[str, list[RunDirectory]],
+    config: ExperimentConfig,
+    command: str,
+) -> None:
+    summaries = {
+        cell: [read_json(run.summary) for run in of_cell] for cell, of_cell in runs.items()
+    }
+    metas = {cell: [read_json(run.meta) for run in of_cell] for cell, of_cell in runs.items()}
+    result = {
+        "command": command,
+        "name": name,
+        **provenance(),
+        **report.gather(summaries, metas, config.published, config.cells),
+    }
+    markdown = report.to_markdown(result)
+    write_json(output / "compare.json", result)
+    write_atomically(output / "compare.md", markdown)
+    report.draw(result, output / "compare.png")
+    Console(soft_wrap=True, highlight=False, markup=False).print(markdown)
+    print(f"Written to {output}")

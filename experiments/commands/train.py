@@ -1,0 +1,131 @@
+"""The command `train CONFIG`: trains what a config describes and reports it beside baselines."""
+
+import contextlib
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Iterator
+
+from experiments.config import ExperimentConfig
+from experiments.errors import UserError
+from experiments.runs.cli_options import (
+    PROGRAM,
+    USAGE,
+    TrainOptions,
+    config_file,
+    parse_train_options,
+)
+from experiments.runs.directory import (
+    RunDirectory,
+    chosen_run_directory,
+    new_run_directory,
+    read_json,
+)
+from experiments.runs.run import (
+    begin,
+    check_published,
+    check_tensorboard,
+    finish,
+    fit_run,
+    num_parameters,
+    write_tensorboard,
+)
+from experiments.tables import model_name, print_report
+from experiments.tasks import load_task
+from gru_jax import training
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command.
+
+    Returns:
+        The exit code: 0 when the run is finished, 1 when it failed and can be resumed, 130 after
+        Ctrl-C, 143 after SIGTERM.
+
+    Raises:
+        UserError: options, config, data or run directory that will not do; nothing was written.
+    """
+    path = config_file(arguments, USAGE)
+    if path is None:
+        return 0
+    options = parse_train_options(path, arguments[1:])
+    if options.tensorboard:
+        check_tensorboard()
+    run = _run_directory(path.stem, options)
+    if run.is_finished():
+        if options.tensorboard:
+            write_tensorboard(run)
+        _print_result(run, options.config)
+        return 0
+    with _sigterm_raises():
+        try:
+            return _train(run, options, arguments)
+        except (training.TrainingError, OSError) as error:
+            print(f"{error}\n{_how_to_resume(run, options)}", file=sys.stderr)
+            return 1
+        except (KeyboardInterrupt, _Terminated) as stop:
+            return _stopped(type(stop) is KeyboardInterrupt, run, options)
+
+
+def _run_directory(name: str, options: TrainOptions[ExperimentConfig]) -> RunDirectory:
+    if options.run_dir is not None:
+        return chosen_run_directory(options.run_dir, options.config, options.resume)
+    if options.resume == "must":
+        raise UserError("--resume must needs --run-dir, the directory of the run to go on with.")
+    return new_run_directory(name, options.config.seed)
+
+
+def _train(run: RunDirectory, options: TrainOptions[ExperimentConfig], arguments: list[str]) -> int:
+    started = time.monotonic()
+    config = options.config
+    task = load_task(config.task).build(config, options.data_dir)
+    check_published(config, task)
+    meta = begin(run, config, f"{PROGRAM} {shlex.join(arguments)}")
+    print(f"{model_name(config.model)}, {num_parameters(task.params):,} parameters, in {run.path}")
+    # A run that was stopped before its first checkpoint has a directory and nothing in it.
+    resume = "auto" if options.resume == "must" else options.resume
+    result = fit_run(run, task, config, resume, tensorboard=options.tensorboard)
+    if result.status == "interrupted":
+        return _stopped(result.signal == signal.SIGINT, run, options)
+    finish(run, task, config, result, meta, started)
+    _print_result(run, config)
+    return 0
+
+
+def _print_result(run: RunDirectory, config: ExperimentConfig) -> None:
+    print_report(read_json(run.summary), read_json(run.meta), config.published)
+    for text in sorted(run.plots.glob("*.txt")):
+        print(f"{text}:\n\n{text.read_text(encoding='utf-8')}")
+    for plot in sorted(run.plots.glob("*.png")):
+        print(plot)
+
+
+def _stopped(by_ctrl_c: bool, run: RunDirectory, options: TrainOptions[ExperimentConfig]) -> int:
+    name = "Ctrl-C" if by_ctrl_c else "SIGTERM"
+    print(f"Stopped by {name}. {_how_to_resume(run, options)}", file=sys.stderr)
+    return 130 if by_ctrl_c else 143
+
+
+def _how_to_resume(run: RunDirectory, options: TrainOptions[ExperimentConfig]) -> str:
+    if not run.config.exists():
+        return "Nothing was written."
+    again = [str(run.config), "--run-dir", str(run.path), "--data-dir", str(options.data_dir)]
+    again += ["--tensorboard"] * options.tensorboard
+    return f"To go on: {PROGRAM} {shlex.join(again)}"
+
+
+class _Terminated(BaseException):
+    """SIGTERM came while the training loop, which meets signals itself, was not running."""
+
+
+@contextlib.contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    def stop(number: int, frame: object) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,5 +1,0 @@
-"""The command `compare`: one config with several cells and seeds, side by side."""
-
-from experiments.compare.command import main
-
-__all__ = ["main"]

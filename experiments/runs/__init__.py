@@ -1,0 +1,1 @@
+"""One training run: its config, its directory, where its figures come from."""

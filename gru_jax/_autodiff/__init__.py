@@ -1,0 +1,1 @@
+"""Differentiation: custom derivatives, and the dataflow graph of a cell's step."""

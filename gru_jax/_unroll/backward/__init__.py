@@ -1,0 +1,1 @@
+"""The backward pass that the XLA path and the fused kernels share."""

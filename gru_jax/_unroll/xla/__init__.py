@@ -1,0 +1,1 @@
+"""The implementation `"xla"`: scans that XLA compiles, with a derivative written by hand."""

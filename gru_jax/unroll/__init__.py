@@ -1,6 +1,0 @@
-"""Unrolling: how a cell's steps run over time."""
-
-from gru_jax.unroll.api import initial_state, step, unroll, unroll_truncated
-from gru_jax.unroll.windows import windows
-
-__all__ = ["initial_state", "step", "unroll", "unroll_truncated", "windows"]

@@ -1,0 +1,174 @@
+"""Thread-block clusters for the interpreter of Pallas kernels for GPU.
+
+Without a GPU, nothing else runs the kernels that the blocks of a cluster share. JAX's interpreter
+(0.12) runs blocks side by side and finds races between them; what it lacks is added here: stores
+into another block's shared memory, and that products read theirs.
+"""
+
+import functools
+import inspect
+import random
+import re
+import textwrap
+import time
+
+import jax
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="module")
+def interpreter():
+    """How to run kernels here, for ``plgpu.kernel(interpret=...)``; races are errors."""
+    if jax.__version_info__[:2] != (0, 12):
+        pytest.skip(f"kernels are interpreted with jax 0.12, and this is {jax.__version__}")
+    from jax.experimental.pallas import mosaic_gpu as plgpu
+
+    with pytest.MonkeyPatch.context() as patch:
+        _send_in_terms_of_pallas(patch)
+        _add_remote_stores(patch)
+        _add_reads_of_products(patch)
+        yield plgpu.InterpretGPUParams(detect_races=True)
+
+
+def _dawdle() -> None:
+    """Shuffles what blocks do first."""
+    time.sleep(random.random() * 0.004)
+
+
+def _send_in_terms_of_pallas(patch: pytest.MonkeyPatch) -> None:
+    """Letters are counted by barriers of Pallas: the interpreter knows of no other PTX."""
+    from jax.experimental.pallas import mosaic_gpu as plgpu
+
+    from gru_jax._unroll.fused.hopper import dsmem as mail
+
+    def post(letter, place, transforms, barriers, slot, to):
+        del transforms
+        place = place.transpose((1, 0))
+        receiver = {"cluster_idx": to, "cluster_dim": "member"}
+        plgpu.async_store_smem(letter, place, barriers.at[slot], optimized=False, **receiver)
+
+    def wait(barriers, slot, *counted):
+        del counted
+        plgpu.barrier_wait(barriers.at[slot])
+
+    def barriers(letters):
+        return plgpu.Barrier(num_arrivals=letters, num_barriers=2)
+
+    patch.setattr(mail, "barriers", barriers)
+    patch.setattr(mail, "open_barriers", lambda barriers: None)
+    patch.setattr(mail, "post", post)
+    patch.setattr(mail, "wait", wait)
+
+
+def _add_remote_stores(patch: pytest.MonkeyPatch) -> None:
+    from jax._src import callback
+    from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks, jaxpr_interpret
+
+    block = list(gpu_callbacks.HostAllocationKey.__dataclass_fields__).index("block_id")
+
+    @gpu_callbacks.fail_on_exception
+    def wait_until_allocated(token, mesh_location, thread, *keys):
+        del mesh_location, thread
+        _dawdle()
+        memory = gpu_callbacks._get_shared_memory()
+        keys = [gpu_callbacks.HostAllocationKey.from_array(key) for key in keys]
+        for _ in range(20_000):
+            with memory.lock:
+                if all(key in memory.mem for key in keys):
+                    return token
+            time.sleep(0.001)
+        raise RuntimeError("the receiving block never came to be")
+
+    def store(self, eqn, token, operands):
+        letter, ref, barrier, receiver, *leaves = operands
+        count = eqn.params["ref_transforms_treedef"].num_leaves
+        ref, transforms = jaxpr_interpret.resolve_ref(
+            eqn.invars[1].aval,
+            ref,
+            eqn.params["ref_transforms_treedef"].unflatten(leaves[:count]),
+        )
+        barrier = jaxpr_interpret._get_barrier_allocation_key_from_inval(
+            barrier, eqn.params["barrier_transforms_treedef"], leaves[count:]
+        )
+        ref, barrier = (key.at[block].set(receiver) for key in (ref, barrier))
+        token = callback.io_callback(
+            wait_until_allocated,
+            gpu_callbacks.TOKEN_SHAPE_DTYPE,
+            token,
+            self.mesh_location,
+            self.thread,
+            ref,
+            barrier,
+        )
+        token, _ = gpu_callbacks.call_swap(
+            token=token,
+            result_shape_and_dtype=eqn.invars[0].aval,
+            mesh_location=self.mesh_location,
+            thread=self.thread,
+            allocation_key_as_array=ref,
+            transforms=transforms,
+            val=letter,
+            mask=None,
+            source_info=eqn.source_info,
+        )
+        token = gpu_callbacks.call_barrier_arrive(
+            token, self.mesh_location, self.thread, barrier, eqn.source_info
+        )
+        return token, []
+
+    # The interpreter is one long match over primitives: it gets one case more.
+    source = textwrap.dedent(inspect.getsource(jaxpr_interpret.JaxprInterpreter.interpret))
+    first = re.search(r"( +)case lax\.axis_index_p:", source)
+    assert first is not None
+    indent = first.group(1)
+    case = (
+        f"{indent}case gpu_primitives.async_store_smem_p:\n"
+        f"{indent}  token, out = self.store(eqn, token, deferred_invals())\n"
+    )
+    names = dict(vars(jaxpr_interpret))
+    exec(source[: first.start()] + case + source[first.start() :], names)
+    interpreter = jaxpr_interpret.JaxprInterpreter
+    patch.setattr(interpreter, "interpret", names["interpret"])
+    patch.setattr(interpreter, "store", store, raising=False)
+
+
+def _add_reads_of_products(patch: pytest.MonkeyPatch) -> None:
+    from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks, shared_memory
+
+    multiply = gpu_callbacks.wgmma
+
+    @gpu_callbacks.fail_on_exception
+    @functools.wraps(multiply)
+    def multiply_and_tell(*, token, mesh_location, thread, source_info=None, **operands):
+        _dawdle()
+        memory = gpu_callbacks._get_shared_memory()
+        info = shared_memory.GPULoggingInfo(mesh_location, thread, source_info)
+
+        def access(name):
+            key = gpu_callbacks.HostAllocationKey.from_array(
+                operands[f"{name}_allocation_key_as_array"]
+            )
+            transforms = gpu_callbacks._remove_noop_transforms(operands[f"{name}_transforms"])
+            part = memory.access(key, jax.tree.map(int, transforms))
+            content, _, clock = memory.get_buffer_content(key, part, thread, logging_info=info)
+            return key, part, content, clock
+
+        def read(name):
+            key, part, content, clock = access(name)
+            gpu_callbacks.get_races().check_read(
+                thread, clock.generic_clock, key, part, source_info=source_info
+            )
+            return content
+
+        b = read("b")
+        a = np.asarray(operands["a_allocation_key_as_array"])
+        if a.ndim == 1:
+            a = read("a")
+        # Otherwise it is the operand itself, in registers, of which the interpreter knows nothing.
+        key, part, total, _ = access("acc")
+        total = total + np.matmul(a, b, dtype=total.dtype)
+        memory.store_buffer_content(key, part, total, thread, logging_info=info)
+        return token
+
+    patch.setattr(gpu_callbacks, "wgmma", multiply_and_tell)

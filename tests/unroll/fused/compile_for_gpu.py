@@ -1,0 +1,100 @@
+"""Compiles for an H100 on a machine without a GPU: XLA's pipeline for GPUs, Mosaic, ptxas.
+
+Run as a program it compiles our kernels and prints what ptxas says of them. It needs the wheels of
+the extra gpu-compiler in the version of the installed jax.
+"""
+
+import functools
+import importlib.util
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+H100 = """
+platform_name: "CUDA"
+device_description_str: "NVIDIA H100 80GB HBM3"
+dnn_version_info { major: 9 minor: 12 }
+gpu_device_info {
+  cuda_compute_capability { major: 9 minor: 0 }
+  core_count: 132
+  fpus_per_core: 128
+  clock_rate_ghz: 1.98
+  memory_bandwidth: 3352320000000
+  device_memory_size: 84978434048
+  l2_cache_size: 52428800
+  registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+  shared_memory_per_core: 233472
+  shared_memory_per_block: 49152
+  shared_memory_per_block_optin: 232448
+  threads_per_warp: 32
+  threads_per_block_limit: 1024
+  threads_per_core_limit: 2048
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+}
+"""
+"""The device as XLA's GpuTargetConfigProto has it; NVIDIA H100 data sheet, CUDA's tables of 9.0."""
+
+SIZES = (128, 256, 384, 512)
+
+
+def missing() -> str | None:
+    """Why nothing can be compiled here; None where it can."""
+    for package in ("jax_plugins.xla_cuda13", "nvidia.cu13"):
+        try:
+            found = importlib.util.find_spec(package)
+        except ModuleNotFoundError:
+            found = None
+        if found is None:
+            return f"no {package}, part of the compiler for GPUs: pip install '.[gpu-compiler]'"
+    return None
+
+
+def mesh(devices: int = 1) -> Mesh:
+    """A mesh of H100s with the axis "data"."""
+    topology = topologies.get_topology_desc(
+        "h100", platform="cuda", target_config=H100, topology=f"1x1x{devices}"
+    )
+    return topologies.make_mesh(topo=topology, mesh_shape=(devices,), axis_names=("data",))
+
+
+def on_h100(tree: Any) -> Any:
+    """The types of arrays that lie on an H100: what ``jax.jit(f).lower`` takes."""
+    sharding = NamedSharding(mesh(), PartitionSpec())
+
+    def place(array: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+
+    return jax.tree.map(place, tree)
+
+
+def compile_kernels(time: int = 512, batch: int = 64) -> None:
+    """Compiles the pair of every size, the forward one with and without flags."""
+    from gru_jax._unroll.fused.hopper.launch import pair
+
+    for hidden in SIZES:
+        forward = functools.partial(pair().forward, reverse=False, dtype=jnp.float32)
+        backward = functools.partial(pair().backward, reverse=True)
+        shape = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
+        operand = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.bfloat16)
+        steps, states = (time, batch, hidden), shape((batch, hidden))
+        flags = jax.ShapeDtypeStruct((time, batch), jnp.bool_)
+        inputs = ((shape(steps),) * 3, operand((hidden, 3 * hidden)), shape((hidden,)))
+        way_back = (shape(steps), shape(steps), (operand(steps),) * 3)
+        weights = operand((3 * hidden, hidden))
+        for name, run, arguments in (
+            ("forward", forward, (*inputs, states, states, None, None)),
+            ("flags", forward, (*inputs, states, states, flags, flags)),
+            ("backward", backward, (*way_back, weights, states)),
+        ):
+            print(f"== {name} {hidden}", flush=True)
+            jax.jit(run).lower(*on_h100(arguments)).compile()
+
+
+if __name__ == "__main__":
+    compile_kernels()

@@ -1,0 +1,147 @@
+"""The kernels for Hopper GPUs, compiled for one where there is none."""
+
+import functools
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+import gru_jax
+from gru_jax._unroll.fused import run as fused
+from gru_jax._unroll.masking import Controls, plan
+from gru_jax._unroll.transform_rules import transformable
+from gru_jax._unroll.xla import run as xla
+from tests.unroll.fused import compile_for_gpu
+from tests.unroll.hlo_launch_count import launches
+
+pytestmark = [
+    pytest.mark.gpu_compiler,
+    pytest.mark.skipif(
+        compile_for_gpu.missing() is not None, reason=str(compile_for_gpu.missing())
+    ),
+]
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_registers_suffice():
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.unroll.fused.compile_for_gpu"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "MOSAIC_GPU_DUMP_PTXAS": "1"},
+        timeout=600,
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said[-2000:]
+    kernels = re.split(r"^== (.*)$", said, flags=re.M)[1:]
+    by_name = dict(zip(kernels[::2], kernels[1::2], strict=True))
+    assert len(by_name) == 3 * len(compile_for_gpu.SIZES)
+    for name, report in by_name.items():
+        (spills,) = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", report)
+        assert spills == ("0", "0"), f"{name} spills {spills}"
+
+
+TIME, BATCH, INPUT, HIDDEN = 64, 17, 32, 256
+
+
+def run(cell, xs, h0, lengths, starts):
+    from gru_jax._unroll.fused.hopper.launch import pair
+
+    steps = plan(xs, Controls(lengths, None, starts), reverse=True)
+    kernels = transformable(pair(), "cuda")
+    return fused.run(cell, steps, h0, reverse=True, kernels=kernels)
+
+
+def loss(cell, xs, h0, lengths, starts):
+    last, ys = run(cell, xs, h0, lengths, starts)
+    return last.sum() + ys.astype(jnp.float32).sum()
+
+
+def arguments(batch: int):
+    cell = jax.eval_shape(
+        functools.partial(gru_jax.init, input_size=INPUT, hidden_size=HIDDEN, learned_h0=True),
+        jax.random.key(0),
+    )
+    shape = jax.ShapeDtypeStruct
+    return (
+        cell,
+        shape((TIME, batch, INPUT), jnp.bfloat16),
+        shape((batch, HIDDEN), jnp.float32),
+        shape((batch,), jnp.int32),
+        shape((TIME, batch), jnp.bool_),
+    )
+
+
+def kernels_in(compiled) -> int:
+    return len(re.findall(r"custom_call_target=\"mosaic_gpu", compiled.as_text()))
+
+
+def test_a_gradient_takes_both_kernels():
+    gradient = jax.jit(jax.grad(loss, (0, 1, 2)))
+    assert kernels_in(gradient.lower(*compile_for_gpu.on_h100(arguments(BATCH))).compile()) == 2
+
+
+def test_a_donated_state():
+    donating = jax.jit(run, donate_argnums=2)
+    assert kernels_in(donating.lower(*compile_for_gpu.on_h100(arguments(BATCH))).compile()) == 1
+
+
+def test_a_mapped_axis():
+    cell, *rest = arguments(BATCH)
+    many = [jax.ShapeDtypeStruct((3, *part.shape), part.dtype) for part in rest]
+    mapped = jax.jit(jax.grad(lambda *them: jax.vmap(loss, (None, 0, 0, 0, 0))(*them).sum()))
+    assert kernels_in(mapped.lower(*compile_for_gpu.on_h100((cell, *many))).compile()) == 2
+
+
+def test_shard_map_over_the_batch():
+    mesh = compile_for_gpu.mesh(2)
+    everywhere, of_steps, of_batch = (
+        PartitionSpec(),
+        PartitionSpec(None, "data"),
+        PartitionSpec("data"),
+    )
+    specs = (everywhere, of_steps, of_batch, of_batch, of_steps)
+
+    def mean(*them):
+        return jax.lax.psum(loss(*them), "data")
+
+    sharded = jax.shard_map(mean, mesh=mesh, in_specs=specs, out_specs=everywhere)
+
+    def place(spec, tree):
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec)
+            ),
+            tree,
+        )
+
+    placed = [place(*pair) for pair in zip(specs, arguments(2 * BATCH), strict=True)]
+    assert kernels_in(jax.jit(jax.grad(sharded)).lower(*placed).compile()) == 2
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_without_them_a_gradient_launches_few_kernels_per_step(dtype, monkeypatch):
+    # Which device a program is compiled for is not known while it is traced.
+    monkeypatch.setattr(xla, "likely_device", lambda: compile_for_gpu.mesh(1).devices.item())
+
+    def per_step(implementation):
+        def loss(cell, xs, h0):
+            last, ys = gru_jax.unroll(cell, xs, h0, implementation=implementation)
+            return last.sum() + ys.astype(jnp.float32).sum()
+
+        cell, xs, h0, *_ = arguments(BATCH)
+        placed = compile_for_gpu.on_h100((cell, jax.ShapeDtypeStruct(xs.shape, dtype), h0))
+        compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(*placed).compile()
+        return launches(compiled.as_text()) / TIME
+
+    ours = per_step("xla")
+    assert ours < 11
+    assert ours < per_step("scan") / 2

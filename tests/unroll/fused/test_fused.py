@@ -1,0 +1,89 @@
+"""What is done around a pair of fused kernels, with the pair in plain JAX."""
+
+import jax
+import pytest
+
+from gru_jax._unroll.fused import run as fused
+from gru_jax._unroll.fused.interface import REFERENCE
+from tests.cells.cases import GRU_AFTER, Problem, assert_close
+from tests.shapes import SHAPES, Shape
+from tests.unroll.fused.kernel_harness import unroll_by, with_wide_carry
+from tests.unroll.test_implementations import SHAPE, draw_controls, run_by, transformed
+
+
+@pytest.fixture(scope="module")
+def unroll():
+    with unroll_by(REFERENCE) as unroll:
+        yield unroll
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@jax.enable_x64(True)
+def test_every_shape(unroll, shape):
+    problem = Problem.draw(GRU_AFTER, shape)
+    assert_close(problem.run("float64", unroll), problem.expected(), "float64")
+
+
+@pytest.mark.parametrize("checkpoint", [None, "step", "chunk"])
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@jax.enable_x64(True)
+def test_all_controls(unroll, reverse, checkpoint):
+    problem = Problem.draw(GRU_AFTER, SHAPE, learned_h0=True)
+    controls = {"reverse": reverse, **draw_controls(SHAPE)}
+    outcome = problem.run("float64", unroll, checkpoint=checkpoint, **controls)
+    assert_close(outcome, problem.expected(**controls), "float64")
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@jax.enable_x64(True)
+def test_the_way_back_in_blocks(unroll, reverse, monkeypatch):
+    monkeypatch.setattr(fused, "LARGE_BLOCK", 3 * 2 * SHAPE.hidden)
+    jax.clear_caches()
+    problem = Problem.draw(GRU_AFTER, SHAPE, learned_h0=True)
+    controls = {"reverse": reverse, **draw_controls(SHAPE)}
+    outcome = problem.run("float64", unroll, **controls)
+    assert_close(outcome, problem.expected(**controls), "float64")
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+def test_bfloat16(unroll, reverse):
+    problem = Problem.draw(GRU_AFTER, SHAPE, learned_h0=True).rounded("bfloat16")
+    controls = {"reverse": reverse, **draw_controls(SHAPE)}
+    outcome = with_wide_carry(problem, unroll, **controls)
+    assert_close(outcome, problem.expected(**controls), "bfloat16")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("jvp", "jvp of grad", "jacfwd", "hessian", "jacrev of grad"),
+        ("vmap", "vmap of grad", "checkpoint", "linearize"),
+    ],
+    ids=str,
+)
+@jax.enable_x64(True)
+def test_transformations(unroll, names):
+    with run_by("scan") as plain:
+        expected = transformed(plain, GRU_AFTER, names)
+    assert_close(transformed(unroll, GRU_AFTER, names), expected, "float64")
+
+
+@jax.enable_x64(True)
+def test_a_mapped_axis_is_one_of_the_batch(unroll):
+    problem = Problem.draw(GRU_AFTER, Shape(4, (3, 2), 2, 3))
+    cell, xs, state = problem.inputs("float64")
+
+    def loss(cell, xs, state):
+        last, ys = unroll(cell, xs, state)
+        return (ys**3).sum((0, -1, -2)) + (last**2).sum((-1, -2))
+
+    def mapped(cell, xs, state):
+        return jax.vmap(loss, (None, 1, 0))(cell, xs, state).sum()
+
+    def whole(cell, xs, state):
+        return loss(cell, xs, state).sum()
+
+    got = jax.jit(jax.value_and_grad(mapped, (0, 1, 2)))(cell, xs, state)
+    want = jax.jit(jax.value_and_grad(whole, (0, 1, 2)))(cell, xs, state)
+    assert_close(got, want, "float64")

@@ -1,0 +1,310 @@
+"""Parts of a batch that run at the same time: the same values, in memory that no two share."""
+
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gru_jax
+from gru_jax._unroll.xla import forward as walk
+from gru_jax._unroll.xla import run as xla
+from gru_jax._unroll.xla import schedule as tuning
+from gru_jax._unroll.xla.schedule import Tuning
+from tests.cells.cases import GRU_AFTER, GRU_BEFORE, LSTM, RNN, Problem, assert_close
+from tests.shapes import Shape
+from tests.unroll.tuning_overrides import in_blocks_of, in_windows_of, run_by
+
+# Three parts, of one, two and two sequences; a block of three steps, and a rest of one.
+SHAPE = Shape(time=7, batch=(5,), input=2, hidden=3)
+LENGTHS = np.array([7, 0, 3, 6, 1])
+
+
+def in_parts(parts: int, tuning: Tuning | None = None) -> Tuning:
+    return dataclasses.replace(
+        tuning or in_blocks_of(3, sequences=SHAPE.batch[0]),
+        parts=parts,
+        part_rows=1,
+        part_elements=0,
+    )
+
+
+@pytest.fixture
+def parts_seen(monkeypatch):
+    """How many parts each walk had, the device being the only one."""
+    seen = []
+    real = walk.walk_parts
+
+    def counting(*arguments, parts, **options):
+        seen.append(len(parts))
+        return real(*arguments, parts=parts, **options)
+
+    monkeypatch.setattr(xla, "walk_parts", counting)
+    monkeypatch.setattr(tuning, "count_devices", lambda device: 1)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("case", "inside", "checkpoint", "controls"),
+    [
+        (GRU_AFTER, True, None, {}),
+        (GRU_AFTER, False, "step", {"reverse": True, "lengths": LENGTHS}),
+        (GRU_BEFORE, True, "step", {"lengths": LENGTHS}),
+        (GRU_BEFORE, False, None, {"reverse": True}),
+        (LSTM, True, None, {"lengths": LENGTHS}),
+        (RNN, True, None, {"reverse": True}),
+    ],
+    ids=str,
+)
+@jax.enable_x64(True)
+def test_against_the_reference(case, inside, checkpoint, controls, parts_seen):
+    problem = Problem.draw(case, SHAPE, learned_h0=True)
+    blocks = in_blocks_of(3, inside=inside, sequences=SHAPE.batch[0])
+    with run_by("xla", in_parts(3, blocks)) as unroll:
+        outcome = problem.run("float64", unroll, checkpoint=checkpoint, **controls)
+    assert_close(outcome, problem.expected(**controls), "float64")
+    assert set(parts_seen) == {3}
+
+
+@pytest.mark.parametrize(
+    "controls", [{}, {"reverse": True}, {"reverse": True, "lengths": LENGTHS}], ids=str
+)
+@jax.enable_x64(True)
+def test_windows_of_parts(controls, parts_seen):
+    """Without a gradient: of three steps each, and one that is left."""
+    inputs = Problem.draw(GRU_AFTER, SHAPE, learned_h0=True).inputs("float64")
+    with run_by("scan") as unroll:
+        expected = unroll(*inputs, **controls)
+    windows = in_windows_of(3, sequences=SHAPE.batch[0])
+    with run_by("xla", in_parts(3, windows)) as unroll:
+        assert_close(unroll(*inputs, **controls), expected, "float64")
+    assert parts_seen == [3, 3]
+
+
+def test_parts_of_a_cell_that_fits_in_a_cache_are_in_no_windows(parts_seen):
+    windows = in_windows_of(3, sequences=SHAPE.batch[0])
+    unrolled_in_parts(tuning=in_parts(3, dataclasses.replace(windows, inside_parameters=10**9)))
+    assert parts_seen == [3]
+
+
+@jax.enable_x64(True)
+def test_transformations_see_no_difference(parts_seen):
+    problem = Problem.draw(GRU_AFTER, SHAPE, learned_h0=True)
+    cell, xs, state = problem.inputs("float64")
+    directions = Problem.draw(GRU_AFTER, SHAPE, seed=1, learned_h0=True).inputs("float64")
+    ensemble = jax.tree.map(lambda *leaves: jnp.stack(leaves), cell, directions[0])
+
+    def transformed(unroll):
+        def loss(*inputs):
+            last, ys = unroll(*inputs)
+            return jnp.sum(ys**3) + jnp.sum(last**2)
+
+        return {
+            "jvp": jax.jvp(unroll, (cell, xs, state), directions),
+            "jvp of grad": jax.jvp(jax.grad(loss), (cell, xs, state), directions),
+            "hessian": jax.hessian(lambda state: loss(cell, xs, state))(state),
+            "vmap of grad": jax.vmap(jax.grad(loss), (0, None, None))(ensemble, xs, state),
+            "checkpoint": jax.grad(jax.checkpoint(loss))(cell, xs, state),
+        }
+
+    with run_by("scan") as unroll:
+        expected = jax.jit(lambda: transformed(unroll))()
+    with run_by("xla", in_parts(2)) as unroll:
+        assert_close(jax.jit(lambda: transformed(unroll))(), expected, "float64")
+    assert set(parts_seen) == {2}
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_stay_in_their_sequence(poison, parts_seen):
+    """The loops' counters are made to depend on what they compute."""
+    problem = Problem.draw(GRU_AFTER, SHAPE)
+    cell, xs, state = problem.inputs("float32")
+    poisoned = xs.at[2, 0].set(poison)
+    with run_by("scan") as unroll:
+        expected = unroll(cell, poisoned, state)[1]
+    with run_by("xla", in_parts(2)) as unroll:
+        clean = unroll(cell, xs, state)[1]
+        ys = unroll(cell, poisoned, state)[1]
+    np.testing.assert_allclose(ys, expected, rtol=1e-5)
+    np.testing.assert_array_equal(ys[:, 1:], clean[:, 1:])
+    assert set(parts_seen) == {2}
+
+
+def unrolled_in_parts(case=GRU_AFTER, shape=SHAPE, tuning=None, dtype="float32", **controls):
+    cell, xs, state = Problem.draw(case, shape).inputs(dtype)
+    with run_by("xla", tuning or in_parts(2)) as unroll:
+        unroll(cell, xs, state, **controls)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"starts": np.zeros((7, 5), bool)},
+        {"shape": SHAPE._replace(batch=())},
+        {"shape": SHAPE._replace(batch=(2, 3))},
+        {"shape": SHAPE._replace(batch=(1,))},
+        {"shape": SHAPE._replace(time=0)},
+        {"dtype": "bfloat16"},
+        {"tuning": in_parts(1)},
+        {"tuning": dataclasses.replace(in_parts(2), part_rows=3)},
+        {"tuning": dataclasses.replace(in_parts(2), part_elements=7 * 5 * 3 + 1)},
+    ],
+    ids=str,
+)
+def test_where_parts_would_not_do_the_batch_is_one(options, parts_seen):
+    unrolled_in_parts(**options)
+    assert not parts_seen
+    unrolled_in_parts()
+    assert parts_seen == [2]
+
+
+def test_a_cell_that_fits_in_no_cache_has_parts_for_its_gradient_alone(parts_seen):
+    cell, xs, state = Problem.draw(GRU_AFTER, SHAPE).inputs("float32")
+    with run_by("xla", dataclasses.replace(in_parts(2), part_parameters=1)) as unroll:
+        unroll(cell, xs, state)
+        assert not parts_seen
+        jax.grad(lambda xs: unroll(cell, xs, state)[1].sum())(xs)
+    assert parts_seen == [2]
+
+
+def test_on_several_devices_the_batch_is_one(parts_seen, monkeypatch):
+    """It may be spread over them, along the axis that would be cut."""
+    monkeypatch.setattr(tuning, "count_devices", lambda device: 2)
+    unrolled_in_parts()
+    assert not parts_seen
+
+
+CELLS = {
+    "gru_after": "init(jax.random.key(0), 16, 64)",
+    "gru_before": "init(jax.random.key(0), 16, 64, reset='before')",
+    "lstm": "init_lstm(jax.random.key(0), 16, 64)",
+}
+
+PROGRAM = f"""
+import jax, jax.numpy as jnp
+import gru_jax
+from gru_jax._unroll.xla import run as xla
+from gru_jax._unroll.xla.schedule import Tuning
+xs = jnp.ones((512, 16, 16))
+def forward(params, xs):
+    return gru_jax.unroll(params, xs)[1]
+def windows(params, xs):
+    return gru_jax.unroll(params, xs)[1]
+def loss(params, xs):
+    return jnp.sum(forward(params, xs) ** 2)
+def gradient(params, xs):
+    return jax.grad(loss, (0, 1))(params, xs)
+plain = Tuning(parts=2)
+ahead = Tuning(parts=2, inside_parameters=0, ahead_elements=2**16)
+for cell in {list(CELLS.values())}:
+    for function, tuning in ((forward, plain), (windows, ahead), (gradient, plain)):
+        xla.TUNING = tuning
+        jax.clear_caches()
+        jax.jit(function).lower(eval("gru_jax." + cell), xs).compile()
+"""
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory) -> dict[tuple[str, str], Path]:
+    """What XLA makes of a function of a cell."""
+    dumped = tmp_path_factory.mktemp("dumped")
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": f"--xla_dump_to={dumped}",
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": "1",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "0",
+        "JAX_ENABLE_COMPILATION_CACHE": "false",
+    }
+    root = Path(gru_jax.__file__).parents[1]
+    subprocess.run([sys.executable, "-c", PROGRAM], env=environment, cwd=root, check=True)
+    return {
+        (function, cell): path
+        for function in ("forward", "windows", "gradient")
+        for cell, path in zip(
+            # Numbered in the order of compilation.
+            CELLS,
+            sorted(dumped.glob(f"*jit_{function}.cpu_after_optimizations.txt")),
+            strict=True,
+        )
+    }
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(("function", "pairs"), [("forward", 1), ("windows", 1), ("gradient", 2)])
+def test_no_loop_writes_what_another_one_uses(function, pairs, cell, compiled):
+    """Or XLA runs them one after another, as it does without the detours of `side_by_side`."""
+    path = compiled[function, cell]
+    module = path.read_text()
+    memory = path.with_name(path.stem + "-buffer-assignment.txt").read_text()
+    # Those of the way forward, and those of the way back.
+    found = list(pairs_of_loops(module))
+    assert len(found) == pairs
+    for pair in found:
+        one, other = (written_by(loop, module, memory) for loop in pair)
+        assert one
+        assert other
+        assert not overlap(one, other)
+
+
+Span = tuple[int, int, int]
+
+
+def computations(module: str) -> dict[str, list[str]]:
+    parts = re.findall(r"^(?:ENTRY )?%([\w.-]+) \(.*?\{$(.*?)^\}", module, re.M | re.S)
+    return {name: text.strip().splitlines() for name, text in parts}
+
+
+def pairs_of_loops(module: str) -> Iterator[tuple[str, str]]:
+    """Loops over parts of one size that stand side by side, as the text of their instructions."""
+    for lines in computations(module).values():
+        loops = [line for line in lines if ") while(" in line]
+        carries = [line.split(" = ")[1].split(" while(")[0] for line in loops]
+        for index, carry in enumerate(carries):
+            yield from (
+                (loops[index], loops[other]) for other in range(index) if carries[other] == carry
+            )
+
+
+def written_by(loop: str, module: str, memory: str) -> set[Span]:
+    """The memory (allocation, first byte, end) that a loop's instructions write."""
+    spans: dict[str, list[Span]] = {}
+    allocation = -1
+    for line in memory.splitlines():
+        if begin := re.match(r"allocation (\d+): (.*)", line):
+            allocation = -1 if "constant" in begin[2] else int(begin[1])
+        elif value := re.match(
+            r" value: <\d+ ([\w.-]+)(?:\{[\d,]*\})? @\d+> \(size=(\d+),offset=(\d+)\)", line
+        ):
+            size, offset = int(value[2]), int(value[3])
+            if allocation >= 0:
+                spans.setdefault(value[1], []).append((allocation, offset, offset + size))
+    known = computations(module)
+
+    def instructions(text: str) -> Iterator[str]:
+        for called in re.findall(r"(?:body|condition|to_apply)=%([\w.-]+)", text):
+            for line in known[called]:
+                yield line
+                yield from instructions(line)
+
+    names = {
+        line.split("%", 1)[1].split(" ", 1)[0]
+        for line in instructions(loop)
+        if not re.search(r" (parameter|get-tuple-element|tuple|constant|bitcast)\(", line)
+    }
+    return {span for name in names for span in spans.get(name, [])}
+
+
+def overlap(ones: set[Span], others: set[Span]) -> bool:
+    return any(
+        one[0] == other[0] and one[1] < other[2] and other[1] < one[2]
+        for one in ones
+        for other in others
+    )
