@@ -1,6 +1,6 @@
 """The gated recurrent unit for JAX: pure functions from parameters and states to states."""
 
-from gru_jax._unroll import initial_state, step, unroll, unroll_truncated, windows
+from gru_jax._unroll import initial_state, step, tbptt_windows, unroll, unroll_truncated
 from gru_jax.cells import (
     Affine,
     AffineCell,
@@ -36,8 +36,8 @@ __all__ = [
     "init_stack",
     "initial_state",
     "step",
+    "tbptt_windows",
     "unroll",
     "unroll_stack",
     "unroll_truncated",
-    "windows",
 ]

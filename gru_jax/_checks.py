@@ -55,7 +55,7 @@ def parameter(name: str, value: object, expected: tuple[int | None, ...], meanin
     return array
 
 
-def positive(name: str, value: object) -> int:
+def positive_int(name: str, value: object) -> int:
     """Returns ``value`` as an int; TypeError or ValueError unless it is a positive integer."""
     try:
         number = operator.index(value)  # pyright: ignore[reportArgumentType]
@@ -66,10 +66,10 @@ def positive(name: str, value: object) -> int:
     return number
 
 
-def per_unit(name: str, value: object, hidden_size: object) -> Array:
+def scalar_or_per_unit(name: str, value: object, hidden_size: object) -> Array:
     """Returns a number, or one for each unit; ValueError unless it is () or (H,)."""
     array = floating_array(name, jnp.asarray(value, float) if np.isscalar(value) else value)
-    hidden = positive("hidden_size", hidden_size)
+    hidden = positive_int("hidden_size", hidden_size)
     if array.shape not in ((), (hidden,)):
         raise ValueError(
             f"{name} has shape {array.shape}, expected () or {(hidden,)}: one number, or (hidden,)"
@@ -77,14 +77,14 @@ def per_unit(name: str, value: object, hidden_size: object) -> Array:
     return array
 
 
-def option(name: str, value: object, choices: Iterable[object]) -> None:
+def one_of(name: str, value: object, choices: Iterable[object]) -> None:
     """ValueError unless ``value`` is one of ``choices``."""
     choices = tuple(choices)
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
 
 
-def rate(name: str, value: object) -> float:
+def probability(name: str, value: object) -> float:
     """Returns ``value`` as a float; ValueError unless it is a probability below one."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number in [0, 1), got {value!r}")

@@ -123,7 +123,7 @@ def export_unroll(
     """
     time, batch = jax_export.symbolic_shape("time, batch")
     dtype = _checks.floating_dtype("dtype", dtype)
-    _checks.option("reverse", reverse, (False, True))
+    _checks.one_of("reverse", reverse, (False, True))
     run: Any = unroll_stack if isinstance(ours, Stack) else unroll
 
     def sequence(params: Any, xs: jax.Array, h0: Tree, lengths: jax.Array | None = None) -> Tree:
@@ -171,7 +171,7 @@ def export_function(
     """
     needed("flatbuffers")
     for platform in platforms:
-        _checks.option("platforms", platform, (*PLATFORMS, "rocm"))
+        _checks.one_of("platforms", platform, (*PLATFORMS, "rocm"))
     exported = jax_export.export(jax.jit(function), platforms=tuple(platforms))(*arguments)
     program = bytes(exported.serialize(vjp_order=int(trainable)))
     described = {
@@ -280,7 +280,7 @@ def _input_size(ours: Cell | Stack) -> int:
     """D; TypeError or ValueError unless there is one such size."""
     if not isinstance(ours, (Cell, Stack)):
         raise TypeError(f"expected a gru_jax.Cell or Stack, got {type(ours).__name__}")
-    ours.check()
+    ours.validate()
     first = ours.layers[0][0] if isinstance(ours, Stack) else ours
     if first.input_size is None or first.num_feature_axes != 1:
         raise ValueError(

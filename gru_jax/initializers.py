@@ -41,7 +41,7 @@ def per_gate(
         raise TypeError(
             f"{name} must be a scheme's name or a callable (key, shape, dtype), got {initializer!r}"
         )
-    _checks.option(name, initializer, SCHEMES)
+    _checks.one_of(name, initializer, SCHEMES)
     draw_gate = SCHEMES[initializer]
 
     def draw(key: Array, shape: Shape, dtype: DType) -> Array:
@@ -66,18 +66,18 @@ def bias(initializer: str | Initializer, offsets: Sequence[float | Array]) -> In
     """
     if callable(initializer):
         return initializer
-    _checks.option("bias_init", initializer, ("zeros", "torch"))
-    draw_packed = per_gate(initializer, len(offsets), name="bias_init")
+    _checks.one_of("bias_init", initializer, ("zeros", "torch"))
+    init_packed = per_gate(initializer, len(offsets), name="bias_init")
 
     def draw(key: Array, shape: Shape, dtype: DType) -> Array:
         hidden = (shape[-1] // len(offsets),)
         added = [jnp.broadcast_to(jnp.asarray(offset, dtype), hidden) for offset in offsets]
-        return draw_packed(key, shape, dtype) + jnp.concatenate(added)
+        return init_packed(key, shape, dtype) + jnp.concatenate(added)
 
     return draw
 
 
-def time_scales(longest: float, hidden_size: int) -> Array:
+def chrono_bias(longest: float, hidden_size: int) -> Array:
     """Returns biases of a gate that keeps the state which give units memories of all lengths.
 
     A gate that is open to ``sigmoid(b)`` forgets over ``1 / (1 - sigmoid(b)) = 1 + exp(b)`` steps
@@ -97,7 +97,7 @@ def time_scales(longest: float, hidden_size: int) -> Array:
     """
     if not longest >= 2:
         raise ValueError(f"longest must be 2 steps or more, got {longest}")
-    times = jnp.geomspace(2.0, longest, _checks.positive("hidden_size", hidden_size))
+    times = jnp.geomspace(2.0, longest, _checks.positive_int("hidden_size", hidden_size))
     return jnp.log(times - 1).astype(jnp.float32)
 
 

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from gru_jax import _checks
-from gru_jax._unroll.api import Checkpoint, unroll_among
+from gru_jax._unroll.api import Checkpoint, unroll_with_policy
 from gru_jax._unroll.validation import batch_shape_of, check_state
 from gru_jax.cells import Cell, init
 from gru_jax.dropout import dropout as drop
-from gru_jax.typing import Array, Flags, Inputs, Lengths, Shape, State
+from gru_jax.typing import Array, Inputs, Lengths, Shape, State, TimeMask
 
 Merge = Literal["concat", "sum", "mean", "product"]
 
@@ -40,16 +40,16 @@ class Stack:
     merge: Merge = dataclasses.field(default="concat", metadata={"static": True})
     residual: bool = dataclasses.field(default=False, metadata={"static": True})
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Raises ValueError or TypeError where the parts do not fit together."""
-        _checks.option("merge", self.merge, MERGES)
+        _checks.one_of("merge", self.merge, MERGES)
         for index, layer in enumerate(self.layers):
             if len(layer) not in (1, 2):
                 raise ValueError(
                     f"layers[{index}] must hold 1 or 2 cells, one a direction; got {len(layer)}"
                 )
             for cell in layer:
-                cell.check()
+                cell.validate()
 
     def initial_state(self, batch_shape: Shape = ()) -> tuple[tuple[State, ...], ...]:
         """The states before the first step, ``[layer][direction]``."""
@@ -91,8 +91,8 @@ def init_stack(
         ValueError: a size that is not positive, an unknown option.
     """
     _checks.random_key("key", key)
-    num_layers = _checks.positive("num_layers", num_layers)
-    _checks.option("merge", merge, MERGES)
+    num_layers = _checks.positive_int("num_layers", num_layers)
+    _checks.one_of("merge", merge, MERGES)
     directions = 2 if bidirectional else 1
     merged_size = hidden_size * (directions if merge == "concat" else 1)
     keys = iter(jax.random.split(key, num_layers * directions))
@@ -112,8 +112,8 @@ def unroll_stack(
     states: tuple[tuple[State, ...], ...] | None = None,
     *,
     lengths: Lengths | None = None,
-    mask: Flags | None = None,
-    starts: Flags | None = None,
+    mask: TimeMask | None = None,
+    starts: TimeMask | None = None,
     reverse: bool = False,
     dropout: float = 0.0,
     key: Array | None = None,
@@ -145,8 +145,8 @@ def unroll_stack(
     """
     if not isinstance(stack, Stack):
         raise TypeError(f"stack must be a gru_jax.Stack, got {type(stack).__name__}")
-    stack.check()
-    dropout = _checks.rate("dropout", dropout)
+    stack.validate()
+    dropout = _checks.probability("dropout", dropout)
     keys = None
     if dropout:
         if key is None:
@@ -160,7 +160,7 @@ def unroll_stack(
         if keys is not None and index:
             xs = drop(keys[index], xs, dropout)
         results = [
-            unroll_among(
+            unroll_with_policy(
                 sum(map(len, stack.layers)),
                 cell,
                 xs,

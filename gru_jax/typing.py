@@ -22,7 +22,7 @@ Shape: TypeAlias = tuple[int, ...]
 State: TypeAlias = Any
 """What a cell carries from step to step: an array, or a tuple of arrays (*batch, hidden)."""
 
-Projected: TypeAlias = Any
+ProjectedInputs: TypeAlias = Any
 """What a cell makes of its inputs for all steps at once: arrays with the inputs' leading axes."""
 
 Initializer: TypeAlias = Callable[[Array, Shape, DType], Array]
@@ -33,4 +33,4 @@ StepInputs: TypeAlias = Float[Array, "*batch input"]
 Outputs: TypeAlias = Float[Array, "time *batch output"]
 Hidden: TypeAlias = Float[Array, "*batch hidden"]
 Lengths: TypeAlias = Int[Array, "*batch"]
-Flags: TypeAlias = Bool[Array, "time *batch"]
+TimeMask: TypeAlias = Bool[Array, "time *batch"]

@@ -140,7 +140,7 @@ def test_streaming(case, xs):
     stack = draw_stack(case)
     state = gru_jax.initial_state(stack, (BATCH,))
     outputs = []
-    for window in gru_jax.windows(xs, 2, **controls()):
+    for window in gru_jax.tbptt_windows(xs, 2, **controls()):
         state, ys = unroll_stack(stack, states=state, **window)
         outputs.append(ys)
     whole = unroll_stack(stack, xs, **controls())

@@ -31,7 +31,7 @@ for (init, batch), dtype in zip(cells, (jnp.float32, jnp.bfloat16, jnp.float16))
     for checkpoint in (None, "step", "chunk", 3):
         h, ys = gru_jax.unroll(params, xs, h, checkpoint=checkpoint, **options)
     gru_jax.unroll_truncated(params, xs, window=2, **options)
-    for window in gru_jax.windows(xs, 2, **options):
+    for window in gru_jax.tbptt_windows(xs, 2, **options):
         h, ys = gru_jax.unroll(params, h0=h, **window)
     jax.grad(lambda params: gru_jax.unroll(params, xs)[1].astype(jnp.float32).sum())(params)
 stack = gru_jax.init_stack(key, 3, 4, num_layers=2, bidirectional=True)

@@ -158,7 +158,7 @@ def recurrent_layers(
     keeps: Any = {}
     if config.time_scales is not None:
         gate = {"gru": "update_bias", "lstm": "forget_bias", "rnn": None}[config.cell]
-        biases = initializers.time_scales(config.time_scales, config.hidden_size)
+        biases = initializers.chrono_bias(config.time_scales, config.hidden_size)
         keeps = {gate: biases} if gate else {}
     match config.cell:
         case "gru":

@@ -12,7 +12,7 @@ from jax.interpreters import ad, batching, mlir
 Tree = Any
 
 
-def with_pullback(
+def custom_vjp_with_jvp(
     function: Callable[..., Tree],
     forward: Callable[..., tuple[Tree, Tree]],
     pullback: Callable[[Tree, Tree], tuple[Tree, ...]],

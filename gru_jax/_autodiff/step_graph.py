@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.extend.core import Jaxpr, Literal
 
 from gru_jax.cells.base import AffineCell, affine
-from gru_jax.typing import Array, Projected, State
+from gru_jax.typing import Array, ProjectedInputs, State
 
 
 class Anatomy(NamedTuple):
@@ -51,7 +51,7 @@ class Anatomy(NamedTuple):
         """The output that is a product's operand, for one that is computed."""
         return self.state.num_leaves + self.links[:product].count(None)
 
-    def pick_direct(self, projected: Projected) -> list[Array]:
+    def pick_direct(self, projected: ProjectedInputs) -> list[Array]:
         """What is read directly of what was projected."""
         leaves = jax.tree.leaves(projected)
         return [leaves[index] for index in self.direct]
@@ -95,19 +95,19 @@ class Anatomy(NamedTuple):
         return rows
 
 
-def dissect(cell: AffineCell, state: State, projected: Projected) -> Anatomy:
+def dissect(cell: AffineCell, state: State, projected: ProjectedInputs) -> Anatomy:
     """The anatomy of a cell's step, from the shapes of a state and of what is projected."""
     widths: list[int] = []
     links: list[int | None] = []
 
-    def measure(state: State, projected: Projected) -> list[Any]:
+    def measure(state: State, projected: ProjectedInputs) -> list[Any]:
         _, calls = record(cell, state, projected)
         widths.extend(len(call) for call in calls)
         return calls
 
     sums = jax.eval_shape(measure, state, projected)
 
-    def elementwise(state: State, sums: Any, projected: Projected) -> list[Array]:
+    def elementwise(state: State, sums: Any, projected: ProjectedInputs) -> list[Array]:
         new, operands = _evaluate(cell, state, projected, sums)
         leaves = jax.tree.leaves(state)
         computed = []
@@ -140,7 +140,7 @@ def dissect(cell: AffineCell, state: State, projected: Projected) -> Anatomy:
 def record(
     cell: AffineCell,
     state: State,
-    projected: Projected,
+    projected: ProjectedInputs,
     known_weights: Sequence[Array] | None = None,
 ) -> tuple[State, list[tuple[Array, ...]]]:
     """The new state, and what every call of :func:`affine` on the way returned.
@@ -162,7 +162,7 @@ def record(
     return cell.combine(state, projected, recording), calls
 
 
-def weights_of(cell: AffineCell, state: State, projected: Projected) -> list[Array]:
+def weights_of(cell: AffineCell, state: State, projected: ProjectedInputs) -> list[Array]:
     """The weights of every product, in order."""
     found = []
 
@@ -177,7 +177,7 @@ def weights_of(cell: AffineCell, state: State, projected: Projected) -> list[Arr
 
 
 def addends_of(
-    cell: AffineCell, state: State, projected: Projected, calls: Sequence[tuple[Array, ...]]
+    cell: AffineCell, state: State, projected: ProjectedInputs, calls: Sequence[tuple[Array, ...]]
 ) -> list[list[Array | None]]:
     """What is added to every product: vectors, or as large as the sums that ``calls`` holds."""
     known, found = iter(calls), []
@@ -201,7 +201,7 @@ def addends_of(
 
 
 def _evaluate(
-    cell: AffineCell, state: State, projected: Projected, calls: Sequence[tuple[Array, ...]]
+    cell: AffineCell, state: State, projected: ProjectedInputs, calls: Sequence[tuple[Array, ...]]
 ) -> tuple[list[Array], list[Array]]:
     known, operands = iter(calls), []
 

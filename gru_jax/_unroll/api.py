@@ -16,8 +16,8 @@ from gru_jax._unroll.masking import Controls, Steps, check_controls, plan
 from gru_jax._unroll.sharding import settle
 from gru_jax._unroll.validation import batch_shape_of, check_cell, check_state
 from gru_jax._unroll.xla import run as xla
-from gru_jax.cells.base import Cell, advance, gate_dtype, project
-from gru_jax.typing import Array, Flags, Inputs, Lengths, Outputs, Shape, State, StepInputs
+from gru_jax.cells.base import Cell, accum_dtype, cast_and_step, project
+from gru_jax.typing import Array, Inputs, Lengths, Outputs, Shape, State, StepInputs, TimeMask
 
 Checkpoint: TypeAlias = Literal["step", "chunk"] | int | None
 
@@ -66,7 +66,7 @@ def initial_state(params: Cell, batch_shape: Shape = ()) -> State:
         raise TypeError(f"params must be a gru_jax.Cell or Stack, got {type(params).__name__}")
     if not isinstance(batch_shape, tuple):
         raise TypeError(f"batch_shape must be a tuple of integers, got {batch_shape!r}")
-    params.check()
+    params.validate()
     return params.initial_state(batch_shape)
 
 
@@ -76,8 +76,8 @@ def unroll(
     h0: State | None = None,
     *,
     lengths: Lengths | None = None,
-    mask: Flags | None = None,
-    starts: Flags | None = None,
+    mask: TimeMask | None = None,
+    starts: TimeMask | None = None,
     reverse: bool = False,
     implementation: str | None = None,
     checkpoint: Checkpoint = None,
@@ -122,7 +122,7 @@ def unroll(
         ValueError: shapes that do not fit, lengths out of range, an unknown option.
         NotImplementedError: the implementation asked for cannot serve the call.
     """
-    return unroll_among(
+    return unroll_with_policy(
         1, params, xs, h0, lengths, mask, starts, reverse, implementation, checkpoint
     )
 
@@ -134,8 +134,8 @@ def unroll_truncated(
     *,
     window: int,
     lengths: Lengths | None = None,
-    mask: Flags | None = None,
-    starts: Flags | None = None,
+    mask: TimeMask | None = None,
+    starts: TimeMask | None = None,
     reverse: bool = False,
     implementation: str | None = None,
     checkpoint: Checkpoint = None,
@@ -144,7 +144,7 @@ def unroll_truncated(
 
     Values are those of :func:`unroll`. Gradients do not cross from a window of ``window`` steps
     into the one that was read before it; the gradient with respect to ``h0`` comes from the
-    window that is read first. For an update per window see :func:`windows`.
+    window that is read first. For an update per window see :func:`tbptt_windows`.
 
     Args:
         params, xs, h0, lengths, mask, starts, reverse, implementation, checkpoint: as for
@@ -155,8 +155,8 @@ def unroll_truncated(
     Raises:
         TypeError, ValueError, NotImplementedError: as :func:`unroll`.
     """
-    window = _checks.positive("window", window)
-    return unroll_among(
+    window = _checks.positive_int("window", window)
+    return unroll_with_policy(
         1, params, xs, h0, lengths, mask, starts, reverse, implementation, checkpoint, window
     )
 
@@ -167,17 +167,17 @@ def unroll_truncated(
 @functools.partial(jax.jit, inline=True, static_argnames="kind")
 def _step(params: Cell, state: State, x: Array, *, kind: type[Cell]) -> State:
     del kind
-    return advance(params, state, project(params, x), x.dtype)
+    return cast_and_step(params, state, project(params, x), x.dtype)
 
 
-def unroll_among(
+def unroll_with_policy(
     calls: int,
     params: Cell,
     xs: Inputs,
     h0: State | None,
     lengths: Lengths | None,
-    mask: Flags | None,
-    starts: Flags | None,
+    mask: TimeMask | None,
+    starts: TimeMask | None,
     reverse: bool,
     implementation: str | None,
     checkpoint: Checkpoint,
@@ -191,11 +191,11 @@ def unroll_among(
     if h0 is not None:
         h0 = check_state("h0", params, h0, batch_shape)
     controls = check_controls((xs.shape[0], *batch_shape), lengths, mask, starts)
-    _checks.option("reverse", reverse, (False, True))
+    _checks.one_of("reverse", reverse, (False, True))
     if isinstance(checkpoint, str):
-        _checks.option("checkpoint", checkpoint, ("step", "chunk"))
+        _checks.one_of("checkpoint", checkpoint, ("step", "chunk"))
     elif checkpoint is not None:
-        _checks.positive("checkpoint", checkpoint)
+        _checks.positive_int("checkpoint", checkpoint)
     return _unroll(
         params,
         xs,
@@ -230,7 +230,7 @@ def _unroll(
 ) -> tuple[State, Array]:
     del kind
     if state is None:
-        dtype = gate_dtype(xs.dtype)
+        dtype = accum_dtype(xs.dtype)
         batch_shape = batch_shape_of("xs", params, xs, 1)
         state = jax.tree.map(lambda leaf: leaf.astype(dtype), params.initial_state(batch_shape))
 
@@ -247,7 +247,7 @@ def _unroll(
     steps = plan(xs, controls, reverse=reverse)
     if xs.shape[0]:
         first = steps.xs[0]
-        state = settle(lambda h: advance(params, h, project(params, first), xs.dtype), state)
+        state = settle(lambda h: cast_and_step(params, h, project(params, first), xs.dtype), state)
     return run(steps, state)
 
 
@@ -258,7 +258,7 @@ def _choose(implementation: str | None, call: Call) -> str:
             for name, candidate in IMPLEMENTATIONS.items()
             if candidate.unsupported(call) is None
         )
-    _checks.option("implementation", implementation, IMPLEMENTATIONS)
+    _checks.one_of("implementation", implementation, IMPLEMENTATIONS)
     reason = IMPLEMENTATIONS[implementation].unsupported(call)
     if reason is not None:
         raise NotImplementedError(f'implementation="{implementation}" cannot serve: {reason}')

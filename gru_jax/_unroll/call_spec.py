@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from gru_jax.cells.base import Cell, gate_dtype
+from gru_jax.cells.base import Cell, accum_dtype
 from gru_jax.typing import Array, DType, Shape, State
 
 
@@ -63,9 +63,9 @@ def describe(cell: Cell, xs: Array, state: State | None, *, named: str | None) -
         cell, xs, state: as they came; None for the initial state.
         named: the implementation that is asked for.
     """
-    device = likely_device()
+    device = default_device()
     if state is None:
-        state_dtypes = (gate_dtype(xs.dtype),)
+        state_dtypes = (accum_dtype(xs.dtype),)
     else:
         state_dtypes = tuple(leaf.dtype for leaf in jax.tree.leaves(state))
     mesh = jax.sharding.get_abstract_mesh()
@@ -88,7 +88,7 @@ def are_known(shape: Shape) -> bool:
     return all(isinstance(size, int) for size in shape)
 
 
-def likely_device() -> Any:
+def default_device() -> Any:
     """A device of the platform where a program that is traced now most likely runs."""
     device = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
     if device is None or isinstance(device, str):

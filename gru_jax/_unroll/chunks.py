@@ -10,26 +10,26 @@ from jax import lax
 
 from gru_jax import _checks
 from gru_jax._unroll.masking import Steps
-from gru_jax.typing import Array, Flags, Inputs, Lengths, State
+from gru_jax.typing import Array, Inputs, Lengths, State, TimeMask
 
 Run = Callable[[Steps, State], tuple[State, Array]]
 TreeT = TypeVar("TreeT")
 
 
-def windows(
+def tbptt_windows(
     xs: Inputs,
     window: int,
     *,
     lengths: Lengths | None = None,
-    mask: Flags | None = None,
-    starts: Flags | None = None,
+    mask: TimeMask | None = None,
+    starts: TimeMask | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Cuts a batch of sequences into windows of ``window`` steps, the last maybe shorter.
 
     Each comes as the keyword arguments of :func:`gru_jax.unroll`, so that truncated
     backpropagation through time (Williams & Peng 1990) with an update per window reads::
 
-        for inputs in windows(xs, 35, lengths=lengths):
+        for inputs in tbptt_windows(xs, 35, lengths=lengths):
             params, h = update(params, h, **inputs)   # unroll(params, h0=h, **inputs) in it
 
     Running all windows with the state handed over gives what one pass gives.
@@ -45,12 +45,12 @@ def windows(
         TypeError: ``window`` is not an integer.
         ValueError: ``window`` is not positive.
     """
-    window = _checks.positive("window", window)
+    window = _checks.positive_int("window", window)
     return _windows(xs, window, lengths, mask, starts)
 
 
 def _windows(
-    xs: Inputs, window: int, lengths: Lengths | None, mask: Flags | None, starts: Flags | None
+    xs: Inputs, window: int, lengths: Lengths | None, mask: TimeMask | None, starts: TimeMask | None
 ) -> Iterator[dict[str, Any]]:
     for begin in range(0, xs.shape[0], window):
         inside = slice(begin, begin + window)

@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 
 from gru_jax import _checks
-from gru_jax.typing import Array, DType, Flags, Lengths, Shape, State
+from gru_jax.typing import Array, DType, Lengths, Shape, State, TimeMask
 
 
 class Steps(NamedTuple):
@@ -36,7 +36,7 @@ class Controls(NamedTuple):
 
 
 def check_controls(
-    time_shape: Shape, lengths: Lengths | None, mask: Flags | None, starts: Flags | None
+    time_shape: Shape, lengths: Lengths | None, mask: TimeMask | None, starts: TimeMask | None
 ) -> Controls:
     """Checks the controls of sequences of ``time_shape`` (T, *batch).
 

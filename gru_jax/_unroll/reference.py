@@ -6,7 +6,7 @@ from jax import lax
 from gru_jax._unroll.call_spec import Call, Memory
 from gru_jax._unroll.masking import Steps, mask_outputs, select
 from gru_jax._unroll.sharding import place
-from gru_jax.cells.base import Cell, advance, project, widen
+from gru_jax.cells.base import Cell, cast_and_step, project, promote_params
 from gru_jax.typing import Array, State
 
 
@@ -23,7 +23,7 @@ def run(
     dtype = steps.xs.dtype
     batch_shape = steps.xs.shape[1 : steps.xs.ndim - cell.num_feature_axes]
     # Gradients of the parameters add up over the steps in the dtype the loop reads them in.
-    cell = widen(cell)
+    cell = promote_params(cell)
 
     initial = jax.tree.map(
         lambda new, old: new.astype(old.dtype), cell.initial_state(batch_shape), state
@@ -34,7 +34,7 @@ def run(
         projected, valid, reset = step
         if reset is not None:
             state = select(reset, initial, state)
-        new = advance(cell, state, projected, dtype)
+        new = cast_and_step(cell, state, projected, dtype)
         held = new if valid is None else select(valid, new, state)
         return held, cell.output(held)
 

@@ -11,7 +11,7 @@ def check_cell(params: Cell) -> None:
     """TypeError or ValueError unless ``params`` is a cell whose parameters fit together."""
     if not isinstance(params, Cell):
         raise TypeError(f"params must be a gru_jax.Cell, got {type(params).__name__}")
-    params.check()
+    params.validate()
 
 
 def batch_shape_of(name: str, params: Cell, x: Array, leading: int) -> Shape:

@@ -7,7 +7,7 @@ from typing import ClassVar, Protocol, TypeVar, runtime_checkable
 import jax
 import jax.numpy as jnp
 
-from gru_jax.typing import Array, DType, Projected, Shape, State
+from gru_jax.typing import Array, DType, ProjectedInputs, Shape, State
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,18 +31,18 @@ class Cell:
         """Features of an input, checked by :func:`gru_jax.unroll`; None where any will do."""
         return None
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Raises ValueError or TypeError where the parameters do not fit together."""
 
     def initial_state(self, batch_shape: Shape = ()) -> State:
         """The state before the first step, its leaves of shape (*batch, ...)."""
         raise NotImplementedError
 
-    def project(self, xs: Array) -> Projected:
+    def project(self, xs: Array) -> ProjectedInputs:
         """All that can be computed for every step at once: (..., input) -> leaves (..., ...)."""
         raise NotImplementedError
 
-    def recur(self, state: State, projected: Projected) -> State:
+    def recur(self, state: State, projected: ProjectedInputs) -> State:
         """The next state, from the last one and what was projected for this step."""
         raise NotImplementedError
 
@@ -68,7 +68,7 @@ class AffineCell(Cell):
     with an ``affine`` of their own.
     """
 
-    def combine(self, state: State, projected: Projected, affine: Affine) -> State:
+    def combine(self, state: State, projected: ProjectedInputs, affine: Affine) -> State:
         """The next state, in which every product with a parameter is a call of ``affine``.
 
         All else must be elementwise in the state, ``projected`` and what ``affine`` returns, and
@@ -76,7 +76,7 @@ class AffineCell(Cell):
         """
         raise NotImplementedError
 
-    def recur(self, state: State, projected: Projected) -> State:
+    def recur(self, state: State, projected: ProjectedInputs) -> State:
         return self.combine(state, projected, affine)
 
 
@@ -103,7 +103,7 @@ def dot(x: Array, w: Array) -> Array:
         # not vectorise.
         x = jnp.concatenate([x, jnp.zeros_like(x)], axis=-1)
         w = jnp.concatenate([w, jnp.zeros_like(w)])
-    return jnp.matmul(x.astype(w.dtype), w, preferred_element_type=gate_dtype(w.dtype))
+    return jnp.matmul(x.astype(w.dtype), w, preferred_element_type=accum_dtype(w.dtype))
 
 
 def add_bias(x: Array, bias: Array | None) -> Array:
@@ -111,31 +111,31 @@ def add_bias(x: Array, bias: Array | None) -> Array:
     return x if bias is None else x + jnp.broadcast_to(bias, x.shape)
 
 
-def gate_dtype(dtype: DType) -> DType:
+def accum_dtype(dtype: DType) -> DType:
     """The dtype of gate arithmetic and accumulation: float32 at least."""
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
 
 
-def widen(cell: CellT) -> CellT:
+def promote_params(cell: CellT) -> CellT:
     """The cell with every parameter in float32 at least, in which gradients add up over time."""
-    return _cast(cell, lambda leaf: gate_dtype(leaf.dtype))
+    return _cast(cell, lambda leaf: accum_dtype(leaf.dtype))
 
 
-def project(cell: Cell, xs: Array) -> Projected:
+def project(cell: Cell, xs: Array) -> ProjectedInputs:
     """``cell.project`` of inputs, in their precision."""
-    return at_precision(cell, xs.dtype).project(xs)
+    return cast_params(cell, xs.dtype).project(xs)
 
 
-def advance(cell: Cell, state: State, projected: Projected, dtype: DType) -> State:
+def cast_and_step(cell: Cell, state: State, projected: ProjectedInputs, dtype: DType) -> State:
     """One step of ``recur`` for inputs of ``dtype``; the state comes back in its own dtype."""
-    wide = _cast(state, lambda leaf: gate_dtype(dtype))
-    new = at_precision(cell, dtype).recur(wide, projected)
+    wide = _cast(state, lambda leaf: accum_dtype(dtype))
+    new = cast_params(cell, dtype).recur(wide, projected)
     return jax.tree.map(lambda after, before: after.astype(before.dtype), new, state)
 
 
-def at_precision(cell: CellT, dtype: DType) -> CellT:
+def cast_params(cell: CellT, dtype: DType) -> CellT:
     """The cell as a step with inputs of ``dtype`` computes: matrices in it, vectors wider."""
-    return _cast(cell, lambda leaf: dtype if leaf.ndim >= 2 else gate_dtype(dtype))
+    return _cast(cell, lambda leaf: dtype if leaf.ndim >= 2 else accum_dtype(dtype))
 
 
 def _cast(tree: TreeT, dtype_of: Callable[[Array], DType]) -> TreeT:

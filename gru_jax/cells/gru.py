@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from gru_jax import _checks, initializers
 from gru_jax.cells.base import Affine, add_bias, dot
-from gru_jax.cells.packed import PackedCell, draw_packed
+from gru_jax.cells.packed import PackedCell, init_packed
 from gru_jax.typing import Array, DType, Hidden, Initializer, Shape
 
 Reset = Literal["after", "before"]
@@ -45,19 +45,23 @@ def init(
         bias_init: of ``b`` and ``b_hn``: ``"zeros"``, ``"torch"`` or a callable.
         update_bias: added to the update gate's bias, a number or (H,), one a unit. Above zero the
             state is kept for longer at the start of training, as a positive forget bias does in
-            an LSTM (Jozefowicz et al. 2015); :func:`gru_jax.initializers.time_scales` gives units
+            an LSTM (Jozefowicz et al. 2015); :func:`gru_jax.initializers.chrono_bias` gives units
             memories of all lengths. A callable ``bias_init`` is left as it is.
 
     Raises:
         TypeError: an argument of the wrong type.
         ValueError: a size that is not positive, an unknown option or initialiser.
     """
-    _checks.option("reset", reset, ("after", "before"))
-    drawn = draw_packed(
+    _checks.one_of("reset", reset, ("after", "before"))
+    drawn = init_packed(
         key,
         input_size,
         hidden_size,
-        bias_offsets=(0.0, _checks.per_unit("update_bias", update_bias, hidden_size), 0.0),
+        bias_offsets=(
+            0.0,
+            _checks.scalar_or_per_unit("update_bias", update_bias, hidden_size),
+            0.0,
+        ),
         dtype=dtype,
         bias=bias,
         kernel_init=kernel_init,
@@ -106,16 +110,16 @@ class GRUParams(PackedCell):
     h0: Float[Array, " hidden"] | None = None
     reset: Reset = dataclasses.field(default="after", metadata={"static": True})
 
-    def check(self) -> None:
-        super().check()
-        _checks.option("reset", self.reset, ("after", "before"))
+    def validate(self) -> None:
+        super().validate()
+        _checks.one_of("reset", self.reset, ("after", "before"))
         if self.reset == "before" and self.b_hn is not None:
             raise ValueError('b_hn must be None with reset="before", whose equation has none')
         self.check_vector("b_hn", self.b_hn)
         self.check_vector("h0", self.h0)
 
     def initial_state(self, batch_shape: Shape = ()) -> Hidden:
-        return self.learned_or_zeros(self.h0, batch_shape)
+        return self.broadcast_h0(self.h0, batch_shape)
 
     def project(self, xs: Array) -> tuple[Array, Array, Array]:
         # Three arrays and not one packed: slicing a packed array inside the loop keeps XLA's
@@ -127,7 +131,7 @@ class GRUParams(PackedCell):
         self, state: Hidden, projected: tuple[Array, Array, Array], affine: Affine
     ) -> Hidden:
         if self.reset == "after":
-            return combine_reset_after(state, projected, self.w_h, self.b_hn, affine)
+            return gru_step_reset_after(state, projected, self.w_h, self.b_hn, affine)
         h = state
         x_r, x_z, x_n = projected
         u_rz, u_n = jnp.split(self.w_h, [2 * self.hidden_size], axis=-1)
@@ -137,7 +141,7 @@ class GRUParams(PackedCell):
         return _between(z, h, jnp.tanh(n))
 
 
-def combine_reset_after(
+def gru_step_reset_after(
     h: Hidden,
     projected: tuple[Array, Array, Array],
     w_h: Array,

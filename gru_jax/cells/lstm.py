@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from gru_jax import _checks
 from gru_jax.cells.base import Affine, add_bias, dot
-from gru_jax.cells.packed import PackedCell, draw_packed
+from gru_jax.cells.packed import PackedCell, init_packed
 from gru_jax.typing import Array, DType, Hidden, Initializer, Shape
 
 
@@ -32,11 +32,16 @@ def init_lstm(
     both halves of the initial state parameters, and ``forget_bias``, which is added to the
     forget gate's bias: 1, as Jozefowicz et al. (2015) advise, or (H,), one a unit.
     """
-    drawn = draw_packed(
+    drawn = init_packed(
         key,
         input_size,
         hidden_size,
-        bias_offsets=(0.0, _checks.per_unit("forget_bias", forget_bias, hidden_size), 0.0, 0.0),
+        bias_offsets=(
+            0.0,
+            _checks.scalar_or_per_unit("forget_bias", forget_bias, hidden_size),
+            0.0,
+            0.0,
+        ),
         dtype=dtype,
         bias=bias,
         kernel_init=kernel_init,
@@ -83,15 +88,15 @@ class LSTMParams(PackedCell):
     h0: Float[Array, " hidden"] | None = None
     c0: Float[Array, " hidden"] | None = None
 
-    def check(self) -> None:
-        super().check()
+    def validate(self) -> None:
+        super().validate()
         self.check_vector("h0", self.h0)
         self.check_vector("c0", self.c0)
 
     def initial_state(self, batch_shape: Shape = ()) -> LSTMState:
         return LSTMState(
-            h=self.learned_or_zeros(self.h0, batch_shape),
-            c=self.learned_or_zeros(self.c0, batch_shape),
+            h=self.broadcast_h0(self.h0, batch_shape),
+            c=self.broadcast_h0(self.c0, batch_shape),
         )
 
     def project(self, xs: Array) -> tuple[Array, Array, Array, Array]:

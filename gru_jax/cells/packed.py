@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gru_jax import _checks, initializers
-from gru_jax.cells.base import AffineCell, gate_dtype
+from gru_jax.cells.base import AffineCell, accum_dtype
 from gru_jax.typing import Array, DType, Initializer, Shape
 
 
@@ -29,7 +29,7 @@ class PackedCell(AffineCell):
         """H, features of the state."""
         return self.w_h.shape[0]
 
-    def check(self) -> None:
+    def validate(self) -> None:
         packed = f"{self.gates} * hidden" if self.gates > 1 else "hidden"
         w_h = _checks.parameter("w_h", self.w_h, (None, None), f"(hidden, {packed})")
         hidden = w_h.shape[0]
@@ -44,16 +44,16 @@ class PackedCell(AffineCell):
         if value is not None:
             _checks.parameter(name, value, (self.hidden_size,), "(hidden,)")
 
-    def learned_or_zeros(self, value: Array | None, batch_shape: Shape) -> Array:
+    def broadcast_h0(self, value: Array | None, batch_shape: Shape) -> Array:
         """A state (*batch, H): ``value`` where it is learned, zeros otherwise."""
         shape = (*batch_shape, self.hidden_size)
-        dtype = gate_dtype(self.w_h.dtype)
+        dtype = accum_dtype(self.w_h.dtype)
         if value is None:
             return jnp.zeros(shape, dtype)
         return jnp.broadcast_to(value.astype(dtype), shape)
 
 
-def draw_packed(
+def init_packed(
     key: Array,
     input_size: int,
     hidden_size: int,
@@ -67,8 +67,8 @@ def draw_packed(
 ) -> dict[str, Array]:
     """Draws ``w_x``, ``w_h`` and, with ``bias``, ``b``, for one gate per entry of the offsets."""
     _checks.random_key("key", key)
-    inputs = _checks.positive("input_size", input_size)
-    hidden = _checks.positive("hidden_size", hidden_size)
+    inputs = _checks.positive_int("input_size", input_size)
+    hidden = _checks.positive_int("hidden_size", hidden_size)
     dtype = _checks.floating_dtype("dtype", dtype)
     gates = len(bias_offsets)
     draw_w_x = initializers.per_gate(kernel_init, gates, name="kernel_init")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from gru_jax.cells.base import Affine, add_bias, dot
-from gru_jax.cells.packed import PackedCell, draw_packed
+from gru_jax.cells.packed import PackedCell, init_packed
 from gru_jax.typing import Array, DType, Hidden, Initializer, Shape
 
 
@@ -25,7 +25,7 @@ def init_rnn(
     bias_init: str | Initializer = "zeros",
 ) -> "RNNParams":
     """Draws the parameters of a plain RNN; arguments and errors as for :func:`gru_jax.init`."""
-    drawn = draw_packed(
+    drawn = init_packed(
         key,
         input_size,
         hidden_size,
@@ -59,12 +59,12 @@ class RNNParams(PackedCell):
     b: Float[Array, " hidden"] | None = None
     h0: Float[Array, " hidden"] | None = None
 
-    def check(self) -> None:
-        super().check()
+    def validate(self) -> None:
+        super().validate()
         self.check_vector("h0", self.h0)
 
     def initial_state(self, batch_shape: Shape = ()) -> Hidden:
-        return self.learned_or_zeros(self.h0, batch_shape)
+        return self.broadcast_h0(self.h0, batch_shape)
 
     def project(self, xs: Array) -> Array:
         return add_bias(dot(xs, self.w_x), self.b)

@@ -91,7 +91,7 @@ def make_gru(
     """Our parameters from arrays in our layout; float64 stays so under x64."""
     biases = [None if bias is None else jnp.asarray(bias) for bias in (b, b_hn)]
     params = GRUParams(jnp.asarray(w_x), jnp.asarray(w_h), *biases, reset=reset)
-    params.check()
+    params.validate()
     return params
 
 
@@ -192,7 +192,7 @@ def check_gru(ours: Any, framework: str, resets: Sequence[Reset]) -> None:
     """Raises unless ``ours`` is a GRU whose function ``framework``'s parameters can express."""
     if not isinstance(ours, GRUParams):
         raise TypeError(f"{framework}: expected gru_jax.GRUParams, got {type(ours).__name__}")
-    ours.check()
+    ours.validate()
     if ours.reset not in resets:
         raise ValueError(
             f'{framework} computes reset="{resets[0]}" only, these parameters obey '
@@ -226,7 +226,7 @@ def load_cells(load_cell: Callable[[Any], GRUParams], theirs: Any) -> GRUParams 
 
 def checked(stack: Stack) -> Stack:
     """The stack; ValueError unless each layer reads as many features as the last one gives."""
-    stack.check()
+    stack.validate()
     if not stack.layers:
         raise ValueError("a stack must have at least one layer")
     width = getattr(stack.layers[0][0], "input_size", None)

@@ -80,7 +80,7 @@ def dump(ours: Cell | Stack) -> bytes:
     numpy_format = needed("safetensors.numpy")
     arrays: dict[str, np.ndarray] = {}
     if isinstance(ours, Stack):
-        ours.check()
+        ours.validate()
         model: dict[str, Any] = {
             "merge": ours.merge,
             "residual": ours.residual,
@@ -107,7 +107,7 @@ def _dump_cell(cell: Any, arrays: dict[str, np.ndarray], prefix: str) -> dict[st
     if type(cell) not in kinds:
         known = ", ".join(kind.__name__ for kind in CELLS.values())
         raise TypeError(f"expected {known} or a Stack of them, got {type(cell).__name__}")
-    cell.check()
+    cell.validate()
     described: dict[str, Any] = {
         "cell": kinds[type(cell)],
         "input_size": cell.input_size,
@@ -175,7 +175,7 @@ def _load_cell(described: dict[str, Any], arrays: dict[str, np.ndarray], prefix:
         if field.metadata.get("static")
     }
     cell = kind(**leaves, **static)
-    cell.check()
+    cell.validate()
     for size in ("input_size", "hidden_size"):
         if getattr(cell, size) != described[size]:
             raise ValueError(f"{prefix}{size} is {getattr(cell, size)}, not {described[size]}")

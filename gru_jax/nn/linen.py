@@ -10,11 +10,11 @@ from flax import linen as nn
 from gru_jax._unroll import step
 from gru_jax._unroll.api import Checkpoint
 from gru_jax.cells import GRUParams, init
-from gru_jax.cells.base import gate_dtype
+from gru_jax.cells.base import accum_dtype
 from gru_jax.cells.gru import Reset
 from gru_jax.nn.sequence import run_sequence
 from gru_jax.stack import Merge, Stack
-from gru_jax.typing import Array, DType, Flags, Initializer, Lengths, Shape
+from gru_jax.typing import Array, DType, Initializer, Lengths, Shape, TimeMask
 
 
 class GRUOptions(nn.Module):
@@ -94,7 +94,7 @@ class GRUCell(GRUOptions, nn.RNNCellBase):
         if self.learned_h0:
             raise ValueError("learned_h0 needs gru_jax.nn.linen.GRU, not a cell in nn.RNN")
         shape = (*input_shape[:-1], self.features)
-        return jnp.zeros(shape, gate_dtype(self.param_dtype))
+        return jnp.zeros(shape, accum_dtype(self.param_dtype))
 
     @property
     def num_feature_axes(self) -> int:
@@ -128,8 +128,8 @@ class GRU(GRUOptions):
         *,
         initial_carry: Any = None,
         seq_lengths: Lengths | None = None,
-        mask: Flags | None = None,
-        starts: Flags | None = None,
+        mask: TimeMask | None = None,
+        starts: TimeMask | None = None,
         deterministic: bool = True,
     ) -> Any:
         """Runs the layers; see :meth:`gru_jax.nn.GRU.__call__`.

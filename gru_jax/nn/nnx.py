@@ -15,7 +15,7 @@ from gru_jax._unroll.api import Checkpoint
 from gru_jax.cells import Cell, init, init_lstm, init_rnn
 from gru_jax.nn.sequence import run_sequence
 from gru_jax.stack import Merge, Stack
-from gru_jax.typing import Array, DType, Flags, Initializer, Lengths, Shape, State
+from gru_jax.typing import Array, DType, Initializer, Lengths, Shape, State, TimeMask
 
 Metadata = Mapping[str, Any]
 NO_METADATA: Metadata = MappingProxyType({})
@@ -202,7 +202,7 @@ class Recurrent(nnx.Module):
                         for _ in range(directions)
                     ]
                 )
-                for layer in range(_checks.positive("num_layers", num_layers))
+                for layer in range(_checks.positive_int("num_layers", num_layers))
             ]
         )
         self.in_features = in_features
@@ -210,7 +210,7 @@ class Recurrent(nnx.Module):
         self.bidirectional = bidirectional
         self.merge: Merge = merge
         self.residual = residual
-        self.dropout = _checks.rate("dropout", dropout)
+        self.dropout = _checks.probability("dropout", dropout)
         self.deterministic = deterministic
         self.time_major = time_major
         self.reverse = reverse
@@ -231,8 +231,8 @@ class Recurrent(nnx.Module):
         *,
         initial_carry: Any = None,
         seq_lengths: Lengths | None = None,
-        mask: Flags | None = None,
-        starts: Flags | None = None,
+        mask: TimeMask | None = None,
+        starts: TimeMask | None = None,
         time_major: bool | None = None,
         reverse: bool | None = None,
         return_carry: bool | None = None,

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from gru_jax._unroll.api import Checkpoint
 from gru_jax.stack import Stack, unroll_stack
-from gru_jax.typing import Array, Flags, Lengths
+from gru_jax.typing import Array, Lengths, TimeMask
 
 
 def run_sequence(
@@ -15,8 +15,8 @@ def run_sequence(
     *,
     initial_carry: Any,
     seq_lengths: Lengths | None,
-    mask: Flags | None,
-    starts: Flags | None,
+    mask: TimeMask | None,
+    starts: TimeMask | None,
     time_major: bool,
     reverse: bool,
     return_carry: bool,

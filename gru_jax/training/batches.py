@@ -32,8 +32,8 @@ class Batches:
     batch_size: int
 
     def __post_init__(self) -> None:
-        _checks.positive("size", self.size)
-        _checks.positive("batch_size", self.batch_size)
+        _checks.positive_int("size", self.size)
+        _checks.positive_int("batch_size", self.batch_size)
         if self.seed < 0:
             raise ValueError(f"seed must be 0 or above, got {self.seed}")
 

@@ -44,7 +44,7 @@ class Checkpoints:
     keep: int = 3
 
     def __post_init__(self) -> None:
-        _checks.positive("keep", self.keep)
+        _checks.positive_int("keep", self.keep)
 
 
 class CheckpointStore:

@@ -99,11 +99,11 @@ def fit(
         ValueError: an argument out of its range, or ``monitor`` not among the figures.
     """
     for name, value in (("steps", steps), ("eval_every", eval_every), ("log_every", log_every)):
-        _checks.positive(name, value)
+        _checks.positive_int(name, value)
     if patience is not None:
-        _checks.positive("patience", patience)
-    _checks.option("mode", mode, ("min", "max"))
-    _checks.option("resume", resume, ("auto", "never", "must"))
+        _checks.positive_int("patience", patience)
+    _checks.one_of("mode", mode, ("min", "max"))
+    _checks.one_of("resume", resume, ("auto", "never", "must"))
     if resume == "must" and checkpoints is None:
         raise ValueError('resume="must" needs checkpoints')
 

@@ -43,14 +43,14 @@ def make_optimizer(
         TypeError: an argument of the wrong type.
         ValueError: an unknown name, a number out of its range, a schedule without ``steps``.
     """
-    _checks.option("name", name, ("adam", "adamw", "sgd", "rmsprop"))
-    accumulate = _checks.positive("accumulate", accumulate)
+    _checks.one_of("name", name, ("adam", "adamw", "sgd", "rmsprop"))
+    accumulate = _checks.positive_int("accumulate", accumulate)
     _number("weight_decay", weight_decay)
     rate = make_schedule(
         learning_rate,
         schedule=schedule,
         # The schedule advances with updates, of which there is one in `accumulate` train steps.
-        steps=None if steps is None else -(-_checks.positive("steps", steps) // accumulate),
+        steps=None if steps is None else -(-_checks.positive_int("steps", steps) // accumulate),
         warmup_steps=_integer("warmup_steps", warmup_steps) // accumulate,
         final_fraction=final_fraction,
     )
@@ -90,7 +90,7 @@ def make_schedule(
         TypeError: an argument of the wrong type.
         ValueError: an unknown schedule, a number out of its range, a schedule without ``steps``.
     """
-    _checks.option("schedule", schedule, ("constant", "cosine", "exponential", "linear"))
+    _checks.one_of("schedule", schedule, ("constant", "cosine", "exponential", "linear"))
     _number("learning_rate", learning_rate, above_zero=True)
     warmup_steps = _integer("warmup_steps", warmup_steps)
     if _number("final_fraction", final_fraction) > 1:
@@ -100,7 +100,7 @@ def make_schedule(
     else:
         if steps is None:
             raise ValueError(f'schedule "{schedule}" needs steps, the length of the run')
-        decay_steps = _checks.positive("steps", steps) - warmup_steps
+        decay_steps = _checks.positive_int("steps", steps) - warmup_steps
         if decay_steps < 1:
             raise ValueError(f"warmup_steps={warmup_steps} must be less than steps={steps}")
         if schedule == "cosine":
@@ -122,7 +122,7 @@ def make_schedule(
 
 
 def _integer(name: str, value: int) -> int:
-    return 0 if value == 0 else _checks.positive(name, value)
+    return 0 if value == 0 else _checks.positive_int(name, value)
 
 
 def _number(name: str, value: float, *, above_zero: bool = False) -> float:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gru_jax._autodiff.custom_vjp import with_pullback
+from gru_jax._autodiff.custom_vjp import custom_vjp_with_jvp
 from tests.cells.cases import assert_close, assert_equal
 
 INPUT, OUTPUT, ROWS = 3, 2, 4
@@ -28,14 +28,14 @@ def pullback(residuals, cotangent):
     return None, w @ d_product + d_sum, jnp.outer(x, d_product)
 
 
-ruled = with_pullback(plain, forward, pullback)
+ruled = custom_vjp_with_jvp(plain, forward, pullback)
 
 
 def twice(residuals, cotangent):
     return jax.tree.map(lambda leaf: 2 * leaf, pullback(residuals, cotangent))
 
 
-wrong = with_pullback(plain, forward, twice)
+wrong = custom_vjp_with_jvp(plain, forward, twice)
 """A rule that can be told from the derivative."""
 
 
@@ -296,7 +296,7 @@ def test_residuals_arrive_as_forward_leaves_them(wrap):
         kept = jnp.where(residuals["flags"], scaled + numbers.astype(scaled.dtype), 0.0)
         return (cotangent * kept,)
 
-    function = wrap(with_pullback(jnp.sum, forward, pullback))
+    function = wrap(custom_vjp_with_jvp(jnp.sum, forward, pullback))
     x = jnp.array([1.0, -1.0, 3.0])
     assert_equal(jax.grad(function)(x), jnp.array([10.0, 0.0, 32.0]))
     expected = jnp.array([[10.0, 0.0, 32.0], [0.0, 11.0, 0.0]])
@@ -313,7 +313,7 @@ def test_forward_runs_only_where_something_is_differentiated():
     def pullback(residuals, cotangent):
         return (None, *residuals)
 
-    function = with_pullback(plain, forward, pullback)
+    function = custom_vjp_with_jvp(plain, forward, pullback)
     arguments = jnp.array([True, False]), jnp.ones(INPUT), jnp.ones((INPUT, OUTPUT))
     function(*arguments)
     jax.jit(function)(*arguments)
@@ -340,7 +340,7 @@ def test_arguments_may_be_trees(arguments):
         return tree, (pair["x"] @ pair["w"] * d).sum()
 
     (_, x, w), _ = arguments
-    of_trees = with_pullback(function, forward, pullback)
+    of_trees = custom_vjp_with_jvp(function, forward, pullback)
     inputs = {"x": x, "w": w}, jnp.array(1.5)
     results = [
         jax.grad(lambda *it, call=call: jnp.exp(call(*it)["product"]).sum(), (0, 1))(*inputs)

@@ -142,7 +142,7 @@ def test_every_unit_may_have_a_bias_of_its_own(init, name, gates):
 
 
 def test_time_scales_are_those_after_which_a_silent_cell_has_forgotten():
-    biases = gru_jax.initializers.time_scales(100.0, 5)
+    biases = gru_jax.initializers.chrono_bias(100.0, 5)
     cell = gru_jax.init(KEY, 3, 5, recurrent_kernel_init="zeros", update_bias=biases)
     # Without inputs and recurrent weights a step multiplies each unit by its update gate.
     h, _ = gru_jax.unroll(cell, jnp.zeros((1, 3)), jnp.ones(5))
@@ -151,9 +151,9 @@ def test_time_scales_are_those_after_which_a_silent_cell_has_forgotten():
 
 def test_time_scales_refuse_what_is_no_time():
     with pytest.raises(ValueError, match="longest must be 2 steps or more, got 1"):
-        gru_jax.initializers.time_scales(1, 5)
+        gru_jax.initializers.chrono_bias(1, 5)
     with pytest.raises(ValueError, match="hidden_size must be a positive integer, got 0"):
-        gru_jax.initializers.time_scales(10, 0)
+        gru_jax.initializers.chrono_bias(10, 0)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

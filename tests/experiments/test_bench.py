@@ -73,7 +73,7 @@ def test_a_peer_with_another_derivative_is_refused(monkeypatch):
 
 def test_the_reset_before_has_no_bias_of_its_own():
     params = as_reset_before(make_problem(SHAPE).params)
-    params.check()
+    params.validate()
     assert (params.reset, params.b_hn) == ("before", None)
 
 

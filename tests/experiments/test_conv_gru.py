@@ -113,7 +113,7 @@ def test_what_stands_at_masked_steps_has_no_gradient(cell, xs):
 def test_films_cut_anywhere_go_on(cell, xs):
     whole = gru_jax.unroll(cell, xs)
     h, rows = gru_jax.initial_state(cell, (BATCH,)), []
-    for window in gru_jax.windows(xs, 4):
+    for window in gru_jax.tbptt_windows(xs, 4):
         h, ys = gru_jax.unroll(cell, h0=h, **window)
         rows.append(ys)
     assert_close((h, jnp.concatenate(rows)), whole, "float32")

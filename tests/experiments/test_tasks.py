@@ -110,7 +110,7 @@ def test_the_gate_that_keeps_the_state_begins_with_the_time_scales_given(adding,
         check(adding_task.Config, {**adding, "model": model}, where="")
     )
     biases = np.split(np.asarray(network.first_cell(task.params).b), gates)
-    np.testing.assert_array_equal(biases[1], gru_jax.initializers.time_scales(50.0, 3))
+    np.testing.assert_array_equal(biases[1], gru_jax.initializers.chrono_bias(50.0, 3))
     np.testing.assert_array_equal(np.delete(biases, 1, axis=0), 0)
 
 

@@ -22,8 +22,8 @@ def likely(platform, kind, count=1, has_run=True):
     device = types.SimpleNamespace(platform=platform, device_kind=kind)
     with pytest.MonkeyPatch.context() as patch:
         for module in (call, pallas_tpu):
-            patch.setattr(module, "likely_device", lambda: device)
+            patch.setattr(module, "default_device", lambda: device)
         patch.setattr(call, "count_devices", lambda device: count)
         if has_run:
-            patch.setattr(fused, "RUN_ON", (platform,))
+            patch.setattr(fused, "VERIFIED_PLATFORMS", (platform,))
         yield

@@ -104,7 +104,7 @@ def test_truncation_changes_no_value(case, window, reverse, plain_outcomes):
 
 def unroll_by_hand(cell, xs, state, *, window, reverse, lengths=None, mask=None, starts=None):
     """Windows in reading order, each begun in a state which is a constant to it."""
-    pieces = list(gru_jax.windows(xs, window, lengths=lengths, mask=mask, starts=starts))
+    pieces = list(gru_jax.tbptt_windows(xs, window, lengths=lengths, mask=mask, starts=starts))
     outputs = []
     for number, piece in enumerate(reversed(pieces) if reverse else pieces):
         if number:
@@ -150,17 +150,17 @@ def test_h0_is_reached_through_the_window_that_is_read_first(reverse):
 
 def test_windows_hand_out_what_was_given():
     xs = np.zeros((7, 2, 3))
-    pieces = list(gru_jax.windows(xs, 3, lengths=np.array([7, 4])))
+    pieces = list(gru_jax.tbptt_windows(xs, 3, lengths=np.array([7, 4])))
     assert [set(piece) for piece in pieces] == [{"xs", "lengths"}] * 3
     assert [piece["xs"].shape[0] for piece in pieces] == [3, 3, 1]
     assert [piece["lengths"].tolist() for piece in pieces] == [[3, 3], [3, 1], [1, 0]]
-    assert [set(piece) for piece in gru_jax.windows(xs, 9)] == [{"xs"}]
+    assert [set(piece) for piece in gru_jax.tbptt_windows(xs, 9)] == [{"xs"}]
 
 
 @pytest.mark.parametrize(("window", "error"), [(0, ValueError), (-1, ValueError), (2.5, TypeError)])
 def test_window_must_be_a_positive_integer(window, error):
     cell, xs, state = draw(GRU_AFTER).inputs("float32")
     with pytest.raises(error, match="window"):
-        gru_jax.windows(xs, window)
+        gru_jax.tbptt_windows(xs, window)
     with pytest.raises(error, match="window"):
         gru_jax.unroll_truncated(cell, xs, state, window=window)

@@ -108,7 +108,7 @@ def test_mask_and_starts(cell, xs):
 
 def test_windows(cell, xs):
     h = gru_jax.initial_state(cell, (BATCH,))
-    for window in gru_jax.windows(xs, 4):
+    for window in gru_jax.tbptt_windows(xs, 4):
         h, _ = gru_jax.unroll(cell, h0=h, **window)
     assert_close(h, gru_jax.unroll(cell, xs)[0], "float32")
 

@@ -115,7 +115,7 @@ def test_windows_equal_one_pass(case, data):
     cell, _, state = problem.inputs("float64")
 
     outputs = []
-    for piece in gru_jax.windows(problem.xs, window, **controls):
+    for piece in gru_jax.tbptt_windows(problem.xs, window, **controls):
         state, ys = compiled(cell, h0=state, **piece)
         outputs.append(ys)
     streamed = tuple(jax.tree.leaves(state)), np.concatenate(outputs)

@@ -29,7 +29,7 @@ from gru_jax._unroll.xla.forward import (
     one_step,
     wide,
 )
-from gru_jax.cells.base import AffineCell, at_precision
+from gru_jax.cells.base import AffineCell, cast_params
 from gru_jax.typing import Array, State
 
 LARGE_BLOCK = 2**25
@@ -61,7 +61,7 @@ def walk_back(
     d_last, d_ys = cotangents
     time, dtype = steps.xs.shape[0], steps.xs.dtype
     batch_shape = batch_shape_of(cell, steps)
-    like = one_step(at_precision(cell, dtype), steps, state)
+    like = one_step(cast_params(cell, dtype), steps, state)
     initial, pull_initial = jax.vjp(
         lambda cell: place(initial_like(cell, state, batch_shape), state), cell
     )

@@ -14,7 +14,7 @@ from gru_jax._unroll.sharding import settle
 from gru_jax._unroll.transform_rules import untransformed
 from gru_jax._unroll.xla.concurrent_scan import Parts, after, join, scan_parts
 from gru_jax._unroll.xla.forward import Kept, Leaves, show, wide
-from gru_jax.cells.base import AffineCell, at_precision, dot, gate_dtype
+from gru_jax.cells.base import AffineCell, accum_dtype, cast_params, dot
 from gru_jax.typing import Array, DType, State
 
 Slopes = list[dict[int, Array]]
@@ -123,7 +123,7 @@ def block_back(
     kept = join(block.kept, axis=1)
     if layout.apart:
         kept = lax.optimization_barrier(kept)
-    precise = at_precision(cell, steps.xs.dtype)
+    precise = cast_params(cell, steps.xs.dtype)
     inputs = _inputs(precise, anatomy, initial, block, kept, reverse=reverse)
     slopes = anatomy.diagonals(precise, inputs)
     if steps.valid is not None:
@@ -204,7 +204,7 @@ def _pull_shown(
     )
     d_cell, d_states = pull(block.d_ys)
     return d_cell, {
-        index: leaf.astype(gate_dtype(dtype))
+        index: leaf.astype(accum_dtype(dtype))
         for index, leaf in enumerate(jax.tree.leaves(d_states))
         if index in anatomy.shown
     }
@@ -231,7 +231,7 @@ def _pull_projected(
     ]
 
     def read(cell: AffineCell, xs: Array) -> tuple[Any, Leaves]:
-        precise = at_precision(cell, dtype)
+        precise = cast_params(cell, dtype)
         projected = precise.project(xs)
         return addends_of(precise, previous, projected, sums), anatomy.pick_direct(projected)
 
@@ -325,7 +325,9 @@ def _weights_gradient(operand: Array, d_product: Array, dtype: DType, layout: La
     rows, columns = d_product.shape
     if are_known((rows, columns)) and 0 < rows <= layout.transposed_rows * columns:
         transposed = lax.optimization_barrier(transposed)
-    return jnp.matmul(transposed, d_product.astype(dtype), preferred_element_type=gate_dtype(dtype))
+    return jnp.matmul(
+        transposed, d_product.astype(dtype), preferred_element_type=accum_dtype(dtype)
+    )
 
 
 def _rows(tree: Any) -> Any:

@@ -12,7 +12,7 @@ from jax import lax
 
 from gru_jax._unroll.masking import select
 from gru_jax.cells.base import affine, dot
-from gru_jax.cells.gru import combine_reset_after
+from gru_jax.cells.gru import gru_step_reset_after
 from gru_jax.typing import Array, DType
 
 Gates = tuple[Array, Array, Array]
@@ -24,7 +24,7 @@ class Forward(Protocol):
     """The states of a GRU with ``reset="after"``, whose inputs are already projected.
 
     At each step, in this order: where it resets, the state becomes ``initial``; where it is
-    valid, ``combine_reset_after`` moves it on; elsewhere it stays as it is, bit for bit.
+    valid, ``gru_step_reset_after`` moves it on; elsewhere it stays as it is, bit for bit.
 
     Args:
         projected: ``x W_r + b_r`` and so on, (T, B, H) each, float32; T and B are 1 or more.
@@ -117,7 +117,7 @@ def _forward(
         projected, valid, reset = step
         if reset is not None:
             h = select(reset, initial, h)
-        new = combine_reset_after(h, projected, w_h, b_hn, affine)
+        new = gru_step_reset_after(h, projected, w_h, b_hn, affine)
         h = new if valid is None else select(valid, new, h)
         return h, h.astype(dtype)
 

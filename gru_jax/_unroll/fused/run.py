@@ -11,7 +11,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from gru_jax._autodiff.custom_vjp import with_pullback
+from gru_jax._autodiff.custom_vjp import custom_vjp_with_jvp
 from gru_jax._autodiff.step_graph import Anatomy
 from gru_jax._unroll import reference as scan
 from gru_jax._unroll.backward.backward_pass import LARGE_BLOCK, walk_back
@@ -21,11 +21,11 @@ from gru_jax._unroll.fused.interface import Kernels
 from gru_jax._unroll.masking import Steps, expand
 from gru_jax._unroll.sharding import vary_alike
 from gru_jax._unroll.xla.forward import Kept, Leaves, anatomy_of, initial_like, show
-from gru_jax.cells.base import AffineCell, at_precision, dot, widen
+from gru_jax.cells.base import AffineCell, cast_params, dot, promote_params
 from gru_jax.cells.gru import GRUParams
 from gru_jax.typing import Array, DType
 
-RUN_ON: tuple[str, ...] = ("gpu",)
+VERIFIED_PLATFORMS: tuple[str, ...] = ("gpu",)
 """Platforms on whose devices their kernels have run. On others they are taken by name alone."""
 
 REDUCED = ("bfloat16", "BF16_BF16_F32")
@@ -51,7 +51,7 @@ def unsupported(call: Call) -> str | None:
         return f"it carries the state in float32, and h0 is {call.state_dtypes[0]}"
     if jax.sharding.AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types:
         return "under a mesh with explicit axes a kernel has to be called within jax.shard_map"
-    if call.platform not in RUN_ON and not call.is_named:
+    if call.platform not in VERIFIED_PLATFORMS and not call.is_named:
         return f"it has run on no {call.platform} yet: ask for it by name"
     if call.num_devices > 1 and not call.is_named:
         return (
@@ -83,7 +83,7 @@ def run(
     time, *batch_shape, _ = steps.xs.shape
     if not time or not math.prod(batch_shape):
         return scan.run(cell, steps, state, reverse=reverse, memory=Memory(recompute=True))
-    cell, steps, state = vary_alike((widen(cell), steps, state))
+    cell, steps, state = vary_alike((promote_params(cell), steps, state))
     # One batch axis, whatever came.
     steps = jax.tree.map(lambda part: _flatten(part, 1, batch_shape), steps)
     state = _flatten(state, 0, batch_shape)
@@ -129,7 +129,7 @@ def run(
             sweep=sweep,
         )
 
-    last, ys = with_pullback(function, forward, pullback)(cell, steps, state)
+    last, ys = custom_vjp_with_jvp(function, forward, pullback)(cell, steps, state)
     return last.reshape(*batch_shape, -1), ys.reshape(time, *batch_shape, -1)
 
 
@@ -150,7 +150,7 @@ def _walk(
     dtype: DType,
 ) -> tuple[Array, Array]:
     """The states after each step in ``dtype``, and after the last that is read."""
-    precise = at_precision(cell, steps.xs.dtype)
+    precise = cast_params(cell, steps.xs.dtype)
     b_hn = precise.b_hn
     return kernels.forward(
         precise.project(steps.xs),

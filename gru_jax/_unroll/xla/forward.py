@@ -12,7 +12,7 @@ from gru_jax._unroll.masking import Steps, mask_outputs, select
 from gru_jax._unroll.sharding import place
 from gru_jax._unroll.transform_rules import untransformed
 from gru_jax._unroll.xla.concurrent_scan import Parts, scan_parts, take
-from gru_jax.cells.base import AffineCell, at_precision, gate_dtype
+from gru_jax.cells.base import AffineCell, accum_dtype, cast_params
 from gru_jax.typing import Array, DType, Shape, State
 
 Leaves = list[Array]
@@ -123,7 +123,7 @@ def _body(
     """One step, and what is read of all of them."""
     dtype = steps.xs.dtype
     batch_shape = batch_shape_of(cell, steps)
-    precise = at_precision(cell, dtype)
+    precise = cast_params(cell, dtype)
     initial = place(initial_like(cell, state, batch_shape), state)
     # Or the loop takes those with ``reset="before"`` apart at each step.
     weights = weights_of(precise, *jax.tree.map(jnp.zeros_like, one_step(precise, steps, state)))
@@ -163,7 +163,7 @@ def initial_like(cell: AffineCell, state: State, batch_shape: Shape) -> State:
 
 def anatomy_of(cell: AffineCell, steps: Steps, state: State) -> Anatomy:
     """How the parts of a step read each other."""
-    precise = at_precision(cell, steps.xs.dtype)
+    precise = cast_params(cell, steps.xs.dtype)
     return dissect(precise, *one_step(precise, steps, state))
 
 
@@ -175,7 +175,7 @@ def one_step(precise: AffineCell, steps: Steps, state: State) -> tuple[State, An
 
 def wide(state: State, dtype: DType) -> State:
     """A state in the dtype of gate arithmetic for inputs of ``dtype``."""
-    return jax.tree.map(lambda leaf: leaf.astype(gate_dtype(dtype)), state)
+    return jax.tree.map(lambda leaf: leaf.astype(accum_dtype(dtype)), state)
 
 
 def cast_like(tree: Any, like: Any) -> Any:

@@ -17,18 +17,18 @@ from typing import Any
 
 import jax
 
-from gru_jax._autodiff.custom_vjp import with_pullback
+from gru_jax._autodiff.custom_vjp import custom_vjp_with_jvp
 from gru_jax._unroll import reference as scan
 from gru_jax._unroll.backward.backward_pass import walk_back
 from gru_jax._unroll.backward.chunk import Layout, sweep, sweep_parts
-from gru_jax._unroll.call_spec import Call, Memory, likely_device
+from gru_jax._unroll.call_spec import Call, Memory, default_device
 from gru_jax._unroll.chunks import run_windows
 from gru_jax._unroll.masking import Steps
 from gru_jax._unroll.sharding import vary_alike
 from gru_jax._unroll.xla.concurrent_scan import WHOLE, Parts, after, join
 from gru_jax._unroll.xla.forward import Kept, anatomy_of, show, walk, walk_parts
 from gru_jax._unroll.xla.schedule import ACCELERATOR, TUNING, plan_forward, plan_gradient
-from gru_jax.cells.base import AffineCell, widen
+from gru_jax.cells.base import AffineCell, promote_params
 from gru_jax.typing import Array, State
 
 
@@ -49,9 +49,9 @@ def run(
     """Runs ``cell`` over time; ``memory`` says what is kept for gradients."""
     if not steps.xs.shape[0]:
         return scan.run(cell, steps, state, reverse=reverse, memory=memory)
-    cell, steps, state = vary_alike((widen(cell), steps, state))
+    cell, steps, state = vary_alike((promote_params(cell), steps, state))
 
-    tuning = TUNING if likely_device().platform == "cpu" else ACCELERATOR
+    tuning = TUNING if default_device().platform == "cpu" else ACCELERATOR
     anatomy = anatomy_of(cell, steps, state)
     plan = plan_gradient(cell, steps, state, anatomy, tuning, memory)
 
@@ -101,4 +101,4 @@ def run(
             layout=Layout(apart, tuning.transposed_rows),
         )
 
-    return with_pullback(function, forward, pullback)(cell, steps, state)
+    return custom_vjp_with_jvp(function, forward, pullback)(cell, steps, state)

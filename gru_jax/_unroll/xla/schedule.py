@@ -10,12 +10,12 @@ import jax.numpy as jnp
 
 from gru_jax._autodiff.step_graph import Anatomy
 from gru_jax._unroll.backward.backward_pass import LARGE_BLOCK
-from gru_jax._unroll.call_spec import Memory, are_known, count_devices, likely_device
+from gru_jax._unroll.call_spec import Memory, are_known, count_devices, default_device
 from gru_jax._unroll.chunks import window_near
 from gru_jax._unroll.masking import Steps
 from gru_jax._unroll.xla.concurrent_scan import WHOLE, Parts
 from gru_jax._unroll.xla.forward import Keep, batch_shape_of, one_step
-from gru_jax.cells.base import AffineCell, at_precision
+from gru_jax.cells.base import AffineCell, cast_params
 from gru_jax.typing import State
 
 
@@ -185,7 +185,7 @@ def _parts(cell: AffineCell, steps: Steps, state: State, tuning: Tuning) -> Part
         and len(batch_shape_of(cell, steps)) == 1
         and jnp.finfo(steps.xs.dtype).bits >= 32
         and jax.sharding.get_abstract_mesh().empty
-        and count_devices(likely_device()) == 1
+        and count_devices(default_device()) == 1
     )
     elements = steps.xs.shape[0] * _size(state)
     if not is_plain or elements < tuning.part_elements:
@@ -255,7 +255,7 @@ def _keep(
 
 def _projected_size(cell: AffineCell, steps: Steps, state: State) -> int:
     """Elements of what one step projects."""
-    _, projected = one_step(at_precision(cell, steps.xs.dtype), steps, state)
+    _, projected = one_step(cast_params(cell, steps.xs.dtype), steps, state)
     return _size(projected)
 
 

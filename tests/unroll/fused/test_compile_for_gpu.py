@@ -130,7 +130,7 @@ def test_shard_map_over_the_batch():
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
 def test_without_them_a_gradient_launches_few_kernels_per_step(dtype, monkeypatch):
     # Which device a program is compiled for is not known while it is traced.
-    monkeypatch.setattr(xla, "likely_device", lambda: compile_for_gpu.mesh(1).devices.item())
+    monkeypatch.setattr(xla, "default_device", lambda: compile_for_gpu.mesh(1).devices.item())
 
     def per_step(implementation):
         def loss(cell, xs, h0):

@@ -26,7 +26,7 @@ from gru_jax._unroll.fused.hopper.tiles import (
     turn,
 )
 from gru_jax._unroll.fused.interface import Gates
-from gru_jax.cells.gru import combine_reset_after
+from gru_jax.cells.gru import gru_step_reset_after
 from gru_jax.typing import Array, DType
 
 VALID, RESETS = 1, 2
@@ -112,7 +112,7 @@ def walk(
                     for total, addend in zip(sums, addends, strict=True)
                 )
 
-            new = combine_reset_after(h, (x_of_r, x_of_z, x_of_n), u_memory, bias, affine)
+            new = gru_step_reset_after(h, (x_of_r, x_of_z, x_of_n), u_memory, bias, affine)
             return new if bits is None else choose(bits & VALID, new, h), following
 
         begin = turn(load_carry(h0), WGMMA), read(0)

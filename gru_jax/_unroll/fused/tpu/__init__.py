@@ -1,6 +1,6 @@
 """A GRU by fused kernels for TPU: compiled for them and right in interpret mode, never timed."""
 
-from gru_jax._unroll.call_spec import Call, Memory, likely_device
+from gru_jax._unroll.call_spec import Call, Memory, default_device
 from gru_jax._unroll.fused import run as fused
 from gru_jax._unroll.fused.tpu.tiling import CHIPS, LANES, largest_hidden
 from gru_jax._unroll.masking import Steps
@@ -33,5 +33,5 @@ def run(
     # Pallas takes longer to import than all of this library, and serves few of its users.
     from gru_jax._unroll.fused.tpu.kernels import pair
 
-    kernels = transformable(pair(CHIPS[likely_device().device_kind]), "tpu")
+    kernels = transformable(pair(CHIPS[default_device().device_kind]), "tpu")
     return fused.run(cell, steps, state, reverse=reverse, kernels=kernels)

@@ -12,7 +12,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from gru_jax._unroll.fused.interface import Gates, Kernels
 from gru_jax._unroll.fused.tpu.tiling import Chip, fit, unrolled
-from gru_jax.cells.gru import combine_reset_after
+from gru_jax.cells.gru import gru_step_reset_after
 from gru_jax.typing import Array, DType
 
 VALID, RESET = 1, 2
@@ -49,7 +49,7 @@ def _forward(
         for flag in flags:
             flag = jnp.broadcast_to(flag, h.shape)
             h = jnp.where(flag & RESET != 0, rows[0][...], h)
-        new = combine_reset_after(h, (x_r, x_z, x_n), w_h[...], b_hn[...], _affine)
+        new = gru_step_reset_after(h, (x_r, x_z, x_n), w_h[...], b_hn[...], _affine)
         for flag in flags:
             flag = jnp.broadcast_to(flag, h.shape)
             new = jnp.where(flag & VALID != 0, new, h)
