@@ -8,7 +8,7 @@ import jax
 
 from gru_jax import _checks
 from gru_jax._unroll import reference as scan
-from gru_jax._unroll.call_spec import Call, Memory, describe
+from gru_jax._unroll.call_spec import CallSpec, RematPolicy, make_call_spec
 from gru_jax._unroll.chunks import run_checkpointed, run_truncated
 from gru_jax._unroll.fused import hopper as mosaic_gpu
 from gru_jax._unroll.fused import tpu as pallas_tpu
@@ -27,7 +27,7 @@ IMPLEMENTATIONS: dict[str, ModuleType] = {
     "xla": xla,
     "scan": scan,
 }
-"""Implementations by name, the fastest first: modules with ``unsupported`` and ``run``."""
+"""Implementations by name, the fastest first: modules with ``unsupported_reasons`` and ``run``."""
 
 
 def step(params: Cell, state: State, x: StepInputs) -> State:
@@ -203,17 +203,20 @@ def unroll_with_policy(
         controls,
         kind=type(params),
         reverse=bool(reverse),
-        implementation=_choose(implementation, describe(params, xs, h0, named=implementation)),
+        implementation=_choose(
+            implementation,
+            make_call_spec(params, xs, h0, is_explicit=implementation is not None),
+        ),
         checkpoint=checkpoint,
         window=window,
-        memory=Memory(recompute=checkpoint == "step", calls=calls),
+        remat=RematPolicy(recompute=checkpoint == "step", num_live_cells=calls),
     )
 
 
 @functools.partial(
     jax.jit,
     inline=True,
-    static_argnames=("kind", "reverse", "implementation", "checkpoint", "window", "memory"),
+    static_argnames=("kind", "reverse", "implementation", "checkpoint", "window", "remat"),
 )
 def _unroll(
     params: Cell,
@@ -226,7 +229,7 @@ def _unroll(
     implementation: str,
     checkpoint: Checkpoint,
     window: int | None,
-    memory: Memory,
+    remat: RematPolicy,
 ) -> tuple[State, Array]:
     del kind
     if state is None:
@@ -234,10 +237,10 @@ def _unroll(
         batch_shape = batch_shape_of("xs", params, xs, 1)
         state = jax.tree.map(lambda leaf: leaf.astype(dtype), params.initial_state(batch_shape))
 
+    spec = make_call_spec(params, xs, state, is_explicit=True, remat=remat)
+
     def run(steps: Steps, state: State) -> tuple[State, Array]:
-        return IMPLEMENTATIONS[implementation].run(
-            params, steps, state, reverse=reverse, memory=memory
-        )
+        return IMPLEMENTATIONS[implementation].run(spec, params, steps, state, reverse=reverse)
 
     if checkpoint not in (None, "step"):
         chunk = None if checkpoint == "chunk" else checkpoint
@@ -251,15 +254,16 @@ def _unroll(
     return run(steps, state)
 
 
-def _choose(implementation: str | None, call: Call) -> str:
+def _choose(implementation: str | None, spec: CallSpec) -> str:
     if implementation is None:
         return next(
             name
             for name, candidate in IMPLEMENTATIONS.items()
-            if candidate.unsupported(call) is None
+            if not candidate.unsupported_reasons(spec)
         )
     _checks.one_of("implementation", implementation, IMPLEMENTATIONS)
-    reason = IMPLEMENTATIONS[implementation].unsupported(call)
-    if reason is not None:
-        raise NotImplementedError(f'implementation="{implementation}" cannot serve: {reason}')
+    if reasons := IMPLEMENTATIONS[implementation].unsupported_reasons(spec):
+        raise NotImplementedError(
+            f'implementation="{implementation}" is not supported here: {"; ".join(reasons)}'
+        )
     return implementation

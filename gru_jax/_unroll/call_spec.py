@@ -10,12 +10,25 @@ from gru_jax.typing import Array, DType, Shape, State
 
 
 @dataclasses.dataclass(frozen=True)
-class Call:
+class RematPolicy:
+    """What a call may keep for its gradient.
+
+    Attributes:
+        recompute: whether nothing but the states.
+        num_live_cells: the number of cells whose residuals are alive at the same time.
+    """
+
+    recompute: bool = False
+    num_live_cells: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class CallSpec:
     """A call of :func:`gru_jax.unroll`, as far as its implementations differ in it.
 
     Attributes:
         cell: the parameters; their types, not their values.
-        shape: of the inputs, (T, *batch, D); sizes may be symbolic, see :attr:`is_sized`.
+        shape: of the inputs, (T, *batch, D); sizes may be symbolic, see :attr:`has_static_shape`.
         dtype: of the inputs.
         state_dtypes: of the carry's leaves.
         precision: what ``jax.default_matmul_precision`` is set to, None where it is not.
@@ -24,7 +37,8 @@ class Call:
         device_kind: of a device of that platform, as JAX names it.
         num_devices: over how many of them the compiler may spread the program; 1 within
             :func:`jax.shard_map`.
-        is_named: whether an implementation is asked for by name.
+        is_explicit: whether an implementation is requested explicitly.
+        remat: which residuals the call may save.
     """
 
     cell: Cell
@@ -35,33 +49,29 @@ class Call:
     platform: str
     device_kind: str
     num_devices: int
-    is_named: bool
+    is_explicit: bool
+    remat: RematPolicy = RematPolicy()
 
     @property
-    def is_sized(self) -> bool:
+    def has_static_shape(self) -> bool:
         """Whether all sizes are known, as they are not when exported with symbolic shapes."""
         return are_known(self.shape)
 
 
-@dataclasses.dataclass(frozen=True)
-class Memory:
-    """What a call may keep for its gradient.
-
-    Attributes:
-        recompute: whether nothing but the states.
-        calls: how many share what is fast, each of them keeping as much: the cells of a stack.
-    """
-
-    recompute: bool = False
-    calls: int = 1
-
-
-def describe(cell: Cell, xs: Array, state: State | None, *, named: str | None) -> Call:
+def make_call_spec(
+    cell: Cell,
+    xs: Array,
+    state: State | None,
+    *,
+    is_explicit: bool,
+    remat: RematPolicy = RematPolicy(),
+) -> CallSpec:
     """The call of ``unroll`` with these arguments, made here and now.
 
     Args:
         cell, xs, state: as they came; None for the initial state.
-        named: the implementation that is asked for.
+        is_explicit: whether an implementation is requested explicitly.
+        remat: which residuals the call may save.
     """
     device = default_device()
     if state is None:
@@ -70,7 +80,7 @@ def describe(cell: Cell, xs: Array, state: State | None, *, named: str | None) -
         state_dtypes = tuple(leaf.dtype for leaf in jax.tree.leaves(state))
     mesh = jax.sharding.get_abstract_mesh()
     is_manual = not mesh.empty and mesh.are_all_axes_manual
-    return Call(
+    return CallSpec(
         cell=cell,
         shape=xs.shape,
         dtype=xs.dtype,
@@ -79,7 +89,8 @@ def describe(cell: Cell, xs: Array, state: State | None, *, named: str | None) -
         platform=device.platform,
         device_kind=device.device_kind,
         num_devices=1 if is_manual else count_devices(device),
-        is_named=named is not None,
+        is_explicit=is_explicit,
+        remat=remat,
     )
 
 

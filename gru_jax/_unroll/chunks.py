@@ -118,8 +118,8 @@ def in_windows(tree: TreeT, window: int) -> tuple[TreeT, TreeT]:
     return jax.tree.map(full, tree), jax.tree.map(rest, tree)
 
 
-def window_near(time: int, most: int) -> int:
-    """Steps of a window: at most ``most``, and a divisor of ``time`` where one is near."""
+def divisor_near(time: int, most: int) -> int:
+    """At most ``most``, and a divisor of ``time`` where one is near."""
     if time <= most:
         return time
     return next((steps for steps in range(most, most // 2, -1) if time % steps == 0), most)

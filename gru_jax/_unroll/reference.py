@@ -3,23 +3,23 @@
 import jax
 from jax import lax
 
-from gru_jax._unroll.call_spec import Call, Memory
+from gru_jax._unroll.call_spec import CallSpec
 from gru_jax._unroll.masking import Steps, mask_outputs, select
 from gru_jax._unroll.sharding import place
 from gru_jax.cells.base import Cell, cast_and_step, project, promote_params
 from gru_jax.typing import Array, State
 
 
-def unsupported(call: Call) -> str | None:
-    """Why this implementation cannot serve a call; None where it can, which is always."""
-    del call
-    return None
+def unsupported_reasons(spec: CallSpec) -> list[str]:
+    """Every reason why this implementation does not support a call: none."""
+    del spec
+    return []
 
 
 def run(
-    cell: Cell, steps: Steps, state: State, *, reverse: bool, memory: Memory
+    spec: CallSpec, cell: Cell, steps: Steps, state: State, *, reverse: bool
 ) -> tuple[State, Array]:
-    """Runs ``cell`` over time; ``memory`` says what is kept for gradients."""
+    """Runs ``cell`` over time; ``spec.remat`` says what is kept for gradients."""
     dtype = steps.xs.dtype
     batch_shape = steps.xs.shape[1 : steps.xs.ndim - cell.num_feature_axes]
     # Gradients of the parameters add up over the steps in the dtype the loop reads them in.
@@ -38,7 +38,7 @@ def run(
         held = new if valid is None else select(valid, new, state)
         return held, cell.output(held)
 
-    if memory.recompute:
+    if spec.remat.recompute:
         # A scan's body is never merged with what is outside it, so the barrier that would
         # prevent it only costs time.
         body = jax.checkpoint(body, prevent_cse=False)

@@ -17,7 +17,7 @@ from gru_jax._unroll.backward.chunk import (
     block_back,
     sweep,
 )
-from gru_jax._unroll.chunks import in_windows, window_near
+from gru_jax._unroll.chunks import divisor_near, in_windows
 from gru_jax._unroll.masking import Steps
 from gru_jax._unroll.sharding import place, settle
 from gru_jax._unroll.xla.concurrent_scan import join
@@ -98,7 +98,7 @@ def walk_back(
         weights=zeros_like(weights),
         cell=zeros_like(cell),
     )
-    window = window_near(time, most_steps)
+    window = divisor_near(time, most_steps)
     carry, d_xs = _over_blocks(walk, carry, steps, kept, d_ys, state, window, reverse=reverse)
 
     d_cells = [carry.cell, *pull_weights(carry.weights)]

@@ -11,7 +11,7 @@ from gru_jax._autodiff.step_graph import Anatomy, addends_of, record
 from gru_jax._unroll.call_spec import are_known
 from gru_jax._unroll.masking import Steps, expand, select
 from gru_jax._unroll.sharding import settle
-from gru_jax._unroll.transform_rules import untransformed
+from gru_jax._unroll.transform_rules import with_reference_fallback
 from gru_jax._unroll.xla.concurrent_scan import Parts, after, join, scan_parts
 from gru_jax._unroll.xla.forward import Kept, Leaves, show, wide
 from gru_jax.cells.base import AffineCell, accum_dtype, cast_params, dot
@@ -283,7 +283,7 @@ def sweep_parts(
     def whole(transposed: Leaves, recurrence: Recurrence, carry: SweepCarry) -> Swept:
         return sweep(anatomy, transposed, recurrence, carry, reverse=reverse)
 
-    return untransformed(apart, whole)(transposed, recurrence, carry)
+    return with_reference_fallback(apart, whole)(transposed, recurrence, carry)
 
 
 def _back(

@@ -10,7 +10,7 @@ from jax import lax
 from gru_jax._autodiff.step_graph import Anatomy, dissect, record, weights_of
 from gru_jax._unroll.masking import Steps, mask_outputs, select
 from gru_jax._unroll.sharding import place
-from gru_jax._unroll.transform_rules import untransformed
+from gru_jax._unroll.transform_rules import with_reference_fallback
 from gru_jax._unroll.xla.concurrent_scan import Parts, scan_parts, take
 from gru_jax.cells.base import AffineCell, accum_dtype, cast_params
 from gru_jax.typing import Array, DType, Shape, State
@@ -108,7 +108,7 @@ def walk_parts(
         ]
         return [last for last, _ in done], [kept for _, kept in done], jnp.int32(0)
 
-    return untransformed(apart, in_turn)(cell, steps, state)
+    return with_reference_fallback(apart, in_turn)(cell, steps, state)
 
 
 def _body(

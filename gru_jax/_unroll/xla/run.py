@@ -21,7 +21,7 @@ from gru_jax._autodiff.custom_vjp import custom_vjp_with_jvp
 from gru_jax._unroll import reference as scan
 from gru_jax._unroll.backward.backward_pass import walk_back
 from gru_jax._unroll.backward.chunk import Layout, sweep, sweep_parts
-from gru_jax._unroll.call_spec import Call, Memory, default_device
+from gru_jax._unroll.call_spec import CallSpec, default_device
 from gru_jax._unroll.chunks import run_windows
 from gru_jax._unroll.masking import Steps
 from gru_jax._unroll.sharding import vary_alike
@@ -32,28 +32,28 @@ from gru_jax.cells.base import AffineCell, promote_params
 from gru_jax.typing import Array, State
 
 
-def unsupported(call: Call) -> str | None:
-    """Why this implementation cannot serve a call here; None where it can."""
+def unsupported_reasons(spec: CallSpec) -> list[str]:
+    """Every reason why this implementation does not support a call; empty if it does."""
+    reasons = []
     if jax.sharding.AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types:
-        return "under a mesh with explicit axes, whose sharded axes it would have to join"
-    if isinstance(call.cell, AffineCell):
-        return None
-    return (
-        f"{type(call.cell).__name__} is not a gru_jax.AffineCell, whose products can be told apart"
-    )
+        reasons.append("it would have to join sharded axes of a mesh with explicit axes")
+    if not isinstance(spec.cell, AffineCell):
+        cell = type(spec.cell).__name__
+        reasons.append(f"{cell} is not a gru_jax.AffineCell, whose matmuls it could tell apart")
+    return reasons
 
 
 def run(
-    cell: AffineCell, steps: Steps, state: State, *, reverse: bool, memory: Memory
+    spec: CallSpec, cell: AffineCell, steps: Steps, state: State, *, reverse: bool
 ) -> tuple[State, Array]:
-    """Runs ``cell`` over time; ``memory`` says what is kept for gradients."""
+    """Runs ``cell`` over time; ``spec.remat`` says what is kept for gradients."""
     if not steps.xs.shape[0]:
-        return scan.run(cell, steps, state, reverse=reverse, memory=memory)
+        return scan.run(spec, cell, steps, state, reverse=reverse)
     cell, steps, state = vary_alike((promote_params(cell), steps, state))
 
     tuning = TUNING if default_device().platform == "cpu" else ACCELERATOR
     anatomy = anatomy_of(cell, steps, state)
-    plan = plan_gradient(cell, steps, state, anatomy, tuning, memory)
+    plan = plan_gradient(cell, steps, state, anatomy, tuning, spec.remat)
 
     def run_forward(
         cell: AffineCell, steps: Steps, state: State, parts: Parts, **options: Any

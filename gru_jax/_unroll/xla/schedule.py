@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from gru_jax._autodiff.step_graph import Anatomy
 from gru_jax._unroll.backward.backward_pass import LARGE_BLOCK
-from gru_jax._unroll.call_spec import Memory, are_known, count_devices, default_device
-from gru_jax._unroll.chunks import window_near
+from gru_jax._unroll.call_spec import RematPolicy, are_known, count_devices, default_device
+from gru_jax._unroll.chunks import divisor_near
 from gru_jax._unroll.masking import Steps
 from gru_jax._unroll.xla.concurrent_scan import WHOLE, Parts
 from gru_jax._unroll.xla.forward import Keep, batch_shape_of, one_step
@@ -152,7 +152,7 @@ def plan_forward(cell: AffineCell, steps: Steps, state: State, tuning: Tuning) -
     most = tuning.ahead_elements // projected
     if most < tuning.ahead_steps:
         return Forward(parts, inside=True)
-    return Forward(parts, inside=False, window=window_near(time, most))
+    return Forward(parts, inside=False, window=divisor_near(time, most))
 
 
 def plan_gradient(
@@ -161,7 +161,7 @@ def plan_gradient(
     state: State,
     anatomy: Anatomy,
     tuning: Tuning,
-    memory: Memory,
+    memory: RematPolicy,
 ) -> Gradient:
     """The fastest way forward and back with what may be kept."""
     parts = _parts(cell, steps, state, tuning)
@@ -172,7 +172,9 @@ def plan_gradient(
             # Or what is computed again at once would be as much as what was not kept.
             most = min(most, max(1, steps.xs.shape[0] // 8))
         return Gradient(parts, inside, "states", most)
-    keep, most = _keep(cell, steps, state, anatomy, tuning, most, inside=inside, calls=memory.calls)
+    keep, most = _keep(
+        cell, steps, state, anatomy, tuning, most, inside=inside, calls=memory.num_live_cells
+    )
     return Gradient(parts, inside, keep, most)
 
 
@@ -260,7 +262,7 @@ def _projected_size(cell: AffineCell, steps: Steps, state: State) -> int:
 
 
 def _project_inside(
-    cell: AffineCell, steps: Steps, state: State, tuning: Tuning, memory: Memory, parts: Parts
+    cell: AffineCell, steps: Steps, state: State, tuning: Tuning, memory: RematPolicy, parts: Parts
 ) -> bool:
     """Whether inputs are projected as they are read, where gradients are kept."""
     if tuning.inside_batch is None or not are_known(steps.xs.shape):

@@ -1,4 +1,4 @@
-"""Unrolling by a pair of kernels that runs on this machine, whatever device it is meant for."""
+"""Unrolling by given fused kernels on this machine, whatever device they are for."""
 
 import contextlib
 import functools
@@ -11,21 +11,22 @@ import pytest
 import gru_jax
 from gru_jax._unroll import api
 from gru_jax._unroll.fused import run as fused
-from gru_jax._unroll.transform_rules import transformable
+from gru_jax._unroll.fused.transforms import with_transform_rules
 from tests.cells.cases import Outcome, named
 
 
 @contextlib.contextmanager
-def unroll_by(kernels, operands=None):
-    """``unroll`` by ``kernels``, which multiply in ``operands``, or in the inputs' dtype."""
-    pair = transformable(kernels)
+def unroll_by(kernels, matmul_dtype=None):
+    """``unroll`` by ``kernels``, whose matmuls run in ``matmul_dtype``, or in the inputs' dtype."""
+    kernels = with_transform_rules(kernels)
 
-    def run(cell, steps, state, *, reverse, memory):
-        del memory
-        dtype = operands or steps.xs.dtype
-        return fused.run(cell, steps, state, reverse=reverse, kernels=pair, operands=dtype)
+    def run(spec, cell, inputs, h0, *, reverse):
+        dtype = matmul_dtype or inputs.xs.dtype
+        return fused.run(
+            spec, cell, inputs, h0, reverse=reverse, kernels=kernels, matmul_dtype=dtype
+        )
 
-    implementation = types.SimpleNamespace(unsupported=lambda call: None, run=run)
+    implementation = types.SimpleNamespace(unsupported_reasons=lambda spec: [], run=run)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(api.IMPLEMENTATIONS, "fused", implementation)
         jax.clear_caches()
@@ -33,8 +34,8 @@ def unroll_by(kernels, operands=None):
     jax.clear_caches()
 
 
-def with_wide_carry(problem, unroll, **controls):
-    """The outcome for inputs in bfloat16 and a carry in float32, as it is where none is given."""
+def with_float32_carry(problem, unroll, **controls):
+    """The outcome for inputs in bfloat16 and a carry in float32, the default for such inputs."""
 
     @jax.jit
     def evaluate(cell, xs, state, cotangents):
