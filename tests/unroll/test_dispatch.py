@@ -9,7 +9,9 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 import gru_jax
+from tests.cells.cases import assert_close
 from tests.unroll.fake_device import fake_default_device
+from tests.unroll.fused.kernel_harness import as_relu_gru
 
 KERNEL = "tpu_custom_call"
 XS = jax.random.normal(jax.random.key(1), (3, 4, 2), jnp.bfloat16)
@@ -60,6 +62,17 @@ def test_unsupported_calls(of_cell, dtype, of_state, reason):
         with pytest.raises(NotImplementedError, match=f"pallas_tpu.*{reason}"):
             gru_jax.unroll(cell, xs, h0, implementation="pallas_tpu")
         assert KERNEL not in lower(gru_jax.unroll, cell, xs, h0)
+
+
+def test_a_subclass_that_overrides_the_step_is_another_cell():
+    """Its values are its own by default, and an explicit request raises."""
+    cell = as_relu_gru(params())
+    expected = gru_jax.unroll(cell, XS, implementation="scan")
+    with fake_default_device("tpu", "TPU v5e"):
+        assert KERNEL not in lower(gru_jax.unroll, cell, XS)
+        with pytest.raises(NotImplementedError, match=r"supports only GRUParams.*got ReluGRU"):
+            gru_jax.unroll(cell, XS, implementation="pallas_tpu")
+        assert_close(gru_jax.unroll(cell, XS), expected, "bfloat16")
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def unsupported_reasons(spec: CallSpec) -> list[str]:
     """Every reason why no device's kernels support a call; empty if some may."""
     reasons = []
     cell = spec.cell
-    if not isinstance(cell, GRUParams):
+    if type(cell) is not GRUParams:
         reasons.append(f'it supports only GRUParams with reset="after", got {type(cell).__name__}')
     elif cell.reset != "after":
         reasons.append(f'it supports only reset="after", got reset="{cell.reset}"')

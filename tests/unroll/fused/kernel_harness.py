@@ -1,6 +1,7 @@
 """Unrolling by given fused kernels on this machine, whatever device they are for."""
 
 import contextlib
+import dataclasses
 import functools
 import types
 
@@ -13,6 +14,26 @@ from gru_jax._unroll import api
 from gru_jax._unroll.fused import run as fused
 from gru_jax._unroll.fused.transforms import with_transform_rules
 from tests.cells.cases import Outcome, named
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ReluGRU(gru_jax.GRUParams):
+    """A GRU with another activation of n, whose fields are those of :class:`GRUParams`."""
+
+    def combine(self, state, projected, affine):
+        r, z, n = projected
+        u_r, u_z, u_n = affine(state, self.w_h, (r, z, self.b_hn))
+        r, z = jax.nn.sigmoid(u_r), jax.nn.sigmoid(u_z)
+        n = jax.nn.relu(n + r * u_n)
+        return n + z * (state - n)
+
+
+def as_relu_gru(params):
+    """A :class:`ReluGRU` with the parameters of a GRU."""
+    return ReluGRU(
+        **{field.name: getattr(params, field.name) for field in dataclasses.fields(params)}
+    )
 
 
 @contextlib.contextmanager

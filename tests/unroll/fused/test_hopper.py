@@ -17,6 +17,7 @@ from gru_jax._unroll.masking import Controls, plan
 from tests.cells.cases import assert_close
 from tests.unroll.fake_device import fake_default_device
 from tests.unroll.fused.cluster_interpreter import interpreter  # noqa: F401
+from tests.unroll.fused.kernel_harness import as_relu_gru
 
 
 def draw(time: int, batch: int, hidden: int) -> tuple[ForwardArgs, BackwardArgs]:
@@ -165,6 +166,17 @@ def test_every_reason_is_given():
         (found,) = [text for text in reasons if reason in text]
         reasons.remove(found)
     assert not reasons
+
+
+def test_a_subclass_that_overrides_the_step_is_another_cell():
+    """Its values are its own by default, and an explicit request raises."""
+    cell = as_relu_gru(params())
+    expected = gru_jax.unroll(cell, XS, implementation="scan")
+    with fake_default_device("gpu", H100):
+        assert KERNEL not in lower(gru_jax.unroll, cell, XS)
+        with pytest.raises(NotImplementedError, match=r"supports only GRUParams.*got ReluGRU"):
+            gru_jax.unroll(cell, XS, implementation="mosaic_gpu")
+        assert_close(gru_jax.unroll(cell, XS), expected, "bfloat16")
 
 
 def test_without_absl_the_default_is_another_implementation(monkeypatch):

@@ -31,7 +31,7 @@ def unsupported_reasons(spec: CallSpec) -> list[str]:
     elif importlib.util.find_spec("absl") is None:
         reasons.append("it needs absl-py, which jax does not install: pip install absl-py")
     reasons += fused.unsupported_reasons(spec)
-    if isinstance(spec.cell, GRUParams) and spec.cell.hidden_size not in HIDDEN_SIZES:
+    if type(spec.cell) is GRUParams and spec.cell.hidden_size not in HIDDEN_SIZES:
         sizes = ", ".join(map(str, HIDDEN_SIZES))
         reasons.append(f"the hidden size must be one of {sizes}, got {spec.cell.hidden_size}")
     return reasons

@@ -23,7 +23,7 @@ def unsupported_reasons(spec: CallSpec) -> list[str]:
         if "tpu" not in fused.VERIFIED_PLATFORMS and not spec.is_explicit:
             reasons.append("it has never run on a TPU, so it must be requested explicitly")
     reasons += fused.unsupported_reasons(spec)
-    if isinstance(spec.cell, GRUParams):
+    if type(spec.cell) is GRUParams:
         hidden = spec.cell.hidden_size
         if hidden % LANES or hidden > most:
             reasons.append(
