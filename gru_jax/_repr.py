@@ -4,14 +4,14 @@ import dataclasses
 import re
 from typing import Any
 
-SHORT_KINDS = {"float": "f", "bfloat": "bf", "int": "i", "uint": "u", "complex": "c", "bool": "bool"}
+SHORT_KINDS = {"float": "f", "bfloat": "bf", "int": "i", "uint": "u", "complex": "c"}
 
 
-def repr_with_shapes(params: Any) -> str:
+def repr_with_shapes(self: Any) -> str:
     """A dataclass as ``GRUParams(w_x=f32[8,48], b=None, reset='after')``."""
-    fields = dataclasses.fields(params)
-    values = (f"{field.name}={_show(getattr(params, field.name))}" for field in fields)
-    return f"{type(params).__name__}({', '.join(values)})"
+    fields = dataclasses.fields(self)
+    values = (f"{field.name}={_show(getattr(self, field.name))}" for field in fields)
+    return f"{type(self).__name__}({', '.join(values)})"
 
 
 def _show(value: Any) -> str:

@@ -5,16 +5,15 @@ from typing import Any, NamedTuple
 
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
-ELEMENTWISE = frozenset(
-    """
-    abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp
-    convert_element_type copy copy_p cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor
-    ge gt igamma igammac integer_pow is_finite le lgamma log log1p logistic lt max min mul ne neg
-    nextafter not optimization_barrier or pcast population_count pow pvary real reduce_precision
-    regularized_incomplete_beta rem reshard round rsqrt select_n sharding_constraint sign sin sinh
-    sqrt square stop_gradient sub tan tanh xor zeta
-    """.split()
-)
+_NAMES = """
+abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp
+convert_element_type copy copy_p cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt
+igamma igammac integer_pow is_finite le lgamma log log1p logistic lt max min mul ne neg nextafter
+not optimization_barrier or pcast population_count pow pvary real reduce_precision
+regularized_incomplete_beta rem reshard round rsqrt select_n sharding_constraint sign sin sinh sqrt
+square stop_gradient sub tan tanh xor zeta
+"""
+ELEMENTWISE = frozenset(_NAMES.split())
 """Primitives whose outputs depend on their operands element by element."""
 
 CALLS = ("jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat2")

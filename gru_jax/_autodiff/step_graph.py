@@ -230,9 +230,9 @@ def trace_step(cell: AffineCell, features: Shape, dtype: DType) -> StepGraph:
     for value in (*computed, *addends):
         for primitive in sorted(value.constants):
             violations[f"a constant of the state's shape is made by {primitive}"] = None
-    if any(source.kind in ("state", "preactivation") for value in addends for source in value.sources):
+    if {s.kind for value in addends for s in value.sources} & {"state", "preactivation"}:
         violations["an addend of affine depends on the state"] = None
-    if any(source.kind != "parameter" for value in weights for source in value.sources):
+    if {s.kind for value in weights for s in value.sources} - {"parameter"}:
         violations["the weights of affine depend on the state or the inputs"] = None
 
     used = {s.index for value in computed for s in value.sources if s.kind == "projected"}
@@ -243,9 +243,7 @@ def trace_step(cell: AffineCell, features: Shape, dtype: DType) -> StepGraph:
         Source("preactivation", index): num_states + index
         for index in range(first_projected - num_states)
     }
-    slot |= {
-        Source("projected", leaf): first_projected + index for index, leaf in enumerate(sorted(used))
-    }
+    slot |= {Source("projected", leaf): first_projected + i for i, leaf in enumerate(sorted(used))}
     shown = analyse(
         jax.make_jaxpr(lambda cell, state: cell.output(state))(cell, state),
         [source for source in sources if source.kind in ("parameter", "state")],

@@ -1,14 +1,20 @@
 """The public functions: one step, a whole sequence, and a sequence with truncated gradients."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 
 from gru_jax import _checks
-from gru_jax._unroll.call_spec import RematPolicy, make_call_spec
-from gru_jax._unroll.dispatch import IMPLEMENTATIONS, select_implementation
-from gru_jax._unroll.masking import ScanInputs, SequenceControls, make_scan_inputs, validate_controls
+from gru_jax._unroll.call_spec import CallSpec, RematPolicy, make_call_spec
 from gru_jax._unroll.carry import initial_carry
+from gru_jax._unroll.dispatch import IMPLEMENTATIONS, select_implementation
+from gru_jax._unroll.masking import (
+    ScanInputs,
+    SequenceControls,
+    make_scan_inputs,
+    validate_controls,
+)
 from gru_jax._unroll.remat import run_with_remat
 from gru_jax._unroll.sharding import match_carry_sharding
 from gru_jax._unroll.tbptt import run_truncated
@@ -212,6 +218,41 @@ def unroll_with_policy(
     ``window`` truncates the gradient, see :func:`unroll_truncated`.
     """
     # What can be checked outside of a trace is, and the rest runs compiled.
+    arguments = validate_call(
+        params, xs, h0, lengths, mask, starts, reverse=reverse, checkpoint=checkpoint
+    )
+    return _unroll(
+        arguments,
+        cell_type=type(params),
+        reverse=bool(reverse),
+        requested=implementation,
+        checkpoint=checkpoint,
+        window=window,
+        num_live_cells=num_live_cells,
+    )
+
+
+class CallArguments(NamedTuple):
+    """The arrays of a call, validated."""
+
+    params: Cell
+    xs: Array
+    h0: State | None
+    controls: SequenceControls
+
+
+def validate_call(
+    params: Cell,
+    xs: Inputs,
+    h0: State | None,
+    lengths: Lengths | None,
+    mask: TimeMask | None,
+    starts: TimeMask | None,
+    *,
+    reverse: bool,
+    checkpoint: Checkpoint,
+) -> CallArguments:
+    """The arrays of a call; TypeError or ValueError unless all arguments fit together."""
     check_cell(params)
     xs = _checks.floating_array("xs", xs)
     batch_shape = batch_shape_of("xs", params, xs, 1)
@@ -223,18 +264,46 @@ def unroll_with_policy(
         _checks.one_of("checkpoint", checkpoint, ("step", "chunk"))
     elif checkpoint is not None:
         _checks.positive_int("checkpoint", checkpoint)
-    return _unroll(
+    return CallArguments(params, xs, h0, controls)
+
+
+class PreparedCall(NamedTuple):
+    """A call whose implementation is selected.
+
+    Attributes:
+        spec: its description.
+        implementation: the name of the implementation.
+        params: in float32 at least.
+        h0: the carry before the first step.
+    """
+
+    spec: CallSpec
+    implementation: str
+    params: Cell
+    h0: State
+
+
+def prepare_call(
+    arguments: CallArguments,
+    *,
+    requested: ImplementationName | None,
+    checkpoint: Checkpoint,
+    num_live_cells: int,
+) -> PreparedCall:
+    """Describes a call and selects its implementation."""
+    params, xs, h0, controls = arguments
+    # Outside of all loops, so that gradients accumulate in float32 over windows and chunks, too.
+    params = promote_params(params)
+    spec = make_call_spec(
         params,
         xs,
         h0,
-        controls,
-        cell_type=type(params),
-        reverse=bool(reverse),
-        requested=implementation,
-        checkpoint=checkpoint,
-        window=window,
-        num_live_cells=num_live_cells,
+        has_resets=controls.starts is not None,
+        is_explicit=requested is not None,
+        remat=RematPolicy(recompute=checkpoint == "step", num_live_cells=num_live_cells),
     )
+    h0 = initial_carry(params, xs) if h0 is None else h0
+    return PreparedCall(spec, select_implementation(requested, spec), params, h0)
 
 
 @functools.partial(
@@ -250,10 +319,7 @@ def unroll_with_policy(
     ),
 )
 def _unroll(
-    params: Cell,
-    xs: Array,
-    h0: State | None,
-    controls: SequenceControls,
+    arguments: CallArguments,
     *,
     cell_type: type[Cell],
     reverse: bool,
@@ -263,28 +329,20 @@ def _unroll(
     num_live_cells: int,
 ) -> tuple[State, Array]:
     del cell_type
-    # Out of all loops, so that gradients accumulate in float32 at least over windows and chunks.
-    params = promote_params(params)
-    spec = make_call_spec(
-        params,
-        xs,
-        h0,
-        has_resets=controls.starts is not None,
-        is_explicit=requested is not None,
-        remat=RematPolicy(recompute=checkpoint == "step", num_live_cells=num_live_cells),
+    spec, implementation, params, h0 = prepare_call(
+        arguments, requested=requested, checkpoint=checkpoint, num_live_cells=num_live_cells
     )
-    implementation = IMPLEMENTATIONS[select_implementation(requested, spec)]
-    h0 = initial_carry(params, xs) if h0 is None else h0
 
-    def run(inputs: ScanInputs, h0: State) -> tuple[State, Array]:
-        return implementation.run(spec, params, inputs, h0, reverse=reverse)
+    def run(inputs: ScanInputs, state: State) -> tuple[State, Array]:
+        return IMPLEMENTATIONS[implementation].run(spec, params, inputs, state, reverse=reverse)
 
     if checkpoint not in (None, "step"):
         chunk_size = None if checkpoint == "chunk" else checkpoint
         run = functools.partial(run_with_remat, run, chunk_size=chunk_size, reverse=reverse)
     if window is not None:
         run = functools.partial(run_truncated, run, window=window, reverse=reverse)
-    inputs = make_scan_inputs(xs, controls, reverse=reverse)
+    xs = arguments.xs
+    inputs = make_scan_inputs(xs, arguments.controls, reverse=reverse)
     if xs.shape[0]:
         first = inputs.xs[0]
         h0 = match_carry_sharding(

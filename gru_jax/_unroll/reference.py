@@ -48,7 +48,8 @@ def scan_steps(
     return h_last, mask_outputs(outputs, inputs.valid, dtype)
 
 
-def describe(spec: CallSpec) -> list[str]:
+def describe(spec: CallSpec, cell: Cell, inputs: ScanInputs, h0: State) -> list[str]:
     """What :func:`run` does with a call, a line for each decision."""
+    del cell, inputs, h0
     saved = "the states; gates are recomputed" if spec.remat.recompute else "what JAX saves"
     return ["forward pass: lax.scan of one step", f"saved for the backward pass: {saved}"]

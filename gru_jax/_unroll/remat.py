@@ -23,10 +23,15 @@ def run_with_remat(
     with what is recomputed within one.
     """
     if chunk_size is None:
-        chunk_size = max(1, math.isqrt(inputs.xs.shape[0]))
+        chunk_size = default_chunk_size(inputs.xs.shape[0])
     # prevent_cse=False: see the reference implementation; a chunk is a scan's body, too.
     rerun = jax.checkpoint(run, prevent_cse=False)
     return run_in_chunks(rerun, inputs, state, chunk_size=chunk_size, reverse=reverse)
+
+
+def default_chunk_size(time: int) -> int:
+    """About sqrt(T) steps, 1 at least."""
+    return max(1, math.isqrt(time))
 
 
 def run_in_chunks(

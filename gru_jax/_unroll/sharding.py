@@ -41,7 +41,8 @@ def pvary_to_common_axes(tree: TreeT) -> TreeT:
     """
     if jax.sharding.get_abstract_mesh().empty:
         return tree
-    axes = frozenset[str]().union(*(_varying_axes(jax.typeof(leaf)) for leaf in jax.tree.leaves(tree)))
+    leaves = jax.tree.leaves(tree)
+    axes = frozenset[str]().union(*(_varying_axes(jax.typeof(leaf)) for leaf in leaves))
 
     def vary(leaf: Array) -> Array:
         missing = axes - _varying_axes(jax.typeof(leaf))

@@ -80,7 +80,7 @@ def init(
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class GRUParams(PackedCell):
-    """A GRU's parameters; gates are concatenated along the last axis in the order r (reset), z (update), n (new).
+    """A GRU's parameters; gates are concatenated in the order r (reset), z (update), n (new).
 
     With ``reset="after"`` (as cuDNN, PyTorch and Keras have it)::
 

@@ -65,7 +65,7 @@ class LSTMState(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class LSTMParams(PackedCell):
-    """An LSTM's parameters; gates are concatenated along the last axis in the order i, f, g, o, as in PyTorch.
+    """An LSTM's parameters; gates are concatenated in the order i, f, g, o, as in PyTorch.
 
     ::
 

@@ -17,8 +17,11 @@ from gru_jax._unroll.masking import ScanInputs
 from gru_jax._unroll.sharding import reshard_like
 from gru_jax._unroll.shards import unshard
 from gru_jax.cells.base import AffineCell
-from gru_jax.cells.precision import cast_like, cast_params, promote_state
+from gru_jax.cells.precision import cast_like, promote_state
 from gru_jax.typing import Array, State
+
+MAX_CHUNK_ELEMENTS = 2**25
+"""Elements of a state over a chunk's steps if only memory bounds them: 128 MiB in float32."""
 
 
 def backward_pass(

@@ -144,7 +144,8 @@ def _run(
 ) -> tuple[tuple[Any, Any], Any]:
     """One loop: carries and outputs of all steps, and the buffers it owns until all loops end.
 
-    Leaves are (T * rows, ...). It runs over as many rows of the batch as ``state`` has, from ``start`` on.
+    Leaves are (T * rows, ...). It runs over as many rows of the batch as ``state`` has, from
+    ``start`` on.
     """
     rows, time = (jax.tree.leaves(tree)[0].shape[0] for tree in (state, xs))
 

@@ -5,8 +5,6 @@ Notation: T time steps, B the batch axes, D input features, H units.
 
 from typing import Any, Literal
 
-import jax
-
 from gru_jax._autodiff.step_graph import StepGraph, run_step
 from gru_jax._unroll.backward.adjoint_scan import ScanFn, lax_scan
 from gru_jax._unroll.backward.backward_pass import weights_of

@@ -27,6 +27,7 @@ from gru_jax._unroll.backward.chunk import XlaHints
 from gru_jax._unroll.backward.residuals import Residuals
 from gru_jax._unroll.call_spec import CallSpec
 from gru_jax._unroll.carry import batch_shape_of, step_avals
+from gru_jax._unroll.chunks import divisor_near
 from gru_jax._unroll.masking import ScanInputs, mask_outputs
 from gru_jax._unroll.reference import scan_steps
 from gru_jax._unroll.remat import run_in_chunks
@@ -72,7 +73,7 @@ def run(
             h_last, residuals = forward_scan(cell, inputs, h0, graph, **options)
             ys = _outputs(cell, inputs, residuals.states)
             return (h_last, ys), (cell, inputs, h0, residuals)
-        done = None
+        done = jnp.int32(0)
 
         def scan_fn(body: Any, consts: Any, init: Any, xs: Any, *, reverse: bool) -> Any:
             nonlocal done
@@ -164,3 +165,32 @@ def make_schedule(spec: CallSpec, cell: AffineCell, inputs: ScanInputs, h0: Stat
 def _outputs(cell: AffineCell, inputs: ScanInputs, states: State) -> Array:
     """The outputs of states, zero at steps that are not valid."""
     return mask_outputs(cell.output(states), inputs.valid, inputs.xs.dtype)
+
+
+def describe(spec: CallSpec, cell: AffineCell, inputs: ScanInputs, h0: State) -> list[str]:
+    """What :func:`run` does with a call, a line for each decision."""
+    plan = make_schedule(spec, cell, inputs, h0)
+    forward, gradient = plan.forward, plan.gradient
+    steps = divisor_near(inputs.xs.shape[0], gradient.max_chunk_steps)
+    lines = [
+        f"forward pass: {_describe_loops(forward.shards, forward.project_in_loop)}"
+        + (f", {forward.time_block} steps at a time" if forward.time_block else ""),
+        f"with a gradient: {_describe_loops(gradient.shards, gradient.project_in_loop)}",
+        f"saved for the backward pass: {SAVED[gradient.save]}",
+        f"backward pass: in chunks of {steps} steps",
+    ]
+    if spec.has_resets:
+        lines.append("starts: the batch is not split over CPU cores")
+    return lines
+
+
+SAVED = {
+    "states": "the states; preactivations are recomputed from the inputs",
+    "projected": "the states and the projected inputs; preactivations are recomputed",
+    "preactivations": "the states and the preactivations of all gates",
+}
+
+
+def _describe_loops(shards: Shards, project_in_loop: bool) -> str:
+    loops = "one loop" if shards == UNSHARDED else f"{len(shards)} loops on as many CPU cores"
+    return f"{loops}, inputs projected {'in the loop' if project_in_loop else 'before it'}"

@@ -190,7 +190,8 @@ def _choose_residuals(
 def _saves_projected(sizes: Sizes, tuning: Tuning) -> bool:
     """Whether the projected inputs are the fastest to save: for tiny steps and narrow layers."""
     residuals = tuning.residuals
-    return sizes.units <= residuals.recompute_max_units or sizes.state <= residuals.recompute_max_step
+    is_narrow = sizes.units <= residuals.recompute_max_units
+    return is_narrow or sizes.state <= residuals.recompute_max_step
 
 
 def _chunk_within_budget(

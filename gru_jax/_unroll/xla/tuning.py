@@ -6,8 +6,7 @@ Speed depends on them, values do not. ``docs/performance.md`` has the measuremen
 import dataclasses
 import os
 
-MAX_CHUNK_ELEMENTS = 2**25
-"""Elements of a state over a chunk's steps if only memory bounds them: 128 MiB in float32."""
+from gru_jax._unroll.backward.backward_pass import MAX_CHUNK_ELEMENTS
 
 
 @dataclasses.dataclass(frozen=True)
