@@ -86,7 +86,7 @@ class ConvGRU(gru_jax.Cell):
     def project(self, xs: jax.Array) -> tuple[jax.Array, ...]:
         if xs.shape[-3:-1] != self.frame:
             raise ValueError(f"frames have shape {xs.shape[-3:-1]}, expected {self.frame}")
-        gates = gru_jax.add_bias(convolve(xs, self.w_x), self.b)
+        gates = gru_jax.cells.add_bias(convolve(xs, self.w_x), self.b)
         return tuple(jnp.split(gates, 3, axis=-1))
 
     def recur(self, state: jax.Array, projected: tuple[jax.Array, ...]) -> jax.Array:
@@ -95,7 +95,7 @@ class ConvGRU(gru_jax.Cell):
         if self.reset == "after":
             h_r, h_z, h_n = jnp.split(convolve(h, self.w_h), 3, axis=-1)
             r, z = jax.nn.sigmoid(x_r + h_r), jax.nn.sigmoid(x_z + h_z)
-            n = jnp.tanh(x_n + r * gru_jax.add_bias(h_n, self.b_hn))
+            n = jnp.tanh(x_n + r * gru_jax.cells.add_bias(h_n, self.b_hn))
         else:
             u_rz, u_n = jnp.split(self.w_h, [2 * h.shape[-1]], axis=-1)
             h_r, h_z = jnp.split(convolve(h, u_rz), 2, axis=-1)
@@ -119,4 +119,4 @@ def convolve(x: jax.Array, w: jax.Array) -> jax.Array:
         for row in range(kernel)
         for column in range(kernel)
     ]
-    return gru_jax.dot(jnp.concatenate(neighbours, axis=-1), w.reshape(-1, w.shape[-1]))
+    return gru_jax.cells.dot(jnp.concatenate(neighbours, axis=-1), w.reshape(-1, w.shape[-1]))

@@ -204,7 +204,7 @@ def predict(params: Params, films: Array, states: Any = None) -> tuple[jax.Array
     # To write down every pixel's neighbourhood takes more time than to gather it again.
     states, hidden = gru_jax.unroll_stack(params["recurrent"], frames, states, checkpoint="step")
     readout = params["readout"]
-    logits = gru_jax.add_bias(convolve(hidden, readout["kernel"]), readout["bias"])
+    logits = gru_jax.cells.add_bias(convolve(hidden, readout["kernel"]), readout["bias"])
     return jnp.swapaxes(unfold(jax.nn.sigmoid(logits)), 0, 1), states
 
 
