@@ -166,10 +166,8 @@ def test_the_residuals_are_the_fastest(sizes, what):
         return sum(leaf.size for leaf in jax.tree.leaves(pull))
 
     states_only = residual_size("step", Tuning())
-    assert (
-        residual_size(None, override(Tuning(), residuals={"save_preactivations": False}))
-        == states_only
-    )
+    saving_none = override(Tuning(), residuals={"save_preactivations": False})
+    assert residual_size(None, saving_none) == states_only
     more = {"states": 0, "projected": 3, "preactivations": 4}[what]
     assert residual_size(None, Tuning()) == states_only + more * time * batch * units
 
