@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
     config = load_config(run.config)
     try:
         task, params = restore_best(run, config, options.data_dir)
-        written = FORMATS[options.to](config, task.serving, params)
+        written = FORMATS[options.to](config, task.export_spec, params)
     except (training.TrainingError, ImportError) as error:
         raise UserError(str(error)) from None
     folder = options.output or run.path / "export"

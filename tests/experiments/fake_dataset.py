@@ -1,4 +1,4 @@
-"""Data files of a test's own, in place of published ones."""
+"""Replaces published data files by those of a test."""
 
 import dataclasses
 import hashlib
@@ -7,7 +7,7 @@ from experiments.datasets import registry as data
 
 
 def publish(name, content, directory, monkeypatch):
-    """Has the file of the data set of this name be one of this content, in `directory`."""
+    """Replaces the file of a data set by one with this content, in `directory`."""
     data_set = data.DATA_SETS[name]
     (directory / data_set.file.filename).write_bytes(content)
     sha256 = hashlib.sha256(content).hexdigest()

@@ -1,4 +1,4 @@
-"""Data files: found only where their hash is right."""
+"""Data files: accepted only with the right hash."""
 
 import hashlib
 
@@ -17,7 +17,7 @@ def published():
     return data.DataFile("published", "Published.mat", url, len(CONTENT), sha256)
 
 
-def test_locate_returns_the_path_of_what_is_right(published, tmp_path):
+def test_locate_returns_the_path(published, tmp_path):
     path = tmp_path / published.filename
     path.write_bytes(CONTENT)
     assert data.locate(published, tmp_path) == path
@@ -31,7 +31,7 @@ def test_locate_says_how_to_get_an_absent_file(published, tmp_path):
 
 
 @pytest.mark.parametrize("damage", [lambda c: c[:-1], lambda c: b"x" + c[1:], lambda c: b""])
-def test_locate_tells_a_damaged_file(published, tmp_path, damage):
+def test_locate_names_a_corrupted_file(published, tmp_path, damage):
     (tmp_path / published.filename).write_bytes(damage(CONTENT))
     with pytest.raises(UserError, match="not the published file") as error:
         data.locate(published, tmp_path)
@@ -39,14 +39,14 @@ def test_locate_tells_a_damaged_file(published, tmp_path, damage):
     assert published.sha256 in str(error.value)
 
 
-def test_locate_tells_a_broken_archive(tmp_path):
+def test_locate_names_a_corrupted_archive(tmp_path):
     (tmp_path / data.SPOKEN_DIGITS.filename).write_bytes(CONTENT)
-    with pytest.raises(UserError, match="it is no archive that can be read"):
+    with pytest.raises(UserError, match="it is not a valid archive"):
         data.locate(data.SPOKEN_DIGITS, tmp_path)
 
 
 @pytest.mark.parametrize("name", data.DATA_SETS)
-def test_locate_names_the_data_set_that_a_file_is_of(name, tmp_path):
+def test_locate_names_the_data_set_of_a_file(name, tmp_path):
     for file in data.DATA_SETS[name].files:
         with pytest.raises(UserError, match=f"`python -m experiments fetch {name} --data-dir "):
             data.locate(file, tmp_path / "a place")

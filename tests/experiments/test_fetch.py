@@ -1,4 +1,4 @@
-"""The command that fetches data sets, and says their licences."""
+"""The command that downloads data sets and shows their licences."""
 
 import dataclasses
 import re
@@ -40,7 +40,7 @@ def test_the_command_fetches_all_files_and_says_the_licence(
     assert files_in(tmp_path) == expected
     printed = capsys.readouterr().out
     for name in expected:
-        assert f"{name} is there and verified." in printed
+        assert f"{name} is verified." in printed
     several = "several: CC0, as https://example.org/several states\n" in printed
     none = "none-stated: https://example.org/none states no licence\n" in printed
     assert (several, none) == ("Other.mat" in expected, "Alone.mat" in expected)
