@@ -1,4 +1,4 @@
-"""A run under way: what the loop does, one method each."""
+"""State of a training loop under way, with one method for each thing that the loop does."""
 
 import logging
 import math
@@ -9,10 +9,10 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from gru_jax.training import host_tree as snapshot
+from gru_jax.training import host_tree
 from gru_jax.training.checkpoint import CheckpointStore
 from gru_jax.training.errors import NonFiniteLossError
-from gru_jax.training.metrics import Log
+from gru_jax.training.metrics import MetricsWriter
 from gru_jax.training.progress import Mode, Progress
 from gru_jax.training.state import TrainState
 from gru_jax.training.step import Metrics, TrainStep
@@ -20,14 +20,14 @@ from gru_jax.training.step import Metrics, TrainStep
 logger = logging.getLogger("gru_jax.training")
 
 
-class Run:
+class LoopState:
     """The state of :func:`gru_jax.training.fit`.
 
     Attributes:
-        state: the newest one, perhaps still being computed.
-        progress: what goes into a checkpoint beside it.
-        saved_step: of the newest save; None where there was none.
-        rate: steps per second.
+        state: the latest train state; the device may still be computing it.
+        progress: the remaining content of a checkpoint.
+        saved_step: step of the latest save; None before the first one.
+        step_rate: steps per second.
         bar: the progress bar.
     """
 
@@ -38,158 +38,160 @@ class Run:
         state: TrainState,
         progress: Progress,
         store: CheckpointStore | None,
-        log: Log | None,
+        writer: MetricsWriter | None,
     ):
         self.state = state
         self.progress = progress
         self.saved_step: int | None = None
-        self.rate = Rate()
+        self.step_rate = StepRate()
         self._store = store
-        self._log = log
-        self._began = time.perf_counter()
-        # The loop runs ahead of the device: these metrics are of steps nobody has waited for yet.
+        self._writer = writer
+        self._start_time = time.perf_counter()
+        # Metrics of steps that were dispatched and not waited for: the loop runs ahead of the
+        # device.
         self._pending: list[Metrics] = []
         self._best: dict[str, Any] | None = None
 
     def resume(self, state: TrainState, progress: Progress) -> None:
-        """Goes on from a checkpoint."""
+        """Resumes from a checkpoint."""
         self.state = state
         self.progress = progress
         self.saved_step = progress.step
-        self._began -= progress.seconds
+        self._start_time -= progress.seconds
         if progress.best_step is None or self._store is None:
             return
         best = state
         if progress.best_step != progress.step:
             restored = self._store.restore(progress.best_step, state)
             if restored is None:
-                # Where a later, better checkpoint was damaged, this one was deleted in its favour:
-                # then the run comes to the better one again, and nothing is lost.
+                # The checkpoint of an earlier best step is deleted once a later step is better. If
+                # that later checkpoint is corrupted, the run reaches the better step again and
+                # nothing is lost.
                 logger.warning("The best parameters are gone; the next evaluation counts as best.")
                 progress.best_step = progress.best_metrics = None
                 return
             best, _ = restored
-        self._best = snapshot.to_host(best.params)
+        self._best = host_tree.to_host(best.params)
 
     def train(self, train_step: TrainStep, batch_at: Callable[[int], Any]) -> None:
-        """Takes one step, without waiting for it."""
+        """Takes one step, without waiting for its result."""
         self.state, metrics = train_step(self.state, batch_at(self.progress.step))
         self._pending.append(metrics)
         self.progress.step += 1
         self.bar.update()
-        if not self.rate.is_running:
-            # The first step is waited for, so that its compilation does not count.
+        if not self.step_rate.is_running:
+            # Waits for the first step, so that its compilation is not part of the rate.
             jax.block_until_ready(metrics)
-            self.rate.start(self.progress.step)
+            self.step_rate.restart(self.progress.step)
 
-    def collect(self) -> None:
+    def sync(self) -> None:
         """Waits for all steps so far.
 
         Raises:
-            NonFiniteLossError: the first of them that is not finite.
+            NonFiniteLossError: at the first step with a loss or gradient norm that is not finite.
         """
         first_step = self.progress.step - len(self._pending) + 1
         fetched, self._pending = jax.device_get(self._pending), []
-        self.rate.count(self.progress.step)
-        for step, metrics in enumerate(fetched, start=first_step):
-            figures = {name: float(value) for name, value in metrics.items()}
+        self.step_rate.tick(self.progress.step)
+        for step, step_metrics in enumerate(fetched, start=first_step):
+            metrics = {name: float(value) for name, value in step_metrics.items()}
             for name in ("loss", "grad_norm"):
-                if not math.isfinite(figures.get(name, 0.0)):
-                    self._append(step, "train", figures, steps_per_second=None)
-                    newest = None if self._store is None else self._store.newest()
+                if not math.isfinite(metrics.get(name, 0.0)):
+                    self._write(step, "train", metrics, steps_per_second=None)
+                    latest = None if self._store is None else self._store.latest()
                     raise NonFiniteLossError(
-                        step, step - 1, newest, figure=name, value=figures[name]
+                        step, step - 1, latest, metric=name, value=metrics[name]
                     )
-            self.progress.add_step(figures)
+            self.progress.accumulate(metrics)
 
-    def report_training(self) -> None:
-        """Reports the means over the steps since the last report."""
-        figures = self.progress.take_window_means()
-        self.bar.set_postfix_str(f"loss {figures.get('loss', math.nan):.4g}")
-        self._append(
-            self.progress.step, "train", figures, steps_per_second=self.rate.since_last_call()
+    def log_train_metrics(self) -> None:
+        """Writes the mean metrics of the steps since the last call."""
+        metrics = self.progress.pop_means()
+        self.bar.set_postfix_str(f"loss {metrics.get('loss', math.nan):.4g}")
+        self._write(
+            self.progress.step, "train", metrics, steps_per_second=self.step_rate.pop_window()
         )
 
     def evaluate(
         self, evaluate: Callable[[Any], Mapping[str, Any]], monitor: str, mode: Mode
     ) -> None:
-        """Evaluates the parameters, reports the figures, and keeps the best parameters.
+        """Evaluates the parameters, writes the metrics, and copies the parameters if they are best.
 
         Raises:
-            ValueError: ``monitor`` is not among the figures.
+            ValueError: ``monitor`` is not among the metrics.
         """
-        figures = {name: float(value) for name, value in evaluate(self.state.params).items()}
-        if monitor not in figures:
-            raise ValueError(f"monitor={monitor!r} is none of evaluate's figures: {list(figures)}")
-        if not math.isfinite(figures[monitor]):
+        metrics = {name: float(value) for name, value in evaluate(self.state.params).items()}
+        if monitor not in metrics:
+            raise ValueError(f"monitor={monitor!r} is none of evaluate's metrics: {list(metrics)}")
+        if not math.isfinite(metrics[monitor]):
             logger.warning(
-                "The validation figure %r is %s at step %d.",
+                "The validation metric %r is %s at step %d.",
                 monitor,
-                figures[monitor],
+                metrics[monitor],
                 self.progress.step,
             )
-        self._append(self.progress.step, "validation", figures)
-        if self.progress.add_evaluation(figures, monitor, mode):
-            self._best = snapshot.to_host(self.state.params)
-        self.rate.start(self.progress.step)
+        self._write(self.progress.step, "validation", metrics)
+        if self.progress.add_evaluation(metrics, monitor, mode):
+            self._best = host_tree.to_host(self.state.params)
+        self.step_rate.restart(self.progress.step)
 
     def save(self) -> None:
-        """Saves a checkpoint, where there are to be any."""
+        """Saves a checkpoint if the run has a store for them."""
         self.saved_step = self.progress.step
         if self._store is not None:
             self.progress.seconds = self._seconds()
             self._store.save(self.state, self.progress)
-        self.rate.start(self.progress.step)
+        self.step_rate.restart(self.progress.step)
 
     def best_params(self) -> Any:
-        """Returns the parameters of the best evaluation; None where there was none."""
-        return None if self._best is None else snapshot.to_device(self._best, self.state.params)
+        """Returns the parameters of the best evaluation; None if there was no evaluation."""
+        return None if self._best is None else host_tree.to_device(self._best, self.state.params)
 
-    def _append(self, step: int, split: str, figures: Mapping[str, float], **more: Any) -> None:
+    def _write(self, step: int, split: str, metrics: Mapping[str, float], **more: Any) -> None:
         for name in ("step", "split", "seconds", "steps_per_second"):
-            if name in figures:
-                raise ValueError(f"a figure must not be named {name!r}: each row has its own")
-        if self._log is not None:
-            row = {"step": step, "split": split, **figures, "seconds": self._seconds(), **more}
-            self._log.append(row)
+            if name in metrics:
+                raise ValueError(f"a metric must not be named {name!r}: each row has that column")
+        if self._writer is not None:
+            row = {"step": step, "split": split, **metrics, "seconds": self._seconds(), **more}
+            self._writer.write(row)
 
     def _seconds(self) -> float:
-        return round(time.perf_counter() - self._began, 3)
+        return round(time.perf_counter() - self._start_time, 3)
 
 
-class Rate:
-    """Steps per second of training alone; the clock stands until it is started."""
+class StepRate:
+    """Steps per second of training alone; no time is counted before the first restart."""
 
     def __init__(self) -> None:
-        self._since: tuple[int, float] | None = None
-        self._overall = (0, 0.0)
+        self._last: tuple[int, float] | None = None
+        self._total = (0, 0.0)
         self._window = (0, 0.0)
 
     @property
     def is_running(self) -> bool:
         """Whether it was ever started."""
-        return self._since is not None
+        return self._last is not None
 
-    def start(self, step: int) -> None:
-        """Counts from now, and from ``step``; what was not counted before is left out."""
-        self._since = (step, time.perf_counter())
+    def restart(self, step: int) -> None:
+        """Counts from now and from ``step``; time since the last tick is left out."""
+        self._last = (step, time.perf_counter())
 
-    def count(self, step: int) -> None:
-        """Counts the steps up to ``step``, which is done now, and the time they took."""
-        if self._since is None:
+    def tick(self, step: int) -> None:
+        """Counts the steps up to ``step``, which has just finished, and the time they took."""
+        if self._last is None:
             return
-        earlier_step, earlier = self._since
-        self._since = (step, time.perf_counter())
-        taken, seconds = step - earlier_step, self._since[1] - earlier
-        self._overall = (self._overall[0] + taken, self._overall[1] + seconds)
-        self._window = (self._window[0] + taken, self._window[1] + seconds)
+        last_step, last_time = self._last
+        self._last = (step, time.perf_counter())
+        steps, seconds = step - last_step, self._last[1] - last_time
+        self._total = (self._total[0] + steps, self._total[1] + seconds)
+        self._window = (self._window[0] + steps, self._window[1] + seconds)
 
-    def overall(self) -> float | None:
-        """Returns the rate over everything counted; None where that is nothing."""
-        return _quotient(*self._overall)
+    def average(self) -> float | None:
+        """Returns the rate over all counted steps; None if there are none."""
+        return _quotient(*self._total)
 
-    def since_last_call(self) -> float | None:
-        """Returns the rate over what was counted since the last call."""
+    def pop_window(self) -> float | None:
+        """Returns the rate over the steps counted since the last call."""
         window, self._window = self._window, (0, 0.0)
         return _quotient(*window)
 
