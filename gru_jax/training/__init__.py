@@ -19,3 +19,20 @@ from gru_jax.training.state import TrainState as TrainState
 from gru_jax.training.step import make_train_step as make_train_step
 from gru_jax.training.step import make_vmapped_train_step as make_vmapped_train_step
 from gru_jax.training.tensorboard import TensorBoardWriter as TensorBoardWriter
+
+_RENAMED = {
+    "Batches": "ShuffledIndices",
+    "Checkpoints": "CheckpointOptions",
+    "Log": "MetricsWriter",
+    "MetricsLog": "JsonlWriter",
+    "TensorBoardLog": "TensorBoardWriter",
+    "evaluate_mean": "mean_metrics",
+    "make_train_steps": "make_vmapped_train_step",
+}
+
+
+def __getattr__(name: str) -> object:
+    message = f"module {__name__!r} has no attribute {name!r}"
+    if name in _RENAMED:
+        message += f"; it is called {_RENAMED[name]!r} now"
+    raise AttributeError(message)
