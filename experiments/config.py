@@ -55,16 +55,18 @@ class OptimizerConfig(Frozen, frozen=True):
         default="constant", description="How the learning rate falls after the warm-up."
     )
     warmup_steps: int = Field(default=0, ge=0, description="Steps over which it rises from zero.")
-    final_fraction: float = Field(
+    final_scale: float = Field(
         default=0.0, ge=0, le=1, description="Last learning rate, as a fraction of the highest."
     )
-    clip_norm: float | None = Field(
+    max_grad_norm: float | None = Field(
         default=None, gt=0, description="Largest global norm of the gradient, or None."
     )
     weight_decay: float = Field(
         default=0.0, ge=0, description="Weight decay, decoupled from the gradient by adamw alone."
     )
-    accumulate: int = Field(default=1, ge=1, description="Batches whose gradients make one update.")
+    accumulate_steps: int = Field(
+        default=1, ge=1, description="Batches whose gradients make one update."
+    )
 
 
 class TrainingConfig(Frozen, frozen=True):
@@ -154,9 +156,9 @@ class ExperimentConfig(Frozen, frozen=True):
                 f"optimizer.warmup_steps is {optimizer.warmup_steps}, but should be less than "
                 f"training.steps, which is {steps}."
             )
-        if optimizer.schedule == "exponential" and optimizer.final_fraction == 0:
+        if optimizer.schedule == "exponential" and optimizer.final_scale == 0:
             raise ValueError(
-                "optimizer.final_fraction is 0, but should be above it: "
+                "optimizer.final_scale is 0, but should be above it: "
                 "the exponential schedule never comes to zero."
             )
         return self

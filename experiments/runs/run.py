@@ -49,13 +49,13 @@ def fit_run(
 
 
 @contextlib.contextmanager
-def open_log(run: RunDirectory, *, tensorboard: bool) -> Iterator[training.Log]:
+def open_log(run: RunDirectory, *, tensorboard: bool) -> Iterator[training.MetricsWriter]:
     """What a run reports its rows to: its file of metrics, and TensorBoard's files if asked for."""
-    metrics = training.MetricsLog(run.metrics)
+    metrics = training.JsonlWriter(run.metrics)
     if not tensorboard:
         yield metrics
         return
-    with training.TensorBoardLog(metrics, run.tensorboard) as log:
+    with training.TensorBoardWriter(metrics, run.tensorboard) as log:
         yield log
 
 
@@ -76,8 +76,8 @@ def write_tensorboard(run: RunDirectory) -> None:
     """
     steps = read_json(run.summary)["steps"]
     try:
-        with training.TensorBoardLog(training.MetricsLog(run.metrics), run.tensorboard) as log:
-            log.begin(steps)
+        with training.TensorBoardWriter(training.JsonlWriter(run.metrics), run.tensorboard) as log:
+            log.resume_from(steps)
     except training.TrainingError as error:
         raise UserError(str(error)) from None
 
@@ -93,7 +93,9 @@ def fit_options(run: RunDirectory, config: ExperimentConfig) -> dict[str, Any]:
         "steps": config.training.steps,
         "eval_every": config.training.eval_every,
         "log_every": config.training.log_every,
-        "checkpoints": training.Checkpoints(run.checkpoints, keep=config.training.keep_checkpoints),
+        "checkpoints": training.CheckpointOptions(
+            run.checkpoints, max_to_keep=config.training.keep_checkpoints
+        ),
     }
 
 
@@ -181,7 +183,7 @@ def restore_best(
         raise UserError(f"The run in {run.path} is not finished: it has no summary.json.")
     task = load_task(config.task).build(config, data_dir)
     like = training.TrainState.create(task.params, make_optimizer(config), task.carry)
-    with CheckpointStore(training.Checkpoints(run.checkpoints)) as store:
+    with CheckpointStore(training.CheckpointOptions(run.checkpoints)) as store:
         restored = store.restore(read_json(run.summary)["best_step"], like)
     if restored is None:
         raise UserError(f"The best parameters of the run in {run.path} are gone.")

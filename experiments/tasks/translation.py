@@ -89,7 +89,7 @@ def build(config: Config, data_dir: Path) -> Task:
     def figures(params: Params, split: Split) -> Figures:
         sentences = corpus.encode(split, SOURCE)
         pairs = pad(sentences, corpus.encode(split, TARGET))
-        found = training.evaluate_mean(losses, params, chunks(pairs))
+        found = training.mean_metrics(losses, params, chunks(pairs))
         return {"bleu": bleu(translate(params, sentences), corpus.texts[split]), **found}
 
     def draw(params: Params, directory: Path) -> None:
@@ -155,7 +155,7 @@ class Ordered:
             for part in (pairs[first:last] for first, last in itertools.pairwise(bounds))
         ]
         self.batches = [
-            training.Batches(config.seed, len(pairs.source), config.training.batch_size)
+            training.ShuffledIndices(config.seed, len(pairs.source), config.training.batch_size)
             for pairs in self.classes
         ]
 

@@ -97,7 +97,7 @@ def build(config: Config, data_dir: Path) -> Task:
             yield splits[split][first : first + EVALUATED_AT_ONCE]
 
     def figures(params: Params, split: Split) -> Figures:
-        return training.evaluate_mean(errors, params, parts(split))
+        return training.mean_metrics(errors, params, parts(split))
 
     def draw_strip(params: Params, directory: Path) -> None:
         film, given = splits["test"][:1], config.frames // 2

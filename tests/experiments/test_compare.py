@@ -32,7 +32,7 @@ def rows(run):
 @pytest.mark.slow
 def test_seeds_side_by_side_give_what_each_gives_alone(adding, write_config):
     adding["model"] |= {"dropout": 0.2, "dropconnect": 0.2}
-    adding["optimizer"] |= {"clip_norm": 0.1, "name": "adamw", "schedule": "cosine"}
+    adding["optimizer"] |= {"max_grad_norm": 0.1, "name": "adamw", "schedule": "cosine"}
     config = write_config(adding)
     assert compare(config, "together", "--seeds", "2") == 0
     assert compare(config, "alone", "--seeds", "2", "--together", "False") == 0

@@ -68,7 +68,7 @@ def train_together(
     keep = config.training.steps // config.training.eval_every + 2
     options = {
         **fit_options(group, config),
-        "checkpoints": training.Checkpoints(group.checkpoints, keep=keep),
+        "checkpoints": training.CheckpointOptions(group.checkpoints, max_to_keep=keep),
     }
     with contextlib.ExitStack() as stack:
         own = [
@@ -85,7 +85,7 @@ def train_together(
             evaluate=lambda params: _evaluate(planned, params),
             monitor=task.monitor,
             mode=task.mode,
-            metrics=_Logs(training.MetricsLog(group.metrics), own),
+            metrics=_Logs(training.JsonlWriter(group.metrics), own),
             **options,
         )
     if result.status == "interrupted":
@@ -102,7 +102,7 @@ def train_together(
                     f"The checkpoint of step {progress.best_step} in {group.checkpoints} is gone. "
                     f"Remove {group.path}, and the runs begin anew."
                 )
-            best = restored[0].run(index)
+            best = restored[0].unstack(index)
             _leave(plan, best, progress, result, metas[plan.config.seed], started)
     shutil.rmtree(group.path)
     return None
@@ -111,7 +111,7 @@ def train_together(
 def _make_step(planned: Sequence[Planned], optimizer: Any) -> TrainStep:
     """The step of all runs, whose metrics are scalars: means, and each run's own by name."""
     seeds = [plan.config.seed for plan in planned]
-    steps = training.make_train_steps(planned[0].task.loss, optimizer, seeds=seeds)
+    steps = training.make_vmapped_train_step(planned[0].task.loss, optimizer, seeds=seeds)
 
     def step(state: training.TrainState, batch: Any) -> tuple[training.TrainState, dict[str, Any]]:
         state, metrics = steps(state, batch)
@@ -144,23 +144,23 @@ def _own(seed: int, name: str) -> str:
 class _Logs:
     """The rows of all runs, and out of them those of each, as it would have written them alone."""
 
-    group: training.MetricsLog
-    own: Sequence[tuple[Planned, training.Log]]
+    group: training.JsonlWriter
+    own: Sequence[tuple[Planned, training.MetricsWriter]]
 
-    def begin(self, step: int) -> None:
-        self.group.begin(step)
+    def resume_from(self, step: int) -> None:
+        self.group.resume_from(step)
         rows = training.read_metrics(self.group.path)
         for plan, log in self.own:
             plan.run.metrics.unlink(missing_ok=True)
-            metrics = training.MetricsLog(plan.run.metrics)
+            metrics = training.JsonlWriter(plan.run.metrics)
             for row in rows:
-                metrics.append(_own_row(row, plan.config.seed))
-            log.begin(step)
+                metrics.write(_own_row(row, plan.config.seed))
+            log.resume_from(step)
 
-    def append(self, row: Mapping[str, Any]) -> None:
-        self.group.append(row)
+    def write(self, row: Mapping[str, Any]) -> None:
+        self.group.write(row)
         for plan, log in self.own:
-            log.append(_own_row(row, plan.config.seed))
+            log.write(_own_row(row, plan.config.seed))
 
 
 def _own_row(row: Mapping[str, Any], seed: int) -> dict[str, Any]:
@@ -197,7 +197,7 @@ def _leave(
     assert progress.best_step is not None
     shutil.rmtree(plan.run.checkpoints, ignore_errors=True)
     at_best = dataclasses.replace(progress, step=progress.best_step)
-    with CheckpointStore(training.Checkpoints(plan.run.checkpoints)) as store:
+    with CheckpointStore(training.CheckpointOptions(plan.run.checkpoints)) as store:
         store.save(best, at_best)
     result = dataclasses.replace(
         together,
