@@ -1,7 +1,8 @@
 """Initialisers of packed parameters, applied to one gate at a time."""
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -53,10 +54,8 @@ def per_gate(
         gate_shape = (*shape[:-1], shape[-1] // gates)
         wide = dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
         values = [init_gate(k, gate_shape, wide) for k in jax.random.split(key, gates)]
-        for value in values:
-            _check_shape(name, value, gate_shape)
-        # A callable's array may be in a box, such as that of `flax.linen.with_partitioning`.
-        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=-1).astype(dtype), *values)
+        arrays, reboxes = zip(*(_unbox(name, value, gate_shape) for value in values), strict=True)
+        return reboxes[0](jnp.concatenate(arrays, axis=-1).astype(dtype))
 
     return init_gates
 
@@ -81,7 +80,7 @@ def bias(initializer: str | Initializer, offsets: Sequence[float | Array]) -> In
 
         def init_and_check(key: Array, shape: Shape, dtype: DType) -> Array:
             value = initializer(key, shape, dtype)
-            _check_shape("bias_init", value, shape)
+            _unbox("bias_init", value, shape)
             return value
 
         return init_and_check
@@ -120,11 +119,31 @@ def chrono_bias(longest: float, hidden_size: int) -> Array:
     return jnp.log(times - 1).astype(jnp.float32)
 
 
-def _check_shape(name: str, value: Any, expected: Shape) -> None:
-    shapes = [getattr(leaf, "shape", None) for leaf in jax.tree.leaves(value)]
-    if shapes != [expected]:
-        came = shapes[0] if len(shapes) == 1 and shapes[0] is not None else type(value).__name__
-        raise ValueError(f"{name} must return an array of shape {expected}, got {came}")
+def _unbox(name: str, value: Any, shape: Shape) -> tuple[Array, Callable[[Array], Any]]:
+    """Returns an initialiser's array, and a function that puts an array into the same box.
+
+    Flax's ``with_partitioning`` makes initialisers that return boxes of an array and its
+    annotations: a pytree in Linen, a dataclass with a field ``raw_value`` in NNX.
+
+    Raises:
+        ValueError: ``value`` is neither an array of this shape nor a box of one.
+    """
+    if hasattr(value, "raw_value"):
+        leaves = [value.raw_value]
+
+        def rebox(array: Array) -> Any:
+            return dataclasses.replace(value, raw_value=array)
+    else:
+        leaves, treedef = jax.tree.flatten(value)
+
+        def rebox(array: Array) -> Any:
+            return treedef.unflatten([array])
+
+    shapes = [getattr(leaf, "shape", None) for leaf in leaves]
+    if shapes != [shape]:
+        got = shapes[0] if len(shapes) == 1 and shapes[0] is not None else type(value).__name__
+        raise ValueError(f"{name} must return an array of shape {shape}, got {got}")
+    return leaves[0], rebox
 
 
 def _torch_uniform(key: Array, shape: Shape, dtype: DType) -> Array:
