@@ -60,16 +60,16 @@ class OptimizerConfig(FrozenModel, frozen=True):
         default="constant", description="Decay of the learning rate after the warm-up."
     )
     warmup_steps: int = Field(default=0, ge=0, description="Steps of linear warm-up from zero.")
-    final_fraction: float = Field(
+    final_scale: float = Field(
         default=0.0, ge=0, le=1, description="Final learning rate, as a fraction of the peak."
     )
-    clip_norm: float | None = Field(
+    max_grad_norm: float | None = Field(
         default=None, gt=0, description="Maximum global norm of the gradient, or None."
     )
     weight_decay: float = Field(
         default=0.0, ge=0, description="Weight decay; decoupled from the gradient with adamw only."
     )
-    accumulate: int = Field(default=1, ge=1, description="Batches per parameter update.")
+    accumulate_steps: int = Field(default=1, ge=1, description="Batches per parameter update.")
 
 
 class TrainingConfig(FrozenModel, frozen=True):
@@ -161,9 +161,9 @@ class ExperimentConfig(FrozenModel, frozen=True):
                 f"optimizer.warmup_steps is {optimizer.warmup_steps}, but should be less than "
                 f"training.steps, which is {steps}."
             )
-        if optimizer.schedule == "exponential" and optimizer.final_fraction == 0:
+        if optimizer.schedule == "exponential" and optimizer.final_scale == 0:
             raise ValueError(
-                "optimizer.final_fraction is 0, but should be above it: "
+                "optimizer.final_scale is 0, but should be above it: "
                 "the exponential schedule never comes to zero."
             )
         return self

@@ -50,13 +50,13 @@ def train_run(
 
 
 @contextlib.contextmanager
-def open_log(run: RunDirectory, *, tensorboard: bool) -> Iterator[training.Log]:
+def open_log(run: RunDirectory, *, tensorboard: bool) -> Iterator[training.MetricsWriter]:
     """Opens the metrics log of a run, and optionally TensorBoard's event files."""
-    metrics = training.MetricsLog(run.metrics)
+    metrics = training.JsonlWriter(run.metrics)
     if not tensorboard:
         yield metrics
         return
-    with training.TensorBoardLog(metrics, run.tensorboard) as log:
+    with training.TensorBoardWriter(metrics, run.tensorboard) as log:
         yield log
 
 
@@ -77,8 +77,8 @@ def write_tensorboard(run: RunDirectory) -> None:
     """
     steps = read_json(run.summary)["steps"]
     try:
-        with training.TensorBoardLog(training.MetricsLog(run.metrics), run.tensorboard) as log:
-            log.begin(steps)
+        with training.TensorBoardWriter(training.JsonlWriter(run.metrics), run.tensorboard) as log:
+            log.resume_from(steps)
     except training.TrainingError as error:
         raise UserError(str(error)) from None
 
@@ -92,10 +92,10 @@ def make_optimizer(config: ExperimentConfig) -> Any:
         schedule=options.schedule,
         steps=config.training.steps,
         warmup_steps=options.warmup_steps,
-        final_fraction=options.final_fraction,
-        clip_norm=options.clip_norm,
+        final_scale=options.final_scale,
+        max_grad_norm=options.max_grad_norm,
         weight_decay=options.weight_decay,
-        accumulate=options.accumulate,
+        accumulate_steps=options.accumulate_steps,
     )
 
 
@@ -105,7 +105,9 @@ def fit_options(run: RunDirectory, config: ExperimentConfig) -> dict[str, Any]:
         "steps": config.training.steps,
         "eval_every": config.training.eval_every,
         "log_every": config.training.log_every,
-        "checkpoints": training.Checkpoints(run.checkpoints, keep=config.training.keep_checkpoints),
+        "checkpoints": training.CheckpointOptions(
+            run.checkpoints, max_to_keep=config.training.keep_checkpoints
+        ),
     }
 
 
@@ -194,7 +196,7 @@ def restore_best(
         raise UserError(f"The run in {run.path} is not finished: it has no summary.json.")
     task = load_task(config.task).build(config, data_dir)
     like = training.TrainState.create(task.params, make_optimizer(config), task.carry)
-    with CheckpointStore(training.Checkpoints(run.checkpoints)) as store:
+    with CheckpointStore(training.CheckpointOptions(run.checkpoints)) as store:
         restored = store.restore(read_json(run.summary)["best_step"], like)
     if restored is None:
         raise UserError(f"The run in {run.path} has no checkpoint of its best parameters.")

@@ -52,7 +52,7 @@ def build(config: Config, data_dir: Path) -> Task:
     train, test = splits["train"], splits["test"]
     network = build_network(config.model, 1, CLASSES, readout="last step", seed=config.seed)
     pre_post = Standardize(float(train.pixels.mean()), float(train.pixels.std()))
-    batches = training.Batches(config.seed, len(train.labels), config.training.batch_size)
+    batches = training.ShuffledIndices(config.seed, len(train.labels), config.training.batch_size)
 
     def batch_at(step: int) -> Images:
         chosen = batches(step)

@@ -103,7 +103,7 @@ def build(config: Config, data_dir: Path) -> Task:
         config.segment,
         joint_columns=config.columns == "together",
     )
-    batches = training.Batches(config.seed, count["train"], config.training.batch_size)
+    batches = training.ShuffledIndices(config.seed, count["train"], config.training.batch_size)
 
     def windows(split: str, first: np.ndarray) -> Windows:
         indices = first[:, None] + np.arange(config.window + config.horizon)
@@ -133,7 +133,7 @@ def build(config: Config, data_dir: Path) -> Task:
             yield windows(split, np.arange(first, last))
 
     def evaluate(params: Params, split: Split) -> Metrics:
-        return training.evaluate_mean(errors, params, batches_of(split))
+        return training.mean_metrics(errors, params, batches_of(split))
 
     def all_windows(split: str) -> Windows:
         return windows(split, np.arange(count[split]))

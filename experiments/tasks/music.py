@@ -65,7 +65,7 @@ def build(config: Config, data_dir: Path) -> Task:
         "test": pad(pieces["test"]),
     }
     network = build_network(config.model, KEYS, KEYS, readout="every step", seed=config.seed)
-    batches = training.Batches(config.seed, len(train.lengths), config.training.batch_size)
+    batches = training.ShuffledIndices(config.seed, len(train.lengths), config.training.batch_size)
 
     def batch_at(step: int) -> Pieces:
         chosen = batches(step)

@@ -67,7 +67,7 @@ def build(config: Config, data_dir: Path) -> Task:
     splits = split_recordings(read_recordings(path), config.held_out_speaker, config.longest)
     train, test = splits["train"], splits["test"]
     network = build_network(config.model, BANDS, CLASSES, readout="last step", seed=config.seed)
-    batches = training.Batches(config.seed, len(train.labels), config.training.batch_size)
+    batches = training.ShuffledIndices(config.seed, len(train.labels), config.training.batch_size)
 
     def batch_at(step: int) -> Utterances:
         chosen = batches(step)

@@ -80,7 +80,7 @@ def build(config: Config, data_dir: Path) -> Task:
     def evaluate(params: Params, split: Split) -> Metrics:
         sentences = corpus.encode(split, SOURCE)
         pairs = pad(sentences, corpus.encode(split, TARGET))
-        metrics = training.evaluate_mean(losses, params, split_batches(pairs))
+        metrics = training.mean_metrics(losses, params, split_batches(pairs))
         return {"bleu": bleu(translate(params, sentences), corpus.texts[split]), **metrics}
 
     def plot(params: Params, directory: Path) -> None:
@@ -144,7 +144,7 @@ class BucketedBatches:
             for bucket in (pairs[first:last] for first, last in itertools.pairwise(bounds))
         ]
         self.batches = [
-            training.Batches(config.seed, len(pairs.source), config.training.batch_size)
+            training.ShuffledIndices(config.seed, len(pairs.source), config.training.batch_size)
             for pairs in self.buckets
         ]
 

@@ -101,7 +101,7 @@ def build(config: Config, data_dir: Path) -> Task:
             yield splits[split][first : first + EVAL_BATCH]
 
     def evaluate(params: Params, split: Split) -> Metrics:
-        return training.evaluate_mean(errors, params, batches_of(split))
+        return training.mean_metrics(errors, params, batches_of(split))
 
     def plot(params: Params, directory: Path) -> None:
         film, context = splits["test"][:1], config.frames // 2

@@ -31,7 +31,7 @@ def rows(run):
 @pytest.mark.slow
 def test_vmapped_seeds_equal_seeds_in_sequence(adding, write_config):
     adding["model"] |= {"dropout": 0.2, "dropconnect": 0.2}
-    adding["optimizer"] |= {"clip_norm": 0.1, "name": "adamw", "schedule": "cosine"}
+    adding["optimizer"] |= {"max_grad_norm": 0.1, "name": "adamw", "schedule": "cosine"}
     config = write_config(adding)
     assert compare(config, "vmapped", "--seeds", "2") == 0
     assert compare(config, "sequential", "--seeds", "2", "--vmap-seeds", "False") == 0

@@ -69,12 +69,12 @@ def make_run(published, workplace):
         config = check(task.Config, {**published, **values}, where="test")
         run = RunDirectory(workplace / path)
         run.create(config)
-        log = training.MetricsLog(run.metrics)
-        log.begin(0)
+        log = training.JsonlWriter(run.metrics)
+        log.resume_from(0)
         for step in range(2, steps + 1, 2):
             row = {"step": step, "seconds": step / 2}
-            log.append({**row, "split": "train", "loss": 1 / step})
-            log.append({**row, "split": "validation", "mse": 2 / step})
+            log.write({**row, "split": "train", "loss": 1 / step})
+            log.write({**row, "split": "validation", "mse": 2 / step})
         write_json(run.meta, MADE_WITH)
         if status is not None:
             write_json(run.meta, {**MADE_WITH, "wall_seconds": 4321.0})

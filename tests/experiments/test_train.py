@@ -132,12 +132,12 @@ def test_the_resolved_config_makes_the_same_run(finished):
 
 
 def test_options_override_the_file(adding, write_config, workplace):
-    options = ["--seed", 3, "--model.hidden-size", 2, "--optimizer.clip-norm", "None"]
+    options = ["--seed", 3, "--model.hidden-size", 2, "--optimizer.max-grad-norm", "None"]
     assert train(write_config(adding), *options, "--run-dir", "run") == 0
     resolved = yaml.safe_load((workplace / "run" / "config.yaml").read_text())
     assert resolved["seed"] == 3
     assert resolved["model"]["hidden_size"] == 2
-    assert resolved["optimizer"]["clip_norm"] is None
+    assert resolved["optimizer"]["max_grad_norm"] is None
 
 
 def test_without_run_dir_each_run_makes_a_directory(adding, write_config, workplace):

@@ -40,7 +40,7 @@ def changed(values, key, value):
         ("optimizer.learning_rate", float("inf"), ["optimizer.learning_rate is inf"]),
         ("optimizer.learning_rate", -1.0, ["optimizer.learning_rate is -1.0", "greater than 0"]),
         ("optimizer.warmup_steps", 6, ["optimizer.warmup_steps is 6", "less than"]),
-        ("optimizer.schedule", "exponential", ["optimizer.final_fraction is 0", "above"]),
+        ("optimizer.schedule", "exponential", ["optimizer.final_scale is 0", "above"]),
         ("seed", -1, ["seed is -1", "greater than or equal to 0"]),
         ("task", "ading", ["task is 'ading'", EITHER_TASK, "Did you mean adding?"]),
         ("task", ["adding"], ["task is ['adding']", EITHER_TASK]),

@@ -1,4 +1,4 @@
-"""Laws of the train state and the train step."""
+"""Properties of the train state and the train step."""
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +17,13 @@ def quiet_loss(params, batch, key):
     return jnp.mean(jnp.square(problem.predict(params, inputs) - targets)), {}
 
 
-@pytest.mark.parametrize("accumulate", [2, 4])
-def test_accumulating_equal_micro_batches_equals_one_batch(accumulate):
+@pytest.mark.parametrize("accumulate_steps", [2, 4])
+def test_accumulating_equal_micro_batches_equals_one_batch(accumulate_steps):
     inputs, targets = (array[:8] for array in problem.make_data())
-    options = {"learning_rate": 0.1, "clip_norm": 0.5, "weight_decay": 0.01}
+    options = {"learning_rate": 0.1, "max_grad_norm": 0.5, "weight_decay": 0.01}
 
-    def train(accumulate, batches):
-        optimizer = training.make_optimizer(**options, accumulate=accumulate)
+    def train(accumulate_steps, batches):
+        optimizer = training.make_optimizer(**options, accumulate_steps=accumulate_steps)
         step = training.make_train_step(quiet_loss, optimizer)
         state = training.TrainState.create(problem.make_params(), optimizer)
         for batch in batches:
@@ -31,17 +31,19 @@ def test_accumulating_equal_micro_batches_equals_one_batch(accumulate):
         return state.params
 
     whole = train(1, [(inputs, targets)] * 3)
-    parts = list(zip(np.split(inputs, accumulate), np.split(targets, accumulate), strict=True))
-    accumulated = train(accumulate, parts * 3)
+    micro_batches = list(
+        zip(np.split(inputs, accumulate_steps), np.split(targets, accumulate_steps), strict=True)
+    )
+    accumulated = train(accumulate_steps, micro_batches * 3)
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(accumulated), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)
 
     initial = problem.make_params()
-    problem.assert_same(train(accumulate, parts[:-1]), initial)
+    problem.assert_same(train(accumulate_steps, micro_batches[:-1]), initial)
 
 
 def test_metrics_are_those_of_the_loss_function_and_the_gradients():
-    optimizer = training.make_optimizer(0.1, clip_norm=1e-3)
+    optimizer = training.make_optimizer(0.1, max_grad_norm=1e-3)
     params, batch = problem.make_params(), problem.batch_at(0)
     key = jax.random.fold_in(jax.random.key(5), 0)
     loss, extra = problem.loss_fn(params, batch, key)
@@ -115,11 +117,11 @@ def test_one_compilation_though_parameters_began_as_python_numbers():
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "rmsprop"])
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_bfloat16_parameters_stay_bfloat16(name, accumulate):
+@pytest.mark.parametrize("accumulate_steps", [1, 2])
+def test_bfloat16_parameters_stay_bfloat16(name, accumulate_steps):
     params = gru_jax.init(jax.random.key(0), 3, 4, dtype=jnp.bfloat16)
     optimizer = training.make_optimizer(
-        0.1, name=name, accumulate=accumulate, clip_norm=1.0, weight_decay=0.1
+        0.1, name=name, accumulate_steps=accumulate_steps, max_grad_norm=1.0, weight_decay=0.1
     )
 
     def loss(params, batch, key):
@@ -137,7 +139,7 @@ def test_bfloat16_parameters_stay_bfloat16(name, accumulate):
     assert not np.array_equal(state.params.w_h, params.w_h)
 
 
-def test_metrics_that_are_no_scalars_are_named():
+def test_metrics_that_are_not_scalars_are_named():
     optimizer = training.make_optimizer()
 
     def loss(params, batch, key):
@@ -148,8 +150,8 @@ def test_metrics_that_are_no_scalars_are_named():
         step(training.TrainState.create(jnp.ones(2), optimizer), None)
 
 
-def test_runs_side_by_side_are_runs_one_by_one():
-    optimizer = training.make_optimizer(0.05, name="adamw", clip_norm=0.1, weight_decay=0.1)
+def test_vmapped_runs_equal_separate_runs():
+    optimizer = training.make_optimizer(0.05, name="adamw", max_grad_norm=0.1, weight_decay=0.1)
     seeds = [3, 0, 7]
     states = [
         training.TrainState.create(
@@ -158,27 +160,25 @@ def test_runs_side_by_side_are_runs_one_by_one():
         )
         for seed in seeds
     ]
-    together = training.TrainState.stack(states)
-    steps = training.make_train_steps(problem.loss_fn, optimizer, seeds=seeds)
+    stacked = training.TrainState.stack(states)
+    steps = training.make_vmapped_train_step(problem.loss_fn, optimizer, seeds=seeds)
     for step in range(3):
         batches = [problem.batch_at(10 * seed + step) for seed in seeds]
-        together, metrics = steps(
-            together, jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
-        )
+        stacked, metrics = steps(stacked, jax.tree.map(lambda *leaves: np.stack(leaves), *batches))
         for index, (seed, batch) in enumerate(zip(seeds, batches, strict=True)):
             alone = training.make_train_step(problem.loss_fn, optimizer, seed=seed)
             states[index], expected = alone(states[index], batch)
             for name, value in expected.items():
                 np.testing.assert_allclose(metrics[name][index], value, rtol=1e-4)
-    assert together.step == 3
+    assert stacked.step == 3
     for index, state in enumerate(states):
-        run = together.run(index)
+        run = stacked.unstack(index)
         assert jax.tree.structure(run) == jax.tree.structure(state)
         for a, b in zip(jax.tree.leaves(run), jax.tree.leaves(state), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
-def test_the_carry_is_handed_from_step_to_step():
+def test_the_carry_is_passed_from_step_to_step():
     optimizer = training.make_optimizer(0.1)
 
     def loss_fn(params, batch, key, carry):
@@ -186,8 +186,8 @@ def test_the_carry_is_handed_from_step_to_step():
         return loss, (metrics, {"sum": carry["sum"] + jnp.sum(batch[1])})
 
     step = training.make_train_step(loss_fn, optimizer)
-    begin = {"sum": jnp.zeros(())}
-    state = training.TrainState.create(problem.make_params(), optimizer, begin)
+    carry = {"sum": jnp.zeros(())}
+    state = training.TrainState.create(problem.make_params(), optimizer, carry)
     plain_step = training.make_train_step(problem.loss_fn, optimizer)
     plain = training.TrainState.create(problem.make_params(), optimizer)
     total = 0.0

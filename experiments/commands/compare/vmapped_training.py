@@ -66,10 +66,10 @@ def train_vmapped(
         training.TrainState.create(plan.task.params, optimizer, plan.task.carry) for plan in planned
     ]
     # Each run has its own best step, so every checkpoint is retained.
-    keep = config.training.steps // config.training.eval_every + 2
+    max_to_keep = config.training.steps // config.training.eval_every + 2
     options = {
         **fit_options(group, config),
-        "checkpoints": training.Checkpoints(group.checkpoints, keep=keep),
+        "checkpoints": training.CheckpointOptions(group.checkpoints, max_to_keep=max_to_keep),
     }
     with contextlib.ExitStack() as stack:
         logs = [
@@ -86,7 +86,7 @@ def train_vmapped(
             evaluate=lambda params: _evaluate(planned, params),
             monitor=task.monitor,
             mode=task.mode,
-            metrics=_Logs(training.MetricsLog(group.metrics), logs),
+            metrics=_Logs(training.JsonlWriter(group.metrics), logs),
             **options,
         )
     if result.status == "interrupted":
@@ -103,7 +103,7 @@ def train_vmapped(
                     f"The checkpoint of step {progress.best_step} in {group.checkpoints} is "
                     f"missing. Remove {group.path} to train these runs again."
                 )
-            best = restored[0].run(index)
+            best = restored[0].unstack(index)
             _write_run(plan, best, progress, result, metas[plan.config.seed], started)
     shutil.rmtree(group.path)
     return None
@@ -112,7 +112,7 @@ def train_vmapped(
 def _make_step(planned: Sequence[PlannedRun], optimizer: Any) -> TrainStep:
     """Returns the train step of all runs; its metrics are means, and each run's, by prefix."""
     seeds = [plan.config.seed for plan in planned]
-    steps = training.make_train_steps(planned[0].task.loss, optimizer, seeds=seeds)
+    steps = training.make_vmapped_train_step(planned[0].task.loss, optimizer, seeds=seeds)
 
     def step(state: training.TrainState, batch: Any) -> tuple[training.TrainState, dict[str, Any]]:
         state, metrics = steps(state, batch)
@@ -145,23 +145,23 @@ def _prefixed(seed: int, name: str) -> str:
 class _Logs:
     """Writes the rows of the group, and to each run's log the rows of an ordinary run."""
 
-    group: training.MetricsLog
-    runs: Sequence[tuple[PlannedRun, training.Log]]
+    group: training.JsonlWriter
+    runs: Sequence[tuple[PlannedRun, training.MetricsWriter]]
 
-    def begin(self, step: int) -> None:
-        self.group.begin(step)
+    def resume_from(self, step: int) -> None:
+        self.group.resume_from(step)
         rows = training.read_metrics(self.group.path)
         for plan, log in self.runs:
             plan.run.metrics.unlink(missing_ok=True)
-            metrics = training.MetricsLog(plan.run.metrics)
+            metrics = training.JsonlWriter(plan.run.metrics)
             for row in rows:
-                metrics.append(_row_of_seed(row, plan.config.seed))
-            log.begin(step)
+                metrics.write(_row_of_seed(row, plan.config.seed))
+            log.resume_from(step)
 
-    def append(self, row: Mapping[str, Any]) -> None:
-        self.group.append(row)
+    def write(self, row: Mapping[str, Any]) -> None:
+        self.group.write(row)
         for plan, log in self.runs:
-            log.append(_row_of_seed(row, plan.config.seed))
+            log.write(_row_of_seed(row, plan.config.seed))
 
 
 def _row_of_seed(row: Mapping[str, Any], seed: int) -> dict[str, Any]:
@@ -198,7 +198,7 @@ def _write_run(
     assert progress.best_step is not None
     shutil.rmtree(plan.run.checkpoints, ignore_errors=True)
     at_best = dataclasses.replace(progress, step=progress.best_step)
-    with CheckpointStore(training.Checkpoints(plan.run.checkpoints)) as store:
+    with CheckpointStore(training.CheckpointOptions(plan.run.checkpoints)) as store:
         store.save(best, at_best)
     result = dataclasses.replace(
         group_result,
