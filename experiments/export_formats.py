@@ -1,7 +1,7 @@
 """A trained model in the formats of `export`."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,6 @@ from experiments.models.recurrent import Network
 from experiments.typing import Params
 from gru_jax import export
 from gru_jax.interop import safetensors, torch
-from gru_jax.interop.files import needed
 
 Written = dict[str, bytes]
 
@@ -27,7 +26,6 @@ def to_onnx(config: ExperimentConfig, spec: ExportSpec | None, params: Params) -
     The outputs are `outputs` and the states `h_last` (layers * directions, batch, hidden).
     """
     spec, network = _require_gru_network(config, spec, "onnx")
-    needed("onnx")
     from gru_jax.interop.onnx.layers import add_layers
     from gru_jax.interop.onnx.writer import Writer
 
@@ -126,18 +124,27 @@ def to_torch(config: ExperimentConfig, spec: ExportSpec | None, params: Params) 
     return {"torch.safetensors": _save(arrays, config)}
 
 
-FORMATS: dict[str, Callable[[ExperimentConfig, ExportSpec | None, Params], Written]] = {
-    "onnx": to_onnx,
-    "stablehlo": to_stablehlo,
-    "safetensors": to_safetensors,
-    "torch": to_torch,
+class Format(NamedTuple):
+    """An export format: its writer, and the package of the extra `files` that it needs."""
+
+    write: Callable[[ExperimentConfig, ExportSpec | None, Params], Written]
+    package: str
+
+
+FORMATS = {
+    "onnx": Format(to_onnx, "onnx"),
+    "stablehlo": Format(to_stablehlo, "flatbuffers"),
+    "safetensors": Format(to_safetensors, "safetensors"),
+    "torch": Format(to_torch, "safetensors"),
 }
 
 
 def _save(arrays: dict[str, Any], config: ExperimentConfig) -> bytes:
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     metadata = {"task": config.task, "config": config.model_dump_json()}
-    return needed("safetensors.numpy").save(contiguous, metadata)
+    from safetensors.numpy import save
+
+    return save(contiguous, metadata)
 
 
 def _require_spec(config: ExperimentConfig, spec: ExportSpec | None, name: str) -> ExportSpec:

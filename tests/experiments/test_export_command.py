@@ -1,5 +1,8 @@
 """The command `export`: exported files compute what the trained model computes."""
 
+import importlib.util
+import re
+import tomllib
 from pathlib import Path
 
 import jax
@@ -142,10 +145,35 @@ def test_formats_of_an_lstm(adding, train, refused):
         message = refused("export", run, "--to", name)
         assert f"A run of lstm cells cannot be exported to {name}" in message
         assert "--to stablehlo" in message
-    assert "is there already" in refused("export", run, "--to", "stablehlo", "--output", "out")
+    assert "exists already" in refused("export", run, "--to", "stablehlo", "--output", "out")
     assert "There is no format onyx. Did you mean onnx?" in refused("export", run, "--to", "onyx")
     (run / "summary.json").unlink()
     assert "is not finished" in refused("export", run, "--to", "onnx")
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        ("onnx", "onnx"),
+        ("stablehlo", "flatbuffers"),
+        ("safetensors", "safetensors"),
+        ("torch", "safetensors"),
+    ],
+)
+def test_without_the_extra_the_message_names_it(refused, monkeypatch, name, package):
+    """The extra `files` suffices for every format; `interop` would install other frameworks."""
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name == package else find_spec(name, *rest),
+    )
+    message = refused("export", "run", "--to", name)
+    assert f"--to {name} needs {package}, which is not installed" in message
+    assert "pip install -e '.[files]'" in message
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    files = extras["optional-dependencies"]["files"]
+    assert package in {re.match(r"[\w-]+", requirement)[0] for requirement in files}
 
 
 def test_wrong_directories_are_named(workplace, refused):
