@@ -97,7 +97,7 @@ def chosen_run_directory(path: Path, config: ExperimentConfig, resume: Resume) -
         if resume == "must":
             raise UserError(f"There is nothing to resume in {path}: it holds no config.yaml.")
         if path.exists() and any(not file.name.startswith(".") for file in path.iterdir()):
-            raise UserError(f"{path} holds files, but no run: there is no config.yaml among them.")
+            raise UserError(_not_a_run(path))
         return run
     theirs = {
         key: value for key, value in read_yaml(run.config).items() if key not in METADATA_FIELDS
@@ -114,6 +114,19 @@ def chosen_run_directory(path: Path, config: ExperimentConfig, resume: Resume) -
             "Give another --run-dir, or --resume auto to resume it."
         )
     return run
+
+
+def _not_a_run(path: Path) -> str:
+    """Returns the message for a directory with other files than those of a run."""
+    runs = [config.parent for config in path.glob("*/config.yaml")]
+    if not runs:
+        return f"{path} holds files, but no run: there is no config.yaml among them."
+    latest = max(runs, key=lambda run: (run / "config.yaml").stat().st_mtime)
+    return (
+        f"{path} is not a run, but a folder of runs. Its latest run is {latest}. To resume that "
+        f"one, give --run-dir {latest}; for a new run, give the path of a directory that does not "
+        "exist or is empty."
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -173,6 +174,17 @@ def test_a_directory_of_other_files_is_rejected(adding, write_config, refused, w
     (workplace / "mine" / "thesis.tex").touch()
     message = refused("train", write_config(adding), "--run-dir", "mine")
     assert "mine holds files, but no run" in message
+
+
+def test_a_folder_of_runs_is_rejected_and_its_latest_run_named(adding, write_config, refused):
+    """As after `make train`, which leaves its run in a folder named after the config."""
+    config = write_config(adding, "sums.yaml")
+    assert train(config) == 0
+    (run,) = Path("runs", "sums").iterdir()
+    message = refused("train", config, "--run-dir", "runs/sums")
+    assert f"runs/sums is not a run, but a folder of runs. Its latest run is {run}." in message
+    assert train(config, "--run-dir", run, "--resume", "must") == 0
+    assert train(config, "--run-dir", "runs/sums-served") == 0
 
 
 def test_a_directory_that_cannot_be_made_is_rejected(adding, write_config, refused, workplace):
