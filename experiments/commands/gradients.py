@@ -12,6 +12,7 @@ from rich.console import Console
 from experiments.datasets.registry import default_data_dir
 from experiments.errors import UserError
 from experiments.files import write_atomically, write_json
+from experiments.markdown import markdown_table
 from experiments.plots import save
 from experiments.runs.config_loading import load_config
 from experiments.runs.directory import RunDirectory
@@ -112,12 +113,10 @@ def to_markdown(curves: dict[str, dict[str, np.ndarray]]) -> str:
         for cell, of_cell in curves.items()
         for when, norms in of_cell.items()
     ]
-    lines = [header, ["---", *["---:"] * len(distances)], *rows]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     tiny = np.finfo(np.float32).tiny
     return (
         "Norm of d loss_T / d h_t, as a multiple of that at t = T, geometric mean over the seeds; "
-        f"{tiny:.1e} means that it underflows in float32:\n\n{table}\n"
+        f"{tiny:.1e} means that it underflows in float32:\n\n{markdown_table(header, rows)}\n"
     )
 
 

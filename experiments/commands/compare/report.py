@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from experiments.config import Published
+from experiments.markdown import markdown_table
 from experiments.plots import save
 from experiments.tables import baseline_rows, number, published_rows, sources
 
@@ -64,11 +65,10 @@ def summarize(values: list[float]) -> dict[str, Any]:
 def to_markdown(result: Result) -> str:
     """Returns the table with the command that made it, in Markdown."""
     header, rows = table(result)
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     parts = [
         f"{result['name']}: test metrics at the best validation, mean and standard deviation over "
         f"the seeds, by `{result['command']}`.",
-        "\n".join("| " + " | ".join(line) + " |" for line in lines),
+        markdown_table(header, rows),
         _overrides(result),
         sources(published_metrics(result)),
     ]
