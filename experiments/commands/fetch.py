@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from experiments.datasets import registry as data
+from experiments.datasets import registry
 from experiments.datasets.download import download
 from experiments.errors import UserError
 from experiments.suggest import did_you_mean
@@ -21,11 +21,11 @@ class _Arguments:
         tyro.conf.Positional[tuple[str, ...]],
         tyro.conf.arg(
             metavar="[NAME ...]",
-            help=f"{', '.join(data.DATA_SETS)}, or {ALL}.",
+            help=f"{', '.join(registry.DATA_SETS)}, or {ALL}.",
             help_behavior_hint="",
         ),
     ] = ()
-    data_dir: Path = field(default_factory=data.default_data_dir)
+    data_dir: Path = field(default_factory=registry.default_data_dir)
     """Directory of data files; the default is $GRU_JAX_DATA, then ~/.cache/gru_jax."""
 
 
@@ -51,30 +51,30 @@ def main(arguments: list[str]) -> int:
             for file in data_set.files:
                 print(f"{download(file, options.data_dir)} is verified.", flush=True)
         except KeyboardInterrupt:
-            command = data.fetch_command(data_set.name, options.data_dir)
+            command = registry.fetch_command(data_set.name, options.data_dir)
             print(f"`{command}` resumes it.", file=sys.stderr)
             raise
     return 0
 
 
-def _selected_sets(names: tuple[str, ...]) -> list[data.DataSet]:
+def _selected_sets(names: tuple[str, ...]) -> list[registry.DataSet]:
     for name in names:
-        if name not in (*data.DATA_SETS, ALL):
+        if name not in (*registry.DATA_SETS, ALL):
             raise UserError(
-                f"There is no data set {name}.{did_you_mean(name, data.DATA_SETS)} "
-                f"The data sets are {', '.join(data.DATA_SETS)}."
+                f"There is no data set {name}.{did_you_mean(name, registry.DATA_SETS)} "
+                f"The data sets are {', '.join(registry.DATA_SETS)}."
             )
-    return [data.DATA_SETS[name] for name in (data.DATA_SETS if ALL in names else names)]
+    return [registry.DATA_SETS[name] for name in (registry.DATA_SETS if ALL in names else names)]
 
 
 def _list() -> str:
-    width = max(map(len, data.DATA_SETS))
+    width = max(map(len, registry.DATA_SETS))
     return "\n".join(
-        f"  {name:{width}}  {_terms(data_set)}" for name, data_set in data.DATA_SETS.items()
+        f"  {name:{width}}  {_terms(data_set)}" for name, data_set in registry.DATA_SETS.items()
     )
 
 
-def _terms(data_set: data.DataSet) -> str:
+def _terms(data_set: registry.DataSet) -> str:
     if data_set.licence is None:
         return f"{data_set.home} states no licence"
     return f"{data_set.licence}, as {data_set.home} states"

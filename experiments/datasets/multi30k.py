@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import sentencepiece
 
-from experiments.datasets import registry as data
+from experiments.datasets import registry
 from experiments.errors import UserError
 from experiments.typing import Array
 
@@ -60,7 +60,7 @@ def read_multi30k(data_dir: Path, num_pieces: int) -> Corpus:
     """
     texts = {
         split: {
-            language: read_sentences(data.locate(data.MULTI30K[split, language], data_dir))
+            language: read_sentences(registry.locate(registry.MULTI30K[split, language], data_dir))
             for language in LANGUAGES
         }
         for split in SPLITS

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from experiments import plots
 from experiments.config import ExperimentConfig
-from experiments.datasets import registry as data
+from experiments.datasets import registry
 from experiments.errors import UserError
 from experiments.export_spec import DifferenceForecast, make_export_spec
 from experiments.models.recurrent import build_network
@@ -77,7 +77,7 @@ def build(config: Config, data_dir: Path) -> Task:
     Raises:
         UserError: the file is absent or corrupted.
     """
-    path = data.data_path(config.data_file, "etth1", data_dir)
+    path = registry.data_path(config.data_file, "etth1", data_dir)
     hours = standardize(read_hours(path))
     series: dict[str, np.ndarray] = {
         split: hours[max(0, begin - config.window) : end]

@@ -11,7 +11,7 @@ import optax
 from pydantic import Field
 
 from experiments.config import UnidirectionalConfig
-from experiments.datasets import registry as data
+from experiments.datasets import registry
 from experiments.errors import UserError
 from experiments.export_spec import OneHot, make_export_spec
 from experiments.files import write_atomically
@@ -52,7 +52,7 @@ def build(config: Config, data_dir: Path) -> Task:
     Raises:
         UserError: the file is absent or corrupted, or too short for the batch.
     """
-    path = data.data_path(config.data_file, "shakespeare", data_dir)
+    path = registry.data_path(config.data_file, "shakespeare", data_dir)
     alphabet, splits = read_text(path)
     size = len(alphabet)
     network = build_network(config.model, size, size, readout="every step", seed=config.seed)

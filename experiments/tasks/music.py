@@ -12,7 +12,7 @@ from pydantic import Field
 
 from experiments import plots
 from experiments.config import UnidirectionalConfig
-from experiments.datasets import registry as data
+from experiments.datasets import registry
 from experiments.errors import UserError
 from experiments.export_spec import PrePost, make_export_spec
 from experiments.models.recurrent import Network, build_network
@@ -57,7 +57,7 @@ def build(config: Config, data_dir: Path) -> Task:
     Raises:
         UserError: the file is absent or corrupted.
     """
-    path = data.data_path(config.data_file, config.dataset, data_dir)
+    path = registry.data_path(config.data_file, config.dataset, data_dir)
     pieces = read_pieces(path)
     train = pad(split_pieces(pieces["train"], config.longest))
     splits: dict[Split, Pieces] = {

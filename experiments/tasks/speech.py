@@ -15,7 +15,7 @@ from scipy.signal.windows import hann
 
 from experiments.classifiers import METRIC_LABELS, baselines, make_evaluate, plot_confusion
 from experiments.config import ExperimentConfig
-from experiments.datasets import registry as data
+from experiments.datasets import registry
 from experiments.errors import UserError
 from experiments.export_spec import PrePost, make_export_spec
 from experiments.models.recurrent import build_network
@@ -63,7 +63,7 @@ def build(config: Config, data_dir: Path) -> Task:
     Raises:
         UserError: the file is absent or corrupted.
     """
-    path = data.locate(data.DATA_SETS["spoken-digits"].file, data_dir)
+    path = registry.locate(registry.DATA_SETS["spoken-digits"].file, data_dir)
     splits = split_recordings(read_recordings(path), config.held_out_speaker, config.longest)
     train, test = splits["train"], splits["test"]
     network = build_network(config.model, BANDS, CLASSES, readout="last step", seed=config.seed)
@@ -125,7 +125,7 @@ def read_recordings(path: Path) -> list[Recording]:
         UserError: a recording that contradicts its name or the data set's description.
     """
     found = []
-    for name, content in sorted(data.read_members(path, ".wav").items()):
+    for name, content in sorted(registry.read_members(path, ".wav").items()):
         try:
             digit, speaker, number = name.removesuffix(".wav").split("_")
             rate, samples = scipy.io.wavfile.read(io.BytesIO(content))

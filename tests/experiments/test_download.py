@@ -12,8 +12,7 @@ import zipfile
 
 import pytest
 
-from experiments.datasets import download
-from experiments.datasets import registry as data
+from experiments.datasets import download, registry
 from experiments.datasets.registry import DataFile
 from experiments.errors import UserError
 from tests.experiments.flaky_server import CONTENT, data_file, files_in, serving
@@ -63,7 +62,7 @@ def packed(server):
 def test_a_file_is_downloaded_without_leftovers(published, tmp_path):
     path = download.download(published, tmp_path / "new")
     assert path == tmp_path / "new" / "folder" / "Published.mat"
-    assert path == data.locate(published, tmp_path / "new")
+    assert path == registry.locate(published, tmp_path / "new")
     assert path.read_bytes() == CONTENT
     assert files_in(tmp_path) == ["Published.mat"]
 
@@ -276,13 +275,13 @@ PROCESS = """
 import signal
 import sys
 from experiments import cli
-from experiments.datasets import registry as data
+from experiments.datasets import registry
 
 # A shell that runs the tests in the background makes them inherit an ignored Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 name, url, size, sha256, directory = sys.argv[1:]
-file = data.DataFile(name, "folder/Published.mat", url, int(size), sha256)
-data.DATA_SETS[name] = data.DataSet(name, "home", None, (file,))
+file = registry.DataFile(name, "folder/Published.mat", url, int(size), sha256)
+registry.DATA_SETS[name] = registry.DataSet(name, "home", None, (file,))
 sys.exit(cli.main(["fetch", name, "--data-dir", directory]))
 """
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.datasets import registry as data
+from experiments.datasets import registry
 from experiments.errors import UserError
 from experiments.runs.config_loading import check
 from experiments.tasks import forecasting
@@ -142,7 +142,7 @@ def test_a_file_that_is_absent_is_named(tmp_path):
 
 
 def test_the_published_hours(published_data):
-    hours = forecasting.read_hours(data.locate(data.ETTH1, published_data))
+    hours = forecasting.read_hours(registry.locate(registry.ETTH1, published_data))
     assert hours.shape == (17_420, 7)
     scaled = forecasting.standardize(hours).astype(float)
     at = np.arange(BORDERS[2] - 96, BORDERS[3] - 96 - 24 + 1)[:, None] + np.arange(120)

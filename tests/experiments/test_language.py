@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.datasets import registry as data
+from experiments.datasets import registry
 from experiments.errors import UserError
 from experiments.runs.config_loading import check
 from experiments.tasks import language
@@ -168,7 +168,7 @@ def test_samples_use_the_alphabet(tmp_path, monkeypatch):
 
 
 def test_the_published_text(published_data):
-    path = data.locate(data.SHAKESPEARE, published_data)
+    path = registry.locate(registry.SHAKESPEARE, published_data)
     alphabet, splits = language.read_text(path)
     assert len(alphabet) == 65
     assert [len(part) for part in splits.values()] == [1_003_855, 55_769, 55_770]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import gru_jax
 from experiments.classifiers import baselines
-from experiments.datasets import registry as data
+from experiments.datasets import registry
 from experiments.errors import UserError
 from experiments.models.gate_activations import gates
 from experiments.runs.config_loading import check
@@ -207,7 +207,9 @@ def test_baselines_of_music_have_the_expected_entropy():
 def test_baselines_of_the_published_pieces(published_data):
     expected = {"jsb": (11.09, 10.49), "nottingham": (10.26, 5.15)}
     for name, floors in expected.items():
-        splits = music_task.read_pieces(data.locate(data.DATA_SETS[name].file, published_data))
+        splits = music_task.read_pieces(
+            registry.locate(registry.DATA_SETS[name].file, published_data)
+        )
         metrics = music_task.baselines(splits["train"], splits["test"])
         found = [of_model["nll_per_frame"] for of_model in metrics.values()]
         np.testing.assert_allclose(found, floors, atol=0.006)
@@ -225,7 +227,7 @@ def music_file(directory, monkeypatch):
     path = directory / "JSB_Chorales.mat"
     splits = {"traindata": pieces(25, 40), "validdata": pieces(9), "testdata": pieces(12, 5)}
     scipy.io.savemat(path, {key: cells_of(arrays) for key, arrays in splits.items()})
-    monkeypatch.setattr(data, "locate", lambda file, data_dir: data_dir / file.filename)
+    monkeypatch.setattr(registry, "locate", lambda file, data_dir: data_dir / file.filename)
     return directory
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from experiments.cli import main
 from experiments.config import ModelConfig
-from experiments.datasets import registry as data
+from experiments.datasets import registry
 from experiments.datasets.multi30k import (
     BEGIN,
     END,
@@ -56,8 +56,8 @@ def publish(directory, monkeypatch, change=lambda split, language, lines: lines)
             name = f"multi30k/{split}.{language}.gz"
             (directory / name).write_bytes(content)
             sha256 = hashlib.sha256(content).hexdigest()
-            files[split, language] = data.DataFile("multi30k", name, "", len(content), sha256)
-    monkeypatch.setattr(data, "MULTI30K", files)
+            files[split, language] = registry.DataFile("multi30k", name, "", len(content), sha256)
+    monkeypatch.setattr(registry, "MULTI30K", files)
     read_multi30k.cache_clear()
     return directory
 
@@ -201,7 +201,7 @@ def test_numbers_of_sentences_that_differ_are_named(tmp_path, monkeypatch):
 
 def test_a_file_that_is_not_an_archive_is_named(tmp_path, monkeypatch):
     publish(tmp_path, monkeypatch)
-    file = data.MULTI30K["train", "de"]
+    file = registry.MULTI30K["train", "de"]
     (tmp_path / file.filename).write_bytes(b"Zwei junge Hunde")
     with pytest.raises(UserError, match="not the published file"):
         read_multi30k(tmp_path, 30)
