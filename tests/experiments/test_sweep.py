@@ -79,11 +79,11 @@ def test_an_interrupted_trial_resumes(swept, write_config, monkeypatch, capfd):
     monkeypatch.setattr(adding_task, "sample_sums", interrupted)
     assert sweep(config, "out", "--trials", "2") == 130
     assert "To resume: python -m experiments sweep" in capfd.readouterr().err
-    interrupted = trials("out")[1].params
+    params = trials("out")[1].params
     monkeypatch.setattr(adding_task, "sample_sums", sample)
     assert sweep(config, "out", "--trials", "2") == 0
     assert len(summaries("out")) == 2
-    assert trials("out")[-1].params == interrupted
+    assert trials("out")[-1].params == params
     meta = json.loads(Path("out/trial-1/meta.json").read_text())
     assert len(meta["earlier_sessions"]) == 1
 
