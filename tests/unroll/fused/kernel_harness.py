@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 import gru_jax
-from gru_jax._unroll import api
+from gru_jax._unroll import dispatch
 from gru_jax._unroll.fused import run as fused
 from gru_jax._unroll.fused.transforms import with_transform_rules
 from tests.cells.cases import Outcome, named
@@ -49,7 +49,7 @@ def unroll_by(kernels, matmul_dtype=None):
 
     implementation = types.SimpleNamespace(unsupported_reasons=lambda spec: [], run=run)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(api.IMPLEMENTATIONS, "fused", implementation)
+        patch.setitem(dispatch.IMPLEMENTATIONS, "fused", implementation)
         jax.clear_caches()
         yield functools.partial(gru_jax.unroll, implementation="fused")
     jax.clear_caches()

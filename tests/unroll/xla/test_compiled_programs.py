@@ -1,6 +1,5 @@
 """What programs multiply, write and hold, whose values are the same in every way."""
 
-import dataclasses
 import functools
 from collections.abc import Iterator
 
@@ -11,11 +10,11 @@ import numpy as np
 import pytest
 
 import gru_jax
-from gru_jax._unroll.xla import schedule as plans
-from gru_jax._unroll.xla.schedule import TUNING, Tuning
+from gru_jax._unroll import call_spec
+from gru_jax._unroll.xla.tuning import CPU_TUNING, Tuning
 from tests.cells.cases import CASES, GRU_AFTER, GRU_BEFORE, Problem
 from tests.shapes import Shape
-from tests.unroll.tuning_overrides import WHOLE, in_blocks_of, run_by
+from tests.unroll.tuning_overrides import SAVING_PREACTIVATIONS, force_chunks, override, unroll_with
 
 SHAPE = Shape(time=7, batch=(2,), input=2, hidden=3)
 
@@ -38,7 +37,7 @@ def test_the_loop_writes_its_carry_alone(implementation, mask):
     a CPU with JAX 0.10, which converts all of it at each.
     """
     params, xs, _ = Problem.draw(GRU_AFTER, SHAPE).inputs("bfloat16")
-    with run_by(implementation) as unroll:
+    with unroll_with(implementation) as unroll:
         program = jax.make_jaxpr(functools.partial(unroll, mask=mask))(params, xs)
     (loop,) = (found for found in equations(program.jaxpr) if found.primitive.name == "scan")
     carried, written = loop.params["jaxpr"].jaxpr.outvars
@@ -47,11 +46,11 @@ def test_the_loop_writes_its_carry_alone(implementation, mask):
 
 
 @pytest.mark.parametrize("implementation", ["xla", "scan"])
-@pytest.mark.parametrize("tuning", [in_blocks_of(3), in_blocks_of(3, inside=True)])
+@pytest.mark.parametrize("tuning", [force_chunks(3), force_chunks(3, project_in_loop=True)])
 def test_one_feature_makes_a_product(implementation, tuning):
     """Or XLA fuses it with the gates, and vectorises none on a CPU."""
     inputs = Problem.draw(GRU_AFTER, SHAPE._replace(input=1)).inputs("float32")
-    with run_by(implementation, tuning) as unroll:
+    with unroll_with(implementation, tuning) as unroll:
         program = jax.make_jaxpr(unroll)(*inputs)
     products = [
         found for found in equations(program.jaxpr) if found.primitive.name == "dot_general"
@@ -67,7 +66,7 @@ def test_one_feature_makes_a_product(implementation, tuning):
 def test_the_loop_multiplies_weights_as_it_gets_them(case):
     """Those of the gates lie side by side, and taking them apart is a copy at each step."""
     inputs = Problem.draw(case, SHAPE).inputs("float32")
-    with run_by("xla") as unroll:
+    with unroll_with("xla") as unroll:
         program = jax.make_jaxpr(unroll)(*inputs)
     (loop,) = (found for found in equations(program.jaxpr) if found.primitive.name == "scan")
     body = loop.params["jaxpr"].jaxpr
@@ -87,17 +86,17 @@ def test_the_candidate_is_read_once(case):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "parts"),
+    ("sizes", "shards"),
     [((800, 16, 400), 1), ((40, 256, 400), 1), ((800, 16, 256), 2)],
     ids=str,
 )
-def test_a_forward_pass_does_not_write_all_that_is_projected(sizes, parts, monkeypatch):
+def test_a_forward_pass_does_not_write_all_that_is_projected(sizes, shards, monkeypatch):
     """Where that is much: in windows, or with few steps to a window projected one by one."""
-    monkeypatch.setattr(plans, "count_devices", lambda device: 1)
+    monkeypatch.setattr(call_spec, "count_devices", lambda device: 1)
     time, batch, units = sizes
     params = jax.eval_shape(lambda: gru_jax.init(jax.random.key(0), 64, units))
     xs = jax.ShapeDtypeStruct((time, batch, 64), jnp.float32)
-    with run_by("xla", dataclasses.replace(TUNING, parts=parts)) as unroll:
+    with unroll_with("xla", override(CPU_TUNING, shards={"max_shards": shards})) as unroll:
         memory = jax.jit(unroll).lower(params, xs).compile().memory_analysis()
     assert memory.temp_size_in_bytes < 4 * time * batch * 3 * units / 4
 
@@ -108,8 +107,8 @@ def working_memory():
     problem = Problem.draw(GRU_AFTER, Shape(time=64, batch=(8,), input=16, hidden=32))
     inputs = problem.inputs("float32")
 
-    def measure(implementation, checkpoint, tuning=WHOLE):
-        with run_by(implementation, tuning) as unroll:
+    def measure(implementation, checkpoint, tuning=SAVING_PREACTIVATIONS):
+        with unroll_with(implementation, tuning) as unroll:
 
             def loss(*inputs):
                 return unroll(*inputs, checkpoint=checkpoint)[1].sum()
@@ -121,7 +120,7 @@ def working_memory():
         "scan": measure("scan", None),
         "keeping everything": measure("xla", None),
         "in one piece": measure("xla", "step"),
-        "in blocks": measure("xla", "step", in_blocks_of(8, sequences=8)),
+        "in blocks": measure("xla", "step", force_chunks(8, sequences=8)),
     }
 
 
@@ -158,7 +157,7 @@ def test_what_is_kept_is_what_is_faster(sizes, what):
     xs = jax.ShapeDtypeStruct((time, batch, inputs), jnp.float32)
 
     def kept(checkpoint, tuning):
-        with run_by("xla", tuning) as unroll:
+        with unroll_with("xla", tuning) as unroll:
             _, pull = jax.eval_shape(
                 lambda *inputs: jax.vjp(
                     lambda *inputs: unroll(*inputs, checkpoint=checkpoint)[1], *inputs
@@ -169,7 +168,7 @@ def test_what_is_kept_is_what_is_faster(sizes, what):
         return sum(leaf.size for leaf in jax.tree.leaves(pull))
 
     states_only = kept("step", Tuning())
-    assert kept(None, Tuning(keep_sums=False)) == states_only
+    assert kept(None, override(Tuning(), residuals={"save_preactivations": False})) == states_only
     more = {"states": 0, "projected": 3, "sums": 4}[what]
     assert kept(None, Tuning()) == states_only + more * time * batch * units
 
@@ -186,14 +185,14 @@ INITS_AND_SIZES = {
 
 
 @pytest.mark.parametrize(("init", "sizes"), INITS_AND_SIZES.values(), ids=INITS_AND_SIZES)
-@pytest.mark.parametrize("parts", [1, 2])
-def test_a_gradient_does_without_fresh_memory(init, sizes, parts, monkeypatch):
+@pytest.mark.parametrize("shards", [1, 2])
+def test_a_gradient_does_without_fresh_memory(init, sizes, shards, monkeypatch):
     """More than 32 MiB glibc hands back to the system after each call."""
-    monkeypatch.setattr(plans, "count_devices", lambda device: 1)
+    monkeypatch.setattr(call_spec, "count_devices", lambda device: 1)
     time, batch, inputs, units = sizes
     params = jax.eval_shape(lambda: init(jax.random.key(0), inputs, units))
     xs = jax.ShapeDtypeStruct((time, batch, inputs), jnp.float32)
-    with run_by("xla", dataclasses.replace(TUNING, parts=parts)) as unroll:
+    with unroll_with("xla", override(CPU_TUNING, shards={"max_shards": shards})) as unroll:
         loss = jax.jit(jax.grad(lambda *inputs: jnp.sum(unroll(*inputs)[1] ** 2), (0, 1)))
         memory = loss.lower(params, xs).compile().memory_analysis()
     assert memory.temp_size_in_bytes < 2**25
@@ -203,18 +202,18 @@ def test_a_gradient_does_without_fresh_memory(init, sizes, parts, monkeypatch):
     ("num_layers", "bidirectional", "time"),
     [(1, True, 160), (2, False, 145), (3, False, 90), (2, True, 64)],
 )
-@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("shards", [1, 2])
 def test_the_layers_of_a_stack_share_that_memory(
-    num_layers, bidirectional, time, parts, monkeypatch
+    num_layers, bidirectional, time, shards, monkeypatch
 ):
-    monkeypatch.setattr(plans, "count_devices", lambda device: 1)
+    monkeypatch.setattr(call_spec, "count_devices", lambda device: 1)
     stack = jax.eval_shape(
         lambda: gru_jax.init_stack(
             jax.random.key(0), 32, 64, num_layers=num_layers, bidirectional=bidirectional
         )
     )
     xs = jax.ShapeDtypeStruct((time, 64, 32), jnp.float32)
-    with run_by("xla", dataclasses.replace(TUNING, parts=parts)):
+    with unroll_with("xla", override(CPU_TUNING, shards={"max_shards": shards})):
         loss = jax.grad(lambda *inputs: jnp.sum(gru_jax.unroll_stack(*inputs)[1] ** 2), (0, 1))
         memory = jax.jit(loss).lower(stack, xs).compile().memory_analysis()
     assert memory.temp_size_in_bytes < 2**25
