@@ -8,6 +8,7 @@ import signal
 import time
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,10 +106,9 @@ def fit(directory=None, *, max_to_keep=2, **options):
 
 def assert_same(one, other):
     """Asserts that the trees have the same structure, dtypes and values, bit for bit."""
-    assert jax.tree.structure(one) == jax.tree.structure(other)
+    chex.assert_trees_all_equal_shapes_and_dtypes(one, other)
     leaves = jax.tree_util.tree_leaves_with_path(one)
     for (path, a), b in zip(leaves, jax.tree.leaves(other), strict=True):
-        assert a.dtype == b.dtype, path
         if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
             a, b = jax.random.key_data(a), jax.random.key_data(b)
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes(), path

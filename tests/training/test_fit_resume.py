@@ -35,16 +35,26 @@ def start(directory, *options):
     )
 
 
-@pytest.mark.slow
-def test_run_killed_again_and_again_equals_the_uninterrupted_one(tmp_path, uninterrupted):
-    """Killed before the first checkpoint, during a save, and between two saves."""
-    for option, step in [
-        ("--kill-at-batch", 3),
-        ("--kill-in-save", 7),
-        ("--kill-at-batch", 14),
-        ("--kill-in-save", 35),
-        ("--kill-in-save", 60),
-    ]:
+@pytest.mark.parametrize(
+    "kills",
+    [
+        [("--kill-in-save", 35)],
+        # Before the first checkpoint, during a save, and between two saves.
+        pytest.param(
+            [
+                ("--kill-at-batch", 3),
+                ("--kill-in-save", 7),
+                ("--kill-at-batch", 14),
+                ("--kill-in-save", 35),
+                ("--kill-in-save", 60),
+            ],
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["once", "again and again"],
+)
+def test_killed_run_resumes_to_the_uninterrupted_one(tmp_path, uninterrupted, kills):
+    for option, step in kills:
         process = start(tmp_path, option, step)
         _, errors = process.communicate(timeout=120)
         assert process.returncode == -signal.SIGKILL, errors

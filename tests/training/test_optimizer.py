@@ -77,9 +77,10 @@ def test_accumulated_schedule_counts_train_steps():
     )
     state = optimizer.init(params)
     moves = []
+    jitted_update = jax.jit(optimizer.update)
     with jax.numpy_dtype_promotion("standard"):
         for _ in range(22):
-            updates, state = optimizer.update(gradients, state, params)
+            updates, state = jitted_update(gradients, state, params)
             moves.append(-float(updates["a"]))
     assert moves[0::2] == [0.0] * 11
     expected = training.make_schedule(1.0, schedule="linear", steps=10, warmup_steps=2)

@@ -1,5 +1,6 @@
 """Properties of the train state and the train step."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,8 +36,7 @@ def test_accumulating_equal_micro_batches_equals_one_batch(accumulate_steps):
         zip(np.split(inputs, accumulate_steps), np.split(targets, accumulate_steps), strict=True)
     )
     accumulated = train(accumulate_steps, micro_batches * 3)
-    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(accumulated), strict=True):
-        np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)
+    chex.assert_trees_all_close(whole, accumulated, rtol=2e-5, atol=1e-6)
 
     initial = problem.make_params()
     problem.assert_same(train(accumulate_steps, micro_batches[:-1]), initial)
@@ -63,12 +63,13 @@ def test_random_key_is_a_function_of_seed_and_step():
     def reveal(params, batch, key):
         return jnp.sum(params["a"]), {"noise": jax.random.uniform(key)}
 
+    steps = {seed: training.make_train_step(reveal, optimizer, seed=seed) for seed in (7, 8)}
+
     def noises(seed):
         state = training.TrainState.create({"a": jnp.ones(2)}, optimizer)
-        step = training.make_train_step(reveal, optimizer, seed=seed)
         found = []
         for _ in range(3):
-            state, metrics = step(state, None)
+            state, metrics = steps[seed](state, None)
             found.append(float(metrics["noise"]))
         return found
 
@@ -102,10 +103,8 @@ def test_an_array_in_two_places_can_be_trained():
 
 
 def test_one_compilation_though_parameters_began_as_python_numbers():
-    traces = []
-
+    @chex.assert_max_traces(n=1)
     def loss(params, batch, key):
-        traces.append(None)
         return jnp.square(params["scale"] - 3.0), {}
 
     optimizer = training.make_optimizer(0.1)
@@ -113,7 +112,6 @@ def test_one_compilation_though_parameters_began_as_python_numbers():
     step = training.make_train_step(loss, optimizer)
     for _ in range(3):
         state, _ = step(state, None)
-    assert len(traces) == 1
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "rmsprop"])
@@ -129,12 +127,12 @@ def test_bfloat16_parameters_stay_bfloat16(name, accumulate_steps):
         return jnp.mean(jnp.square(last)), {}
 
     state = training.TrainState.create(params, optimizer)
-    structure = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state)
+    avals = jax.eval_shape(lambda: state)
     step = training.make_train_step(loss, optimizer)
     batch = jax.random.normal(jax.random.key(1), (5, 2, 3)).astype(jnp.bfloat16)
     for _ in range(2):
         state, metrics = step(state, batch)
-    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state) == structure
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, avals)
     assert metrics["grad_norm"].dtype == jnp.float32
     assert not np.array_equal(state.params.w_h, params.w_h)
 
@@ -161,21 +159,20 @@ def test_vmapped_runs_equal_separate_runs():
         for seed in seeds
     ]
     stacked = training.TrainState.stack(states)
-    steps = training.make_vmapped_train_step(problem.loss_fn, optimizer, seeds=seeds)
+    vmapped_step = training.make_vmapped_train_step(problem.loss_fn, optimizer, seeds=seeds)
+    single_steps = [training.make_train_step(problem.loss_fn, optimizer, seed=s) for s in seeds]
     for step in range(3):
         batches = [problem.batch_at(10 * seed + step) for seed in seeds]
-        stacked, metrics = steps(stacked, jax.tree.map(lambda *leaves: np.stack(leaves), *batches))
-        for index, (seed, batch) in enumerate(zip(seeds, batches, strict=True)):
-            alone = training.make_train_step(problem.loss_fn, optimizer, seed=seed)
-            states[index], expected = alone(states[index], batch)
+        stacked, metrics = vmapped_step(
+            stacked, jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
+        )
+        for index, (single_step, batch) in enumerate(zip(single_steps, batches, strict=True)):
+            states[index], expected = single_step(states[index], batch)
             for name, value in expected.items():
                 np.testing.assert_allclose(metrics[name][index], value, rtol=1e-4)
     assert stacked.step == 3
     for index, state in enumerate(states):
-        run = stacked.unstack(index)
-        assert jax.tree.structure(run) == jax.tree.structure(state)
-        for a, b in zip(jax.tree.leaves(run), jax.tree.leaves(state), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+        chex.assert_trees_all_close(stacked.unstack(index), state, rtol=1e-4, atol=1e-6)
 
 
 def test_the_carry_is_passed_from_step_to_step():
