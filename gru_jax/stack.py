@@ -8,11 +8,20 @@ import jax
 import jax.numpy as jnp
 
 from gru_jax import _checks
-from gru_jax._unroll.api import Checkpoint, unroll_with_policy
+from gru_jax._unroll.api import unroll_with_policy
 from gru_jax._unroll.validation import batch_shape_of, check_state
 from gru_jax.cells import Cell, init
 from gru_jax.dropout import dropout as drop
-from gru_jax.typing import Array, Inputs, Lengths, Shape, State, TimeMask
+from gru_jax.typing import (
+    Array,
+    Checkpoint,
+    ImplementationName,
+    Inputs,
+    Lengths,
+    Shape,
+    State,
+    TimeMask,
+)
 
 Merge = Literal["concat", "sum", "mean", "product"]
 
@@ -118,7 +127,7 @@ def unroll_stack(
     dropout: float = 0.0,
     key: Array | None = None,
     every_layer: bool = False,
-    implementation: str | None = None,
+    implementation: ImplementationName | None = None,
     checkpoint: Checkpoint = None,
 ) -> tuple[tuple[tuple[State, ...], ...], Any]:
     """Runs a stack over a sequence; the controls hold in both directions.
@@ -161,13 +170,13 @@ def unroll_stack(
             xs = drop(keys[index], xs, dropout)
         results = [
             unroll_with_policy(
-                sum(map(len, stack.layers)),
                 cell,
                 xs,
                 states_by_layer[index][direction],
-                lengths,
-                mask,
-                starts,
+                num_live_cells=sum(map(len, stack.layers)),
+                lengths=lengths,
+                mask=mask,
+                starts=starts,
                 reverse=reverse != (direction == 1),
                 implementation=implementation,
                 checkpoint=checkpoint,

@@ -10,8 +10,8 @@ from flax import linen as nn
 from gru_jax._unroll import step
 from gru_jax._unroll.api import Checkpoint
 from gru_jax.cells import GRUParams, init
-from gru_jax.cells.base import accum_dtype
 from gru_jax.cells.gru import Reset
+from gru_jax.cells.linear import accum_dtype
 from gru_jax.nn.sequence import run_sequence
 from gru_jax.stack import Merge, Stack
 from gru_jax.typing import Array, DType, Initializer, Lengths, Shape, TimeMask
