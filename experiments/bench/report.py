@@ -1,13 +1,14 @@
 """The benchmark's figures as Markdown tables and as a plot, from what `bench.json` holds."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from experiments.bench.implementations import OURS, PRODUCTS
+from experiments.markdown import markdown_table
 from experiments.plots import save
 
 Result = Mapping[str, Any]
@@ -42,19 +43,29 @@ def to_markdown(result: Result) -> str:
 
 def headline(result: Result) -> str:
     """The times of gradient and forward pass, and what they were made by."""
+    parts = [
+        f"{machine(result)}, revision {result['git_revision'][:10]}, by "
+        f"`{result['command']}`. Shapes are batch, time, input, hidden; milliseconds, "
+        "medians of interleaved bursts, float32.",
+        _times("Gradient with respect to parameters and inputs, ms", result, "gradient"),
+        _times("Forward, ms", result, "forward"),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def machine(result: Result) -> str:
+    """The device, and the versions of JAX and Python, as the beginning of a sentence."""
     device, versions = result["device"], result["versions"]
     where = device["kind"]
     if device["platform"] == "cpu":
         cpu = device.get("cpu")
         where = f"{device['cpu_cores']} CPU cores" + (f" ({cpu})" if cpu else "")
-    parts = [
-        f"On {where}, jax {versions['jax']}, Python {versions['python']}, revision "
-        f"{result['git_revision'][:10]}, by `{result['command']}`. Shapes are batch, time, input, "
-        "hidden; milliseconds, medians of interleaved bursts, float32.",
-        _times("Gradient with respect to parameters and inputs, ms", result, "gradient"),
-        _times("Forward, ms", result, "forward"),
-    ]
-    return "\n\n".join(parts) + "\n"
+    return f"On {where}, jax {versions['jax']}, Python {versions['python']}"
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    """The geometric mean of positive numbers."""
+    return math.exp(sum(map(math.log, values)) / len(values))
 
 
 def best_peer(times: Mapping[str, Any]) -> tuple[str, float] | None:
@@ -86,16 +97,18 @@ def ratios(result: Result, kind: str) -> dict[str, dict[str, float]]:
 def _times(title: str, result: Result, kind: str) -> str:
     shapes = list(result[kind])
     names = [name for name in result["contenders"] if name in result[kind][shapes[0]]]
-    rows = [[name, *(_spread(result[kind][shape][name]) for shape in shapes), ""] for name in names]
+    rows = [
+        [name, *(format_spread(result[kind][shape][name]) for shape in shapes), ""]
+        for name in names
+    ]
     by_shape = ratios(result, kind)
     for key, label in (("best peer", "best peer / gru_jax"), ("products", "products / gru_jax")):
         values = [by_shape.get(shape, {}).get(key) for shape in shapes]
         known = [value for value in values if value is not None]
         if known:
-            mean = math.exp(sum(map(math.log, known)) / len(known))
             cells = [f"{value:.2f}" if value else "" for value in values]
-            rows.append([f"**{label}**", *cells, f"{mean:.2f}"])
-    return _table([title, *shapes, "geometric mean"], rows)
+            rows.append([f"**{label}**", *cells, f"{geometric_mean(known):.2f}"])
+    return markdown_table([title, *shapes, "geometric mean"], rows)
 
 
 def _processes(title: str, by_shape: Result, key: str) -> str:
@@ -104,7 +117,7 @@ def _processes(title: str, by_shape: Result, key: str) -> str:
         [name, *(_number(by_shape[shape][name][key]) for shape in shapes)]
         for name in by_shape[shapes[0]]
     ]
-    return _table([title, *shapes], rows)
+    return markdown_table([title, *shapes], rows)
 
 
 def _products(result: Result) -> str:
@@ -114,7 +127,7 @@ def _products(result: Result) -> str:
         for name in result["products"][shapes[0]]
     ]
     title = "Each product by itself, 10^9 multiplications and additions a second"
-    return _table([title, *shapes], rows)
+    return markdown_table([title, *shapes], rows)
 
 
 def _layers(result: Result) -> str:
@@ -123,15 +136,17 @@ def _layers(result: Result) -> str:
     rows = [
         [
             kind,
-            _spread(times["gru_jax"]),
-            _spread(times["nnx"]),
+            format_spread(times["gru_jax"]),
+            format_spread(times["nnx"]),
             f"{times['nnx']['median'] / times['gru_jax']['median']:.2f}",
             f"{times['gru_jax']['median'] / single:.2f}",
         ]
         for kind, times in by_kind.items()
     ]
     title = f"Gradient of layers at {shape}, ms"
-    return _table([title, "gru_jax", "nnx", "nnx / gru_jax", "gru_jax / its one layer"], rows)
+    return markdown_table(
+        [title, "gru_jax", "nnx", "nnx / gru_jax", "gru_jax / its one layer"], rows
+    )
 
 
 def _cells(result: Result) -> str:
@@ -142,9 +157,9 @@ def _cells(result: Result) -> str:
             str(row["units"]),
             f"{row['parameters']:,}",
             f"{row['parameters'] / of_kind['LSTM']['parameters']:.2f}",
-            _spread(row["forward"]),
+            format_spread(row["forward"]),
             f"{row['forward']['median'] / of_kind['LSTM']['forward']['median']:.2f}",
-            _spread(row["gradient"]),
+            format_spread(row["gradient"]),
             f"{row['gradient']['median'] / of_kind['LSTM']['gradient']['median']:.2f}",
         ]
         for kind, of_kind in kinds.items()
@@ -152,7 +167,7 @@ def _cells(result: Result) -> str:
     ]
     beside = "/ LSTM's"
     header = [f"Cells at {shape}", "units", "parameters", beside, "forward, ms", beside]
-    return _table([*header, "gradient, ms", beside], rows)
+    return markdown_table([*header, "gradient, ms", beside], rows)
 
 
 def _streaming(result: Result) -> str:
@@ -161,20 +176,21 @@ def _streaming(result: Result) -> str:
         [name, *(f"{result['streaming'][kind][name]['median'] * 1e3:.1f}" for kind in kinds)]
         for name in result["streaming"][kinds[0]]
     ]
-    return _table(["A jitted step with donated state, microseconds", *kinds], rows)
+    return markdown_table(["A jitted step with donated state, microseconds", *kinds], rows)
 
 
 def _music(result: Result) -> str:
     times = result["music"]
     theirs = times["nnx.RNN(nnx.GRUCell)"]["median"]
     rows = [
-        [name, _spread(spread), f"{theirs / spread['median']:.2f}"]
+        [name, format_spread(spread), f"{theirs / spread['median']:.2f}"]
         for name, spread in times.items()
     ]
-    return _table(["Training on configs/jsb.yaml", "ms per step", "rate beside nnx"], rows)
+    return markdown_table(["Training on configs/jsb.yaml", "ms per step", "rate beside nnx"], rows)
 
 
-def _spread(spread: Mapping[str, float]) -> str:
+def format_spread(spread: Mapping[str, float]) -> str:
+    """The median, and the quartiles in parentheses."""
     return f"{_number(spread['median'])} ({_number(spread['low'])} to {_number(spread['high'])})"
 
 
@@ -182,11 +198,6 @@ def _number(value: float | None) -> str:
     if value is None:
         return ""
     return f"{value:.3g}" if value < 100 else f"{value:.0f}"
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def draw(result: Result, path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,13 +48,26 @@ def interleave(
         burst(run, 1)
         calls[name] = max(1, round(burst_ms / burst(run, 1)))
     times: dict[str, list[float]] = {name: [] for name in runs}
-    order, shuffle = list(runs), random.Random(0).shuffle
-    begin = time.perf_counter()
-    while min(map(len, times.values())) < 5 or time.perf_counter() - begin < seconds:
-        shuffle(order)
+    for order in shuffled_rounds(list(runs), time.monotonic() + seconds, least=5):
         for name in order:
             times[name].append(burst(runs[name], calls[name]) / calls[name])
     return {name: spread(values) for name, values in times.items()}
+
+
+def shuffled_rounds(names: Sequence[str], deadline: float, least: int) -> Iterator[list[str]]:
+    """Yields the names in an order of its own for each round.
+
+    Args:
+        names: what is timed in each round.
+        deadline: when, by `time.monotonic()`, no further round begins.
+        least: rounds that are made even after the deadline.
+    """
+    order, shuffle = list(names), random.Random(0).shuffle
+    rounds = 0
+    while rounds < least or time.monotonic() < deadline:
+        shuffle(order)
+        yield list(order)
+        rounds += 1
 
 
 def spread(values: list[float]) -> Spread:
