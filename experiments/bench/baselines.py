@@ -16,19 +16,7 @@ import numpy as np
 from jax import lax
 
 import gru_jax
-
-
-@dataclasses.dataclass(frozen=True)
-class Shape:
-    """What is timed: B sequences of T steps, D features in and H units."""
-
-    batch: int
-    time: int
-    input: int
-    hidden: int
-
-    def __str__(self) -> str:
-        return f"{self.batch},{self.time},{self.input},{self.hidden}"
+from experiments.bench.shapes import ProblemSize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,13 +24,13 @@ class Problem:
     """Weights and inputs that every contender gets, float32.
 
     Attributes:
-        shape: the sizes.
+        size: its size.
         params: a GRU's parameters, arrays of NumPy.
         xs: inputs (T, B, D).
         weights: (T, B, H); the gradient is that of `sum(weights * outputs)`.
     """
 
-    shape: Shape
+    size: ProblemSize
     params: gru_jax.GRUParams
     xs: np.ndarray
     weights: np.ndarray
@@ -68,14 +56,14 @@ class Contender:
     params: gru_jax.GRUParams
 
 
-def make_problem(shape: Shape, seed: int = 0) -> Problem:
+def make_problem(size: ProblemSize, seed: int = 0) -> Problem:
     """Draws weights and inputs; every bias but the one that nnx.GRUCell lacks is not zero."""
     keys = jax.random.split(jax.random.key(seed), 3)
-    params = gru_jax.init(keys[0], shape.input, shape.hidden, bias_init="torch")
-    params = dataclasses.replace(params, b_hn=jnp.zeros((shape.hidden,)))
-    xs = jax.random.normal(keys[1], (shape.time, shape.batch, shape.input))
-    weights = jax.random.normal(keys[2], (shape.time, shape.batch, shape.hidden))
-    return Problem(shape, jax.tree.map(np.asarray, params), np.asarray(xs), np.asarray(weights))
+    params = gru_jax.init(keys[0], size.input, size.hidden, bias_init="torch")
+    params = dataclasses.replace(params, b_hn=jnp.zeros((size.hidden,)))
+    xs = jax.random.normal(keys[1], (size.time, size.batch, size.input))
+    weights = jax.random.normal(keys[2], (size.time, size.batch, size.hidden))
+    return Problem(size, jax.tree.map(np.asarray, params), np.asarray(xs), np.asarray(weights))
 
 
 def of_jax(
@@ -127,7 +115,7 @@ def linen(problem: Problem) -> Contender:
     import flax.linen as nn
 
     w_x, w_h, b, b_hn = _gates(problem.params)
-    model = nn.RNN(nn.GRUCell(features=problem.shape.hidden), time_major=True)
+    model = nn.RNN(nn.GRUCell(features=problem.size.hidden), time_major=True)
     cell: dict[str, Any] = {
         f"i{gate}": {"kernel": w_x[gate], "bias": b[gate]} for gate in ("r", "z", "n")
     }
@@ -146,7 +134,7 @@ def nnx(problem: Problem) -> Contender:
 
     rnn = nnx.RNN(nnx_cell(problem.params), time_major=True)
     graph, weights, others = nnx.split(rnn, nnx.Param, ...)
-    h0 = jnp.zeros((problem.shape.batch, problem.shape.hidden))
+    h0 = jnp.zeros((problem.size.batch, problem.size.hidden))
 
     def unroll(weights: Any, xs: jax.Array) -> Any:
         return nnx.merge(graph, weights, others)(xs, initial_carry=h0)
@@ -170,11 +158,11 @@ def haiku(problem: Problem) -> Contender:
     import haiku as hk
 
     params = problem.params
-    hidden = problem.shape.hidden
+    hidden = problem.size.hidden
 
     def unroll(xs: jax.Array) -> Any:
         core = hk.GRU(hidden)
-        return hk.dynamic_unroll(core, xs, core.initial_state(problem.shape.batch))[0]
+        return hk.dynamic_unroll(core, xs, core.initial_state(problem.size.batch))[0]
 
     def as_haiku(array: Any) -> np.ndarray:
         # Its update gate is the share of the new value: 1 - sigmoid(a) = sigmoid(-a).
@@ -192,7 +180,7 @@ def equinox(problem: Problem) -> Contender:
     import equinox as eqx
 
     params = problem.params
-    cell = eqx.nn.GRUCell(problem.shape.input, problem.shape.hidden, key=jax.random.key(0))
+    cell = eqx.nn.GRUCell(problem.size.input, problem.size.hidden, key=jax.random.key(0))
     cell = eqx.tree_at(
         lambda cell: (cell.weight_ih, cell.weight_hh, cell.bias, cell.bias_n),
         cell,
@@ -207,7 +195,7 @@ def equinox(problem: Problem) -> Contender:
             h = jax.vmap(cell)(x, h)
             return h, h
 
-        h0 = jnp.zeros((problem.shape.batch, problem.shape.hidden))
+        h0 = jnp.zeros((problem.size.batch, problem.size.hidden))
         return lax.scan(step, h0, xs)[1]
 
     return of_jax(problem, unroll, arrays)
@@ -223,8 +211,8 @@ def keras_jax(problem: Problem) -> Contender:
     w_x, w_h, b, b_hn = _gates(problem.params)
     order = ("z", "r", "n")
     recurrent_bias = {"z": np.zeros_like(b_hn), "r": np.zeros_like(b_hn), "n": b_hn}
-    layer = keras.layers.GRU(problem.shape.hidden, return_sequences=True, reset_after=True)
-    layer.build((problem.shape.batch, problem.shape.time, problem.shape.input))
+    layer = keras.layers.GRU(problem.size.hidden, return_sequences=True, reset_after=True)
+    layer.build((problem.size.batch, problem.size.time, problem.size.input))
     layer.set_weights(
         [
             np.concatenate([w_x[gate] for gate in order], axis=-1),
@@ -252,9 +240,9 @@ def torch(problem: Problem) -> Contender:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     params = problem.params
-    module = torch.nn.GRU(problem.shape.input, problem.shape.hidden).to(device)
+    module = torch.nn.GRU(problem.size.input, problem.size.hidden).to(device)
     hidden_bias = np.zeros_like(params.b)
-    hidden_bias[2 * problem.shape.hidden :] = params.b_hn
+    hidden_bias[2 * problem.size.hidden :] = params.b_hn
     named = {
         "weight_ih_l0": params.w_x.T,
         "weight_hh_l0": params.w_h.T,
@@ -310,7 +298,7 @@ def onnxruntime(problem: Problem) -> Contender:
         "GRU",
         ["X", "W", "R", "B"],
         ["Y"],
-        hidden_size=problem.shape.hidden,
+        hidden_size=problem.size.hidden,
         linear_before_reset=1,
     )
     time, batch, inputs = problem.xs.shape
@@ -319,7 +307,7 @@ def onnxruntime(problem: Problem) -> Contender:
         [node],
         "gru",
         [helper.make_tensor_value_info("X", float32, [time, batch, inputs])],
-        [helper.make_tensor_value_info("Y", float32, [time, 1, batch, problem.shape.hidden])],
+        [helper.make_tensor_value_info("Y", float32, [time, 1, batch, problem.size.hidden])],
         [numpy_helper.from_array(np.array(array), name) for name, array in initial.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)

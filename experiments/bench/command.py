@@ -12,9 +12,10 @@ from tqdm import tqdm
 
 from experiments.bench import cells, layers, music, report, streaming
 from experiments.bench import implementations as contenders
-from experiments.bench.baselines import Shape, make_problem
-from experiments.bench.command_line import invocation
+from experiments.bench.baselines import make_problem
+from experiments.bench.command_line import invocation, parse_size
 from experiments.bench.matmul_bound import time_parts
+from experiments.bench.shapes import CPU_SIZES, ProblemSize
 from experiments.bench.subprocess_metrics import measure_process
 from experiments.bench.timing import interleave
 from experiments.datasets.registry import default_data_dir
@@ -26,7 +27,6 @@ from experiments.suggest import did_you_mean
 LONG = "32,10000,64,256"
 LAYERS = "32,256,64,128"
 CELLS = "32,256,64,128"
-SHAPES = ("1,512,64,64", "32,256,64,128", "64,128,128,256", "16,512,256,512", "128,64,32,32")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,20 +38,20 @@ class Options:
     is timed. `bench --gpu` times GRUs on a GPU, and has options of its own.
     """
 
-    shapes: tuple[str, ...] = SHAPES
+    sizes: tuple[str, ...] = CPU_SIZES
     """Batch, time, input and hidden size, as in 32,256,64,128."""
     contenders: tuple[str, ...] = ()
     """Which to time, by the names in the table; the default is all that are installed."""
     seconds: float = 20.0
-    """Seconds of rounds per shape and direction."""
+    """Seconds of rounds per size and direction."""
     processes: bool = True
     """Whether to measure peak memory and time to the first gradient, in a process for each."""
     long: str | None = LONG
-    """Shape at which our ways of keeping less memory are measured, in processes; or None."""
+    """Size at which our ways of keeping less memory are measured, in processes; or None."""
     layers: str | None = LAYERS
-    """Shape at which one layer and two, in one direction and both, are timed; or None."""
+    """Size at which one layer and two, in one direction and both, are timed; or None."""
     cells: str | None = CELLS
-    """Shape at which GRU, LSTM and plain RNN are held against each other; or None."""
+    """Size at which GRU, LSTM and plain RNN are held against each other; or None."""
     products: bool = True
     """Whether to time each kind of product by itself: what bounds the figures."""
     streaming: bool = True
@@ -81,10 +81,10 @@ def main(arguments: list[str]) -> int:
         prog="python -m experiments bench",
         config=(tyro.conf.FlagConversionOff,),
     )
-    shapes = [_shape("shapes", sizes) for sizes in options.shapes]
-    long = None if options.long is None else _shape("long", options.long)
-    layered = None if options.layers is None else _shape("layers", options.layers)
-    of_cells = None if options.cells is None else _shape("cells", options.cells)
+    sizes = [parse_size("sizes", text) for text in options.sizes]
+    long = None if options.long is None else parse_size("long", options.long)
+    layered = None if options.layers is None else parse_size("layers", options.layers)
+    of_cells = None if options.cells is None else parse_size("cells", options.cells)
     names = _names(options.contenders)
     if options.seconds <= 0:
         raise UserError(f"--seconds is {options.seconds}, but must be above 0.")
@@ -97,13 +97,11 @@ def main(arguments: list[str]) -> int:
         "command": invocation(arguments),
         **provenance(),
         "contenders": {name: contenders.known_contenders()[name] for name in names},
-        "shapes": [dataclasses.asdict(shape) for shape in shapes],
-        **_time_contenders(shapes, names, options),
+        "sizes": [dataclasses.asdict(size) for size in sizes],
+        **_time_contenders(sizes, names, options),
     }
     if options.products:
-        result["products"] = {
-            str(shape): time_parts(shape, options.seconds / 4) for shape in shapes
-        }
+        result["products"] = {str(size): time_parts(size, options.seconds / 4) for size in sizes}
     ours = [name for name in contenders.OURS if name in names]
     if long is not None and ours:
         result["long"] = {str(long): {name: measure_process(name, long) for name in ours}}
@@ -121,40 +119,33 @@ def main(arguments: list[str]) -> int:
     markdown = report.to_markdown(result)
     write_atomically(output / "bench.md", markdown)
     report.draw(result, output / "bench.png")
-    for shape, kinds in result.get("cells", {}).items():
-        cells.draw(kinds, f"The three cells at {shape}", output / "cells.png")
+    for size, kinds in result.get("cells", {}).items():
+        cells.draw(kinds, f"The three cells at {size}", output / "cells.png")
     Console(soft_wrap=True, highlight=False, markup=False).print(markdown)
     print(f"Written to {output}")
     return 0
 
 
-def _time_contenders(shapes: list[Shape], names: list[str], options: Options) -> dict[str, Any]:
-    """Times all contenders on all shapes: "forward", "gradient" and "process", by shape."""
+def _time_contenders(
+    sizes: list[ProblemSize], names: list[str], options: Options
+) -> dict[str, Any]:
+    """Times all contenders on all sizes: "forward", "gradient" and "process", by size."""
     found: dict[str, Any] = {"forward": {}, "gradient": {}, "process": {}}
-    bar = tqdm(shapes, unit="shape", disable=not sys.stderr.isatty())
-    for shape in bar:
-        bar.set_postfix_str(str(shape))
-        ready = contenders.make_contenders(names, make_problem(shape))
+    bar = tqdm(sizes, unit="size", disable=not sys.stderr.isatty())
+    for size in bar:
+        bar.set_postfix_str(str(size))
+        ready = contenders.make_contenders(names, make_problem(size))
         forward = {name: contender.forward for name, contender in ready.items()}
         gradient = {
             name: contender.gradient
             for name, contender in ready.items()
             if contender.gradient is not None
         }
-        found["forward"][str(shape)] = interleave(forward, seconds=options.seconds)
-        found["gradient"][str(shape)] = interleave(gradient, seconds=options.seconds)
+        found["forward"][str(size)] = interleave(forward, seconds=options.seconds)
+        found["gradient"][str(size)] = interleave(gradient, seconds=options.seconds)
         if options.processes:
-            found["process"][str(shape)] = {name: measure_process(name, shape) for name in gradient}
+            found["process"][str(size)] = {name: measure_process(name, size) for name in gradient}
     return found
-
-
-def _shape(option: str, sizes: str) -> Shape:
-    parts = sizes.split(",")
-    if len(parts) != 4 or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise UserError(
-            f"--{option} has {sizes}, but a shape is batch,time,input,hidden, as in 32,256,64,128."
-        )
-    return Shape(*map(int, parts))
 
 
 def _names(asked: tuple[str, ...]) -> list[str]:

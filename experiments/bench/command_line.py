@@ -1,9 +1,20 @@
-"""The command as a report shows it."""
+"""What the benchmark commands share: sizes among their options, and the command in a report."""
 
 import shlex
 
+from experiments.bench.shapes import ProblemSize
+from experiments.errors import UserError
+
 DIRECTORIES = {"--output": None, "--data-dir": None, "--revisions": "OLD_CHECKOUT"}
 """Options whose values are directories, and what a report shows in place of those."""
+
+
+def parse_size(option: str, text: str) -> ProblemSize:
+    """Parses the value of an option. Raises UserError if it is no problem size."""
+    try:
+        return ProblemSize.parse(text)
+    except ValueError as error:
+        raise UserError(f"--{option}: {error}.") from None
 
 
 def invocation(arguments: list[str]) -> str:

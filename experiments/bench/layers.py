@@ -10,37 +10,38 @@ import numpy as np
 from flax import nnx
 
 import gru_jax
-from experiments.bench.baselines import Shape, nnx_cell
+from experiments.bench.baselines import nnx_cell
 from experiments.bench.implementations import compare
+from experiments.bench.shapes import ProblemSize
 from experiments.bench.timing import Spread, interleave
 
 
-def time_layers(shape: Shape, seconds: float) -> dict[str, dict[str, Spread]]:
+def time_layers(size: ProblemSize, seconds: float) -> dict[str, dict[str, Spread]]:
     """Times the gradient with respect to parameters and inputs, by kind and library.
 
     Raises:
         UserError: where the two compute different things.
     """
     return {
-        f"{count} {direction}": _time_kind(shape, count, direction == "both ways", seconds / 4)
+        f"{count} {direction}": _time_kind(size, count, direction == "both ways", seconds / 4)
         for count in (1, 2)
         for direction in ("one way", "both ways")
     }
 
 
 def _time_kind(
-    shape: Shape, num_layers: int, bidirectional: bool, seconds: float
+    size: ProblemSize, num_layers: int, bidirectional: bool, seconds: float
 ) -> dict[str, Spread]:
     keys = jax.random.split(jax.random.key(0), 3)
     stack = gru_jax.init_stack(
         keys[0],
-        shape.input,
-        shape.hidden,
+        size.input,
+        size.hidden,
         num_layers=num_layers,
         bidirectional=bidirectional,
         init_cell=_without_b_hn,
     )
-    xs = jax.random.normal(keys[1], (shape.time, shape.batch, shape.input))
+    xs = jax.random.normal(keys[1], (size.time, size.batch, size.input))
     model = _Layers(stack.layers)
     graph, weights, others = nnx.split(model, nnx.Param, ...)
 

@@ -45,7 +45,7 @@ def headline(result: Result) -> str:
     """The times of gradient and forward pass, and what they were made by."""
     parts = [
         f"{machine(result)}, revision {result['git_revision'][:10]}, by "
-        f"`{result['command']}`. Shapes are batch, time, input, hidden; milliseconds, "
+        f"`{result['command']}`. Sizes are batch, time, input, hidden; milliseconds, "
         "medians of interleaved bursts, float32.",
         _times("Gradient with respect to parameters and inputs, ms", result, "gradient"),
         _times("Forward, ms", result, "forward"),
@@ -79,9 +79,9 @@ def best_peer(times: Mapping[str, Any]) -> tuple[str, float] | None:
 
 
 def ratios(result: Result, kind: str) -> dict[str, dict[str, float]]:
-    """By shape, how many times faster ours is than the best peer and than the products alone."""
+    """By size, how many times faster ours is than the best peer and than the products alone."""
     found = {}
-    for shape, times in result[kind].items():
+    for size, times in result[kind].items():
         if "gru_jax" not in times:
             continue
         ours, row = times["gru_jax"]["median"], {}
@@ -90,48 +90,46 @@ def ratios(result: Result, kind: str) -> dict[str, dict[str, float]]:
             row["best peer"] = best[1] / ours
         if PRODUCTS in times:
             row["products"] = times[PRODUCTS]["median"] / ours
-        found[shape] = row
+        found[size] = row
     return found
 
 
 def _times(title: str, result: Result, kind: str) -> str:
-    shapes = list(result[kind])
-    names = [name for name in result["contenders"] if name in result[kind][shapes[0]]]
+    sizes = list(result[kind])
+    names = [name for name in result["contenders"] if name in result[kind][sizes[0]]]
     rows = [
-        [name, *(format_spread(result[kind][shape][name]) for shape in shapes), ""]
-        for name in names
+        [name, *(format_spread(result[kind][size][name]) for size in sizes), ""] for name in names
     ]
-    by_shape = ratios(result, kind)
+    by_size = ratios(result, kind)
     for key, label in (("best peer", "best peer / gru_jax"), ("products", "products / gru_jax")):
-        values = [by_shape.get(shape, {}).get(key) for shape in shapes]
+        values = [by_size.get(size, {}).get(key) for size in sizes]
         known = [value for value in values if value is not None]
         if known:
             cells = [f"{value:.2f}" if value else "" for value in values]
             rows.append([f"**{label}**", *cells, f"{geometric_mean(known):.2f}"])
-    return markdown_table([title, *shapes, "geometric mean"], rows)
+    return markdown_table([title, *sizes, "geometric mean"], rows)
 
 
-def _processes(title: str, by_shape: Result, key: str) -> str:
-    shapes = list(by_shape)
+def _processes(title: str, by_size: Result, key: str) -> str:
+    sizes = list(by_size)
     rows = [
-        [name, *(_number(by_shape[shape][name][key]) for shape in shapes)]
-        for name in by_shape[shapes[0]]
+        [name, *(_number(by_size[size][name][key]) for size in sizes)] for name in by_size[sizes[0]]
     ]
-    return markdown_table([title, *shapes], rows)
+    return markdown_table([title, *sizes], rows)
 
 
 def _products(result: Result) -> str:
-    shapes = list(result["products"])
+    sizes = list(result["products"])
     rows = [
-        [name, *(f"{result['products'][shape][name]['gflops']:.0f}" for shape in shapes)]
-        for name in result["products"][shapes[0]]
+        [name, *(f"{result['products'][size][name]['gflops']:.0f}" for size in sizes)]
+        for name in result["products"][sizes[0]]
     ]
     title = "Each product by itself, 10^9 multiplications and additions a second"
-    return markdown_table([title, *shapes], rows)
+    return markdown_table([title, *sizes], rows)
 
 
 def _layers(result: Result) -> str:
-    ((shape, by_kind),) = result["layers"].items()
+    ((size, by_kind),) = result["layers"].items()
     single = next(iter(by_kind.values()))["gru_jax"]["median"]
     rows = [
         [
@@ -143,14 +141,14 @@ def _layers(result: Result) -> str:
         ]
         for kind, times in by_kind.items()
     ]
-    title = f"Gradient of layers at {shape}, ms"
+    title = f"Gradient of layers at {size}, ms"
     return markdown_table(
         [title, "gru_jax", "nnx", "nnx / gru_jax", "gru_jax / its one layer"], rows
     )
 
 
 def _cells(result: Result) -> str:
-    ((shape, kinds),) = result["cells"].items()
+    ((size, kinds),) = result["cells"].items()
     rows = [
         [
             f"{kind}: {name}",
@@ -166,7 +164,7 @@ def _cells(result: Result) -> str:
         for name, row in of_kind.items()
     ]
     beside = "/ LSTM's"
-    header = [f"Cells at {shape}", "units", "parameters", beside, "forward, ms", beside]
+    header = [f"Cells at {size}", "units", "parameters", beside, "forward, ms", beside]
     return markdown_table([*header, "gradient, ms", beside], rows)
 
 
@@ -210,19 +208,19 @@ def draw(result: Result, path: Path) -> None:
     for panel, kind, title in zip(
         panels, ("gradient", "forward"), ("Gradient", "Forward"), strict=True
     ):
-        shapes = list(result[kind])
-        names = [name for name in result["contenders"] if name in result[kind][shapes[0]]]
+        sizes = list(result[kind])
+        names = [name for name in result["contenders"] if name in result[kind][sizes[0]]]
         unit = PRODUCTS if PRODUCTS in names else names[0]
         shown = [name for name in names if name != unit]
         width = 0.85 / max(1, len(shown))
         for place, name in enumerate(shown):
-            units = [result[kind][shape][unit]["median"] for shape in shapes]
-            spreads = [result[kind][shape][name] for shape in shapes]
+            units = [result[kind][size][unit]["median"] for size in sizes]
+            spreads = [result[kind][size][name] for size in sizes]
             heights = [s["median"] / u for s, u in zip(spreads, units, strict=True)]
             low = [(s["median"] - s["low"]) / u for s, u in zip(spreads, units, strict=True)]
             high = [(s["high"] - s["median"]) / u for s, u in zip(spreads, units, strict=True)]
             panel.bar(
-                [index + (place - len(shown) / 2 + 0.5) * width for index in range(len(shapes))],
+                [index + (place - len(shown) / 2 + 0.5) * width for index in range(len(sizes))],
                 heights,
                 width,
                 yerr=(low, high),
@@ -234,7 +232,7 @@ def draw(result: Result, path: Path) -> None:
         panel.set_yscale("log")
         panel.set_ylabel(f"time / {unit}")
         panel.set_title(f"{title}: medians and quartiles, lower is better")
-        panel.set_xticks(range(len(shapes)), shapes)
+        panel.set_xticks(range(len(sizes)), sizes)
     panels[1].legend(frameon=False, ncols=4, fontsize="small")
     panels[-1].set_xlabel("batch, time, input, hidden")
     save(figure, path)

@@ -30,7 +30,8 @@ class ProblemSize:
         parts = text.split(",")
         if len(parts) != 4 or not all(part.isdecimal() and int(part) > 0 for part in parts):
             raise ValueError(
-                f"{text} is no problem size: expected batch,time,input,hidden, as in 32,256,64,128"
+                f"{text!r} is not a problem size; "
+                "expected batch,time,input,hidden, as in 32,256,64,128"
             )
         return cls(*map(int, parts))
 

@@ -8,13 +8,16 @@ import sys
 import time
 from pathlib import Path
 
-from experiments.bench.baselines import Shape, make_problem
+from experiments.bench.baselines import make_problem
 from experiments.bench.implementations import make_contender
+from experiments.bench.shapes import ProblemSize
 
 MODULE = "experiments.bench.subprocess_metrics"
 
 
-def measure_process(name: str, shape: Shape, *, timeout: float = 600) -> dict[str, float | None]:
+def measure_process(
+    name: str, size: ProblemSize, *, timeout: float = 600
+) -> dict[str, float | None]:
     """Runs a contender in a new process.
 
     Returns:
@@ -26,7 +29,7 @@ def measure_process(name: str, shape: Shape, *, timeout: float = 600) -> dict[st
         RuntimeError: if the process fails.
     """
     done = subprocess.run(
-        [sys.executable, "-m", MODULE, name, str(shape)],
+        [sys.executable, "-m", MODULE, name, str(size)],
         capture_output=True,
         text=True,
         cwd=Path(__file__).parents[2],
@@ -37,9 +40,8 @@ def measure_process(name: str, shape: Shape, *, timeout: float = 600) -> dict[st
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _main(name: str, sizes: str) -> None:
-    shape = Shape(*map(int, sizes.split(",")))
-    contender = make_contender(name, make_problem(shape))
+def _main(name: str, size: str) -> None:
+    contender = make_contender(name, make_problem(ProblemSize.parse(size)))
     if contender.gradient is None:
         raise ValueError(f"{name} has no gradient")
     begin = time.perf_counter()

@@ -13,31 +13,31 @@ import gru_jax
 from experiments.bench import implementations as contenders
 from experiments.bench import report
 from experiments.bench.baselines import (
-    Shape,
     as_reset_before,
     installed_peers,
     make_problem,
     of_jax,
 )
+from experiments.bench.shapes import ProblemSize
 from experiments.bench.timing import interleave
 from experiments.cli import main
 from experiments.errors import UserError
 from experiments.runs import provenance
 
 ROOT = Path(__file__).parents[2]
-SHAPE = Shape(batch=2, time=5, input=3, hidden=4)
+SIZE = ProblemSize(batch=2, time=5, input=3, hidden=4)
 
 
 @pytest.mark.parametrize("name", sorted(installed_peers()))
 def test_installed_peers_compute_what_ours_does(name):
     # Other libraries rely on implicit promotion.
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        assert list(contenders.make_contenders([name], make_problem(SHAPE))) == [name]
+        assert list(contenders.make_contenders([name], make_problem(SIZE))) == [name]
 
 
 @pytest.mark.parametrize("options", contenders.OURS.values(), ids=contenders.OURS)
 def test_ways_of_ours_compute_the_same(options):
-    problem = make_problem(SHAPE)
+    problem = make_problem(SIZE)
     ours = contenders.ours(problem, **options)
     plain = contenders.ours(problem, implementation="scan")
     np.testing.assert_allclose(ours.outputs(), plain.outputs(), atol=1e-6)
@@ -45,7 +45,7 @@ def test_ways_of_ours_compute_the_same(options):
 
 
 def test_a_peer_with_two_gates_swapped_is_refused(monkeypatch):
-    problem = make_problem(SHAPE)
+    problem = make_problem(SIZE)
 
     def swapped(problem):
         r, z, n = np.split(problem.params.w_x, 3, axis=-1)
@@ -68,11 +68,11 @@ def test_a_peer_with_another_derivative_is_refused(monkeypatch):
 
     monkeypatch.setitem(contenders.PEERS, "stopped", ("jax", stopped))
     with pytest.raises(UserError, match=r"gradients of stopped differ from ours"):
-        contenders.make_contenders(["stopped"], make_problem(SHAPE))
+        contenders.make_contenders(["stopped"], make_problem(SIZE))
 
 
 def test_the_reset_before_has_no_bias_of_its_own():
-    params = as_reset_before(make_problem(SHAPE).params)
+    params = as_reset_before(make_problem(SIZE).params)
     params.validate()
     assert (params.reset, params.b_hn) == ("before", None)
 
@@ -108,9 +108,9 @@ def test_the_plot_holds_all_contenders(tmp_path):
 
 @pytest.mark.slow
 def test_the_command_writes_figures_table_and_plot(workplace, capsys):
-    sizes, names = str(SHAPE), ("gru_jax", "products alone", "linen")
+    sizes, names = str(SIZE), ("gru_jax", "products alone", "linen")
     options = ["--seconds", "0.1", "--music", "False", "--output", "out"]
-    options += ["--shapes", sizes, "--long", sizes, "--layers", sizes, "--cells", sizes]
+    options += ["--sizes", sizes, "--long", sizes, "--layers", sizes, "--cells", sizes]
     assert main(["bench", *options, "--contenders", *names]) == 0
 
     result = json.loads(Path("out", "bench.json").read_text())
@@ -143,9 +143,9 @@ def test_missing_data_are_named_before_anything_is_timed(refused, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--shapes", "1,2,3"], ["--shapes", "1,2,3", "batch,time,input,hidden"]),
-        (["--shapes", "1,2,3,0"], ["--shapes", "1,2,3,0"]),
-        (["--shapes", "a,2,3,4"], ["--shapes", "a,2,3,4"]),
+        (["--sizes", "1,2,3"], ["--sizes", "1,2,3", "batch,time,input,hidden"]),
+        (["--sizes", "1,2,3,0"], ["--sizes", "1,2,3,0"]),
+        (["--sizes", "a,2,3,4"], ["--sizes", "a,2,3,4"]),
         (["--long", "1,2,3"], ["--long", "1,2,3"]),
         (["--layers", "1,2"], ["--layers", "1,2"]),
         (["--contenders", "linnen"], ["linnen", "Did you mean linen?", "bench"]),

@@ -8,13 +8,14 @@ from pathlib import Path
 import jax
 import pytest
 
-from experiments.bench.baselines import Shape, make_problem
+from experiments.bench.baselines import make_problem
 from experiments.bench.gpu import check, checks, cudnn_gru, jax_gru, report, torch_gru
 from experiments.bench.gpu.roofline import floor_ms
+from experiments.bench.shapes import ProblemSize
 from experiments.bench.timing import interleave
 from experiments.errors import UserError
 
-SHAPE = Shape(batch=2, time=5, input=3, hidden=4)
+SIZE = ProblemSize(batch=2, time=5, input=3, hidden=4)
 H100 = "NVIDIA H100 80GB HBM3"
 
 
@@ -22,7 +23,7 @@ H100 = "NVIDIA H100 80GB HBM3"
     ("options", "expected"),
     [
         ([], ["bench --gpu needs a GPU", "cpu here"]),
-        (["--shapes", "1,2,3"], ["--shapes", "1,2,3", "batch,time,input,hidden"]),
+        (["--sizes", "1,2,3"], ["--sizes", "1,2,3", "batch,time,input,hidden"]),
         (["--seconds", "0"], ["--seconds", "0"]),
         (["--minutes", "-1"], ["--minutes", "-1"]),
     ],
@@ -37,7 +38,7 @@ def test_what_it_cannot_do_is_said_in_one_message(options, expected, refused):
     "name", ["flax.nnx scan, TF32", "gru_jax portable, float32", "gru_jax portable, bfloat16"]
 )
 def test_ways_of_jax_compute_the_same(name):
-    problem = make_problem(SHAPE)
+    problem = make_problem(SIZE)
     way = jax_gru.ways(problem)[name]
     runs, errors = jax_gru.compiled(way, problem, jax_gru.exact(problem))
     assert set(runs) == set(errors) == {"forward", "gradient"}
@@ -45,7 +46,7 @@ def test_ways_of_jax_compute_the_same(name):
 
 
 def test_a_way_that_computes_something_else_is_refused():
-    problem = make_problem(SHAPE)
+    problem = make_problem(SIZE)
     way = jax_gru.Way("bfloat16", lambda params, xs: jax.numpy.zeros((5, 2, 4), xs.dtype))
     with pytest.raises(ValueError, match="its forward is off by 1"):
         jax_gru.compiled(way, problem, jax_gru.exact(problem))
@@ -59,7 +60,7 @@ def test_bursts_wait_once_for_many_calls():
 
 
 def test_the_roofline_is_the_slower_of_arithmetic_and_memory():
-    wide, narrow = Shape(512, 100, 2048, 2048), Shape(1, 100, 2048, 2048)
+    wide, narrow = ProblemSize(512, 100, 2048, 2048), ProblemSize(1, 100, 2048, 2048)
     floor = functools.partial(floor_ms, precision="bfloat16", device_kind=H100)
     operations = 2 * 512 * 100 * 3 * 2048 * 4096
     assert floor(wide, gradient=False) == pytest.approx(operations / 989.4e12 * 1e3)
@@ -70,7 +71,7 @@ def test_the_roofline_is_the_slower_of_arithmetic_and_memory():
 
 
 def test_the_report_names_precision_and_what_was_left_out():
-    row = {"contender": "slow", "precision": "float16", "shape": str(SHAPE)}
+    row = {"contender": "slow", "precision": "float16", "size": str(SIZE)}
     rows = [
         {**row, "forward": {"median": 2.0}, "gradient": {"median": 9.0}},
         {**row, "contender": "fast", "forward": {"median": 1.0}},
@@ -81,7 +82,7 @@ def test_the_report_names_precision_and_what_was_left_out():
         "versions": {"jax": "0"},
         "git_revision": "0" * 40,
         "command": "bench",
-        "shapes": [str(SHAPE)],
+        "sizes": [str(SIZE)],
         "rows": rows,
     }
     text = report.to_markdown(result)
@@ -110,20 +111,20 @@ WAYS = {
 def test_the_readme_shows_the_figures():
     root = Path(__file__).parents[2]
     rows = {
-        (row["contender"].split(",")[0], row["precision"], row["shape"]): row
+        (row["contender"].split(",")[0], row["precision"], row["size"]): row
         for row in json.loads((root / "benchmarks" / "gpu.json").read_text())["rows"]
     }
     section = (root / "README.md").read_text().split("### On a GPU")[1].split("\n##")[0]
     head, _, *table = [line for line in section.splitlines() if line.startswith("|")]
-    shapes = [cell.strip() for cell in head.split("|")[3:-1]]
+    sizes = [cell.strip() for cell in head.split("|")[3:-1]]
     assert len(table) == 11
     for line in table:
         way, precision, *cells = [cell.strip() for cell in line.replace("*", "").split("|")[1:-1]]
         # The most special word comes last.
         name = [of for word, of in WAYS.items() if word in way][-1]
         precision = precision.replace("TF32", "float32 (TF32)")
-        for shape, cell in zip(shapes, cells, strict=True):
-            row = rows[name, precision, shape]
+        for size, cell in zip(sizes, cells, strict=True):
+            row = rows[name, precision, size]
             for kind, shown in zip(("forward", "gradient"), cell.split(" / "), strict=True):
                 assert float(shown) == float(f"{row[kind]['median']:.3g}"), (line, kind)
 
@@ -131,9 +132,9 @@ def test_the_readme_shows_the_figures():
 def test_peers_that_are_not_there_are_left_out_with_the_reason(monkeypatch):
     monkeypatch.setattr(cudnn_gru.shutil, "which", lambda name: None)
     monkeypatch.setattr(torch_gru.importlib.util, "find_spec", lambda name: None)
-    rows = cudnn_gru.time_cudnn([SHAPE], repeats=1, timeout=10)
+    rows = cudnn_gru.time_cudnn([SIZE], repeats=1, timeout=10)
     assert {row["skipped"] for row in rows} == {"there is no C compiler"}
-    rows = torch_gru.time_torch([SHAPE], seconds=1, timeout=10)
+    rows = torch_gru.time_torch([SIZE], seconds=1, timeout=10)
     assert {row["skipped"] for row in rows} == {"torch is not installed"}
     assert {row["precision"] for row in rows} == set(torch_gru.PRECISIONS)
 
@@ -157,7 +158,7 @@ def test_a_package_with_half_of_cudas_headers_is_passed_over(tmp_path, monkeypat
     monkeypatch.setattr(cudnn_gru.sysconfig, "get_path", lambda name: str(half))
     monkeypatch.setattr(cudnn_gru.sys, "path", [str(half), str(whole)])
     monkeypatch.setattr(cudnn_gru.shutil, "which", lambda name: str(compiler))
-    rows = cudnn_gru.time_cudnn([SHAPE], repeats=1, timeout=10)
+    rows = cudnn_gru.time_cudnn([SIZE], repeats=1, timeout=10)
     assert {row["skipped"] for row in rows} == {f"{compiler} failed: error: no"}
     included = [word[2:] for word in said.read_text().split() if word.startswith("-I")]
     assert any((Path(folder) / "crt/host_config.h").exists() for folder in included)

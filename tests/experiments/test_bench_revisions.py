@@ -33,7 +33,7 @@ def make_package(tmp_path):
 
 @pytest.mark.slow
 def test_the_command_compares_two_processes(workplace, capsys):
-    options = ["--shapes", SIZE, "--minutes", "4", "--output", "out"]
+    options = ["--sizes", SIZE, "--minutes", "4", "--output", "out"]
     begin = time.monotonic()
     # One process of the same checkout after the other, as fast as the minimum of rounds allows.
     with pytest.MonkeyPatch.context() as patch:
@@ -49,7 +49,7 @@ def test_the_command_compares_two_processes(workplace, capsys):
     assert result["revisions"]["old"] == result["revisions"]["new"]
     assert result["not_measured"] == []
     command = "python -m experiments bench --revisions OLD_CHECKOUT"
-    assert result["command"] == f"{command} --shapes {SIZE} --minutes 4"
+    assert result["command"] == f"{command} --sizes {SIZE} --minutes 4"
     table = Path("out", "revisions.md").read_text()
     assert table == to_markdown(result)
     assert table.strip() in capsys.readouterr().out
@@ -75,7 +75,7 @@ def test_cases_run_by_the_public_functions(name):
         (["--revisions", "."], ["--revisions is .", "not a checkout of gru_jax"]),
         (["--revisions=nowhere"], ["--revisions is nowhere", "gru_jax/__init__.py"]),
         (["--revisions", ROOT, "--minutes", "0"], ["--minutes is 0"]),
-        (["--revisions", ROOT, "--shapes", "1,2"], ["--shapes", "1,2", "batch,time,input,hidden"]),
+        (["--revisions", ROOT, "--sizes", "1,2"], ["--sizes", "1,2", "batch,time,input,hidden"]),
     ],
 )
 def test_wrong_options_are_named(options, expected, refused):

@@ -25,7 +25,10 @@ from typing import Any
 
 import jax
 
+from experiments.bench.gpu.benchmark import SIZES, run
 from experiments.bench.gpu.checks import CHECKS, Setting, one_call
+from experiments.bench.gpu.device import require_gpu
+from experiments.bench.shapes import ProblemSize
 from experiments.errors import UserError
 from experiments.files import write_atomically, write_json
 from experiments.runs.provenance import provenance
@@ -200,8 +203,6 @@ def _main() -> int:
         print(json.dumps(row))
         # The sanitizer says nothing of a call that did not come to its end.
         return int(row["outcome"] != "passed" and options.one[0] == one_call.__name__)
-    from experiments.bench.gpu.command import SHAPES, parse_shape, require_gpu, run
-
     options.folder.mkdir(parents=True, exist_ok=True)
     if options.dry_run:
         return int(not check(options.folder, DRY))
@@ -212,8 +213,9 @@ def _main() -> int:
         print(error, file=sys.stderr)
         return 2
     left = LIMIT - (time.monotonic() - begun)
-    shapes = [parse_shape(sizes) for sizes in SHAPES]
-    print(run(shapes, 1.0, left, options.folder, f"python -m {MODULE}"))
+    print(
+        run(list(map(ProblemSize.parse, SIZES)), 1.0, left, options.folder, f"python -m {MODULE}")
+    )
     return 0
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.bench.baselines import Shape
+from experiments.bench.shapes import ProblemSize
 
 ALGORITHMS = ("standard", "persist_static", "persist_small_h")
 PRECISIONS = {
@@ -23,11 +23,11 @@ PRECISIONS = {
 SOURCE = Path(__file__).with_name("cudnn_gru.c")
 
 
-def time_cudnn(shapes: Sequence[Shape], repeats: int, timeout: float) -> list[dict[str, Any]]:
+def time_cudnn(sizes: Sequence[ProblemSize], repeats: int, timeout: float) -> list[dict[str, Any]]:
     """Times every algorithm in every precision: rows as the report takes them.
 
     Args:
-        shapes: the sizes.
+        sizes: the sizes.
         repeats: calls that a mean is taken of.
         timeout: seconds for everything; what comes later is left out, and says so.
     """
@@ -36,16 +36,16 @@ def time_cudnn(shapes: Sequence[Shape], repeats: int, timeout: float) -> list[di
         program = Path(folder) / "cudnn_gru"
         reason, libraries = _compile(program)
         rows = []
-        for shape in shapes:
+        for size in sizes:
             for algorithm in ALGORITHMS:
                 for precision, name in PRECISIONS.items():
                     if reason is None:
-                        words = [*str(shape).split(","), algorithm, name, str(repeats)]
+                        words = [*str(size).split(","), algorithm, name, str(repeats)]
                         found = _run([str(program), *words], libraries, ends - time.monotonic())
                     else:
                         found = {"skipped": reason}
                     of_row = {"contender": f"cuDNN {algorithm}", "precision": precision}
-                    rows.append({**of_row, "shape": str(shape), **found})
+                    rows.append({**of_row, "size": str(size), **found})
     return rows
 
 

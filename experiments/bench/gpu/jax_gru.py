@@ -122,12 +122,12 @@ def _flax(problem: Problem, params: Any, xs: jax.Array) -> jax.Array:
     """flax.nnx.RNN(flax.nnx.GRUCell), which computes in the inputs' dtype."""
     from flax import nnx
 
-    shape = problem.shape
-    cell: Any = nnx.GRUCell(shape.input, shape.hidden, dtype=xs.dtype, rngs=nnx.Rngs(0))
+    size = problem.size
+    cell: Any = nnx.GRUCell(size.input, size.hidden, dtype=xs.dtype, rngs=nnx.Rngs(0))
     cell.dense_i.kernel[...] = params.w_x
     cell.dense_i.bias[...] = params.b
     cell.dense_h.kernel[...] = params.w_h
-    h0 = jnp.zeros((shape.batch, shape.hidden), xs.dtype)
+    h0 = jnp.zeros((size.batch, size.hidden), xs.dtype)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         return jnp.asarray(nnx.RNN(cell, time_major=True)(xs, initial_carry=h0))
 

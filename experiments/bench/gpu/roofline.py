@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from experiments.bench.baselines import Shape
+from experiments.bench.shapes import ProblemSize
 
 
 class Device(NamedTuple):
@@ -26,14 +26,16 @@ DEVICES = {
 BYTES = {"bfloat16": 2, "float16": 2, "float32 (TF32)": 4, "float32": 4}
 
 
-def floor_ms(shape: Shape, precision: str, device_kind: str, *, gradient: bool) -> float | None:
+def floor_ms(
+    size: ProblemSize, precision: str, device_kind: str, *, gradient: bool
+) -> float | None:
     """Milliseconds below which no device of this kind gets; None for one that is not known.
 
     All products at the full rate, or every input and output moved once, whichever takes longer.
     That steps come one after the other is not in it, which is what bounds a small batch.
 
     Args:
-        shape: the sizes.
+        size: the sizes.
         precision: of the products, a key of :data:`BYTES`.
         device_kind: as JAX names it.
         gradient: whether parameters and inputs are differentiated, after a forward pass.
@@ -41,7 +43,7 @@ def floor_ms(shape: Shape, precision: str, device_kind: str, *, gradient: bool) 
     device = next((device for name, device in DEVICES.items() if name in device_kind), None)
     if device is None:
         return None
-    batch, time, inputs, hidden = shape.batch, shape.time, shape.input, shape.hidden
+    batch, time, inputs, hidden = size.batch, size.time, size.input, size.hidden
     passes = 3 if gradient else 1
     operations = passes * 2 * time * batch * 3 * hidden * (inputs + hidden)
     numbers = time * batch * (inputs + hidden) + 3 * hidden * (inputs + hidden)

@@ -10,11 +10,10 @@ import tyro
 from rich.console import Console
 from tqdm import tqdm
 
-from experiments.bench.command_line import invocation
+from experiments.bench.command_line import invocation, parse_size
 from experiments.bench.revisions.measure import CASES, measure
 from experiments.bench.revisions.process import RevisionProcess
 from experiments.bench.revisions.report import to_markdown
-from experiments.bench.shapes import ProblemSize
 from experiments.errors import UserError
 from experiments.files import write_atomically, write_json
 from experiments.runs.provenance import git_state, provenance
@@ -32,7 +31,7 @@ class Options:
 
     revisions: Path
     """A checkout of the older revision, for example a git worktree."""
-    shapes: tuple[str, ...] = ()
+    sizes: tuple[str, ...] = ()
     """Batch, time, input and hidden size, as in 32,256,64,128, of GRUs alone; the default is the
     report's sizes, and starts, lengths, an LSTM and a bidirectional stack at one size."""
     minutes: float = 10.0
@@ -53,11 +52,7 @@ def main(arguments: list[str]) -> int:
     options = tyro.cli(Options, args=arguments, prog="python -m experiments bench")
     if options.minutes <= 0:
         raise UserError(f"--minutes is {options.minutes}, but must be above 0.")
-    for size in options.shapes:
-        try:
-            ProblemSize.parse(size)
-        except ValueError as error:
-            raise UserError(f"--shapes: {error}.") from None
+    sizes = [parse_size("sizes", text) for text in options.sizes]
     folder = options.revisions.resolve()
     if not (folder / "gru_jax" / "__init__.py").is_file():
         raise UserError(
@@ -65,7 +60,7 @@ def main(arguments: list[str]) -> int:
             "it has no gru_jax/__init__.py."
         )
     deadline = time.monotonic() + options.minutes * 60
-    cases = [("GRU", size) for size in options.shapes] or list(CASES)
+    cases = [("GRU", size) for size in sizes] or list(CASES)
     folders = {"old": folder, "new": HERE, "control": folder}
     found = {}
     with contextlib.ExitStack() as stack:

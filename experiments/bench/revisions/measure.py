@@ -10,9 +10,9 @@ from experiments.bench.timing import shuffled_rounds, spread
 
 KINDS = ("forward", "gradient")
 METRICS = tuple(f"{metric} {kind}" for metric in ("run", "trace", "compile") for kind in KINDS)
-FEATURE_SIZE = "32,256,64,128"
+FEATURE_SIZE = ProblemSize.parse("32,256,64,128")
 CASES = (
-    *(("GRU", size) for size in CPU_SIZES),
+    *(("GRU", ProblemSize.parse(size)) for size in CPU_SIZES),
     *(
         (name, FEATURE_SIZE)
         for name in ("GRU, starts", "GRU, lengths", "LSTM", "bidirectional stack")
@@ -28,7 +28,7 @@ Row = dict[str, Any]
 
 
 def measure(
-    processes: Processes, cases: list[tuple[str, str]], deadline: float
+    processes: Processes, cases: list[tuple[str, ProblemSize]], deadline: float
 ) -> Iterator[tuple[str, Row]]:
     """Measures case after case until the deadline; each has the same share of the time left.
 
@@ -44,7 +44,7 @@ def measure(
     for index, (name, size) in enumerate(cases):
         ends = time.monotonic() + (deadline - time.monotonic()) / (len(cases) - index)
         try:
-            row = _measure_case(processes, name, ProblemSize.parse(size), ends)
+            row = _measure_case(processes, name, size, ends)
         except TimeoutError:
             return
         yield f"{name} {size}", row
