@@ -1,4 +1,4 @@
-"""The command `bench`: times our GRU and other libraries', on a CPU or a GPU, and revisions."""
+"""The command `bench`: times our GRU and others on a CPU or a GPU, or compares two revisions."""
 
 
 def main(arguments: list[str]) -> int:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 import gru_jax
 from experiments.bench.shapes import ProblemSize
-from experiments.bench.timing import interleave
+from experiments.bench.timing import time_interleaved
 from experiments.plots import save
 from experiments.runs.run import num_parameters
 
@@ -26,8 +26,8 @@ def time_cells(size: ProblemSize, seconds: float) -> dict[str, Rows]:
     """Times forward pass and gradient of the three cells.
 
     Returns:
-        By "equal width" and "equal parameters", by cell: "units", "parameters", and the times of
-        "forward" and "gradient" as :func:`interleave` gives them.
+        By "equal width" and "equal parameters", then by cell: "units", "parameters", and the
+        times of "forward" and "gradient" as :func:`time_interleaved` returns them.
     """
     widths = {
         "equal width": dict.fromkeys(INITS, size.hidden),
@@ -37,10 +37,10 @@ def time_cells(size: ProblemSize, seconds: float) -> dict[str, Rows]:
 
 
 def _matching_width(name: str, size: ProblemSize) -> int:
-    """The width at which a cell has as many parameters as the GRU, as nearly as may be."""
-    wanted = _count("GRU", size.input, size.hidden)
+    """The width at which a cell's number of parameters is closest to the GRU's."""
+    expected = _count("GRU", size.input, size.hidden)
     return min(
-        range(1, 4 * size.hidden), key=lambda width: abs(_count(name, size.input, width) - wanted)
+        range(1, 4 * size.hidden), key=lambda width: abs(_count(name, size.input, width) - expected)
     )
 
 
@@ -55,12 +55,12 @@ def _time(widths: dict[str, int], size: ProblemSize, seconds: float) -> Rows:
     forward, gradient, found = {}, {}, {}
     for name, width in widths.items():
         params = INITS[name](jax.random.key(0), size.input, width)
-        forward[name] = _bound(run, params, xs)
-        gradient[name] = _bound(differentiate, params, xs)
+        forward[name] = _bind(run, params, xs)
+        gradient[name] = _bind(differentiate, params, xs)
         found[name] = {"units": width, "parameters": num_parameters(params)}
     times = {
-        "forward": interleave(forward, seconds=seconds / 2),
-        "gradient": interleave(gradient, seconds=seconds / 2),
+        "forward": time_interleaved(forward, seconds=seconds / 2),
+        "gradient": time_interleaved(gradient, seconds=seconds / 2),
     }
     return {
         name: {**row, **{kind: of_kind[name] for kind, of_kind in times.items()}}
@@ -68,12 +68,12 @@ def _time(widths: dict[str, int], size: ProblemSize, seconds: float) -> Rows:
     }
 
 
-def _bound(run: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
+def _bind(run: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
     return lambda: jax.block_until_ready(run(*arguments))
 
 
-def draw(kinds: dict[str, Rows], title: str, path: Path) -> None:
-    """Draws parameters and times as multiples of the LSTM's."""
+def plot(kinds: dict[str, Rows], title: str, path: Path) -> None:
+    """Plots parameters and times as multiples of the LSTM's."""
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     panels = figure.subplots(1, len(kinds), sharey=True)
     measures: dict[str, Callable[[dict[str, Any]], float]] = {

@@ -1,4 +1,4 @@
-"""The benchmark's figures as Markdown tables and as a plot, from what `bench.json` holds."""
+"""The benchmark's results as Markdown tables and as a plot, from the contents of `bench.json`."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,31 +7,31 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from experiments.bench.implementations import OURS, PRODUCTS
+from experiments.bench.implementations import MATMUL_ONLY, OURS
 from experiments.markdown import markdown_table
 from experiments.plots import save
 
 Result = Mapping[str, Any]
 
-# Matplotlib's default colours but C7, a grey, which is what ours have.
+# Matplotlib's default colours without C7, a grey; ours are plotted in greys.
 CHROMATIC = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9")
 
 
 def to_markdown(result: Result) -> str:
-    """All tables, with the device and the command they were made by."""
+    """All tables, with device, revision and command."""
     parts = [headline(result)]
     if result["process"]:
-        peak = "Peak memory of the gradient, MiB (a process each, after compiling)"
-        first = "Time to the first gradient, ms (a process each: tracing, compiling, running)"
+        peak = "Peak memory of the gradient, MiB (separate processes, after compiling)"
+        first = "Time to the first gradient, ms (separate processes: tracing, compiling, running)"
         parts += [
             _processes(peak, result["process"], "peak_mib"),
             _processes(first, result["process"], "first_ms"),
         ]
     if "long" in result:
-        title = "A long sequence: peak memory of the gradient, MiB (a process each)"
+        title = "A long sequence: peak memory of the gradient, MiB (separate processes)"
         parts.append(_processes(title, result["long"], "peak_mib"))
     sections = {
-        "products": _products,
+        "matmuls": _matmuls,
         "layers": _layers,
         "cells": _cells,
         "streaming": _streaming,
@@ -42,7 +42,7 @@ def to_markdown(result: Result) -> str:
 
 
 def headline(result: Result) -> str:
-    """The times of gradient and forward pass, and what they were made by."""
+    """The times of gradient and forward pass, with device, revision and command."""
     parts = [
         f"{machine(result)}, revision {result['git_revision'][:10]}, by "
         f"`{result['command']}`. Sizes are batch, time, input, hidden; milliseconds, "
@@ -68,45 +68,45 @@ def geometric_mean(values: Sequence[float]) -> float:
     return math.exp(sum(map(math.log, values)) / len(values))
 
 
-def best_peer(times: Mapping[str, Any]) -> tuple[str, float] | None:
-    """The fastest that is neither ours nor the products alone, and its median."""
-    peers = {
-        name: spread["median"]
-        for name, spread in times.items()
-        if name not in OURS and name != PRODUCTS
+def best_baseline(times: Mapping[str, Any]) -> tuple[str, float] | None:
+    """The fastest baseline and its median; None if there is no baseline."""
+    baselines = {
+        name: summary["median"]
+        for name, summary in times.items()
+        if name not in OURS and name != MATMUL_ONLY
     }
-    return min(peers.items(), key=lambda peer: peer[1]) if peers else None
+    return min(baselines.items(), key=lambda baseline: baseline[1]) if baselines else None
 
 
 def ratios(result: Result, kind: str) -> dict[str, dict[str, float]]:
-    """By size, how many times faster ours is than the best peer and than the products alone."""
+    """By size, the times of the best baseline and of the matmuls only, as multiples of ours."""
     found = {}
     for size, times in result[kind].items():
         if "gru_jax" not in times:
             continue
         ours, row = times["gru_jax"]["median"], {}
-        best = best_peer(times)
+        best = best_baseline(times)
         if best is not None:
-            row["best peer"] = best[1] / ours
-        if PRODUCTS in times:
-            row["products"] = times[PRODUCTS]["median"] / ours
+            row["best baseline"] = best[1] / ours
+        if MATMUL_ONLY in times:
+            row[MATMUL_ONLY] = times[MATMUL_ONLY]["median"] / ours
         found[size] = row
     return found
 
 
 def _times(title: str, result: Result, kind: str) -> str:
     sizes = list(result[kind])
-    names = [name for name in result["contenders"] if name in result[kind][sizes[0]]]
+    names = [name for name in result["implementations"] if name in result[kind][sizes[0]]]
     rows = [
-        [name, *(format_spread(result[kind][size][name]) for size in sizes), ""] for name in names
+        [name, *(format_summary(result[kind][size][name]) for size in sizes), ""] for name in names
     ]
     by_size = ratios(result, kind)
-    for key, label in (("best peer", "best peer / gru_jax"), ("products", "products / gru_jax")):
+    for key in ("best baseline", MATMUL_ONLY):
         values = [by_size.get(size, {}).get(key) for size in sizes]
         known = [value for value in values if value is not None]
         if known:
             cells = [f"{value:.2f}" if value else "" for value in values]
-            rows.append([f"**{label}**", *cells, f"{geometric_mean(known):.2f}"])
+            rows.append([f"**{key} / gru_jax**", *cells, f"{geometric_mean(known):.2f}"])
     return markdown_table([title, *sizes, "geometric mean"], rows)
 
 
@@ -118,13 +118,13 @@ def _processes(title: str, by_size: Result, key: str) -> str:
     return markdown_table([title, *sizes], rows)
 
 
-def _products(result: Result) -> str:
-    sizes = list(result["products"])
+def _matmuls(result: Result) -> str:
+    sizes = list(result["matmuls"])
     rows = [
-        [name, *(f"{result['products'][size][name]['gflops']:.0f}" for size in sizes)]
-        for name in result["products"][sizes[0]]
+        [name, *(f"{result['matmuls'][size][name]['gflops']:.0f}" for size in sizes)]
+        for name in result["matmuls"][sizes[0]]
     ]
-    title = "Each product by itself, 10^9 multiplications and additions a second"
+    title = "Each matmul by itself, GFLOP/s"
     return markdown_table([title, *sizes], rows)
 
 
@@ -134,17 +134,15 @@ def _layers(result: Result) -> str:
     rows = [
         [
             kind,
-            format_spread(times["gru_jax"]),
-            format_spread(times["nnx"]),
+            format_summary(times["gru_jax"]),
+            format_summary(times["nnx"]),
             f"{times['nnx']['median'] / times['gru_jax']['median']:.2f}",
             f"{times['gru_jax']['median'] / single:.2f}",
         ]
         for kind, times in by_kind.items()
     ]
     title = f"Gradient of layers at {size}, ms"
-    return markdown_table(
-        [title, "gru_jax", "nnx", "nnx / gru_jax", "gru_jax / its one layer"], rows
-    )
+    return markdown_table([title, "gru_jax", "nnx", "nnx / gru_jax", "gru_jax / 1 layer"], rows)
 
 
 def _cells(result: Result) -> str:
@@ -155,17 +153,17 @@ def _cells(result: Result) -> str:
             str(row["units"]),
             f"{row['parameters']:,}",
             f"{row['parameters'] / of_kind['LSTM']['parameters']:.2f}",
-            format_spread(row["forward"]),
+            format_summary(row["forward"]),
             f"{row['forward']['median'] / of_kind['LSTM']['forward']['median']:.2f}",
-            format_spread(row["gradient"]),
+            format_summary(row["gradient"]),
             f"{row['gradient']['median'] / of_kind['LSTM']['gradient']['median']:.2f}",
         ]
         for kind, of_kind in kinds.items()
         for name, row in of_kind.items()
     ]
-    beside = "/ LSTM's"
-    header = [f"Cells at {size}", "units", "parameters", beside, "forward, ms", beside]
-    return markdown_table([*header, "gradient, ms", beside], rows)
+    ratio = "/ LSTM's"
+    header = [f"Cells at {size}", "units", "parameters", ratio, "forward, ms", ratio]
+    return markdown_table([*header, "gradient, ms", ratio], rows)
 
 
 def _streaming(result: Result) -> str:
@@ -179,17 +177,18 @@ def _streaming(result: Result) -> str:
 
 def _music(result: Result) -> str:
     times = result["music"]
-    theirs = times["nnx.RNN(nnx.GRUCell)"]["median"]
+    baseline = times["nnx.RNN(nnx.GRUCell)"]["median"]
     rows = [
-        [name, format_spread(spread), f"{theirs / spread['median']:.2f}"]
-        for name, spread in times.items()
+        [name, format_summary(summary), f"{baseline / summary['median']:.2f}"]
+        for name, summary in times.items()
     ]
-    return markdown_table(["Training on configs/jsb.yaml", "ms per step", "rate beside nnx"], rows)
+    header = ["Training on configs/jsb.yaml", "ms per step", "speed relative to nnx"]
+    return markdown_table(header, rows)
 
 
-def format_spread(spread: Mapping[str, float]) -> str:
+def format_summary(summary: Mapping[str, float]) -> str:
     """The median, and the quartiles in parentheses."""
-    return f"{_number(spread['median'])} ({_number(spread['low'])} to {_number(spread['high'])})"
+    return f"{_number(summary['median'])} ({_number(summary['low'])} to {_number(summary['high'])})"
 
 
 def _number(value: float | None) -> str:
@@ -198,29 +197,29 @@ def _number(value: float | None) -> str:
     return f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 
-def draw(result: Result, path: Path) -> None:
-    """Draws each contender's time as a multiple of the products alone, or of ours."""
+def plot(result: Result, path: Path) -> None:
+    """Plots each implementation's time as a multiple of the matmuls only, or of ours."""
     figure = Figure(figsize=(11, 6.5), layout="constrained")
     panels = figure.subplots(2, 1, sharex=True)
     greys = dict(zip(OURS, ("black", "dimgray", "darkgray", "lightgray"), strict=True))
-    others = [name for name in result["contenders"] if name not in greys]
+    others = [name for name in result["implementations"] if name not in greys]
     colors = greys | dict(zip(others, CHROMATIC, strict=False))
     for panel, kind, title in zip(
         panels, ("gradient", "forward"), ("Gradient", "Forward"), strict=True
     ):
         sizes = list(result[kind])
-        names = [name for name in result["contenders"] if name in result[kind][sizes[0]]]
-        unit = PRODUCTS if PRODUCTS in names else names[0]
-        shown = [name for name in names if name != unit]
-        width = 0.85 / max(1, len(shown))
-        for place, name in enumerate(shown):
+        names = [name for name in result["implementations"] if name in result[kind][sizes[0]]]
+        unit = MATMUL_ONLY if MATMUL_ONLY in names else names[0]
+        plotted = [name for name in names if name != unit]
+        width = 0.85 / max(1, len(plotted))
+        for place, name in enumerate(plotted):
             units = [result[kind][size][unit]["median"] for size in sizes]
-            spreads = [result[kind][size][name] for size in sizes]
-            heights = [s["median"] / u for s, u in zip(spreads, units, strict=True)]
-            low = [(s["median"] - s["low"]) / u for s, u in zip(spreads, units, strict=True)]
-            high = [(s["high"] - s["median"]) / u for s, u in zip(spreads, units, strict=True)]
+            summaries = [result[kind][size][name] for size in sizes]
+            heights = [s["median"] / u for s, u in zip(summaries, units, strict=True)]
+            low = [(s["median"] - s["low"]) / u for s, u in zip(summaries, units, strict=True)]
+            high = [(s["high"] - s["median"]) / u for s, u in zip(summaries, units, strict=True)]
             panel.bar(
-                [index + (place - len(shown) / 2 + 0.5) * width for index in range(len(sizes))],
+                [index + (place - len(plotted) / 2 + 0.5) * width for index in range(len(sizes))],
                 heights,
                 width,
                 yerr=(low, high),

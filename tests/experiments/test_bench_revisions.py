@@ -44,8 +44,8 @@ def test_the_command_compares_two_processes(workplace, capsys):
     assert list(result["cases"]) == [f"GRU {SIZE}"]
     (row,) = result["cases"].values()
     assert tuple(row) == measure.METRICS
-    for spreads in row.values():
-        assert all(spread["min"] > 0 for spread in spreads.values())
+    for summaries in row.values():
+        assert all(summary["min"] > 0 for summary in summaries.values())
     assert result["revisions"]["old"] == result["revisions"]["new"]
     assert result["not_measured"] == []
     command = "python -m experiments bench --revisions OLD_CHECKOUT"
@@ -131,5 +131,5 @@ def test_the_report_has_ratios_of_rounds_and_names_what_was_not_measured():
     assert "| run forward | 0.500 | 1.000 | 0.500 | 1.000 |" in text
     ratios = "0.500 (0.500 to 0.500) | 1.000 (1.000 to 1.000)"
     assert f"| GRU 1,2,3,4 | 3 (2.5 to 3.5) | 1.5 (1.25 to 1.75) | {ratios} | 2 |" in text
-    assert "Not measured, for want of time: LSTM 1,2,3,4." in text
+    assert "Not measured within the time limit: LSTM 1,2,3,4." in text
     assert (label(result, "old"), label(result, "new")) == ("a" * 10, "a" * 10 + "+")

@@ -1,4 +1,4 @@
-"""Times GRUs on a GPU, in every precision that users run them in, and writes what it found."""
+"""Times GRUs on a GPU, in the precisions that users run them in."""
 
 import time
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from experiments.bench.gpu import jax_gru, report
 from experiments.bench.gpu.cudnn_gru import time_cudnn
 from experiments.bench.gpu.torch_gru import time_torch
 from experiments.bench.shapes import ProblemSize
-from experiments.bench.timing import interleave
+from experiments.bench.timing import time_interleaved
 from experiments.files import write_atomically, write_json
 from experiments.runs.provenance import provenance
 
@@ -31,11 +31,11 @@ SIZES = (
 def run(
     sizes: Sequence[ProblemSize], seconds: float, limit: float, output: Path, command: str
 ) -> str:
-    """Times everything, within about ``limit`` seconds, and returns the report as Markdown.
+    """Times everything within about ``limit`` seconds and returns the report as Markdown.
 
-    What there is, is written after every size, so that nothing is lost to whatever ends a run.
+    The files are written after every size, so an interrupted run loses one size at most.
     """
-    ends = time.monotonic() + limit
+    deadline = time.monotonic() + limit
     result = {
         "command": command,
         **provenance(),
@@ -50,41 +50,41 @@ def run(
         write_atomically(output / "gpu.md", markdown)
         return markdown
 
-    # First what is quick, and would be lost as a whole where it is cut off.
+    # torch goes first: it is fast, and its process loses all results when it runs out of time.
     add(time_torch(sizes, seconds, timeout=limit / 2))
     for size in sizes:
-        add(_time_jax(size, seconds, ends - limit / 4))
-    return add(time_cudnn(sizes, repeats=20, timeout=max(0.0, ends - time.monotonic())))
+        add(_time_jax(size, seconds, deadline - limit / 4))
+    return add(time_cudnn(sizes, repeats=20, timeout=max(0.0, deadline - time.monotonic())))
 
 
-def _time_jax(size: ProblemSize, seconds: float, ends: float) -> list[dict[str, Any]]:
-    """Rows of all ways that run in JAX, timed side by side."""
+def _time_jax(size: ProblemSize, seconds: float, deadline: float) -> list[dict[str, Any]]:
+    """Rows of all variants that run in JAX, in interleaved rounds."""
     problem = make_problem(size)
-    ways = jax_gru.ways(problem)
+    variants = jax_gru.variants(problem)
     rows: dict[str, dict[str, Any]] = {
-        name: {"contender": name, "precision": way.precision, "size": str(size)}
-        for name, way in ways.items()
+        name: {"implementation": name, "precision": variant.precision, "size": str(size)}
+        for name, variant in variants.items()
     }
-    if time.monotonic() > ends:
+    if time.monotonic() > deadline:
         return [{**row, "skipped": "out of time"} for row in rows.values()]
-    expected = jax_gru.exact(problem)
+    expected = jax_gru.reference(problem)
     runs = {}
     # Nearly all of the time is compilation.
     with ThreadPoolExecutor() as pool:
         ready = {
-            name: pool.submit(jax_gru.compiled, way, problem, expected)
-            for name, way in ways.items()
+            name: pool.submit(jax_gru.compile_and_check, variant, problem, expected)
+            for name, variant in variants.items()
         }
     for name, found in ready.items():
         try:
-            of_way, rows[name]["errors"] = found.result()
+            of_variant, rows[name]["errors"] = found.result()
         except (NotImplementedError, ValueError, RuntimeError) as error:
             rows[name]["skipped"] = str(error).splitlines()[0]
             continue
-        runs |= {f"{kind} {name}": run for kind, run in of_way.items()}
+        runs |= {f"{kind} {name}": run for kind, run in of_variant.items()}
     if runs:
-        times = interleave(runs, wait=jax.block_until_ready, seconds=seconds)
-        for key, spread in times.items():
+        times = time_interleaved(runs, wait=jax.block_until_ready, seconds=seconds)
+        for key, summary in times.items():
             kind, name = key.split(" ", 1)
-            rows[name][kind] = spread
+            rows[name][kind] = summary
     return list(rows.values())

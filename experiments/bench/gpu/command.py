@@ -6,16 +6,16 @@ from pathlib import Path
 
 from experiments.bench.command_line import invocation, parse_size
 from experiments.bench.gpu.benchmark import SIZES, run
-from experiments.bench.gpu.check import require_right
+from experiments.bench.gpu.check import require_checks_pass
 from experiments.bench.gpu.device import require_gpu
 from experiments.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Times GRUs on a GPU: Flax, ours, torch.nn.GRU, and cuDNN with its algorithm forced.
+    """Times GRUs on a GPU: Flax, ours, torch.nn.GRU, and cuDNN with a forced algorithm.
 
-    What is ours, and Flax, are held against float32 in full precision before they are timed.
+    Our results and Flax's are compared with float32 in full precision before they are timed.
     """
 
     sizes: tuple[str, ...] = SIZES
@@ -23,12 +23,12 @@ class Options:
     seconds: float = 2.0
     """Seconds of rounds per size and framework."""
     minutes: float = 30.0
-    """Minutes for everything: what would come later is left out, and the report says so."""
+    """Minutes for everything; the report names what was skipped."""
     output: Path | None = None
     """Directory of gpu.json and gpu.md; the default is runs/bench/TIME."""
     check: bool = False
-    """Whether to check the fused kernels, too, and write check.json and check.md: values,
-    gradients, that nothing races; about three minutes, and nothing is timed if one fails."""
+    """Whether to check the fused kernels first, and write check.json and check.md: values,
+    gradients and races, in about three minutes. If a check fails, nothing is timed."""
 
 
 def main(arguments: list[str]) -> int:
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
         0, the exit code.
 
     Raises:
-        UserError: options that will not do, no GPU, or a check that failed.
+        UserError: if an option is invalid, there is no GPU, or a check fails.
     """
     import tyro
 
@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
     output = options.output or Path("runs", "bench", time.strftime("%Y%m%d-%H%M%S"))
     output.mkdir(parents=True, exist_ok=True)
     if options.check:
-        require_right(output)
+        require_checks_pass(output)
     command = invocation(["--gpu", *arguments])
     print(run(sizes, options.seconds, options.minutes * 60, output, command))
     print(f"Written to {output}")

@@ -8,9 +8,10 @@ from experiments.errors import UserError
 
 
 def require_gpu() -> None:
-    """Raises UserError where JAX sees no GPU, of which it is to take what it needs.
+    """Raises UserError if JAX sees no GPU.
 
-    Other processes need memory of it, too: torch, cuDNN and the checks.
+    Also stops JAX from preallocating the GPU's memory, which torch, cuDNN and the checks need in
+    their own processes.
     """
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     device = jax.devices()[0]

@@ -3,7 +3,7 @@
 Two frameworks in one process would share its memory and its libraries.
 """
 
-# torch comes with the extra `bench`; without it this is left out.
+# torch comes with the extra `bench`; if it is not installed, its rows are skipped.
 # pyright: reportMissingImports=false
 
 import importlib.util
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.bench.shapes import ProblemSize
-from experiments.bench.timing import interleave
+from experiments.bench.timing import time_interleaved
 
 MODULE = "experiments.bench.gpu.torch_gru"
 PRECISIONS = ("float32", "float32 (TF32)", "float16", "bfloat16")
@@ -25,7 +25,7 @@ PRECISIONS = ("float32", "float32 (TF32)", "float16", "bfloat16")
 def time_torch(
     sizes: Sequence[ProblemSize], seconds: float, timeout: float
 ) -> list[dict[str, Any]]:
-    """Times torch.nn.GRU in all precisions: rows as the report takes them."""
+    """Times torch.nn.GRU in all precisions and returns the report's rows."""
     if importlib.util.find_spec("torch") is None:
         return _skipped(sizes, "torch is not installed")
     try:
@@ -34,7 +34,7 @@ def time_torch(
             capture_output=True,
             text=True,
             cwd=Path(__file__).parents[3],
-            # JAX only draws the numbers here.
+            # This process imports JAX but must not use the GPU through it.
             env={**os.environ, "JAX_PLATFORMS": "cpu"},
             timeout=timeout,
         )
@@ -48,7 +48,7 @@ def time_torch(
 def _skipped(sizes: Sequence[ProblemSize], reason: str) -> list[dict[str, Any]]:
     return [
         {
-            "contender": "torch.nn.GRU",
+            "implementation": "torch.nn.GRU",
             "precision": precision,
             "size": str(size),
             "skipped": reason,
@@ -66,7 +66,7 @@ def _main(seconds: float, sizes: Sequence[ProblemSize]) -> None:
     rows = []
     for size in sizes:
         for precision in PRECISIONS:
-            row = {"contender": "torch.nn.GRU", "precision": precision, "size": str(size)}
+            row = {"implementation": "torch.nn.GRU", "precision": precision, "size": str(size)}
             try:
                 times = _time(size, precision, seconds)
             except (RuntimeError, ValueError) as error:
@@ -98,7 +98,7 @@ def _time(size: ProblemSize, precision: str, seconds: float) -> dict[str, Any]:
         xs.grad = None
         (module(xs)[0] * weights).sum().backward()
 
-    return interleave(
+    return time_interleaved(
         {"forward": forward, "gradient": gradient},
         wait=lambda _: torch.cuda.synchronize(),
         seconds=seconds,

@@ -6,7 +6,7 @@ from typing import Any
 
 from experiments.bench.revisions.process import RevisionProcess
 from experiments.bench.shapes import CPU_SIZES, ProblemSize
-from experiments.bench.timing import shuffled_rounds, spread
+from experiments.bench.timing import shuffled_rounds, summarize
 
 KINDS = ("forward", "gradient")
 METRICS = tuple(f"{metric} {kind}" for metric in ("run", "trace", "compile") for kind in KINDS)
@@ -39,18 +39,18 @@ def measure(
 
     Yields:
         The case's title and, by metric of :data:`METRICS`, the milliseconds of each role, the
-        ratios "new / old" and "control / old" of each round, all as `spread` gives them.
+        ratios "new / old" and "control / old" of each round, all as `summarize` returns them.
     """
     for index, (name, size) in enumerate(cases):
-        ends = time.monotonic() + (deadline - time.monotonic()) / (len(cases) - index)
+        case_deadline = time.monotonic() + (deadline - time.monotonic()) / (len(cases) - index)
         try:
-            row = _measure_case(processes, name, size, ends)
+            row = _measure_case(processes, name, size, case_deadline)
         except TimeoutError:
             return
         yield f"{name} {size}", row
 
 
-def _measure_case(processes: Processes, name: str, size: ProblemSize, ends: float) -> Row:
+def _measure_case(processes: Processes, name: str, size: ProblemSize, case_deadline: float) -> Row:
     for process in processes.values():
         process.ask("prepare", name, [size.batch, size.time, size.input, size.hidden])
     found: dict[str, list[dict[str, float]]] = {metric: [] for metric in METRICS}
@@ -59,13 +59,13 @@ def _measure_case(processes: Processes, name: str, size: ProblemSize, ends: floa
     for process in processes.values():
         for kind in KINDS:
             process.ask("compile", kind)
-    half = (ends - begin) / 2
+    half = (case_deadline - begin) / 2
     for order in shuffled_rounds(list(processes), begin + half, MIN_COMPILE_ROUNDS):
         for kind in KINDS:
             times = {role: processes[role].ask("compile", kind) for role in order}
             for metric in ("trace", "compile"):
                 found[f"{metric} {kind}"].append({role: times[role][metric] for role in order})
-    for kind, until in zip(KINDS, (ends - half / 2, ends), strict=True):
+    for kind, until in zip(KINDS, (case_deadline - half / 2, case_deadline), strict=True):
         slowest = max(process.ask("run", kind, 1) for process in processes.values())
         calls = max(1, round(BURST_MS / slowest))
         for order in shuffled_rounds(list(processes), until, MIN_RUN_ROUNDS):
@@ -77,7 +77,7 @@ def _measure_case(processes: Processes, name: str, size: ProblemSize, ends: floa
 
 def _summarize(rounds: list[dict[str, float]]) -> Row:
     def of(value: Callable[[dict[str, float]], float]) -> dict[str, float]:
-        return spread([value(each) for each in rounds])
+        return summarize([value(each) for each in rounds])
 
     return {
         **{role: of(lambda each, role=role: each[role]) for role in ("old", "new", "control")},

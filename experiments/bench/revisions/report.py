@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.bench.report import format_spread, geometric_mean, machine
+from experiments.bench.report import format_summary, geometric_mean, machine
 from experiments.bench.revisions.measure import METRICS
 from experiments.markdown import markdown_table
 
@@ -24,7 +24,7 @@ def to_markdown(result: Result) -> str:
         *(_metric(result, metric, hashes) for metric in METRICS),
     ]
     if result["not_measured"]:
-        parts.append(f"Not measured, for want of time: {'; '.join(result['not_measured'])}.")
+        parts.append(f"Not measured within the time limit: {'; '.join(result['not_measured'])}.")
     return "\n\n".join(parts) + "\n"
 
 
@@ -58,7 +58,7 @@ def _metric(result: Result, metric: str, hashes: Mapping[str, str]) -> str:
     rows = [
         [
             title,
-            *(format_spread(row[metric][role]) for role in ("old", "new")),
+            *(format_summary(row[metric][role]) for role in ("old", "new")),
             *(_ratio(row[metric][name]) for name in RATIOS),
             str(row[metric]["old"]["rounds"]),
         ]
@@ -68,5 +68,5 @@ def _metric(result: Result, metric: str, hashes: Mapping[str, str]) -> str:
     return markdown_table([*header, *RATIOS, "rounds"], rows)
 
 
-def _ratio(spread: Mapping[str, float]) -> str:
-    return f"{spread['median']:.3f} ({spread['low']:.3f} to {spread['high']:.3f})"
+def _ratio(summary: Mapping[str, float]) -> str:
+    return f"{summary['median']:.3f} ({summary['low']:.3f} to {summary['high']:.3f})"
