@@ -1,4 +1,4 @@
-"""What the table shows: each framework, each kind of model, each direction, and how to measure."""
+"""Measurements of conversions: each library, each kind of model, in both directions."""
 
 import dataclasses
 import functools
@@ -10,20 +10,20 @@ import jax
 import numpy as np
 
 from experiments.interop.frameworks import FRAMEWORKS, Framework
-from experiments.interop.models import Model, largest_error, run_ours
+from experiments.interop.models import Model, largest_error, run_gru_jax
 
 Direction = Literal["load", "dump"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Pair:
-    """One row.
+class Measurement:
+    """One row of the table.
 
     Attributes:
-        name: of the module in `gru_jax.interop`.
-        variant: which kind of model.
-        direction: "load" measures ours with weights of theirs, "dump" theirs with ours.
-        dtype: of weights and inputs.
+        name: name of the converter in `gru_jax.interop`.
+        variant: the kind of model.
+        direction: "load" converts weights into gru_jax, "dump" from gru_jax.
+        dtype: dtype of weights and inputs.
         measure: `(seed)` to the largest absolute difference in outputs and last states.
     """
 
@@ -34,62 +34,64 @@ class Pair:
     measure: Callable[[int], float]
 
 
-def all_pairs() -> list[Pair]:
-    """The rows of all frameworks that are installed."""
+def all_measurements() -> list[Measurement]:
+    """The measurements of all installed libraries."""
     return [
-        pair
+        measurement
         for framework in FRAMEWORKS.values()
         if framework.version
         for variant, model in framework.models.items()
-        for pair in both_ways(framework, variant, model)
+        for measurement in measurements_of(framework, variant, model)
     ]
 
 
-def both_ways(framework: Framework, variant: str, model: Model) -> tuple[Pair, Pair]:
-    """The two rows of a kind of model."""
-    load = functools.partial(error_of_load, framework, model)
-    dump = functools.partial(error_of_dump, framework, model)
+def measurements_of(
+    framework: Framework, variant: str, model: Model
+) -> tuple[Measurement, Measurement]:
+    """The measurements of a kind of model in both directions."""
+    load = functools.partial(load_error, framework, model)
+    dump = functools.partial(dump_error, framework, model)
     return (
-        Pair(framework.name, variant, "load", model.dtype, load),
-        Pair(framework.name, variant, "dump", model.dtype, dump),
+        Measurement(framework.name, variant, "load", model.dtype, load),
+        Measurement(framework.name, variant, "dump", model.dtype, dump),
     )
 
 
-def error_of_load(framework: Framework, model: Model, seed: int) -> float:
-    """Random weights of theirs, in ours: the largest difference."""
+def load_error(framework: Framework, model: Model, seed: int) -> float:
+    """Loads random weights into gru_jax and returns the largest difference."""
     with jax.enable_x64(model.dtype == "float64"):
-        theirs = framework.draw(model, np.random.default_rng(seed))
-        ours = converter(framework).load(theirs, **framework.options(model))
-        feed = model.draw_inputs(seed)
-        return largest_error(run_ours(ours, *feed), framework.run(model, theirs, *feed))
+        weights = framework.init(model, np.random.default_rng(seed))
+        params = converter(framework).load(weights, **framework.options(model))
+        inputs = model.sample_inputs(seed)
+        return largest_error(run_gru_jax(params, *inputs), framework.run(model, weights, *inputs))
 
 
-def error_of_dump(framework: Framework, model: Model, seed: int) -> float:
-    """Random weights of ours, in theirs: the largest difference."""
+def dump_error(framework: Framework, model: Model, seed: int) -> float:
+    """Dumps random parameters to the library and returns the largest difference."""
     with jax.enable_x64(model.dtype == "float64"):
-        ours = expressible(framework, model.draw(seed))
-        feed = model.draw_inputs(seed)
-        theirs = dump(framework, model, ours)
-        return largest_error(run_ours(ours, *feed), framework.run(model, theirs, *feed))
+        params = expressible(framework, model.init(seed))
+        inputs = model.sample_inputs(seed)
+        weights = dump(framework, model, params)
+        return largest_error(run_gru_jax(params, *inputs), framework.run(model, weights, *inputs))
 
 
-def dump(framework: Framework, model: Model, ours: Any) -> Any:
-    """Our parameters as the framework's."""
+def dump(framework: Framework, model: Model, params: Any) -> Any:
+    """Parameters as the library's weights."""
     options = {"cell": model.layers == 0} if framework.name == "torch" else {}
-    return converter(framework).dump(ours, **options)
+    return converter(framework).dump(params, **options)
 
 
-def expressible(framework: Framework, ours: Any) -> Any:
-    """Ours without the bias that `nnx.GRUCell` lacks."""
+def expressible(framework: Framework, params: Any) -> Any:
+    """The parameters without the bias that `nnx.GRUCell` lacks."""
     if framework.name != "nnx":
-        return ours
+        return params
     return jax.tree.map(
         lambda cell: dataclasses.replace(cell, b_hn=None),
-        ours,
+        params,
         is_leaf=lambda node: hasattr(node, "b_hn"),
     )
 
 
 def converter(framework: Framework) -> Any:
-    """The module of `gru_jax.interop`."""
+    """The converter, a module of `gru_jax.interop`."""
     return importlib.import_module(f"gru_jax.interop.{framework.name}")
