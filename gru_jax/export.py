@@ -7,12 +7,12 @@ A file is a ZIP archive of two members: `note.json`, which says what it is and w
 import dataclasses
 import functools
 import hashlib
+import importlib.metadata
 import io
 import json
 import os
 import zipfile
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from typing import Any, Literal
 
 import jax
@@ -23,29 +23,29 @@ from gru_jax import _checks
 from gru_jax._files import write_atomically
 from gru_jax._unroll import initial_state, step, unroll
 from gru_jax.cells import Cell
-from gru_jax.interop.files import naming, needed, read_archive, read_bytes
+from gru_jax.interop.files import file_errors, import_optional, read_archive, read_bytes
 from gru_jax.stack import Stack, unroll_stack
 from gru_jax.typing import DType
 
 FORMAT, VERSION = "gru_jax program", 1
 PLATFORMS = ("cpu", "cuda", "tpu")
-NOTE, PROGRAM = "note.json", "program"
+METADATA, PROGRAM = "note.json", "program"
 
 Tree = Any
 
 
 @dataclasses.dataclass(frozen=True)
-class Program:
+class ExportedProgram:
     """What a file of this module holds.
 
     Attributes:
         call: the program, differentiable if it was exported so; works under ``jax.jit``.
-        note: what made it: versions of the library and of JAX, the model's equation and sizes,
+        metadata: what made it: versions of the library and of JAX, the model's equation and sizes,
             platforms, and the types of arguments and results.
     """
 
     call: Callable[..., Tree]
-    note: dict[str, Any]
+    metadata: dict[str, Any]
 
 
 def export_step(
@@ -64,7 +64,7 @@ def export_step(
             ``(states, x) -> (states, y)``, states by layer and direction.
         path: of a file to write, whole or not at all; None writes none.
         dtype: of ``x``, (batch, D).
-        trainable: whether the parameters are the first argument, as :func:`arrays_of` gives
+        trainable: whether the parameters are the first argument, as :func:`param_arrays` gives
             them, and the program has a derivative; otherwise they lie in the file.
         platforms: what the program is lowered for: "cpu", "cuda", "rocm", "tpu".
 
@@ -84,12 +84,12 @@ def export_step(
             raise ValueError("a stack that reads backward has no step: it has to know the end")
 
         def advance(params: Any, state: Tree, x: jax.Array) -> Tree:
-            states, ys = unroll_stack(params, x[None], named_state(params, state))
-            return plain_state(states), ys[0]
+            states, ys = unroll_stack(params, x[None], state_from_tuples(params, state))
+            return state_to_tuples(states), ys[0]
     else:
 
         def advance(params: Any, state: Tree, x: jax.Array) -> Tree:
-            return plain_state(step(params, named_state(params, state), x))
+            return state_to_tuples(step(params, state_from_tuples(params, state), x))
 
     state = state_shapes(ours, batch)
     return _export("step", advance, ours, (state, x), path, trainable, platforms)
@@ -127,9 +127,9 @@ def export_unroll(
     run: Any = unroll_stack if isinstance(ours, Stack) else unroll
 
     def sequence(params: Any, xs: jax.Array, h0: Tree, lengths: jax.Array | None = None) -> Tree:
-        state = named_state(params, h0)
+        state = state_from_tuples(params, h0)
         last, ys = run(params, xs, state, lengths=lengths, reverse=reverse)
-        return plain_state(last), ys
+        return state_to_tuples(last), ys
 
     arguments = (
         jax.ShapeDtypeStruct((time, batch, _input_size(ours)), dtype),
@@ -144,7 +144,7 @@ def export_function(
     arguments: Sequence[Tree],
     path: str | os.PathLike[str] | None = None,
     *,
-    note: dict[str, Any],
+    metadata: dict[str, Any],
     trainable: bool = False,
     platforms: Sequence[str] = PLATFORMS,
 ) -> bytes:
@@ -157,7 +157,7 @@ def export_function(
         function: of positional arguments, trees of tuples, lists, dictionaries and arrays.
         arguments: their shapes and types, as ``jax.ShapeDtypeStruct``.
         path: of a file to write, whole or not at all; None writes none.
-        note: what the file is to say of it, JSON; versions and types are added.
+        metadata: what the file is to say of it, JSON; versions and types are added.
         trainable: whether the program has a derivative.
         platforms: what it is lowered for.
 
@@ -169,7 +169,7 @@ def export_function(
         OSError: the file cannot be written.
         ImportError: flatbuffers is not installed, which JAX writes programs with.
     """
-    needed("flatbuffers")
+    import_optional("flatbuffers")
     for platform in platforms:
         _checks.one_of("platforms", platform, (*PLATFORMS, "rocm"))
     exported = jax_export.export(jax.jit(function), platforms=tuple(platforms))(*arguments)
@@ -179,7 +179,7 @@ def export_function(
         "version": VERSION,
         "library": f"gru-jax {_version()}",
         "jax": jax.__version__,
-        **note,
+        **metadata,
         "platforms": list(platforms),
         "trainable": trainable,
         "arguments": [str(aval) for aval in exported.in_avals],
@@ -188,14 +188,14 @@ def export_function(
     }
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
-        archive.writestr(NOTE, json.dumps(described, indent=2) + "\n")
+        archive.writestr(METADATA, json.dumps(described, indent=2) + "\n")
         archive.writestr(PROGRAM, program)
     if path is not None:
         write_atomically(path, content.getvalue())
     return content.getvalue()
 
 
-def load(theirs: str | os.PathLike[str] | bytes) -> Program:
+def load(theirs: str | os.PathLike[str] | bytes) -> ExportedProgram:
     """The program of a file of this module. A program can do anything: load what you trust.
 
     Args:
@@ -207,47 +207,50 @@ def load(theirs: str | os.PathLike[str] | bytes) -> Program:
         ValueError: the same for a content.
         ImportError: flatbuffers is not installed.
     """
-    needed("flatbuffers")
+    import_optional("flatbuffers")
     if isinstance(theirs, bytes):
         return _load(theirs)
-    with naming(theirs):
+    with file_errors(theirs):
         return _load(read_bytes(theirs))
 
 
-def arrays_of(ours: Cell | Stack) -> Tree:
+def param_arrays(ours: Cell | Stack) -> Tree:
     """A model's arrays by field, of a stack by layer and direction, as trainable programs take."""
     if isinstance(ours, Stack):
-        return tuple(tuple(map(arrays_of, layer)) for layer in ours.layers)
+        return tuple(tuple(map(param_arrays, layer)) for layer in ours.layers)
     fields = {field.name: getattr(ours, field.name) for field in _array_fields(ours)}
     return {name: value for name, value in fields.items() if value is not None}
 
 
 def state_shapes(ours: Any, batch_shape: Any) -> Tree:
     """The types of a model's plain states, for a batch whose axes may be symbols."""
-    return jax.eval_shape(lambda: plain_state(initial_state(ours, tuple(batch_shape))))
+    return jax.eval_shape(lambda: state_to_tuples(initial_state(ours, tuple(batch_shape))))
 
 
-def plain_state(state: Tree) -> Tree:
+def state_to_tuples(state: Tree) -> Tree:
     """A state with tuples in place of named ones, whose classes a file cannot hold."""
-    return tuple(map(plain_state, state)) if isinstance(state, tuple) else state
+    return tuple(map(state_to_tuples, state)) if isinstance(state, tuple) else state
 
 
-def named_state(ours: Any, state: Tree) -> Tree:
+def state_from_tuples(ours: Any, state: Tree) -> Tree:
     """The state of a model from a plain one."""
     return jax.tree.unflatten(jax.tree.structure(initial_state(ours)), jax.tree.leaves(state))
 
 
-def _load(content: bytes) -> Program:
+def _load(content: bytes) -> ExportedProgram:
     try:
-        entries = read_archive(content, (NOTE, PROGRAM))
-        note, program = json.loads(entries[NOTE]), entries[PROGRAM]
+        entries = read_archive(content, (METADATA, PROGRAM))
+        metadata, program = json.loads(entries[METADATA]), entries[PROGRAM]
     except (KeyError, RecursionError, ValueError) as error:
         raise ValueError(f"no program that gru_jax.export wrote: {error}") from error
-    if not isinstance(note, dict) or (note.get("format"), note.get("version")) != (FORMAT, VERSION):
-        raise ValueError(f"its note says neither format {FORMAT!r} nor version {VERSION}")
-    if note.get("sha256") != hashlib.sha256(program).hexdigest():
-        raise ValueError("its program is not the one that its note was written for")
-    return Program(jax_export.deserialize(bytearray(program)).call, note)
+    if not isinstance(metadata, dict) or (metadata.get("format"), metadata.get("version")) != (
+        FORMAT,
+        VERSION,
+    ):
+        raise ValueError(f"its metadata says neither format {FORMAT!r} nor version {VERSION}")
+    if metadata.get("sha256") != hashlib.sha256(program).hexdigest():
+        raise ValueError("its program is not the one that its metadata was written for")
+    return ExportedProgram(jax_export.deserialize(bytearray(program)).call, metadata)
 
 
 def _export(
@@ -262,7 +265,7 @@ def _export(
     """Exports ``function(params, *arguments)``, the parameters within or an argument."""
     program: Callable[..., Tree] = functools.partial(function, ours)
     if trainable:
-        arrays = arrays_of(ours)
+        arrays = param_arrays(ours)
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), arrays)
         arguments = (shapes, *arguments)
 
@@ -270,9 +273,9 @@ def _export(
             return function(_with_arrays(ours, arrays), *rest)
 
         program = of_arrays
-    note = {"function": name, "model": _described(ours)}
+    metadata = {"function": name, "model": _describe_model(ours)}
     return export_function(
-        program, arguments, path, note=note, trainable=trainable, platforms=platforms
+        program, arguments, path, metadata=metadata, trainable=trainable, platforms=platforms
     )
 
 
@@ -295,7 +298,7 @@ def _array_fields(cell: Cell) -> list[dataclasses.Field[Any]]:
 
 
 def _with_arrays(ours: Cell | Stack, arrays: Tree) -> Cell | Stack:
-    """The model with other arrays, as :func:`arrays_of` gives them."""
+    """The model with other arrays, as :func:`param_arrays` gives them."""
     if not isinstance(ours, Stack):
         return dataclasses.replace(ours, **arrays)
     layers = tuple(
@@ -304,22 +307,22 @@ def _with_arrays(ours: Cell | Stack, arrays: Tree) -> Cell | Stack:
     return dataclasses.replace(ours, layers=layers)
 
 
-def _described(ours: Cell | Stack) -> dict[str, Any]:
+def _describe_model(ours: Cell | Stack) -> dict[str, Any]:
     """The equation and the sizes, for people to read."""
     if isinstance(ours, Stack):
-        layers = [[_described(cell) for cell in layer] for layer in ours.layers]
+        layers = [[_describe_model(cell) for cell in layer] for layer in ours.layers]
         return {"merge": ours.merge, "residual": ours.residual, "layers": layers}
     static = {
         field.name: getattr(ours, field.name)
         for field in dataclasses.fields(ours)
         if field.metadata.get("static")
     }
-    shapes = {name: list(array.shape) for name, array in arrays_of(ours).items()}
+    shapes = {name: list(array.shape) for name, array in param_arrays(ours).items()}
     return {"cell": type(ours).__name__, **static, "shapes": shapes}
 
 
 def _version() -> str:
     try:
-        return metadata.version("gru-jax")
-    except metadata.PackageNotFoundError:
+        return importlib.metadata.version("gru-jax")
+    except importlib.metadata.PackageNotFoundError:
         return "unknown"

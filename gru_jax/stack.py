@@ -11,7 +11,7 @@ from gru_jax import _checks
 from gru_jax._unroll.api import Checkpoint, unroll_with_policy
 from gru_jax._unroll.validation import batch_shape_of, check_state
 from gru_jax.cells import Cell, init
-from gru_jax.dropout import dropout as drop
+from gru_jax.dropout import dropout as apply_dropout
 from gru_jax.typing import Array, Inputs, Lengths, Shape, State, TimeMask
 
 Merge = Literal["concat", "sum", "mean", "product"]
@@ -158,7 +158,7 @@ def unroll_stack(
     last_states, outputs = [], []
     for index, layer in enumerate(stack.layers):
         if keys is not None and index:
-            xs = drop(keys[index], xs, dropout)
+            xs = apply_dropout(keys[index], xs, dropout)
         results = [
             unroll_with_policy(
                 sum(map(len, stack.layers)),
@@ -190,7 +190,7 @@ def _check_states(
 ) -> tuple[tuple[State | None, ...], ...]:
     if states is None:
         return tuple((None,) * len(layer) for layer in stack.layers)
-    wanted = [len(layer) for layer in stack.layers]
+    expected = [len(layer) for layer in stack.layers]
     if not isinstance(states, (tuple, list)) or not all(
         isinstance(layer, (tuple, list)) for layer in states
     ):
@@ -198,10 +198,10 @@ def _check_states(
             "states must be states[layer][direction], as gru_jax.initial_state(stack) gives; "
             f"got {type(states).__name__}"
         )
-    came = [len(layer) for layer in states]
-    if came != wanted:
+    got = [len(layer) for layer in states]
+    if got != expected:
         raise ValueError(
-            f"states must hold one state per layer and direction, {wanted}; got {came}"
+            f"states must hold one state per layer and direction, {expected}; got {got}"
         )
     batch_shape = batch_shape_of("xs", stack.layers[0][0], xs, 1)
     return tuple(

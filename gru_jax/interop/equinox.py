@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from gru_jax.cells import GRUParams
-from gru_jax.interop.files import needed
+from gru_jax.interop.files import import_optional
 from gru_jax.interop.gate_layout import (
-    Layout,
+    GateLayout,
     as_array,
     check_gru,
     dump_cells,
@@ -22,7 +22,7 @@ from gru_jax.interop.gate_layout import (
 )
 from gru_jax.stack import Stack
 
-LAYOUT = Layout("rzn", gates_first=True)
+LAYOUT = GateLayout("rzn", gates_first=True)
 
 
 def load(theirs: Any) -> GRUParams | Stack:
@@ -71,15 +71,15 @@ def _load_cell(theirs: Any) -> GRUParams:
 
 def _dump_cell(params: GRUParams) -> Any:
     check_gru(params, "equinox", ["after"])
-    equinox = needed("equinox")
+    equinox = import_optional("equinox")
     biased = has_bias(params)
     cell = equinox.nn.GRUCell(
         params.input_size, params.hidden_size, use_bias=biased, key=jax.random.key(0)
     )
-    weights = [LAYOUT.from_ours(np.asarray(each)) for each in (params.w_x, params.w_h)]
+    weights = [LAYOUT.from_canonical(np.asarray(each)) for each in (params.w_x, params.w_h)]
     if biased:
         bias, recurrent_bias = split_biases(params)
-        weights += [LAYOUT.from_ours(bias), recurrent_bias[2 * params.hidden_size :]]
+        weights += [LAYOUT.from_canonical(bias), recurrent_bias[2 * params.hidden_size :]]
     return equinox.tree_at(
         lambda cell: [cell.weight_ih, cell.weight_hh, *([cell.bias, cell.bias_n] * biased)],
         cell,

@@ -42,7 +42,7 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
 
 
 @contextlib.contextmanager
-def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+def file_errors(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turns what is wrong with the content of a file into a :class:`FileError`."""
     try:
         yield
@@ -64,13 +64,13 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         FileError: the file cannot be read, or is no valid one.
         ImportError: safetensors is not installed.
     """
-    with naming(path):
+    with file_errors(path):
         return parse_safetensors(read_bytes(path))
 
 
 def parse_safetensors(data: bytes) -> dict[str, np.ndarray]:
     """The arrays of a .safetensors file's content by name; ValueError where it is invalid."""
-    safetensors = needed("safetensors")
+    safetensors = import_optional("safetensors")
     try:
         entries = safetensors.deserialize(data)
     except safetensors.SafetensorError as error:
@@ -112,12 +112,12 @@ def read_archive(data: bytes, endings: tuple[str, ...]) -> dict[str, bytes]:
         raise ValueError(f"no valid archive: {error}") from error
 
 
-def needed(module: str) -> ModuleType:
+def import_optional(module: str) -> ModuleType:
     """Imports what a converter needs; ImportError that names the extra where it is missing."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
         name = module.partition(".")[0]
         raise ImportError(
-            f"{name} is needed here and not installed: pip install 'gru-jax[interop]'"
+            f"{name} is import_optional here and not installed: pip install 'gru-jax[interop]'"
         ) from error

@@ -18,33 +18,33 @@ Arrays: TypeAlias = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class GateLayout:
     """Where the gates stand in a packed array; the default is ours.
 
     Attributes:
         order: the gates as they lie side by side: r (reset), z (update), n (new).
         gates_first: whether they lie along the first axis, (3H, D), and not the last, (D, 3H).
-        update_writes: whether the update gate is the share of the new value and not, as ours,
+        inverted_update_gate: whether the update gate is the share of the new value and not, as ours,
             of the old state. 1 - sigmoid(a) = sigmoid(-a): all that is summed for z changes sign.
     """
 
     order: str = "rzn"
     gates_first: bool = False
-    update_writes: bool = False
+    inverted_update_gate: bool = False
 
-    def to_ours(self, array: np.ndarray) -> np.ndarray:
+    def to_canonical(self, array: np.ndarray) -> np.ndarray:
         """A packed array, (D, 3H), (3H, D) or (3H,), as (D, 3H) or (3H,) in our order."""
         packed = array.T if self.gates_first else array
         return _join(self._by_gate(packed, self.order), "rzn")
 
-    def from_ours(self, array: np.ndarray) -> np.ndarray:
-        """The inverse of :meth:`to_ours`."""
+    def from_canonical(self, array: np.ndarray) -> np.ndarray:
+        """The inverse of :meth:`to_canonical`."""
         packed = _join(self._by_gate(array, "rzn"), self.order)
         return np.ascontiguousarray(packed.T) if self.gates_first else packed
 
     def _by_gate(self, packed: np.ndarray, order: str) -> dict[str, np.ndarray]:
         gates = dict(zip(order, np.split(packed, 3, axis=-1), strict=True))
-        return gates | {"z": -gates["z"]} if self.update_writes else gates
+        return gates | {"z": -gates["z"]} if self.inverted_update_gate else gates
 
 
 def _join(gates: Mapping[str, np.ndarray], order: str) -> np.ndarray:
@@ -131,7 +131,7 @@ def _to_numpy(value: Any) -> np.ndarray:
 
 
 def load_matrices(
-    layout: Layout, named_x: tuple[str, Any], named_h: tuple[str, Any]
+    layout: GateLayout, named_x: tuple[str, Any], named_h: tuple[str, Any]
 ) -> tuple[np.ndarray, np.ndarray]:
     """A framework's packed matrices, each with its name, in our layout.
 
@@ -149,18 +149,18 @@ def load_matrices(
 
     def take(name: str, value: Any, size: int | None, axis: str) -> np.ndarray:
         shape = (3 * hidden, size) if first else (size, 3 * hidden)
-        return layout.to_ours(as_array(name, value, shape, axes.format(axis) + hint))
+        return layout.to_canonical(as_array(name, value, shape, axes.format(axis) + hint))
 
     w_h = take(name_h, w_h, hidden, "hidden")
     return take(*named_x, None, "input"), w_h
 
 
-def load_bias(layout: Layout, name: str, value: Any, hidden: int) -> np.ndarray:
+def load_bias(layout: GateLayout, name: str, value: Any, hidden: int) -> np.ndarray:
     """A framework's packed bias in our layout; errors as :func:`as_array`."""
-    return layout.to_ours(as_array(name, value, (3 * hidden,), "(3 * hidden,)"))
+    return layout.to_canonical(as_array(name, value, (3 * hidden,), "(3 * hidden,)"))
 
 
-def unwrap(theirs: Any, marker: str, what: str) -> Arrays:
+def unwrap_params(theirs: Any, marker: str, what: str) -> Arrays:
     """The mapping with a key, out of mappings that hold nothing but it.
 
     Raises:
@@ -177,7 +177,7 @@ def unwrap(theirs: Any, marker: str, what: str) -> Arrays:
     return found
 
 
-def only(names: Sequence[str], found: Any, what: str) -> None:
+def check_keys(names: Sequence[str], found: Any, what: str) -> None:
     """TypeError or ValueError unless ``found`` is a mapping of these names and no others."""
     if not isinstance(found, Mapping):
         raise TypeError(f"expected {what}, a mapping; got {type(found).__name__}")
@@ -207,7 +207,7 @@ def check_gru(ours: Any, framework: str, resets: Sequence[Reset]) -> None:
 
 def check_stack(stack: Stack, framework: str, merges: Sequence[Merge] = ("concat",)) -> None:
     """Raises unless how a stack's parts are joined is what ``framework`` does, too."""
-    checked(stack)
+    validate_stack(stack)
     if stack.residual:
         raise ValueError(f"{framework} has no residual layers")
     if stack.merge not in merges and any(len(layer) == 2 for layer in stack.layers):
@@ -221,10 +221,10 @@ def load_cells(load_cell: Callable[[Any], GRUParams], theirs: Any) -> GRUParams 
     if not isinstance(theirs, (tuple, list)):
         return load_cell(theirs)
     layers = [layer if isinstance(layer, (tuple, list)) else (layer,) for layer in theirs]
-    return checked(Stack(tuple(tuple(map(load_cell, layer)) for layer in layers)))
+    return validate_stack(Stack(tuple(tuple(map(load_cell, layer)) for layer in layers)))
 
 
-def checked(stack: Stack) -> Stack:
+def validate_stack(stack: Stack) -> Stack:
     """The stack; ValueError unless each layer reads as many features as the last one gives."""
     stack.validate()
     if not stack.layers:

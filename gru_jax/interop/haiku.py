@@ -6,20 +6,20 @@ import numpy as np
 
 from gru_jax.cells import GRUParams
 from gru_jax.interop.gate_layout import (
-    Layout,
+    GateLayout,
     check_gru,
+    check_keys,
     dump_cells,
     load_bias,
     load_cells,
     load_matrices,
     make_gru,
-    only,
     split_biases,
-    unwrap,
+    unwrap_params,
 )
 from gru_jax.stack import Stack
 
-LAYOUT = Layout("zrn", update_writes=True)
+LAYOUT = GateLayout("zrn", inverted_update_gate=True)
 
 
 def load(theirs: Any) -> GRUParams | Stack:
@@ -56,8 +56,8 @@ def dump(ours: GRUParams | Stack) -> Any:
 
 
 def _load_cell(theirs: Any) -> GRUParams:
-    cell = unwrap(theirs, "w_i", "the parameters of haiku.GRU")
-    only(["w_i", "w_h", "b"], cell, "a haiku.GRU")
+    cell = unwrap_params(theirs, "w_i", "the parameters of haiku.GRU")
+    check_keys(["w_i", "w_h", "b"], cell, "a haiku.GRU")
     w_x, w_h = load_matrices(LAYOUT, ("w_i", cell["w_i"]), ("w_h", cell["w_h"]))
     return make_gru(w_x, w_h, load_bias(LAYOUT, "b", cell["b"], len(w_h)), reset="before")
 
@@ -66,4 +66,4 @@ def _dump_cell(params: GRUParams) -> dict[str, dict[str, np.ndarray]]:
     check_gru(params, "haiku", ["before"])
     bias, _ = split_biases(params)
     arrays = {"w_i": params.w_x, "w_h": params.w_h, "b": bias}
-    return {"gru": {name: LAYOUT.from_ours(np.asarray(each)) for name, each in arrays.items()}}
+    return {"gru": {name: LAYOUT.from_canonical(np.asarray(each)) for name, each in arrays.items()}}

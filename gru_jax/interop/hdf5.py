@@ -9,7 +9,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from gru_jax.interop.files import needed
+from gru_jax.interop.files import import_optional
 
 READER = Path(__file__).with_name("hdf5_reader.py")
 SECONDS = 60
@@ -35,7 +35,7 @@ def parse_hdf5(data: bytes) -> dict[str, np.ndarray]:
     except subprocess.TimeoutExpired as error:
         raise ValueError(f"the HDF5 library did not read it in {seconds:.0f} s") from error
     if done.returncode:
-        needed("h5py")
+        import_optional("h5py")
         raise ValueError(f"the HDF5 library failed on it, exit code {done.returncode}")
     head, _, numbers = done.stdout.partition(b"\n")
     answer = json.loads(head)

@@ -27,7 +27,7 @@ def main() -> None:
     _limit(len(data))
     try:
         with h5py.File(io.BytesIO(data), "r") as file:
-            arrays = list(Walk(len(data)).datasets(file, ""))
+            arrays = list(Hdf5Traversal(len(data)).datasets(file, ""))
     except Exception as error:
         # h5py passes on whatever the library stumbled over.
         print(json.dumps({"error": f"{type(error).__name__}: {error}"}))
@@ -39,7 +39,7 @@ def main() -> None:
         out.write(array.tobytes())
 
 
-class Walk:
+class Hdf5Traversal:
     """Goes through a file's groups, and takes no more bytes than the file has."""
 
     def __init__(self, size: int):

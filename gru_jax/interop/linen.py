@@ -8,12 +8,12 @@ from gru_jax.cells import GRUParams
 from gru_jax.interop.gate_layout import (
     as_array,
     check_gru,
+    check_keys,
     dump_cells,
     load_cells,
     make_gru,
-    only,
     split_biases,
-    unwrap,
+    unwrap_params,
 )
 from gru_jax.stack import Stack
 
@@ -56,11 +56,11 @@ def dump(ours: GRUParams | Stack) -> Any:
 
 
 def _load_cell(theirs: Any) -> GRUParams:
-    cell = unwrap(theirs, "ir", "the parameters of flax.linen.GRUCell")
-    only([f"{side}{gate}" for side in "ih" for gate in GATES], cell, "a flax.linen.GRUCell")
+    cell = unwrap_params(theirs, "ir", "the parameters of flax.linen.GRUCell")
+    check_keys([f"{side}{gate}" for side in "ih" for gate in GATES], cell, "a flax.linen.GRUCell")
     for name, dense in cell.items():
         leaves = ["kernel"] if name in ("hr", "hz") else ["kernel", "bias"]
-        only(leaves, dense, f"{name} of a flax.linen.GRUCell")
+        check_keys(leaves, dense, f"{name} of a flax.linen.GRUCell")
 
     def packed(side: str, leaf: str, gates: str, *shape: int | None) -> np.ndarray:
         parts = [

@@ -6,22 +6,22 @@ from typing import Any
 import numpy as np
 
 from gru_jax.cells import GRUParams
-from gru_jax.interop.files import needed
+from gru_jax.interop.files import import_optional
 from gru_jax.interop.gate_layout import (
-    Layout,
+    GateLayout,
     check_gru,
+    check_keys,
     dump_cells,
     load_bias,
     load_cells,
     load_matrices,
     make_gru,
-    only,
     split_biases,
-    unwrap,
+    unwrap_params,
 )
 from gru_jax.stack import Stack
 
-LAYOUT = Layout("rzn")
+LAYOUT = GateLayout("rzn")
 
 
 def load(theirs: Any) -> GRUParams | Stack:
@@ -63,10 +63,10 @@ def dump(ours: GRUParams | Stack) -> Any:
 def _load_cell(theirs: Any) -> GRUParams:
     if not isinstance(theirs, Mapping):
         theirs = _state_of(theirs)
-    cell = unwrap(theirs, "dense_i", "the state of flax.nnx.GRUCell")
-    only(["dense_i", "dense_h"], cell, "a flax.nnx.GRUCell")
-    only(["kernel", "bias"], cell["dense_i"], "dense_i of a flax.nnx.GRUCell")
-    only(["kernel"], cell["dense_h"], "dense_h of a flax.nnx.GRUCell")
+    cell = unwrap_params(theirs, "dense_i", "the state of flax.nnx.GRUCell")
+    check_keys(["dense_i", "dense_h"], cell, "a flax.nnx.GRUCell")
+    check_keys(["kernel", "bias"], cell["dense_i"], "dense_i of a flax.nnx.GRUCell")
+    check_keys(["kernel"], cell["dense_h"], "dense_h of a flax.nnx.GRUCell")
     w_x, w_h = load_matrices(
         LAYOUT,
         ("dense_i/kernel", cell["dense_i"]["kernel"]),
@@ -76,7 +76,7 @@ def _load_cell(theirs: Any) -> GRUParams:
 
 
 def _state_of(module: Any) -> Mapping[str, Any]:
-    nnx = needed("flax.nnx")
+    nnx = import_optional("flax.nnx")
     if not isinstance(module, nnx.GRUCell):
         raise TypeError(f"expected a flax.nnx.GRUCell or its state, got {type(module).__name__}")
     for name, ours in (("gate_fn", nnx.sigmoid), ("activation_fn", nnx.tanh)):

@@ -11,8 +11,14 @@ import numpy as np
 
 from gru_jax.cells import Cell, GRUParams, LSTMParams, RNNParams
 from gru_jax.cells.packed import PackedCell
-from gru_jax.interop.files import is_path, naming, needed, parse_safetensors, read_bytes
-from gru_jax.interop.gate_layout import checked
+from gru_jax.interop.files import (
+    file_errors,
+    import_optional,
+    is_path,
+    parse_safetensors,
+    read_bytes,
+)
+from gru_jax.interop.gate_layout import validate_stack
 from gru_jax.stack import Stack
 
 FORMAT = "gru_jax"
@@ -48,7 +54,7 @@ def load(theirs: str | os.PathLike[str] | bytes) -> Cell | Stack:
         ImportError: safetensors is not installed.
     """
     if is_path(theirs):
-        with naming(theirs):
+        with file_errors(theirs):
             return load(read_bytes(theirs))
     if not isinstance(theirs, bytes):
         raise TypeError(f"expected a path or a file's content, got {type(theirs).__name__}")
@@ -77,7 +83,7 @@ def dump(ours: Cell | Stack) -> bytes:
         TypeError: another kind of cell.
         ImportError: safetensors is not installed.
     """
-    numpy_format = needed("safetensors.numpy")
+    numpy_format = import_optional("safetensors.numpy")
     arrays: dict[str, np.ndarray] = {}
     if isinstance(ours, Stack):
         ours.validate()
@@ -157,7 +163,7 @@ def _load_model(model: dict[str, Any], arrays: dict[str, np.ndarray]) -> Cell | 
         )
         for index, layer in enumerate(model["layers"])
     )
-    return checked(Stack(layers, merge=model["merge"], residual=model["residual"]))
+    return validate_stack(Stack(layers, merge=model["merge"], residual=model["residual"]))
 
 
 def _load_cell(described: dict[str, Any], arrays: dict[str, np.ndarray], prefix: str) -> PackedCell:

@@ -12,28 +12,28 @@ import numpy as np
 from gru_jax.cells import GRUParams
 from gru_jax.interop.files import (
     FileError,
+    file_errors,
+    import_optional,
     is_path,
-    naming,
-    needed,
     read_archive,
     read_bytes,
     read_safetensors,
 )
 from gru_jax.interop.gate_layout import (
-    Layout,
+    GateLayout,
     check_gru,
     check_stack,
-    checked,
     has_bias,
     load_bias,
     load_matrices,
     make_gru,
     split_biases,
     sum_biases,
+    validate_stack,
 )
 from gru_jax.stack import Stack
 
-LAYOUT = Layout("rzn", gates_first=True)
+LAYOUT = GateLayout("rzn", gates_first=True)
 
 # What the tensors of a state dict are made of.
 PICKLED = {
@@ -75,7 +75,7 @@ def load(theirs: Any, *, prefix: str = "") -> GRUParams | Stack:
         ImportError: safetensors, or torch for a .pt file, is not installed.
     """
     if is_path(theirs):
-        with naming(theirs):
+        with file_errors(theirs):
             return load(_read(theirs), prefix=prefix)
     if isinstance(theirs, Mapping):
         return _load_state_dict(theirs, prefix)
@@ -125,11 +125,11 @@ def dump(
         for params, ending in zip(layer, ("", "_reverse"), strict=False):
             suffix = "" if cell else f"_l{index}{ending}"
             named |= {
-                f"{prefix}weight_ih{suffix}": LAYOUT.from_ours(np.asarray(params.w_x)),
-                f"{prefix}weight_hh{suffix}": LAYOUT.from_ours(np.asarray(params.w_h)),
+                f"{prefix}weight_ih{suffix}": LAYOUT.from_canonical(np.asarray(params.w_x)),
+                f"{prefix}weight_hh{suffix}": LAYOUT.from_canonical(np.asarray(params.w_h)),
             }
             if biased:
-                bias, recurrent_bias = map(LAYOUT.from_ours, split_biases(params))
+                bias, recurrent_bias = map(LAYOUT.from_canonical, split_biases(params))
                 named |= {f"{prefix}bias_ih{suffix}": bias}
                 named |= {f"{prefix}bias_hh{suffix}": recurrent_bias}
     return {name: _tensor(array) for name, array in named.items()} if tensors else named
@@ -142,21 +142,21 @@ def _load_state_dict(state_dict: Mapping[str, Any], prefix: str) -> GRUParams | 
         if str(name).startswith(prefix)
     }
     if "weight_ih" in found:
-        params = _take_cell(found, "")
-        _check_all_taken(found, prefix)
+        params = _pop_cell(found, "")
+        _check_consumed(found, prefix)
         return params
     if "weight_ih_l0" not in found:
-        raise ValueError(_no_gru(state_dict, prefix))
+        raise ValueError(_missing_gru_message(state_dict, prefix))
     endings = ("", "_reverse") if "weight_ih_l0_reverse" in found else ("",)
     layers = []
     while f"weight_ih_l{len(layers)}" in found:
-        layers.append(tuple(_take_cell(found, f"_l{len(layers)}{ending}") for ending in endings))
-    _check_all_taken(found, prefix)
-    stack = checked(Stack(tuple(layers)))
+        layers.append(tuple(_pop_cell(found, f"_l{len(layers)}{ending}") for ending in endings))
+    _check_consumed(found, prefix)
+    stack = validate_stack(Stack(tuple(layers)))
     return layers[0][0] if len(layers) == len(endings) == 1 else stack
 
 
-def _take_cell(found: dict[str, Any], suffix: str) -> GRUParams:
+def _pop_cell(found: dict[str, Any], suffix: str) -> GRUParams:
     """Takes one cell's weights out of the mapping."""
 
     def take(name: str) -> tuple[str, Any]:
@@ -174,14 +174,14 @@ def _take_cell(found: dict[str, Any], suffix: str) -> GRUParams:
     return make_gru(w_x, w_h, *sum_biases(bias, recurrent_bias, "after"))
 
 
-def _check_all_taken(found: Mapping[str, Any], prefix: str) -> None:
+def _check_consumed(found: Mapping[str, Any], prefix: str) -> None:
     if found:
         names = ", ".join(prefix + name for name in found)
         proj_size = "; proj_size is not supported" if any("weight_hr" in n for n in found) else ""
         raise ValueError(f"these are no weights of the GRU: {names}{proj_size}")
 
 
-def _no_gru(state_dict: Mapping[str, Any], prefix: str) -> str:
+def _missing_gru_message(state_dict: Mapping[str, Any], prefix: str) -> str:
     prefixes = {
         str(name).removesuffix(key)
         for name in state_dict
@@ -201,7 +201,7 @@ def _read(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     if suffix not in (".pt", ".pth"):
         raise FileError(f"{os.fspath(path)}: expected a name ending in .safetensors, .pt or .pth")
     data = read_bytes(path)
-    torch = needed("torch")
+    torch = import_optional("torch")
     try:
         for entry in read_archive(data, (".pkl",)).values():
             _check_pickle(entry)
@@ -230,7 +230,7 @@ def _check_pickle(data: bytes) -> None:
 
 
 def _tensor(array: np.ndarray) -> Any:
-    torch = needed("torch")
+    torch = import_optional("torch")
     if array.dtype == jnp.bfloat16:
         return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
     return torch.from_numpy(array.copy())

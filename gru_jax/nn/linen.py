@@ -17,7 +17,7 @@ from gru_jax.stack import Merge, Stack
 from gru_jax.typing import Array, DType, Initializer, Lengths, Shape, TimeMask
 
 
-class GRUOptions(nn.Module):
+class GRUConfig(nn.Module):
     """What describes a GRU's parameters in both modules.
 
     Attributes:
@@ -41,7 +41,7 @@ class GRUOptions(nn.Module):
 
     def options(self) -> dict[str, Any]:
         """The attributes above by name."""
-        names = (field.name for field in dataclasses.fields(GRUOptions))
+        names = (field.name for field in dataclasses.fields(GRUConfig))
         return {name: getattr(self, name) for name in names if name not in ("parent", "name")}
 
     def cast(self, inputs: Array) -> Array:
@@ -49,7 +49,7 @@ class GRUOptions(nn.Module):
         return inputs if self.dtype is None else jnp.asarray(inputs, self.dtype)
 
 
-class GRUCell(GRUOptions, nn.RNNCellBase):
+class GRUCell(GRUConfig, nn.RNNCellBase):
     """A GRU's step, which drops into :class:`flax.linen.RNN`."""
 
     def __call__(self, carry: Array, inputs: Array) -> tuple[Array, Array]:
@@ -61,23 +61,23 @@ class GRUCell(GRUOptions, nn.RNNCellBase):
 
     @nn.compact
     def params(self, input_size: int) -> GRUParams:
-        """The parameters as the core's functions take them, drawn at initialisation."""
+        """The parameters as the core's functions param_init them, drawn at initialisation."""
         options = self.options()
         del options["features"], options["dtype"]
         dtype = options.pop("param_dtype")
 
-        def draw(key: Array) -> GRUParams:
+        def init_params(key: Array) -> GRUParams:
             return init(key, input_size, self.features, dtype=dtype, **options)
 
-        shapes = jax.eval_shape(draw, jax.random.key(0))
-        drawn = draw(self.make_rng("params")) if self.is_initializing() else None
+        shapes = jax.eval_shape(init_params, jax.random.key(0))
+        drawn = init_params(self.make_rng("params")) if self.is_initializing() else None
 
-        def take(key: Array, name: str) -> Array:
+        def param_init(key: Array, name: str) -> Array:
             # Outside of initialisation, Linen asks for no more than the shape.
-            return getattr(draw(key) if drawn is None else drawn, name)
+            return getattr(init_params(key) if drawn is None else drawn, name)
 
         arrays = {
-            field.name: self.param(field.name, take, field.name)
+            field.name: self.param(field.name, param_init, field.name)
             for field in dataclasses.fields(GRUParams)
             if not field.metadata.get("static") and getattr(shapes, field.name) is not None
         }
@@ -102,7 +102,7 @@ class GRUCell(GRUOptions, nn.RNNCellBase):
         return GRUParams.num_feature_axes
 
 
-class GRU(GRUOptions):
+class GRU(GRUConfig):
     """Layers of GRUs over sequences, in the manner of :class:`flax.linen.RNN`.
 
     Attributes:

@@ -58,7 +58,7 @@ def run_sequence(
     states, outputs = unroll_stack(
         stack,
         inputs,
-        None if initial_carry is None else _nested(stack, initial_carry),
+        None if initial_carry is None else _unflatten_carry(stack, initial_carry),
         lengths=seq_lengths,
         mask=mask,
         starts=starts,
@@ -70,7 +70,7 @@ def run_sequence(
     )
     if not time_major:
         outputs = jnp.moveaxis(outputs, 0, -2)
-    return (_flat(states), outputs) if return_carry else outputs
+    return (_flatten_carry(states), outputs) if return_carry else outputs
 
 
 def _batch_major(name: str, array: Array, trailing: int) -> Array:
@@ -81,12 +81,12 @@ def _batch_major(name: str, array: Array, trailing: int) -> Array:
     return jnp.moveaxis(jnp.asarray(array), -trailing, 0)
 
 
-def _flat(states: Any) -> Any:
+def _flatten_carry(states: Any) -> Any:
     layers = tuple(layer[0] if len(layer) == 1 else layer for layer in states)
     return layers[0] if len(layers) == 1 else layers
 
 
-def _nested(stack: Stack, carry: Any) -> Any:
+def _unflatten_carry(stack: Stack, carry: Any) -> Any:
     """``states[layer][direction]`` from a flat carry; the stack checks how many there are."""
     layers = (carry,) if len(stack.layers) == 1 else carry
     single = len(stack.layers[0]) == 1

@@ -1,4 +1,4 @@
-"""Keras: layers, weight lists, files, and what is refused."""
+"""Keras: layers, weight lists, files, and what is unsupported."""
 
 import itertools
 import os
@@ -42,10 +42,10 @@ def model(keras):
                 layers.Dense(2, name="head"),
             ]
         )
-        chance = np.random.default_rng(0)
+        rng = np.random.default_rng(0)
         for layer in model.layers:
             shapes = [weight.shape for weight in layer.get_weights()]
-            layer.set_weights([chance.uniform(-1, 1, shape) for shape in shapes])
+            layer.set_weights([rng.uniform(-1, 1, shape) for shape in shapes])
     return model
 
 
@@ -162,7 +162,7 @@ def test_keras_s_own_samples_of_its_layer(keras, monkeypatch, name):
 
 def test_options_that_ours_does_not_have_are_named(keras):
     layers = keras.layers
-    refused = {
+    unsupported = {
         "activation='relu'": layers.GRU(3, activation="relu"),
         "recurrent_activation='hard_sigmoid'": layers.GRU(3, recurrent_activation="hard_sigmoid"),
         "go_backwards=True": layers.GRU(3, go_backwards=True),
@@ -174,7 +174,7 @@ def test_options_that_ours_does_not_have_are_named(keras):
         "among its cells": layers.RNN([layers.GRUCell(3), layers.LSTMCell(3)]),
         "several cells": layers.Bidirectional(layers.RNN([layers.GRUCell(3), layers.GRUCell(3)])),
     }
-    for expected, layer in refused.items():
+    for expected, layer in unsupported.items():
         with promotion():
             layer.build((2, 5, 3))
         with pytest.raises((ValueError, TypeError), match=expected):

@@ -18,9 +18,9 @@ KEY = jax.random.key(0)
 
 
 def randomize(tree):
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     return jax.tree.map(
-        lambda leaf: jnp.asarray(chance.uniform(-1, 1, leaf.shape)).astype(leaf.dtype), tree
+        lambda leaf: jnp.asarray(rng.uniform(-1, 1, leaf.shape)).astype(leaf.dtype), tree
     )
 
 

@@ -45,7 +45,7 @@ def dump(
         reverse: read from the last valid step to the first; for layers of one direction.
 
     Returns:
-        The model, of opset 17, which ``onnx.checker`` has checked.
+        The model, of opset 17, which ``onnx.checker`` has validate_stack.
 
     Raises:
         TypeError: cells that are no GRUs, or of a dtype that the operator has not.

@@ -14,10 +14,10 @@ from onnx import TensorProto, numpy_helper
 
 from gru_jax.interop.files import FileError, read_bytes
 
-LARGEST_FILE = 2**31 - 1
+MAX_FILE_BYTES = 2**31 - 1
 """Bytes that a Protocol Buffers message may have; what is larger lies in files of its own."""
 
-NUMBERS: dict[int, np.dtype] = {
+TENSOR_DTYPES: dict[int, np.dtype] = {
     TensorProto.FLOAT: np.dtype("<f4"),
     TensorProto.DOUBLE: np.dtype("<f8"),
     TensorProto.FLOAT16: np.dtype("<f2"),
@@ -28,10 +28,10 @@ NUMBERS: dict[int, np.dtype] = {
 }
 """Types of weights, and of the shapes and axes beside them."""
 
-Source: TypeAlias = onnx.ModelProto | bytes | str | os.PathLike[str]
+ModelSource: TypeAlias = onnx.ModelProto | bytes | str | os.PathLike[str]
 
 
-def open_model(theirs: Source) -> onnx.ModelProto:
+def open_model(theirs: ModelSource) -> onnx.ModelProto:
     """A model from what a caller handed in.
 
     Raises:
@@ -44,8 +44,10 @@ def open_model(theirs: Source) -> onnx.ModelProto:
         path = Path(theirs)
         if path.exists() and not path.is_file():
             raise FileError(f"{path}: it is no file")
-        if path.exists() and path.stat().st_size > LARGEST_FILE:
-            raise FileError(f"{path}: a model has {LARGEST_FILE} bytes at most, this file has more")
+        if path.exists() and path.stat().st_size > MAX_FILE_BYTES:
+            raise FileError(
+                f"{path}: a model has {MAX_FILE_BYTES} bytes at most, this file has more"
+            )
         model = read_bytes(path)
     if isinstance(model, bytes):
         try:
@@ -59,7 +61,7 @@ def open_model(theirs: Source) -> onnx.ModelProto:
     return model
 
 
-class Tensors:
+class TensorReader:
     """Reads the tensors of a model, those in further files from where they lie, without copying.
 
     Args:
@@ -72,7 +74,7 @@ class Tensors:
         self._files: dict[Path, np.ndarray] = {}
 
     def read(self, tensor: TensorProto) -> np.ndarray:
-        """The numbers of a tensor of one of the types in :data:`NUMBERS`.
+        """The numbers of a tensor of one of the types in :data:`TENSOR_DTYPES`.
 
         Raises:
             ValueError: it does not hold what its shape says, or lies elsewhere.
@@ -80,7 +82,7 @@ class Tensors:
         name, shape = f"tensor {tensor.name!r}", tuple(tensor.dims)
         if any(size < 0 for size in shape) or tensor.HasField("segment"):
             raise ValueError(f"{name} has shape {shape}, or is a segment of a tensor")
-        dtype = NUMBERS[tensor.data_type]
+        dtype = TENSOR_DTYPES[tensor.data_type]
         needed = math.prod(shape) * dtype.itemsize
         content = None
         if tensor.data_location == TensorProto.EXTERNAL:

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from gru_jax.cells import GRUParams
-from gru_jax.interop.gate_layout import checked
+from gru_jax.interop.gate_layout import validate_stack
 from gru_jax.interop.onnx.cell import dump_cells
 from gru_jax.interop.onnx.writer import TYPES, Writer
 from gru_jax.stack import Stack
@@ -16,7 +16,7 @@ NO_LIMIT = np.iinfo(np.int32).max
 Cells: TypeAlias = tuple[tuple[GRUParams, ...], ...]
 
 
-class Layers(NamedTuple):
+class LayerOutputs(NamedTuple):
     """Names of values: outputs (time, batch, output), states (layers * directions, batch, H)."""
 
     outputs: str
@@ -36,7 +36,7 @@ def cells_of(stack: Stack) -> Cells:
                 raise TypeError(
                     f"expected gru_jax.GRUParams or a Stack of them, got {type(cell).__name__}"
                 )
-    cells = cast(Cells, checked(stack).layers)
+    cells = cast(Cells, validate_stack(stack).layers)
     kinds = {(len(layer), cell.hidden_size, cell.reset) for layer in cells for cell in layer}
     if len(kinds) > 1:
         raise ValueError(
@@ -63,12 +63,12 @@ def add_layers(
     lengths: str | None,
     reverse: bool = False,
     single: bool = False,
-) -> Layers:
+) -> LayerOutputs:
     """Adds a stack's layers, and the inputs that may be left out.
 
     Args:
         writer: the graph.
-        stack: the cells, as :func:`cells_of` has checked them.
+        stack: the cells, as :func:`cells_of` has validate_stack them.
         xs: the name of inputs (time, batch, input).
         h0: the name of the input of initial states; None where there is none.
         lengths: the name of the input of lengths; None where there is none.
@@ -108,7 +108,7 @@ def add_layers(
         last.append(writer.node("Where", is_empty, first, after) if limits else after)
         outputs = _merge(writer, outputs, stack.merge, directions, cells[0].hidden_size)
         xs = writer.node("Add", outputs, xs) if stack.residual and index else outputs
-    return Layers(xs, writer.node("Concat", *last, axis=0) if len(last) > 1 else last[0])
+    return LayerOutputs(xs, writer.node("Concat", *last, axis=0) if len(last) > 1 else last[0])
 
 
 def _limits(writer: Writer, lengths: str | None, time: str, batch: str) -> str:
@@ -148,7 +148,7 @@ def _states(
 
 
 def _merge(writer: Writer, outputs: str, merge: str, directions: int, hidden: int) -> str:
-    """Outputs (time, directions, batch, H) as (time, batch, output)."""
+    """GruOutputs (time, directions, batch, H) as (time, batch, output)."""
     if directions == 1:
         return writer.node("Squeeze", outputs, writer.integers(1))
     if merge == "concat":

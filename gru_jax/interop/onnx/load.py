@@ -9,19 +9,19 @@ from typing import Any, TypeGuard
 import onnx
 
 from gru_jax.cells import GRUParams
-from gru_jax.interop.files import naming
-from gru_jax.interop.gate_layout import checked
+from gru_jax.interop.files import file_errors
+from gru_jax.interop.gate_layout import validate_stack
 from gru_jax.interop.onnx.cell import check_shared, load_cells
-from gru_jax.interop.onnx.file import Source, open_model
+from gru_jax.interop.onnx.file import ModelSource, open_model
 from gru_jax.interop.onnx.graph import Graph, Node
-from gru_jax.interop.onnx.rules import Known, Merge, Outputs, Value
+from gru_jax.interop.onnx.rules import Constant, GruOutputs, Merge, Value
 from gru_jax.stack import Stack
 
 OLDEST_OPSET = 7
 
 
 @dataclasses.dataclass(frozen=True)
-class Layers:
+class LoadedModel:
     """What a model's GRU nodes say: parameters, and how they are run.
 
     Attributes:
@@ -41,7 +41,7 @@ class Layers:
 
 
 def load(
-    theirs: Source,
+    theirs: ModelSource,
     *,
     nodes: Sequence[str] | None = None,
     weights: Mapping[str, Any] | None = None,
@@ -81,17 +81,17 @@ def load(
 
 
 def read(
-    theirs: Source,
+    theirs: ModelSource,
     *,
     nodes: Sequence[str] | None = None,
     weights: Mapping[str, Any] | None = None,
-) -> Layers:
+) -> LoadedModel:
     """:func:`load`, and how the model runs what it gives."""
     if isinstance(nodes, str):
         raise TypeError(f"nodes must be a list of names, got {nodes!r}")
     if not isinstance(theirs, (str, os.PathLike)):
         return _read(open_model(theirs), None, nodes, weights or {})
-    with naming(theirs):
+    with file_errors(theirs):
         return _read(open_model(theirs), Path(theirs).parent, nodes, weights or {})
 
 
@@ -100,7 +100,7 @@ def _read(
     directory: Path | None,
     nodes: Sequence[str] | None,
     weights: Mapping[str, Any],
-) -> Layers:
+) -> LoadedModel:
     _check_opset(model)
     graph = Graph(model, directory, weights)
     layers = _in_order(graph, _chosen(graph, nodes))
@@ -116,8 +116,8 @@ def _read(
     if list(map(len, cells)) == [1] and notes.get("gru_jax.kind") != "Stack":
         params = cells[0][0]
     else:
-        params = checked(Stack(cells, *_joined(graph, layers)))
-    return Layers(
+        params = validate_stack(Stack(cells, *_joined(graph, layers)))
+    return LoadedModel(
         params,
         _is_reverse(layers),
         tuple(node.name for node in every),
@@ -154,7 +154,7 @@ def _chosen(graph: Graph, names: Sequence[str] | None) -> list[int]:
 
 def _in_order(graph: Graph, chosen: Sequence[int]) -> list[list[Node]]:
     """The nodes by layer, the first layer first; of a layer the one that reads forward first."""
-    pairs = [key for key in graph.shown if len(key) == 2 and set(key) <= set(chosen)]
+    pairs = [key for key in graph.latest_form if len(key) == 2 and set(key) <= set(chosen)]
     paired = {place for pair in pairs for place in pair}
     keys = [*pairs, *((place,) for place in chosen if place not in paired)]
     known = set(keys)
@@ -174,10 +174,10 @@ def _in_order(graph: Graph, chosen: Sequence[int]) -> list[list[Node]]:
     return [[graph.nodes[place] for place in key] for key in order]
 
 
-def _is_layer(source: Value | None, node: Node) -> TypeGuard[Outputs]:
+def _is_layer(source: Value | None, node: Node) -> TypeGuard[GruOutputs]:
     """Whether what a node reads are the outputs of a layer, as a stack hands them on."""
     outer = [axis for axis in node.outputs.axes if axis in ("time", "batch")]
-    return isinstance(source, Outputs) and source.axes == (*outer, "features")
+    return isinstance(source, GruOutputs) and source.axes == (*outer, "features")
 
 
 def _is_reverse(layers: list[list[Node]]) -> bool:
@@ -195,10 +195,10 @@ def _joined(graph: Graph, layers: list[list[Node]]) -> tuple[Merge, bool]:
     merges: set[Merge] = set()
     residuals: set[bool] = set()
     for place, layer in enumerate(layers):
-        form = graph.shown[tuple(node.outputs.nodes[0] for node in layer)]
+        form = graph.latest_form[tuple(node.outputs.nodes[0] for node in layer)]
         if place + 1 < len(layers):
             source = layers[place + 1][0].input(0)
-            form = source if isinstance(source, Outputs) else form
+            form = source if isinstance(source, GruOutputs) else form
         if form.merge is not None:
             merges.add(form.merge)
         if place and "features" in form.axes:
@@ -209,4 +209,4 @@ def _joined(graph: Graph, layers: list[list[Node]]) -> tuple[Merge, bool]:
 
 
 def _is_given(value: Value | None) -> bool:
-    return value is not None and not isinstance(value, Known)
+    return value is not None and not isinstance(value, Constant)

@@ -6,13 +6,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gru_jax.interop.onnx.file import NUMBERS
+from gru_jax.interop.onnx.file import TENSOR_DTYPES
 
 Merge = Literal["concat", "sum", "mean", "product"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Known:
+class Constant:
     """A constant; where ``repeated``, along axes of any sizes."""
 
     array: np.ndarray
@@ -25,23 +25,23 @@ class Known:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Other:
+class Opaque:
     """A value that is not followed.
 
     Attributes:
         by: what it is made by.
-        varies: whether it depends on an input of the model.
+        is_dynamic: whether it depends on an input of the model.
         sizes: of its axes, as an input says them, 0 for any; empty where nothing does.
     """
 
     by: str
-    varies: bool
+    is_dynamic: bool
     sizes: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Outputs:
-    """Outputs of a GRU node, or of one that reads forward and one that reads backward.
+class GruOutputs:
+    """GruOutputs of a GRU node, or of one that reads forward and one that reads backward.
 
     Attributes:
         nodes: their places among the GRU nodes.
@@ -62,11 +62,11 @@ class Outputs:
     residual: bool = False
 
 
-Value = Known | Other | Outputs
+Value = Constant | Opaque | GruOutputs
 Values = Sequence[Value | None]
 Rule = Callable[[Values, Mapping[str, Any]], list[Value] | None]
 
-ZERO = Known(np.zeros((), np.float32), repeated=True)
+ZERO = Constant(np.zeros((), np.float32), repeated=True)
 
 
 def identity(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
@@ -78,7 +78,7 @@ def identity(values: Values, attributes: Mapping[str, Any]) -> list[Value] | Non
 def dropout(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
     """What it reads, unless in training."""
     training = values[2] if len(values) > 2 else None
-    if training is None or (isinstance(training, Known) and training.is_zero):
+    if training is None or (isinstance(training, Constant) and training.is_zero):
         return identity(values, attributes)
     return None
 
@@ -87,12 +87,12 @@ def constant(values: Values, attributes: Mapping[str, Any]) -> list[Value] | Non
     """Its attribute."""
     del values
     ((name, value),) = attributes.items()
-    if isinstance(value, Known | Other):
+    if isinstance(value, Constant | Opaque):
         return [value]
     if name in ("value_float", "value_floats"):
-        return [Known(np.asarray(value, np.float32))]
+        return [Constant(np.asarray(value, np.float32))]
     if name in ("value_int", "value_ints"):
-        return [Known(np.asarray(value, np.int64))]
+        return [Constant(np.asarray(value, np.int64))]
     return None
 
 
@@ -100,27 +100,31 @@ def constant_of_shape(values: Values, attributes: Mapping[str, Any]) -> list[Val
     """One number, over and over."""
     del values
     value = attributes.get("value", ZERO)
-    return [Known(value.array.reshape(()), repeated=True)] if isinstance(value, Known) else None
+    return (
+        [Constant(value.array.reshape(()), repeated=True)] if isinstance(value, Constant) else None
+    )
 
 
 def expand(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
     """What it reads, over and over."""
     del attributes
-    return [Known(values[0].array, repeated=True)] if isinstance(values[0], Known) else None
+    return [Constant(values[0].array, repeated=True)] if isinstance(values[0], Constant) else None
 
 
 def cast(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
     """The same numbers in another type."""
-    if not isinstance(values[0], Known) or attributes["to"] not in NUMBERS:
+    if not isinstance(values[0], Constant) or attributes["to"] not in TENSOR_DTYPES:
         return None
     with np.errstate(all="ignore"):
-        return [Known(values[0].array.astype(NUMBERS[attributes["to"]]), values[0].repeated)]
+        return [
+            Constant(values[0].array.astype(TENSOR_DTYPES[attributes["to"]]), values[0].repeated)
+        ]
 
 
 def cut(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
     """Slice: a part of a constant."""
     data = values[0]
-    if not isinstance(data, Known):
+    if not isinstance(data, Constant):
         return None
     starts, ends = (
         _integers("starts", 1, values, attributes),
@@ -139,56 +143,56 @@ def cut(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
     index = [slice(None)] * data.array.ndim
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         index[axis] = slice(start, end, step)
-    return [Known(data.array[tuple(index)], data.repeated)]
+    return [Constant(data.array[tuple(index)], data.repeated)]
 
 
 def squeeze(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
     """Axes of size 1 away; of outputs that of a single direction."""
     data, axes = values[0], _integers("axes", 1, values, attributes)
-    if isinstance(data, Outputs) and axes is not None and len(axes) == 1:
+    if isinstance(data, GruOutputs) and axes is not None and len(axes) == 1:
         if data.axes[axes[0]] != "direction" or data.sizes["direction"] != 1:
             return None
         kept = tuple("features" if a == "hidden" else a for a in data.axes if a != "direction")
         return [dataclasses.replace(data, axes=kept)]
-    if not isinstance(data, Known) or (data.repeated and not data.is_zero):
+    if not isinstance(data, Constant) or (data.repeated and not data.is_zero):
         return None
     if data.repeated:
         return [ZERO]
-    return [Known(np.squeeze(data.array, None if axes is None else tuple(axes)))]
+    return [Constant(np.squeeze(data.array, None if axes is None else tuple(axes)))]
 
 
 def unsqueeze(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
     """Axes of size 1 more."""
     data, axes = values[0], _integers("axes", 1, values, attributes)
-    if not isinstance(data, Known) or axes is None or (data.repeated and axes != [0]):
+    if not isinstance(data, Constant) or axes is None or (data.repeated and axes != [0]):
         return None
-    return [Known(np.expand_dims(data.array, tuple(axes)), data.repeated)]
+    return [Constant(np.expand_dims(data.array, tuple(axes)), data.repeated)]
 
 
 def transpose(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
     """Axes in another order."""
     data, order = values[0], attributes.get("perm")
-    if isinstance(data, Known) and not data.repeated:
-        return [Known(np.transpose(data.array, order))]
-    if isinstance(data, Outputs):
+    if isinstance(data, Constant) and not data.repeated:
+        return [Constant(np.transpose(data.array, order))]
+    if isinstance(data, GruOutputs):
         order = range(len(data.axes))[::-1] if order is None else order
         if sorted(order) != list(range(len(data.axes))):
             raise ValueError(f"perm is {list(order)}")
         return [dataclasses.replace(data, axes=tuple(data.axes[place] for place in order))]
-    return [ZERO] if isinstance(data, Known) and data.is_zero else None
+    return [ZERO] if isinstance(data, Constant) and data.is_zero else None
 
 
 def reshape(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
     """Of outputs: both directions' features in one axis, and nothing else."""
     data, shape = values[0], _integers("shape", 1, values, attributes)
-    if isinstance(data, Known) and data.repeated and data.is_zero:
+    if isinstance(data, Constant) and data.repeated and data.is_zero:
         return [ZERO]
     if shape is None or attributes.get("allowzero", 0):
         return None
-    if isinstance(data, Known) and not data.repeated:
+    if isinstance(data, Constant) and not data.repeated:
         whole = [data.array.shape[at] if size == 0 else size for at, size in enumerate(shape)]
-        return [Known(data.array.reshape(whole))]
-    if not isinstance(data, Outputs) or "hidden" not in data.axes:
+        return [Constant(data.array.reshape(whole))]
+    if not isinstance(data, GruOutputs) or "hidden" not in data.axes:
         return None
     single = data.sizes["direction"] == 1
     wanted = tuple(axis for axis in data.axes if axis not in ("direction", "hidden"))
@@ -207,14 +211,14 @@ def reshape(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None
 
 def concat(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
     """Constants side by side, or the outputs of a forward and a backward node."""
-    constants = [value for value in values if isinstance(value, Known)]
+    constants = [value for value in values if isinstance(value, Constant)]
     if len(constants) == len(values):
         if any(value.repeated for value in constants):
             return [ZERO] if all(value.is_zero for value in constants) else None
         if len({value.array.dtype for value in constants}) > 1:
             raise TypeError("types differ")
-        return [Known(np.concatenate([value.array for value in constants], attributes["axis"]))]
-    outputs = [value for value in values if isinstance(value, Outputs)]
+        return [Constant(np.concatenate([value.array for value in constants], attributes["axis"]))]
+    outputs = [value for value in values if isinstance(value, GruOutputs)]
     if len(outputs) != 2 or len(values) != 2 or attributes["axis"] not in (-1, 2):
         return None
     forward, backward = outputs
@@ -242,7 +246,7 @@ def reduction(merge: Merge) -> Rule:
 
     def reduce(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
         data, axes = values[0], _integers("axes", 1, values, attributes)
-        if not isinstance(data, Outputs) or "direction" not in data.axes:
+        if not isinstance(data, GruOutputs) or "direction" not in data.axes:
             return None
         if axes is None or len(axes) != 1 or data.axes[axes[0]] != "direction":
             return None
@@ -260,9 +264,9 @@ def add(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
     del attributes
     for outputs, other in (values, values[::-1]):
         if (
-            isinstance(outputs, Outputs)
+            isinstance(outputs, GruOutputs)
             and outputs.source is other
-            and isinstance(other, Outputs)
+            and isinstance(other, GruOutputs)
             and outputs.axes == other.axes
             and outputs.axes[-1] == "features"
         ):
@@ -277,12 +281,12 @@ def _integers(
     if name in attributes:
         return [int(number) for number in attributes[name]]
     value = values[place] if len(values) > place else None
-    if not isinstance(value, Known) or value.repeated or value.array.dtype.kind != "i":
+    if not isinstance(value, Constant) or value.repeated or value.array.dtype.kind != "i":
         return None
     return value.array.reshape(-1).tolist()
 
 
-RULES: dict[str, Rule] = {
+PROPAGATION_RULES: dict[str, Rule] = {
     "Add": add,
     "Cast": cast,
     "Concat": concat,

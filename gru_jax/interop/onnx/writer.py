@@ -18,7 +18,7 @@ TYPES = {
     "float64": TensorProto.DOUBLE,
 }
 INTEGER = "int32"
-OWN = "gru_jax/"
+NAME_PREFIX = "gru_jax/"
 """What the names of all that is not an input or an output begin with."""
 
 
@@ -58,7 +58,7 @@ class Writer:
 
     def constant(self, value: Any, dtype: str | None = None) -> str:
         """Adds an array, in the graph's type unless another is asked for; returns its name."""
-        name = f"{OWN}constant_{len(self._constants)}"
+        name = f"{NAME_PREFIX}constant_{len(self._constants)}"
         array = np.ascontiguousarray(value, dtype or self.dtype)
         self._constants.append(numpy_helper.from_array(array, name))
         return name
@@ -77,7 +77,7 @@ class Writer:
 
     def nodes(self, operator: str, *inputs: str, outputs: int, **attributes: Any) -> list[str]:
         """Adds a node; returns the names of its outputs."""
-        name = f"{OWN}{operator}_{len(self._nodes)}"
+        name = f"{NAME_PREFIX}{operator}_{len(self._nodes)}"
         made = [name if place == 0 else f"{name}_{place}" for place in range(outputs)]
         self._nodes.append(helper.make_node(operator, inputs, made, name, **attributes))
         return made
@@ -85,7 +85,7 @@ class Writer:
     def finish(
         self, path: str | os.PathLike[str] | None, notes: Mapping[str, str]
     ) -> onnx.ModelProto:
-        """The model, checked, and written to a file where there is a path.
+        """The model, validate_stack, and written to a file where there is a path.
 
         Args:
             path: of the file; None writes none.
