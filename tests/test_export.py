@@ -23,12 +23,12 @@ LENGTHS = jnp.array([6, 0, 3, 1], jnp.int32)
 WITHOUT_THE_LIBRARY = """
 import sys
 
-class Refuse:
+class Reject:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in ("gru_jax", "flax", "experiments"):
             raise ImportError(name)
 
-sys.meta_path.insert(0, Refuse())
+sys.meta_path.insert(0, Reject())
 import jax, numpy as np, zipfile
 
 folder = sys.argv[1]
@@ -147,7 +147,7 @@ def test_the_program_for_any_size_has_the_same_gradient_as_that_for_one():
     assert_close(export.load(program).call(xs), gradient(params, xs))
 
 
-def test_programs_are_for_every_platform_and_say_what_they_are(tmp_path):
+def test_programs_are_for_every_platform_and_have_metadata(tmp_path):
     path = tmp_path / "step.zip"
     content = export.export_step(gru(), path, dtype=jnp.bfloat16)
     assert path.read_bytes() == content
@@ -179,7 +179,7 @@ def test_wrong_arguments_are_named(tmp_path):
         export.load(tmp_path / "nowhere")
 
 
-def test_a_program_is_refused_where_a_byte_has_changed():
+def test_a_corrupted_program_is_rejected():
     content = bytearray(export.export_step(gru()))
     content[len(content) // 2] ^= 1
     with pytest.raises(ValueError, match=r"no program|not the one"):

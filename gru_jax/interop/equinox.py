@@ -1,4 +1,4 @@
-"""Equinox: `equinox.nn.GRUCell`, which is its own parameters."""
+"""Equinox: `equinox.nn.GRUCell`."""
 
 from typing import Any
 
@@ -25,48 +25,46 @@ from gru_jax.stack import Stack
 LAYOUT = GateLayout("rzn", gates_first=True)
 
 
-def load(theirs: Any) -> GRUParams | Stack:
-    """Our parameters from Equinox's.
+def load(source: Any) -> GRUParams | Stack:
+    """Loads parameters from Equinox.
 
     Args:
-        theirs: an ``equinox.nn.GRUCell``; or a tuple of layers, each a cell or a pair of cells,
-            of which the second reads backward.
+        source: an ``equinox.nn.GRUCell``; or a tuple of layers, each a cell or a pair of cells. The
+            second cell of a pair reads backward.
 
     Returns:
         GRUParams for one cell, a Stack for a tuple.
 
     Raises:
-        TypeError: it is no GRUCell.
-        ValueError, TypeError: a weight has another shape or dtype.
+        TypeError: ``source`` is not a GRUCell, or a weight has a wrong dtype.
+        ValueError: a weight has a wrong shape.
     """
-    return load_cells(_load_cell, theirs)
+    return load_cells(_load_cell, source)
 
 
-def dump(ours: GRUParams | Stack) -> Any:
-    """Equinox's cell from our parameters; the inverse of :func:`load`.
+def dump(params: GRUParams | Stack) -> Any:
+    """Converts parameters to an Equinox cell; the inverse of :func:`load`.
 
     Returns:
         An ``equinox.nn.GRUCell``; for a Stack a tuple of layers.
 
     Raises:
-        TypeError: another kind of cell.
-        ValueError: ``reset="before"``, a learned initial state, residual layers or directions
-            that are not concatenated.
+        TypeError: ``params`` is not a GRUParams or a Stack of them.
+        ValueError: ``reset="before"``, a learned initial state, ``residual=True``, or a ``merge``
+            other than ``"concat"``.
         ImportError: Equinox is not installed.
     """
-    return dump_cells(_dump_cell, ours, "equinox")
+    return dump_cells(_dump_cell, params, "equinox")
 
 
-def _load_cell(theirs: Any) -> GRUParams:
-    if not {"weight_ih", "weight_hh", "bias_n"} <= set(dir(theirs)):
-        raise TypeError(f"expected an equinox.nn.GRUCell, got {type(theirs).__name__}")
-    w_x, w_h = load_matrices(
-        LAYOUT, ("weight_ih", theirs.weight_ih), ("weight_hh", theirs.weight_hh)
-    )
-    if theirs.bias is None:
+def _load_cell(cell: Any) -> GRUParams:
+    if not {"weight_ih", "weight_hh", "bias_n"} <= set(dir(cell)):
+        raise TypeError(f"expected an equinox.nn.GRUCell, got {type(cell).__name__}")
+    w_x, w_h = load_matrices(LAYOUT, ("weight_ih", cell.weight_ih), ("weight_hh", cell.weight_hh))
+    if cell.bias is None:
         return make_gru(w_x, w_h)
-    bias = load_bias(LAYOUT, "bias", theirs.bias, len(w_h))
-    return make_gru(w_x, w_h, bias, as_array("bias_n", theirs.bias_n, (len(w_h),), "(hidden,)"))
+    bias = load_bias(LAYOUT, "bias", cell.bias, len(w_h))
+    return make_gru(w_x, w_h, bias, as_array("bias_n", cell.bias_n, (len(w_h),), "(hidden,)"))
 
 
 def _dump_cell(params: GRUParams) -> Any:

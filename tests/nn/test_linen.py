@@ -48,18 +48,18 @@ def test_cell_drops_into_linen_rnn(reset):
 
 
 def test_cell_computes_what_flax_gru_cell_computes():
-    theirs = nn.RNN(nn.GRUCell(HIDDEN))
+    flax_rnn = nn.RNN(nn.GRUCell(HIDDEN))
     xs = inputs()
-    variables = noisy(theirs.init(jax.random.key(0), xs))
+    variables = noisy(flax_rnn.init(jax.random.key(0), xs))
     dense = variables["params"]["cell"]
-    ours = {
+    params = {
         "w_x": jnp.concatenate([dense[f"i{gate}"]["kernel"] for gate in "rzn"], axis=-1),
         "w_h": jnp.concatenate([dense[f"h{gate}"]["kernel"] for gate in "rzn"], axis=-1),
         "b": jnp.concatenate([dense[f"i{gate}"]["bias"] for gate in "rzn"]),
         "b_hn": dense["hn"]["bias"],
     }
-    got = nn.RNN(linen.GRUCell(HIDDEN)).apply({"params": {"cell": ours}}, xs)
-    assert_close(got, theirs.apply(variables, xs))
+    got = nn.RNN(linen.GRUCell(HIDDEN)).apply({"params": {"cell": params}}, xs)
+    assert_close(got, flax_rnn.apply(variables, xs))
 
 
 @pytest.mark.parametrize("num_layers", [1, 2])
@@ -116,6 +116,6 @@ def test_annotations_and_dtypes():
     assert module.apply(variables, inputs()).dtype == jnp.bfloat16
 
 
-def test_learned_initial_state_is_refused_where_it_would_be_ignored():
+def test_learned_initial_state_is_rejected_where_it_would_be_ignored():
     with pytest.raises(ValueError, match="learned_h0"):
         nn.RNN(linen.GRUCell(HIDDEN, learned_h0=True)).init(jax.random.key(0), inputs())

@@ -56,15 +56,15 @@ def test_cell_drops_into_nnx_rnn(cell_type, lengths):
 
 
 def test_gru_cell_computes_what_flax_gru_cell_computes_where_there_is_no_recurrent_bias():
-    theirs = nnx.GRUCell(INPUT, HIDDEN, bias_init=nnx.initializers.normal(0.5), rngs=nnx.Rngs(0))
-    ours = GRUCell(INPUT, HIDDEN, rngs=nnx.Rngs(1))
-    ours.w_x[...] = theirs.dense_i.kernel[...]
-    ours.w_h[...] = theirs.dense_h.kernel[...]
-    ours.b[...] = theirs.dense_i.bias[...]
+    flax_cell = nnx.GRUCell(INPUT, HIDDEN, bias_init=nnx.initializers.normal(0.5), rngs=nnx.Rngs(0))
+    cell = GRUCell(INPUT, HIDDEN, rngs=nnx.Rngs(1))
+    cell.w_x[...] = flax_cell.dense_i.kernel[...]
+    cell.w_h[...] = flax_cell.dense_h.kernel[...]
+    cell.b[...] = flax_cell.dense_i.bias[...]
     h, x = inputs(BATCH, HIDDEN), inputs(BATCH, INPUT)
-    assert_close(ours(h, x), theirs(h, x))
-    ours.b_hn[...] = jnp.ones(HIDDEN)
-    assert np.abs(ours(h, x)[0] - theirs(h, x)[0]).max() > 1e-2
+    assert_close(cell(h, x), flax_cell(h, x))
+    cell.b_hn[...] = jnp.ones(HIDDEN)
+    assert np.abs(cell(h, x)[0] - flax_cell(h, x)[0]).max() > 1e-2
 
 
 @pytest.mark.parametrize("cell_type", CELLS)

@@ -1,4 +1,4 @@
-"""ONNX: GRU nodes of a model into parameters, and parameters into a model of GRU nodes."""
+"""ONNX: converts GRU nodes of a model to parameters, and parameters to a model of GRU nodes."""
 
 from gru_jax.interop.files import import_optional
 

@@ -1,4 +1,4 @@
-"""A graph read from its first node to its last: its GRU nodes, and what is known of its values."""
+"""Constant propagation through a model's graph, which finds its GRU nodes and their inputs."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -22,10 +22,10 @@ class Node:
     """A GRU node.
 
     Attributes:
-        name: its own, or that of its first output.
-        attributes: those it has, by name.
-        inputs: what it reads; None for an input that is absent.
-        outputs: its first output.
+        name: the node's name, or that of its first output.
+        attributes: the attributes by name.
+        inputs: the input values; None for an absent input.
+        outputs: the first output.
     """
 
     name: str
@@ -34,25 +34,27 @@ class Node:
     outputs: GruOutputs
 
     def input(self, place: int) -> Value | None:
-        """What is known of one of its inputs; None where it is absent."""
+        """The value of an input; None if it is absent."""
         return self.inputs[place] if place < len(self.inputs) else None
 
 
 class Graph:
-    """The values of a model's graph.
+    """The values of a model's graph, evaluated node by node in the order of the file.
 
     Args:
-        model: which is read.
-        directory: where it lies, in which its further files must lie; None where it is no file.
+        model: the model.
+        directory: its directory, which must contain its external files; None if the model was not
+            read from a file.
         weights: values for inputs of the model, by name.
 
     Attributes:
         nodes: the GRU nodes.
-        latest_form: by :attr:`GruOutputs.nodes`, the last form in which outputs of a layer were found.
-        nested: which node holds GRU nodes within, where one does.
+        latest_form: the last value derived from the outputs of a layer, by
+            :attr:`GruOutputs.nodes`.
+        nested: a node with GRU nodes in its subgraph, or None.
 
     Raises:
-        ValueError: the model is damaged, or ``weights`` names what is no such input.
+        ValueError: the model is corrupted, or ``weights`` names an input that it does not have.
     """
 
     def __init__(self, model: onnx.ModelProto, directory: Path | None, weights: Mapping[str, Any]):
@@ -61,8 +63,8 @@ class Graph:
         self.latest_form: dict[tuple[int, ...], GruOutputs] = {}
         self.nested: str | None = None
         self._values: dict[str, Value] = {}
-        # However many nodes make something of constants, the copies fill no more memory than
-        # a few times the constants themselves.
+        # Bounds the memory of copies of constants, for any number of nodes that copy them, by a
+        # small multiple of the size of the constants.
         self._copy_budget = 2**20
         graph = model.graph
         for value in graph.input:
@@ -79,7 +81,7 @@ class Graph:
         for name, array in weights.items():
             if name not in free:
                 raise ValueError(f"weights has {name!r}, but the model's inputs are {free}")
-            self._values[name] = self._known(np.asarray(array))
+            self._values[name] = self._new_constant(np.asarray(array))
         for node in graph.node:
             self._read(node)
 
@@ -88,7 +90,7 @@ class Graph:
         inputs = [self._values.get(name) if name else None for name in node.input]
         for name, value in zip(node.input, inputs, strict=True):
             if name and value is None:
-                raise ValueError(f"{label} reads {name!r}, which nothing before it makes")
+                raise ValueError(f"{label} reads {name!r}, which no node before it computes")
         if self.nested is None and _holds_gru(node):
             self.nested = label
         found: Sequence[Value] | None = None
@@ -98,13 +100,13 @@ class Graph:
             elif node.op_type in PROPAGATION_RULES and self._has_room(node.op_type, inputs):
                 try:
                     found = PROPAGATION_RULES[node.op_type](inputs, self._attributes(node))
-                # Axes that are not there, sizes that do not fit, an input too few.
+                # Axes out of range, sizes that do not fit, missing inputs.
                 except (LookupError, OverflowError, TypeError, ValueError) as error:
-                    raise ValueError(f"{label} cannot be followed: {error}") from error
+                    raise ValueError(f"{label} cannot be evaluated: {error}") from error
         is_dynamic = not inputs or any(map(_is_dynamic, inputs))
         for place, name in enumerate(node.output):
             if name and name in self._values:
-                raise ValueError(f"{label} makes {name!r}, which is there already")
+                raise ValueError(f"{label} computes {name!r}, which is there already")
             value = found[place] if found and place < len(found) else Opaque(label, is_dynamic)
             if isinstance(value, GruOutputs):
                 self.latest_form[value.nodes] = value
@@ -140,12 +142,12 @@ class Graph:
     def _has_room(self, operator: str, inputs: Sequence[Value | None]) -> bool:
         if operator not in COPYING_OPS:
             return True
-        needed = sum(value.array.nbytes for value in inputs if isinstance(value, Constant))
-        # A cast may take eight times the bytes.
-        self._copy_budget -= 8 * needed
+        num_bytes = sum(value.array.nbytes for value in inputs if isinstance(value, Constant))
+        # A cast may need eight times as many bytes.
+        self._copy_budget -= 8 * num_bytes
         return self._copy_budget >= 0
 
-    def _known(self, array: np.ndarray) -> Constant:
+    def _new_constant(self, array: np.ndarray) -> Constant:
         self._copy_budget = min(self._copy_budget + 32 * array.nbytes, MAX_COPY_BYTES)
         return Constant(array)
 
@@ -154,10 +156,10 @@ class Graph:
             return Opaque(
                 f"the tensor {tensor.name!r}, which does not hold numbers", is_dynamic=False
             )
-        return self._known(self._tensors.read(tensor))
+        return self._new_constant(self._tensors.read(tensor))
 
     def _attributes(self, node: onnx.NodeProto) -> dict[str, Any]:
-        """A node's attributes: numbers, texts, lists of them, and what is known of tensors."""
+        """A node's attributes: numbers, strings, lists of them, and tensors as values."""
         found: dict[str, Any] = {}
         for attribute in node.attribute:
             name = attribute.name
@@ -177,7 +179,7 @@ class Graph:
 
 
 def _label(node: onnx.NodeProto) -> str:
-    """What errors call a node."""
+    """The name of a node in error messages."""
     name = node.name or next(filter(None, node.output), "")
     return f"{node.op_type} {name!r}"
 
@@ -187,7 +189,7 @@ def _is_dynamic(value: Value | None) -> bool:
 
 
 def _holds_gru(node: onnx.NodeProto) -> bool:
-    """Whether there is a GRU node in a graph within."""
+    """Whether a subgraph of the node has a GRU node."""
     graphs = [graph for attribute in node.attribute for graph in _graphs(attribute)]
     return any(
         inner.op_type == "GRU" or _holds_gru(inner) for graph in graphs for inner in graph.node

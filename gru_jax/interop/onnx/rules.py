@@ -1,55 +1,54 @@
-"""What operators between GRU nodes do to constants, and to the axes of outputs."""
+"""Propagation rules: how operators transform constants, and the axes of GRU outputs."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from gru_jax.interop.onnx.file import TENSOR_DTYPES
-
-Merge = Literal["concat", "sum", "mean", "product"]
+from gru_jax.stack import Merge
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Constant:
-    """A constant; where ``repeated``, along axes of any sizes."""
+    """A constant array; with ``repeated``, broadcast along axes of unknown sizes."""
 
     array: np.ndarray
     repeated: bool = False
 
     @property
     def is_zero(self) -> bool:
-        """Whether every number is 0."""
+        """Whether all elements are 0."""
         return not self.array.any()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Opaque:
-    """A value that is not followed.
+    """A value that is neither constant nor a GRU output.
 
     Attributes:
-        by: what it is made by.
+        origin: the input or node that it comes from, for error messages.
         is_dynamic: whether it depends on an input of the model.
-        sizes: of its axes, as an input says them, 0 for any; empty where nothing does.
+        sizes: the sizes of an input's axes, 0 for a dynamic one; empty if they are unknown.
     """
 
-    by: str
+    origin: str
     is_dynamic: bool
     sizes: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GruOutputs:
-    """GruOutputs of a GRU node, or of one that reads forward and one that reads backward.
+    """Outputs of a GRU node, or of a forward node and a reverse node.
 
     Attributes:
-        nodes: their places among the GRU nodes.
-        directions: "forward", "reverse" or "bidirectional", of each.
-        source: what they read.
-        axes: "time", "batch", "direction", "hidden"; "features" for the last two in one.
-        sizes: of the axes, None where the model does not say.
-        merge: how two directions became one, where they did.
+        nodes: the indices of the nodes among the GRU nodes.
+        directions: the direction of each: "forward", "reverse" or "bidirectional".
+        source: the value that the nodes read.
+        axes: "time", "batch", "direction", "hidden"; "features" is the last two combined.
+        sizes: the sizes of the axes, None if unknown.
+        merge: how two directions were combined; None if they were not.
         residual: whether ``source`` was added.
     """
 
@@ -70,13 +69,13 @@ ZERO = Constant(np.zeros((), np.float32), repeated=True)
 
 
 def identity(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
-    """What it reads."""
+    """The value that the node reads."""
     del attributes
     return None if values[0] is None else [values[0]]
 
 
 def dropout(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
-    """What it reads, unless in training."""
+    """The value that the node reads, unless in training mode."""
     training = values[2] if len(values) > 2 else None
     if training is None or (isinstance(training, Constant) and training.is_zero):
         return identity(values, attributes)
@@ -84,7 +83,7 @@ def dropout(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None
 
 
 def constant(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
-    """Its attribute."""
+    """The node's attribute."""
     del values
     ((name, value),) = attributes.items()
     if isinstance(value, Constant | Opaque):
@@ -97,7 +96,7 @@ def constant(values: Values, attributes: Mapping[str, Any]) -> list[Value] | Non
 
 
 def constant_of_shape(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
-    """One number, over and over."""
+    """A repeated scalar."""
     del values
     value = attributes.get("value", ZERO)
     return (
@@ -106,13 +105,13 @@ def constant_of_shape(values: Values, attributes: Mapping[str, Any]) -> list[Val
 
 
 def expand(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
-    """What it reads, over and over."""
+    """The value that the node reads, repeated."""
     del attributes
     return [Constant(values[0].array, repeated=True)] if isinstance(values[0], Constant) else None
 
 
 def cast(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
-    """The same numbers in another type."""
+    """The same constant in another dtype."""
     if not isinstance(values[0], Constant) or attributes["to"] not in TENSOR_DTYPES:
         return None
     with np.errstate(all="ignore"):
@@ -121,8 +120,8 @@ def cast(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
         ]
 
 
-def cut(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
-    """Slice: a part of a constant."""
+def slice_constant(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
+    """A slice of a constant."""
     data = values[0]
     if not isinstance(data, Constant):
         return None
@@ -147,13 +146,13 @@ def cut(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
 
 
 def squeeze(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
-    """Axes of size 1 away; of outputs that of a single direction."""
+    """Removes axes of size 1; of GRU outputs, the axis of a single direction."""
     data, axes = values[0], _integers("axes", 1, values, attributes)
     if isinstance(data, GruOutputs) and axes is not None and len(axes) == 1:
         if data.axes[axes[0]] != "direction" or data.sizes["direction"] != 1:
             return None
-        kept = tuple("features" if a == "hidden" else a for a in data.axes if a != "direction")
-        return [dataclasses.replace(data, axes=kept)]
+        axes_left = tuple("features" if a == "hidden" else a for a in data.axes if a != "direction")
+        return [dataclasses.replace(data, axes=axes_left)]
     if not isinstance(data, Constant) or (data.repeated and not data.is_zero):
         return None
     if data.repeated:
@@ -162,7 +161,7 @@ def squeeze(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None
 
 
 def unsqueeze(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
-    """Axes of size 1 more."""
+    """Adds axes of size 1."""
     data, axes = values[0], _integers("axes", 1, values, attributes)
     if not isinstance(data, Constant) or axes is None or (data.repeated and axes != [0]):
         return None
@@ -170,7 +169,7 @@ def unsqueeze(values: Values, attributes: Mapping[str, Any]) -> list[Value] | No
 
 
 def transpose(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
-    """Axes in another order."""
+    """Permutes axes."""
     data, order = values[0], attributes.get("perm")
     if isinstance(data, Constant) and not data.repeated:
         return [Constant(np.transpose(data.array, order))]
@@ -183,7 +182,7 @@ def transpose(values: Values, attributes: Mapping[str, Any]) -> list[Value] | No
 
 
 def reshape(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
-    """Of outputs: both directions' features in one axis, and nothing else."""
+    """Of GRU outputs: combines the directions' features in one axis, and nothing else."""
     data, shape = values[0], _integers("shape", 1, values, attributes)
     if isinstance(data, Constant) and data.repeated and data.is_zero:
         return [ZERO]
@@ -195,10 +194,10 @@ def reshape(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None
     if not isinstance(data, GruOutputs) or "hidden" not in data.axes:
         return None
     single = data.sizes["direction"] == 1
-    wanted = tuple(axis for axis in data.axes if axis not in ("direction", "hidden"))
+    outer_axes = tuple(axis for axis in data.axes if axis not in ("direction", "hidden"))
     if data.axes[-1] != "hidden" or not (single or data.axes[-2] == "direction"):
         return None
-    merged = (*wanted, "features")
+    merged = (*outer_axes, "features")
 
     def fits(place: int, axis: str) -> bool:
         same = data.axes[place] == axis
@@ -210,7 +209,7 @@ def reshape(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None
 
 
 def concat(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
-    """Constants side by side, or the outputs of a forward and a backward node."""
+    """Concatenates constants, or the outputs of a forward node and a reverse node."""
     constants = [value for value in values if isinstance(value, Constant)]
     if len(constants) == len(values):
         if any(value.repeated for value in constants):
@@ -242,7 +241,7 @@ def concat(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
 
 
 def reduction(merge: Merge) -> Rule:
-    """ReduceSum and the like: two directions become one."""
+    """ReduceSum, ReduceMean or ReduceProd over the two directions."""
 
     def reduce(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
         data, axes = values[0], _integers("axes", 1, values, attributes)
@@ -252,15 +251,15 @@ def reduction(merge: Merge) -> Rule:
             return None
         if attributes.get("keepdims", 1) or data.sizes["direction"] != 2:
             return None
-        kept = tuple("features" if a == "hidden" else a for a in data.axes if a != "direction")
+        axes_left = tuple("features" if a == "hidden" else a for a in data.axes if a != "direction")
         sizes = {**data.sizes, "features": data.sizes["hidden"]}
-        return [dataclasses.replace(data, axes=kept, sizes=sizes, merge=merge)]
+        return [dataclasses.replace(data, axes=axes_left, sizes=sizes, merge=merge)]
 
     return reduce
 
 
 def add(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
-    """Of outputs and what their node has read: a residual connection."""
+    """Of GRU outputs and the value that their node reads: a residual connection."""
     del attributes
     for outputs, other in (values, values[::-1]):
         if (
@@ -277,7 +276,7 @@ def add(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
 def _integers(
     name: str, place: int, values: Values, attributes: Mapping[str, Any]
 ) -> list[int] | None:
-    """A list of integers: an attribute in older versions of an operator, an input in newer."""
+    """A list of integers: an attribute in older versions of an operator, an input in newer ones."""
     if name in attributes:
         return [int(number) for number in attributes[name]]
     value = values[place] if len(values) > place else None
@@ -299,9 +298,9 @@ PROPAGATION_RULES: dict[str, Rule] = {
     "ReduceProd": reduction("product"),
     "ReduceSum": reduction("sum"),
     "Reshape": reshape,
-    "Slice": cut,
+    "Slice": slice_constant,
     "Squeeze": squeeze,
     "Transpose": transpose,
     "Unsqueeze": unsqueeze,
 }
-"""By operator, what its outputs are; None for what is not followed."""
+"""The outputs of each operator; a rule returns None for a case that it does not cover."""
