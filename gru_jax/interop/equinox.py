@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gru_jax.cells import GRUParams
-from gru_jax.interop.files import import_optional
+from gru_jax.interop.files import import_optional, is_exactly
 from gru_jax.interop.gate_layout import (
     GateLayout,
     as_array,
@@ -36,7 +36,7 @@ def load(source: Any) -> GRUParams | Stack:
         GRUParams for one cell, a Stack for a tuple.
 
     Raises:
-        TypeError: ``source`` is not a GRUCell, or a weight has a wrong dtype.
+        TypeError: ``source`` is not a GRUCell or is of a subclass, or a weight has a wrong dtype.
         ValueError: a weight has a wrong shape.
     """
     return load_cells(_load_cell, source)
@@ -58,8 +58,8 @@ def dump(params: GRUParams | Stack) -> Any:
 
 
 def _load_cell(cell: Any) -> GRUParams:
-    if not {"weight_ih", "weight_hh", "bias_n"} <= set(dir(cell)):
-        raise TypeError(f"expected an equinox.nn.GRUCell, got {type(cell).__name__}")
+    if not is_exactly(cell, "equinox.nn", "GRUCell"):
+        raise TypeError(f"expected exactly an equinox.nn.GRUCell, got {type(cell).__name__}")
     w_x, w_h = load_matrices(LAYOUT, ("weight_ih", cell.weight_ih), ("weight_hh", cell.weight_hh))
     if cell.bias is None:
         return make_gru(w_x, w_h)

@@ -5,6 +5,7 @@ import importlib
 import importlib.metadata
 import io
 import os
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -124,6 +125,16 @@ def import_optional(module: str) -> ModuleType:
         raise ImportError(
             f"{name} is needed here and not installed: pip install 'gru-jax[interop]'"
         ) from error
+
+
+def is_exactly(value: object, module: str, *names: str) -> bool:
+    """Whether the class of ``value`` is one of ``module``'s classes with these names.
+
+    A subclass may compute another function, so it does not count. The module is not imported: no
+    value can be an instance of a class in a module that is not loaded.
+    """
+    library = sys.modules.get(module)
+    return library is not None and any(type(value) is getattr(library, name) for name in names)
 
 
 def library_version() -> str:

@@ -193,8 +193,10 @@ def check_keys(names: Sequence[str], found: Any, what: str) -> None:
 
 def check_gru(params: Any, framework: str, resets: Sequence[Reset]) -> None:
     """Raises unless ``framework``'s parameters can express the function of ``params``."""
-    if not isinstance(params, GRUParams):
-        raise TypeError(f"{framework}: expected gru_jax.GRUParams, got {type(params).__name__}")
+    if type(params) is not GRUParams:
+        raise TypeError(
+            f"{framework}: expected gru_jax.GRUParams or a Stack of them, got {class_name(params)}"
+        )
     params.validate()
     if params.reset not in resets:
         raise ValueError(
@@ -205,6 +207,12 @@ def check_gru(params: Any, framework: str, resets: Sequence[Reset]) -> None:
             f"{framework} has no learned initial state: dump dataclasses.replace(params, h0=None) "
             "and pass h0 to the framework as the initial state"
         )
+
+
+def class_name(params: object) -> str:
+    """The class of ``params`` for an error that expects exactly GRUParams."""
+    note = ", a subclass, which may compute another function"
+    return type(params).__name__ + note * isinstance(params, GRUParams)
 
 
 def check_stack(stack: Stack, framework: str, merges: Sequence[Merge] = ("concat",)) -> None:

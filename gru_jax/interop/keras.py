@@ -9,7 +9,7 @@ import numpy as np
 
 from gru_jax.cells import GRUParams
 from gru_jax.cells.gru import Reset
-from gru_jax.interop.files import file_errors, is_path
+from gru_jax.interop.files import file_errors, import_optional, is_exactly, is_path
 from gru_jax.interop.gate_layout import (
     GateLayout,
     as_array,
@@ -23,13 +23,14 @@ from gru_jax.interop.gate_layout import (
     sum_biases,
     validate_stack,
 )
-from gru_jax.interop.keras_files import Layer, numbered, read_file
+from gru_jax.interop.keras_files import Layer, class_of, numbered, read_file
 from gru_jax.stack import Merge, Stack
 
 LAYOUT = GateLayout("zrn")
 
 MERGES: dict[str, Merge] = {"concat": "concat", "sum": "sum", "ave": "mean", "mul": "product"}
 KINDS = ("GRU", "GRUCell", "RNN", "Bidirectional")
+ACTIVATIONS = {"activation": "tanh", "recurrent_activation": "sigmoid"}
 
 ReadWeights: TypeAlias = Callable[[str, int], Sequence[Any]]
 """`(group, count) -> arrays`: the weights of a cell."""
@@ -68,7 +69,7 @@ def load(
 
     Raises:
         FileError: the file cannot be read or holds no such layer; a ValueError that names the file.
-        TypeError: a layer of another class.
+        TypeError: a layer of another class; a subclass counts as another.
         ValueError: an option that is not supported (``activation``, ``go_backwards``, ``stateful``,
             ``unroll``, masks), or weights whose shapes do not fit together.
         ImportError: h5py is not installed.
@@ -202,7 +203,34 @@ def _load_layer(layer: Any, options: KerasOptions) -> tuple[CellLayers, Merge | 
         raise ValueError(f"the layer {layer.name} is not built, so it has no weights yet")
     weights = iter(layer.get_weights())
     description = Layer(type(layer).__name__, layer.get_config())
-    return _cells(description, lambda _, count: list(itertools.islice(weights, count)), options)
+    cells = _cells(description, lambda _, count: list(itertools.islice(weights, count)), options)
+    _check_functions(layer)
+    return cells
+
+
+def _check_functions(layer: Any) -> None:
+    """Raises unless a layer, its inner layers and its activations are exactly Keras' own.
+
+    The description of a layer has only the names of its class and of its activations.
+    """
+    if not is_exactly(layer, "keras.layers", *KINDS, "StackedRNNCells"):
+        found = type(layer)
+        raise TypeError(
+            f"expected exactly a keras.layers.{found.__name__}, got "
+            f"{found.__module__}.{found.__qualname__}, which may compute another function"
+        )
+    for name in ("forward_layer", "backward_layer", "cell"):
+        if hasattr(layer, name):
+            _check_functions(getattr(layer, name))
+    for cell in getattr(layer, "cells", ()):
+        _check_functions(cell)
+    if is_exactly(layer, "keras.layers", "GRUCell"):
+        keras = import_optional("keras")
+        for name, supported in ACTIVATIONS.items():
+            if getattr(layer, name) is not getattr(keras.activations, supported):
+                raise ValueError(
+                    f"{name} is a function named {supported}, but not keras.activations.{supported}"
+                )
 
 
 def _load_weights(weights: Sequence[Any], options: KerasOptions) -> tuple[CellLayers, Merge | None]:
@@ -251,14 +279,14 @@ def _cells(
     groups = numbered([cell["class_name"] for cell in cells])
     layers = []
     for cell, name in zip(cells, groups, strict=True):
-        if cell["class_name"] != "GRUCell":
-            raise TypeError(f"expected RNN of GRUCell, got {cell['class_name']} among its cells")
+        if class_of(cell) != "GRUCell":
+            raise TypeError(f"expected RNN of GRUCell, got {class_of(cell)} among its cells")
         layers += _cells(_child(cell, f"{group}cell/cells/{name}/"), read_weights, options)[0]
     return layers, None
 
 
 def _child(description: Mapping[str, Any], group: str) -> Layer:
-    return Layer(description["class_name"], description["config"], group)
+    return Layer(class_of(description), description["config"], group)
 
 
 def _merge(config: Mapping[str, Any], options: KerasOptions) -> Merge:
@@ -284,7 +312,7 @@ def _check_sequence(config: Mapping[str, Any], backwards: bool) -> None:
 
 
 def _cell(config: Mapping[str, Any], weights: Sequence[Any], options: KerasOptions) -> GRUParams:
-    for option, supported in (("activation", "tanh"), ("recurrent_activation", "sigmoid")):
+    for option, supported in ACTIVATIONS.items():
         if config.get(option, supported) != supported:
             raise ValueError(f"{option}={config[option]!r} is not supported, only {supported!r} is")
     if len(weights) != _count(config):

@@ -61,6 +61,12 @@ def read_file(path: str | os.PathLike[str]) -> tuple[dict[str, Layer], dict[str,
     return layers, parse_hdf5(entries[WEIGHTS])
 
 
+def class_of(description: Mapping[str, Any]) -> str:
+    """The class of a serialised layer, with its module unless it is one of Keras' layers."""
+    module, name = description.get("module", "keras.layers"), description["class_name"]
+    return name if module == "keras.layers" else f"{module}.{name}"
+
+
 def snake_case(kind: str) -> str:
     """The group name that Keras derives from a class name."""
     name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", kind))
@@ -93,7 +99,7 @@ def _layers_of_model(
         if layer["class_name"] in MODELS:
             yield from _layers_of_model(layer["class_name"], inner, at, f"{name}/")
         else:
-            yield name, Layer(layer["class_name"], inner, at)
+            yield name, Layer(class_of(layer), inner, at)
 
 
 def _layers_of_weights(arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[str, Layer]]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from gru_jax.cells import GRUParams
-from gru_jax.interop.files import import_optional
+from gru_jax.interop.files import import_optional, is_exactly
 from gru_jax.interop.gate_layout import (
     GateLayout,
     check_gru,
@@ -38,8 +38,9 @@ def load(source: Any) -> GRUParams | Stack:
         GRUParams for one cell, without ``b_hn``, which NNX's cell lacks; a Stack for a tuple.
 
     Raises:
-        ValueError, TypeError: ``source`` is not a GRUCell or its state, its activations are not
-            tanh and sigmoid, or a weight has a wrong shape or dtype.
+        TypeError: ``source`` is neither a GRUCell, of exactly that class, nor a state.
+        ValueError, TypeError: its activations are not tanh and sigmoid, it has a ``carry_init``
+            other than zeros, or a weight is missing or has a wrong shape or dtype.
     """
     return load_cells(_load_cell, source)
 
@@ -75,9 +76,16 @@ def _load_cell(source: Any) -> GRUParams:
 
 
 def _state_of(module: Any) -> Mapping[str, Any]:
+    if not is_exactly(module, "flax.nnx", "GRUCell"):
+        raise TypeError(
+            f"expected exactly a flax.nnx.GRUCell, or its state; got {type(module).__name__}"
+        )
     nnx = import_optional("flax.nnx")
-    if not isinstance(module, nnx.GRUCell):
-        raise TypeError(f"expected a flax.nnx.GRUCell or its state, got {type(module).__name__}")
+    if module.carry_init not in (None, nnx.initializers.zeros_init()):
+        raise ValueError(
+            "carry_init is not supported: load nnx.state(cell), and pass the initial state to "
+            "gru_jax.unroll as h0"
+        )
     for name, supported in (("gate_fn", nnx.sigmoid), ("activation_fn", nnx.tanh)):
         function = getattr(module, name)
         if function is not supported:

@@ -14,6 +14,7 @@ from gru_jax.interop.files import (
     FileError,
     file_errors,
     import_optional,
+    is_exactly,
     is_path,
     read_archive,
     read_bytes,
@@ -69,7 +70,7 @@ def load(source: Any, *, prefix: str = "") -> GRUParams | Stack:
 
     Raises:
         FileError: the file cannot be read or holds no GRU; a ValueError that names the file.
-        TypeError: a module of another class.
+        TypeError: a module of another class; a subclass counts as another.
         ValueError: a weight is missing, unknown or of a wrong shape, as with an LSTM or
             ``proj_size``.
         ImportError: safetensors, or torch for a .pt file, is not installed.
@@ -82,8 +83,11 @@ def load(source: Any, *, prefix: str = "") -> GRUParams | Stack:
     kind = type(source).__name__
     if not hasattr(source, "state_dict"):
         raise TypeError(f"expected a torch module, a state dict or a path, got {kind}")
-    if not prefix and not {"GRU", "GRUCell"} & {base.__name__ for base in type(source).__mro__}:
-        raise TypeError(f"expected torch.nn.GRU or torch.nn.GRUCell, got {kind}")
+    module = _submodule(source, prefix)
+    if module is not None and not is_exactly(module, "torch.nn", "GRU", "GRUCell"):
+        raise TypeError(
+            f"expected exactly a torch.nn.GRU or torch.nn.GRUCell, got {type(module).__name__}"
+        )
     return _load_state_dict(source.state_dict(), prefix)
 
 
@@ -135,6 +139,14 @@ def dump(
                 named |= {f"{prefix}bias_ih{suffix}": bias}
                 named |= {f"{prefix}bias_hh{suffix}": recurrent_bias}
     return {name: _tensor(array) for name, array in named.items()} if tensors else named
+
+
+def _submodule(module: Any, prefix: str) -> Any:
+    """The module whose weights have the prefix; None if there is none."""
+    try:
+        return module.get_submodule(prefix.removesuffix(".")) if prefix else module
+    except AttributeError:
+        return None
 
 
 def _load_state_dict(state_dict: Mapping[str, Any], prefix: str) -> GRUParams | Stack:

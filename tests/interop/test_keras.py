@@ -1,4 +1,4 @@
-"""Keras: layers, weight lists, files, and what is unsupported."""
+"""Keras: layers, weight lists, files and errors."""
 
 import itertools
 import os
@@ -150,7 +150,7 @@ def test_keras_s_own_samples_of_its_layer(keras, monkeypatch, name):
             mask=None if mask is None else jax.numpy.asarray(mask.swapaxes(0, 1)),
         )
         if layer.return_sequences:
-            # Where Keras repeats the last output at a masked step, ours is zero.
+            # Where Keras repeats the last output at a masked step, gru_jax gives zero.
             read = np.ones(sequence.shape[:2], bool) if mask is None else mask
             got, expected = np.swapaxes(ys, 0, 1)[read], np.asarray(output)[read]
         else:

@@ -123,7 +123,8 @@ def _cell(
     """The parameters of one direction, from W (3H, D), R (3H, H) and B (6H,)."""
     bias = b_hn = None
     if b is not None:
-        bias, b_hn = sum_biases(*map(LAYOUT.to_canonical, np.split(b, 2)), reset)
+        input_bias, recurrent_bias = map(LAYOUT.to_canonical, np.split(b, 2))
+        bias, b_hn = sum_biases(input_bias, recurrent_bias, reset)
     params = make_gru(LAYOUT.to_canonical(w), LAYOUT.to_canonical(r), bias, b_hn, reset=reset)
     return params if h0 is None else dataclasses.replace(params, h0=jnp.asarray(h0))
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from gru_jax.cells import GRUParams
-from gru_jax.interop.gate_layout import validate_stack
+from gru_jax.interop.gate_layout import class_name, validate_stack
 from gru_jax.interop.onnx.cell import dump_cells
 from gru_jax.interop.onnx.writer import TYPES, Writer
 from gru_jax.stack import Stack
@@ -33,9 +33,9 @@ def cells_of(stack: Stack) -> Cells:
     """
     for layer in stack.layers:
         for cell in layer:
-            if not isinstance(cell, GRUParams):
+            if type(cell) is not GRUParams:
                 raise TypeError(
-                    f"expected gru_jax.GRUParams or a Stack of them, got {type(cell).__name__}"
+                    f"onnx: expected gru_jax.GRUParams or a Stack of them, got {class_name(cell)}"
                 )
     cells = cast(Cells, validate_stack(stack).layers)
     kinds = {(len(layer), cell.hidden_size, cell.reset) for layer in cells for cell in layer}
