@@ -6,6 +6,7 @@ backward kernel, and the gradients of parameters and inputs after it. The backwa
 the gates from the states, which are the only residuals.
 """
 
+import functools
 import math
 
 import jax
@@ -24,6 +25,8 @@ from gru_jax._unroll.xla.forward import Kept, Leaves, anatomy_of, initial_like, 
 from gru_jax.cells.base import AffineCell, cast_params, dot, promote_params
 from gru_jax.cells.gru import GRUParams
 from gru_jax.typing import Array, DType
+
+SavedInputs = tuple[GRUParams, Steps, Array, list[Kept]]
 
 VERIFIED_PLATFORMS: tuple[str, ...] = ("gpu",)
 """Platforms whose kernels have run on a device. Others are used only when requested explicitly."""
@@ -90,44 +93,42 @@ def run(
     inputs = jax.tree.map(lambda leaf: _flatten_batch(leaf, 1, batch_shape), inputs)
     h0 = _flatten_batch(h0, 0, batch_shape)
 
-    def function(cell: GRUParams, inputs: Steps, h0: Array) -> tuple[Array, Array]:
-        dtype = inputs.xs.dtype
-        states, h_last = _call_forward_kernel(
-            kernels, cell, inputs, h0, reverse=reverse, matmul_dtype=matmul_dtype, dtype=dtype
+    def run_kernel(
+        cell: GRUParams, inputs: Steps, h0: Array, states_dtype: DType
+    ) -> tuple[tuple[Array, Array], Array]:
+        compute_cell = cast_params(cell, inputs.xs.dtype)
+        b_hn = compute_cell.b_hn
+        args = ForwardArgs(
+            projected=compute_cell.project(inputs.xs),
+            w_h=cell.w_h.astype(matmul_dtype),
+            b_hn=jnp.zeros_like(h0, shape=h0.shape[-1:]) if b_hn is None else b_hn,
+            h0=h0,
+            reset_state=initial_like(cell, h0, h0.shape[:-1]),
+            valid=inputs.valid,
+            resets=inputs.resets,
         )
-        return h_last, show(cell, states, inputs.valid, dtype)
+        states, h_last = kernels.forward(args, reverse=reverse, dtype=states_dtype)
+        return (h_last, show(cell, states, inputs.valid, inputs.xs.dtype)), states
+
+    def function(cell: GRUParams, inputs: Steps, h0: Array) -> tuple[Array, Array]:
+        return run_kernel(cell, inputs, h0, inputs.xs.dtype)[0]
 
     def forward(
         cell: GRUParams, inputs: Steps, h0: Array
-    ) -> tuple[tuple[Array, Array], tuple[GRUParams, Steps, Array, list[Kept]]]:
-        states, h_last = _call_forward_kernel(
-            kernels, cell, inputs, h0, reverse=reverse, matmul_dtype=matmul_dtype, dtype=h0.dtype
-        )
-        ys = show(cell, states, inputs.valid, inputs.xs.dtype)
-        return (h_last, ys), (cell, inputs, h0, [Kept(states)])
-
-    def adjoint_scan(
-        step_graph: Anatomy,
-        weights_t: Leaves,
-        recurrence: Recurrence,
-        carry: SweepCarry,
-        *,
-        reverse: bool,
-    ) -> Swept:
-        del step_graph
-        w_h_t = weights_t[0].astype(matmul_dtype)
-        return _call_backward_kernel(kernels, w_h_t, recurrence, carry, reverse=reverse)
+    ) -> tuple[tuple[Array, Array], SavedInputs]:
+        outputs, states = run_kernel(cell, inputs, h0, h0.dtype)
+        return outputs, (cell, inputs, h0, [Kept(states)])
 
     def pullback(
-        residuals: tuple[GRUParams, Steps, Array, list[Kept]], cotangents: tuple[Array, Array]
+        saved: SavedInputs, cotangents: tuple[Array, Array]
     ) -> tuple[AffineCell, Steps, Array]:
         return walk_back(
-            residuals,
+            saved,
             cotangents,
-            anatomy_of(*residuals[:3]),
+            anatomy_of(*saved[:3]),
             reverse=reverse,
             most_steps=max(1, LARGE_BLOCK // h0.size),
-            sweep=adjoint_scan,
+            sweep=functools.partial(_adjoint_scan, kernels, matmul_dtype),
         )
 
     h_last, ys = custom_vjp_with_jvp(function, forward, pullback)(cell, inputs, h0)
@@ -140,40 +141,19 @@ def _flatten_batch(array: Array, num_leading: int, batch_shape: list[int]) -> Ar
     return array.reshape(*array.shape[:num_leading], math.prod(batch_shape), *trailing)
 
 
-def _call_forward_kernel(
+def _adjoint_scan(
     kernels: FusedKernels,
-    cell: GRUParams,
-    inputs: Steps,
-    h0: Array,
-    *,
-    reverse: bool,
     matmul_dtype: DType,
-    dtype: DType,
-) -> tuple[Array, Array]:
-    """The state after each step in ``dtype``, and the last state."""
-    compute_cell = cast_params(cell, inputs.xs.dtype)
-    b_hn = compute_cell.b_hn
-    args = ForwardArgs(
-        projected=compute_cell.project(inputs.xs),
-        w_h=cell.w_h.astype(matmul_dtype),
-        b_hn=jnp.zeros_like(h0, shape=h0.shape[-1:]) if b_hn is None else b_hn,
-        h0=h0,
-        reset_state=initial_like(cell, h0, h0.shape[:-1]),
-        valid=inputs.valid,
-        resets=inputs.resets,
-    )
-    return kernels.forward(args, reverse=reverse, dtype=dtype)
-
-
-def _call_backward_kernel(
-    kernels: FusedKernels,
-    w_h_t: Array,
+    step_graph: Anatomy,
+    weights_t: Leaves,
     recurrence: Recurrence,
     carry: SweepCarry,
     *,
     reverse: bool,
 ) -> Swept:
-    """The adjoint scan of a GRU, which has one state leaf and one matmul in its step."""
+    """A ``Sweep`` by the backward kernel: a GRU has one state leaf, and one matmul in its step."""
+    del step_graph
+    w_h_t = weights_t[0].astype(matmul_dtype)
     (packed,), (passed,), d_ys = recurrence.packed, recurrence.passed, recurrence.d_shown[0]
     (d_h_last,), d_reset_state = carry
     gate_jacobian, state_jacobian, resets = packed[0], passed[0], recurrence.resets

@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -51,15 +52,22 @@ class Cluster:
         body: Callable[..., None],
         *,
         name: str,
-        batch: int,
-        out_type: Any,
+        shape: tuple[int, int, int],
+        dtype: DType,
         scratch_types: Any,
         interpret: Any,
     ) -> Callable[..., Any]:
-        """``plgpu.kernel`` over a grid of one cluster for each batch tile."""
+        """``plgpu.kernel`` over a grid of one cluster for each batch tile.
+
+        Its results are ``shape`` (T, B, H) in ``dtype``, and (B, H) in float32.
+        """
+        _, batch, _ = shape
         return plgpu.kernel(
             body,
-            out_type=out_type,
+            out_type=(
+                jax.ShapeDtypeStruct(shape, dtype),
+                jax.ShapeDtypeStruct(shape[1:], jnp.float32),
+            ),
             scratch_types=scratch_types,
             grid=(batch // TILE_BATCH,),
             grid_names=("batch_tile",),

@@ -12,14 +12,13 @@ its units' gates.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from gru_jax._unroll.fused.flags import RESET, VALID, pack_flags
-from gru_jax._unroll.fused.hopper import dsmem
+from gru_jax._unroll.fused.hopper import dsmem, tiles
 from gru_jax._unroll.fused.hopper.cluster import (
     TILE_BATCH,
     UNITS_PER_CTA,
@@ -28,19 +27,6 @@ from gru_jax._unroll.fused.hopper.cluster import (
     load_weights,
 )
 from gru_jax._unroll.fused.hopper.dsmem import Ref
-from gru_jax._unroll.fused.hopper.tiles import (
-    PREFETCH_DISTANCE,
-    WGMMA,
-    WGMMA_TRANSPOSED,
-    load_bias,
-    load_carry,
-    load_flags,
-    load_tile,
-    prefetch_tile,
-    relayout,
-    select_per_sequence,
-    store_tile,
-)
 from gru_jax._unroll.fused.interface import ForwardArgs
 from gru_jax.cells.gru import gru_step_reset_after
 from gru_jax.typing import Array, DType
@@ -82,8 +68,10 @@ def launch_forward(
         ) = refs[0 if flags is None else 1 :]
         dsmem.init_mbarriers(mbarriers)
         load_weights(weights, w_smem, weights_barrier)
-        bias = load_bias(b_hn)
-        reset_state = None if flags_ref is None else relayout(load_tile(reset_state_ref), WGMMA)
+        bias = tiles.load_bias(b_hn)
+        reset_state = None
+        if flags_ref is not None:
+            reset_state = tiles.relayout(tiles.load_tile(reset_state_ref), tiles.WGMMA)
 
         def time_index(step: Array | int) -> Array:
             step = jnp.clip(step, 0, time - 1)
@@ -91,16 +79,16 @@ def launch_forward(
 
         def load_inputs(step: Array | int) -> tuple[list[Array], Array | None]:
             for ref in (x_r, x_z, x_n):
-                prefetch_tile(ref, time_index(step + PREFETCH_DISTANCE))
-            bits = None if flags_ref is None else load_flags(flags_ref, time_index(step))
-            return [load_tile(ref, time_index(step)) for ref in (x_r, x_z, x_n)], bits
+                tiles.prefetch_tile(ref, time_index(step + tiles.PREFETCH_DISTANCE))
+            bits = None if flags_ref is None else tiles.load_flags(flags_ref, time_index(step))
+            return [tiles.load_tile(ref, time_index(step)) for ref in (x_r, x_z, x_n)], bits
 
         def body(step: Array, carry: tuple[Array, Any]) -> tuple[Array, Any]:
-            h_previous, (x, bits) = carry
+            h_previous, (projected, bits) = carry
             h = h_previous
             if bits is not None and reset_state is not None:
-                h = select_per_sequence(bits & RESET, reset_state, h)
-            message = relayout(h, WGMMA_TRANSPOSED).astype(matmul_dtype)
+                h = tiles.select_per_sequence(bits & RESET, reset_state, h)
+            message = tiles.relayout(h, tiles.WGMMA_TRANSPOSED).astype(matmul_dtype)
             operands = recv_smem.at[lax.rem(step, 2)]
             for rank_offset in range(1, num_ctas):
                 slot_ref = operands.at[num_ctas - rank_offset]
@@ -110,9 +98,10 @@ def launch_forward(
             # wait for them.
             operands.at[0].transpose((1, 0))[...] = message
             plgpu.commit_smem()
-            projected_r, projected_z, projected_n = (relayout(tile, WGMMA) for tile in x)
-            store_tile(states, relayout(h_previous, WGMMA_TRANSPOSED), time_index(step - 1))
-            next_tiles = load_inputs(step + 1)
+            p_r, p_z, p_n = (tiles.relayout(tile, tiles.WGMMA) for tile in projected)
+            h_previous = tiles.relayout(h_previous, tiles.WGMMA_TRANSPOSED)
+            tiles.store_tile(states, h_previous, time_index(step - 1))
+            next_inputs = load_inputs(step + 1)
 
             def receive() -> None:
                 cluster.receive(mbarriers, step, message)
@@ -129,25 +118,23 @@ def launch_forward(
                     for total, addend in zip(preactivations, addends, strict=True)
                 )
 
-            projected = projected_r, projected_z, projected_n
-            new = gru_step_reset_after(h, projected, w_smem, bias, affine)
-            return new if bits is None else select_per_sequence(bits & VALID, new, h), next_tiles
+            new = gru_step_reset_after(h, (p_r, p_z, p_n), w_smem, bias, affine)
+            if bits is not None:
+                new = tiles.select_per_sequence(bits & VALID, new, h)
+            return new, next_inputs
 
-        init = relayout(load_carry(h0), WGMMA), load_inputs(0)
+        init = tiles.relayout(tiles.load_carry(h0), tiles.WGMMA), load_inputs(0)
         h, _ = lax.fori_loop(0, time, body, init)
-        h = relayout(h, WGMMA_TRANSPOSED)
-        store_tile(states, h, time_index(time - 1))
-        store_tile(h_last, h)
+        h = tiles.relayout(h, tiles.WGMMA_TRANSPOSED)
+        tiles.store_tile(states, h, time_index(time - 1))
+        tiles.store_tile(h_last, h)
         cluster.exit_sync(exit_barrier)
 
     run = cluster.kernel(
         kernel,
         name="gru_forward",
-        batch=batch,
-        out_type=(
-            jax.ShapeDtypeStruct((time, batch, hidden), dtype),
-            jax.ShapeDtypeStruct((batch, hidden), jnp.float32),
-        ),
+        shape=(time, batch, hidden),
+        dtype=dtype,
         scratch_types=[
             cluster.smem((3, UNITS_PER_CTA, hidden), matmul_dtype),
             cluster.smem((2, num_ctas, TILE_BATCH, UNITS_PER_CTA), matmul_dtype),
