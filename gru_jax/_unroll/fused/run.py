@@ -26,7 +26,7 @@ from gru_jax.cells.base import AffineCell, cast_params, dot, promote_params
 from gru_jax.cells.gru import GRUParams
 from gru_jax.typing import Array, DType
 
-SavedInputs = tuple[GRUParams, Steps, Array, list[Kept]]
+SavedValues = tuple[GRUParams, Steps, Array, list[Kept]]
 
 VERIFIED_PLATFORMS: tuple[str, ...] = ("gpu",)
 """Platforms whose kernels have run on a device. Others are used only when requested explicitly."""
@@ -115,12 +115,12 @@ def run(
 
     def forward(
         cell: GRUParams, inputs: Steps, h0: Array
-    ) -> tuple[tuple[Array, Array], SavedInputs]:
+    ) -> tuple[tuple[Array, Array], SavedValues]:
         outputs, states = run_kernel(cell, inputs, h0, h0.dtype)
         return outputs, (cell, inputs, h0, [Kept(states)])
 
     def pullback(
-        saved: SavedInputs, cotangents: tuple[Array, Array]
+        saved: SavedValues, cotangents: tuple[Array, Array]
     ) -> tuple[AffineCell, Steps, Array]:
         return walk_back(
             saved,
@@ -158,14 +158,14 @@ def _adjoint_scan(
     (d_h_last,), d_reset_state = carry
     gate_jacobian, state_jacobian, resets = packed[0], passed[0], recurrence.resets
     # A step that resets passes nothing on to the state before it.
-    kept_gate, kept_state = gate_jacobian, state_jacobian
+    masked_gate, masked_state = gate_jacobian, state_jacobian
     if resets is not None:
-        kept_gate, kept_state = (
+        masked_gate, masked_state = (
             jnp.where(expand(resets, jacobian), jnp.zeros_like(jacobian), jacobian)
             for jacobian in (gate_jacobian, state_jacobian)
         )
-    r, z, n = jnp.moveaxis(kept_gate.astype(w_h_t.dtype), -2, 0)
-    args = BackwardArgs(d_ys, kept_state, (r, z, n), w_h_t, d_h_last)
+    r, z, n = jnp.moveaxis(masked_gate.astype(w_h_t.dtype), -2, 0)
+    args = BackwardArgs(d_ys, masked_state, (r, z, n), w_h_t, d_h_last)
     d, d_h0 = kernels.backward(args, reverse=reverse)
     if d_reset_state is not None and resets is not None:
         d_preactivations = (gate_jacobian * d[..., None, :]).reshape(*d.shape[:-1], -1)

@@ -2,10 +2,11 @@
 
 Notation:
     T, B, H: time steps, sequences, hidden units; B is a multiple of N.
-    C: CTAs of a cluster, H / U.
-    U: hidden units of a CTA, 64.
-    N: sequences of a batch tile, 16; the grid has B / N clusters.
-Register tiles are (U, N). In each step a CTA multiplies the cotangents of its units'
+    U: the recurrent weights (H, 3H).
+    C: CTAs of a cluster, H / M.
+    M: hidden units of a CTA, 64, the rows of its matmuls.
+    N: sequences of a batch tile, 16, the columns; the grid has B / N clusters.
+Register tiles are (M, N). In each step a CTA multiplies the cotangents of its units'
 preactivations by U^T. This gives a partial sum for every unit's cotangent, and the CTA sends each
 other CTA the partial sum of that CTA's units. Sending the preactivations' cotangents instead would
 take three times as many bytes, and more shared memory than there is.
@@ -47,15 +48,15 @@ def launch_backward(args: BackwardArgs, *, reverse: bool, interpret: object) -> 
     def kernel(*refs: Ref) -> None:
         (
             *per_step,  # five of (T, B, H): d_ys, the Jacobians of the state and of r, z, n
-            weights,  # (C, C, U, 3U), matmul dtype
+            weights,  # (C, C, M, 3M), matmul dtype
             d_h_last,  # (B, H)
             d_ref,  # (T, B, H)
             d_h0,  # (B, H)
         ) = refs[:9]
         (
-            w_smem,  # (C - 1, U, 3U), matmul dtype
-            d_preactivations,  # (N, 3U), matmul dtype
-            recv_smem,  # (2, C - 1, N, U), matmul dtype
+            w_smem,  # (C - 1, M, 3M), matmul dtype
+            d_preactivations,  # (N, 3M), matmul dtype
+            recv_smem,  # (2, C - 1, N, M), matmul dtype
             weights_barrier,
             mbarriers,
             exit_barrier,
@@ -144,9 +145,9 @@ def launch_backward(args: BackwardArgs, *, reverse: bool, interpret: object) -> 
 
 
 def _partition_weights(w_h_t: Array, num_ctas: int) -> Array:
-    """U of each CTA's units for each receiver's units (C, C, U, 3U), from U^T (3H, H).
+    """U for each receiver's units and each CTA's units (C, C, M, 3M), from U^T (3H, H).
 
-    Receivers are in rank-offset order.
+    The second axis is the receiver's rank offset.
     """
     u = w_h_t.T.reshape(num_ctas, UNITS_PER_CTA, 3, num_ctas, UNITS_PER_CTA)
     u = by_rank_offset(u.transpose(3, 0, 1, 2, 4))
@@ -154,11 +155,11 @@ def _partition_weights(w_h_t: Array, num_ctas: int) -> Array:
 
 
 def _matmul(
-    weights: Ref | Array,  # (U, 3U)
-    operand: Ref,  # (N, 3U)
+    weights: Ref | Array,  # (M, 3M)
+    operand: Ref,  # (N, 3M)
     overlapped: Callable[[], Any],
 ) -> tuple[Array, Any]:
-    """The matmul (U, N), and the result of ``overlapped``, which is called while it runs."""
+    """The matmul (M, N), and the result of ``overlapped``, which is called while it runs."""
 
     def accumulate(accumulator: Ref) -> tuple[Array, Any]:
         plgpu.wgmma(accumulator, weights, operand.transpose((1, 0)))

@@ -2,10 +2,10 @@
 
 Notation:
     C: CTAs of the cluster, H / 64.
-    U: hidden units of a CTA (``UNITS_PER_CTA``).
+    M: hidden units of a CTA (``UNITS_PER_CTA``).
     N: sequences of a batch tile (``TILE_BATCH``).
 
-Each CTA holds its units' weights in its own shared memory and registers. Its arrays are (U, N) in
+Each CTA holds its units' weights in its own shared memory and registers. Its arrays are (M, N) in
 registers: units are the wide dimension of the matmul, and the batch may be small.
 """
 
@@ -33,7 +33,7 @@ TILE_BATCH = 16
 class Cluster:
     """The CTAs that share a batch tile.
 
-    In every step each CTA sends one message (U, N) to each other CTA, and waits for all messages
+    In every step each CTA sends one message (M, N) to each other CTA, and waits for all messages
     sent to it. A receive buffer has two slots, for even and for odd steps, with an mbarrier each;
     the README of this package proves that two suffice.
 

@@ -2,10 +2,11 @@
 
 Notation:
     T, B, H: time steps, sequences, hidden units; B is a multiple of N.
-    C: CTAs of a cluster, H / U.
-    U: hidden units of a CTA, 64.
-    N: sequences of a batch tile, 16; the grid has B / N clusters.
-Register tiles are (U, N). In each step a CTA sends its units' state to the other CTAs and computes
+    U: the recurrent weights (H, 3H).
+    C: CTAs of a cluster, H / M.
+    M: hidden units of a CTA, 64, the rows of its matmuls.
+    N: sequences of a batch tile, 16, the columns; the grid has B / N clusters.
+Register tiles are (M, N). In each step a CTA sends its units' state to the other CTAs and computes
 its units' gates.
 """
 
@@ -50,7 +51,7 @@ def launch_forward(
         x_r: Ref,  # (T, B, H)
         x_z: Ref,  # (T, B, H)
         x_n: Ref,  # (T, B, H)
-        weights: Ref,  # (C, 3, U, H), matmul dtype
+        weights: Ref,  # (C, 3, M, H), matmul dtype
         b_hn: Ref,  # (H,)
         h0: Ref,  # (B, H)
         reset_state_ref: Ref,  # (B, H)
@@ -60,8 +61,8 @@ def launch_forward(
         (
             states,  # (T, B, H)
             h_last,  # (B, H)
-            w_smem,  # (3, U, H), matmul dtype
-            recv_smem,  # (2, C, N, U), matmul dtype
+            w_smem,  # (3, M, H), matmul dtype
+            recv_smem,  # (2, C, N, M), matmul dtype
             weights_barrier,
             mbarriers,
             exit_barrier,
@@ -150,7 +151,7 @@ def launch_forward(
 
 
 def _partition_weights(w_h: Array, num_ctas: int) -> Array:
-    """U^T of each CTA's units (C, 3, U, H), from (H, 3H); its columns are in rank-offset order."""
+    """U^T of each CTA's units (C, 3, M, H), from U (H, 3H); columns are in rank-offset order."""
     sender_second = w_h.reshape(num_ctas, UNITS_PER_CTA, 3, num_ctas, UNITS_PER_CTA).transpose(
         3, 0, 2, 4, 1
     )
@@ -159,11 +160,11 @@ def _partition_weights(w_h: Array, num_ctas: int) -> Array:
 
 
 def _matmul(weights: Ref, operands: Ref, receive: Callable[[], None]) -> tuple[Array, ...]:
-    """``U^T h`` (U, N) for each gate.
+    """``U^T h`` (M, N) for each gate.
 
     Args:
-        weights: (3, U, H).
-        operands: (C, N, U), the state of every CTA's units in rank-offset order.
+        weights: (3, M, H).
+        operands: (C, N, M), the state of every CTA's units in rank-offset order.
         receive: waits for all operands but the CTA's own, which is there already.
     """
     num_ctas, _, _ = operands.shape
