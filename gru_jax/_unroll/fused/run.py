@@ -144,16 +144,16 @@ def _flatten_batch(array: Array, num_leading: int, batch_shape: list[int]) -> Ar
 def _adjoint_scan(
     kernels: FusedKernels,
     matmul_dtype: DType,
-    step_graph: Anatomy,
-    weights_t: Leaves,
+    anatomy: Anatomy,
+    transposed: Leaves,
     recurrence: Recurrence,
     carry: SweepCarry,
     *,
     reverse: bool,
 ) -> Swept:
     """A ``Sweep`` by the backward kernel: a GRU has one state leaf, and one matmul in its step."""
-    del step_graph
-    w_h_t = weights_t[0].astype(matmul_dtype)
+    del anatomy
+    w_h_t = transposed[0].astype(matmul_dtype)
     (packed,), (passed,), d_ys = recurrence.packed, recurrence.passed, recurrence.d_shown[0]
     (d_h_last,), d_reset_state = carry
     gate_jacobian, state_jacobian, resets = packed[0], passed[0], recurrence.resets

@@ -94,9 +94,9 @@ def launch_forward(
             for rank_offset in range(1, num_ctas):
                 slot_ref = operands.at[num_ctas - rank_offset]
                 cluster.send(message, slot_ref, mbarriers, step, rank_offset)
-            # Overlap independent work with the remote stores. Global loads and stores are issued
-            # after this commit_smem: it is a fence (MEMBAR.ALL.CTA in SASS) that would otherwise
-            # wait for them.
+            # Overlap independent work with the remote stores. A commit_smem is a fence
+            # (MEMBAR.ALL.CTA in SASS) that waits for global loads and stores in flight. Issued
+            # after this one, they have until the next, while the messages arrive.
             operands.at[0].transpose((1, 0))[...] = message
             plgpu.commit_smem()
             p_r, p_z, p_n = (tiles.relayout(tile, tiles.WGMMA) for tile in projected)
