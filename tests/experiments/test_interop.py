@@ -13,6 +13,7 @@ from experiments.interop.pairs import Pair, all_pairs
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_the_command_writes_figures_and_tables(workplace, capsys, monkeypatch):
     pairs = [
         Pair("one", "cell", direction, "float32", lambda seed, error=error: error * seed)
