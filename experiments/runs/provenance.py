@@ -1,4 +1,4 @@
-"""What a run was made with: revision, versions and device, for `meta.json`."""
+"""Provenance of a run: revision, versions and device, for `meta.json`."""
 
 import importlib.metadata
 import os
@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2", "avx": "AVX", "sve": "SVE", "asimd": "NEON"}
-"""What a processor's flags call vectors, the widest first."""
+"""Vector extensions by CPU flag, the widest first."""
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
 
@@ -47,9 +47,12 @@ def git_state(folder: Path) -> dict[str, Any]:
 
 
 def cpu(cpuinfo: Path) -> str | None:
-    """The processor's name and its widest vectors, by Linux's account; None where there is none.
+    """Returns the processor's name and its widest vector extension, from Linux's cpuinfo.
 
-    Products run at a rate that follows from the vectors, and virtual machines hide the name.
+    The vector width determines the speed of matmuls, and virtual machines often hide the name.
+
+    Returns:
+        The text, or None without such a file or such fields.
     """
     try:
         lines = cpuinfo.read_text().splitlines()
@@ -62,7 +65,7 @@ def cpu(cpuinfo: Path) -> str | None:
 
 
 def _version(package: str) -> str | None:
-    """Of an installed package; the benchmarks need fewer than training does."""
+    """Returns the version of a package; None if it is absent, as some are for the benchmarks."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

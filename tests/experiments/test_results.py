@@ -1,4 +1,4 @@
-"""What is kept of results is what the commands write of them."""
+"""Committed results are what the commands write."""
 
 import json
 import re
@@ -14,16 +14,16 @@ RESULTS = sorted((REPOSITORY / "experiments" / "results").glob("*/compare.json")
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.parent.name)
-def test_the_table_is_that_of_the_figures(path):
+def test_the_table_shows_the_metrics(path):
     result = json.loads(path.read_text())
     assert path.with_suffix(".md").read_text() == report.to_markdown(result)
     assert path.with_suffix(".png").exists()
     config = load_config(REPOSITORY / "configs" / f"{path.parent.name}.yaml")
-    assert report.published_figures(result) == config.published
+    assert report.published_metrics(result) == config.published
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.parent.name)
-def test_the_readme_says_what_the_figures_are(path):
+def test_the_readme_shows_the_metrics(path):
     readme = (REPOSITORY / "README.md").read_text()
     row = re.search(rf"^\| `{path.parent.name}`: .*\|$", readme, re.MULTILINE)
     assert row is not None
@@ -31,12 +31,12 @@ def test_the_readme_says_what_the_figures_are(path):
     models = {model["cell"]: model for model in json.loads(path.read_text())["models"]}
     assert models.keys() == {cell for cell, text in cells.items() if text.strip()}
     for cell, model in models.items():
-        means = [figure["mean"] for figure in model["test"].values()]
+        means = [metric["mean"] for metric in model["test"].values()]
         assert any(is_rounded(cells[cell], mean) for mean in means)
 
 
 def is_rounded(text, value):
-    """Whether a figure as it is printed is this one, to the digits that are there."""
+    """Whether a printed number is this value, to its number of digits."""
     number, digits, power = re.search(r"((?:\d+)\.(\d+))(?:e(-?\d+))?", text).groups()
     percent = -2 if "%" in text else 0
     power = int(power or 0) + percent
