@@ -4,7 +4,13 @@ import pytest
 
 pytest.importorskip("onnx")
 
-from experiments.interop.bad_files.adversarial_onnx import ADVERSARIAL, LONG, chain, followed_by, gru
+from experiments.interop.bad_files.adversarial_onnx import (
+    ADVERSARIAL,
+    LONG,
+    chain,
+    followed_by,
+    gru,
+)
 from gru_jax.interop import onnx as converter
 from gru_jax.interop.files import FileError
 from tests.interop.assert_trees import assert_equal
