@@ -13,7 +13,7 @@ from experiments.interop.models import Model
 from gru_jax.interop import equinox, haiku, linen, nnx
 from tests.interop.assert_trees import assert_equal
 
-AFTER, BEFORE = Model().draw(0), Model(reset="before").draw(0)
+AFTER, BEFORE = Model().init(0), Model(reset="before").init(0)
 WITHOUT_B_HN = dataclasses.replace(AFTER, b_hn=None)
 
 
@@ -60,8 +60,8 @@ def test_haiku_parameters_stand_under_a_name():
 
 
 def test_haiku_has_the_opposite_sign_for_the_update_gate():
-    dumped = haiku.dump(Model(reset="before", input=1, hidden=1).draw(0))["gru"]
-    params = Model(reset="before", input=1, hidden=1).draw(0)
+    dumped = haiku.dump(Model(reset="before", input=1, hidden=1).init(0))["gru"]
+    params = Model(reset="before", input=1, hidden=1).init(0)
     z, r, n = dumped["b"]
     np.testing.assert_array_equal(np.asarray(params.b), [r, -z, n])
 
