@@ -4,7 +4,7 @@ VENV ?= .venv
 WORKERS ?= $(shell getconf _NPROCESSORS_ONLN || echo 2)
 BIN := $(VENV)/bin
 
-.PHONY: train test lint clean
+.PHONY: train test lint docs docs-serve clean
 
 train: $(VENV)/.experiments
 	$(BIN)/python -m experiments train configs/digits.yaml
@@ -17,8 +17,14 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build
+
+docs-serve: $(VENV)/.docs
+	$(BIN)/mkdocs serve
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/pyvenv.cfg:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -26,6 +32,6 @@ $(VENV)/pyvenv.cfg:
 	$(PYTHON) -m venv $(VENV)
 
 # A stamp per set of extras, made only once the installation went through.
-$(addprefix $(VENV)/.,experiments dev interop gpu-compiler tpu-compiler): $(VENV)/.%: pyproject.toml | $(VENV)/pyvenv.cfg
+$(addprefix $(VENV)/.,experiments dev docs interop gpu-compiler tpu-compiler): $(VENV)/.%: pyproject.toml | $(VENV)/pyvenv.cfg
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	touch $@

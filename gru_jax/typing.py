@@ -10,7 +10,7 @@ Axes in shape annotations:
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypedDict
 
 import jax
 from jaxtyping import Bool, Float, Int
@@ -36,7 +36,18 @@ Lengths: TypeAlias = Int[Array, "*batch"]
 TimeMask: TypeAlias = Bool[Array, "time *batch"]
 
 ImplementationName: TypeAlias = Literal["mosaic_gpu", "pallas_tpu", "xla", "scan"]
-"""Implementations of :func:`gru_jax.unroll`."""
+"""The implementations of :func:`gru_jax.unroll`."""
 
 Checkpoint: TypeAlias = Literal["step", "chunk"] | int | None
 """What :func:`gru_jax.unroll` saves for the backward pass."""
+
+
+class UnrollOptions(TypedDict, total=False):
+    """Keyword arguments of :func:`gru_jax.unroll` that its relatives take, too."""
+
+    lengths: Lengths | None
+    mask: TimeMask | None
+    starts: TimeMask | None
+    reverse: bool
+    implementation: ImplementationName | None
+    checkpoint: Checkpoint

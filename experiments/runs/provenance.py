@@ -19,8 +19,7 @@ def provenance() -> dict[str, Any]:
     """Returns the git revision, the versions of Python and the packages, and the device."""
     device = jax.devices()[0]
     return {
-        "git_revision": _git("rev-parse", "HEAD"),
-        "git_changed_files": _git("status", "--porcelain", "--untracked-files=no").splitlines(),
+        **git_state(Path(__file__).parent),
         "versions": {
             "python": platform.python_version(),
             **{package: version for package in PACKAGES if (version := _version(package))},
@@ -35,6 +34,15 @@ def provenance() -> dict[str, Any]:
             "cpu": cpu(Path("/proc/cpuinfo")),
             "machine": platform.machine(),
         },
+    }
+
+
+def git_state(folder: Path) -> dict[str, Any]:
+    """Returns the git revision of a checkout, and the tracked files that differ from it."""
+    changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return {
+        "git_revision": _git(folder, "rev-parse", "HEAD"),
+        "git_changed_files": changed.splitlines(),
     }
 
 
@@ -64,11 +72,11 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git(*arguments: str) -> str:
+def _git(folder: Path, *arguments: str) -> str:
     try:
         done = subprocess.run(
             ["git", *arguments],
-            cwd=Path(__file__).parent,
+            cwd=folder,
             capture_output=True,
             text=True,
             check=True,

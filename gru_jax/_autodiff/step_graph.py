@@ -230,6 +230,14 @@ def trace_step(cell: AffineCell, features: Shape, dtype: DType) -> StepGraph:
     for value in (*computed, *addends):
         for primitive in sorted(value.constants):
             violations[f"a constant of the state's shape is made by {primitive}"] = None
+    read = {s.index for value in computed for s in value.sources if s.kind == "preactivation"}
+    first = 0
+    for number, splits in enumerate(map(len, preactivations)):
+        if not read & set(range(first, first + splits)):
+            violations[
+                f"the state does not depend on matmul {number}, but by an addend at most"
+            ] = None
+        first += splits
     if {s.kind for value in addends for s in value.sources} & {"state", "preactivation"}:
         violations["an addend of affine depends on the state"] = None
     if {s.kind for value in weights for s in value.sources} - {"parameter"}:

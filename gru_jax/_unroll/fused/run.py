@@ -6,6 +6,7 @@ backward kernel, and the gradients of parameters and inputs after it. The backwa
 the gates from the states, which are the only residuals.
 """
 
+import functools
 import math
 
 import jax
@@ -27,6 +28,8 @@ from gru_jax.cells.gru import GRUParams
 from gru_jax.cells.linear import dot
 from gru_jax.cells.precision import cast_params
 from gru_jax.typing import Array, DType
+
+Saved = tuple[GRUParams, ScanInputs, Array, Residuals]
 
 VERIFIED_PLATFORMS: tuple[str, ...] = ("gpu",)
 """Platforms whose kernels have run on a device. Others are used only when requested explicitly."""
@@ -93,45 +96,44 @@ def run(
     inputs = jax.tree.map(lambda leaf: _flatten_batch(leaf, 1, batch_shape), inputs)
     h0 = _flatten_batch(h0, 0, batch_shape)
 
-    def function(cell: GRUParams, inputs: ScanInputs, h0: Array) -> tuple[Array, Array]:
-        dtype = inputs.xs.dtype
-        states, h_last = _call_forward_kernel(
-            kernels, cell, inputs, h0, reverse=reverse, matmul_dtype=matmul_dtype, dtype=dtype
+    def run_kernel(
+        cell: GRUParams, inputs: ScanInputs, h0: Array, states_dtype: DType
+    ) -> tuple[tuple[Array, Array], Array]:
+        compute_cell = cast_params(cell, inputs.xs.dtype)
+        b_hn = compute_cell.b_hn
+        args = ForwardArgs(
+            projected=compute_cell.project(inputs.xs),
+            w_h=cell.w_h.astype(matmul_dtype),
+            b_hn=jnp.zeros_like(h0, shape=h0.shape[-1:]) if b_hn is None else b_hn,
+            h0=h0,
+            reset_state=reset_state_like(cell, inputs, h0),
+            valid=inputs.valid,
+            resets=inputs.resets,
         )
-        return h_last, mask_outputs(cell.output(states), inputs.valid, dtype)
+        states, h_last = kernels.forward(args, reverse=reverse, dtype=states_dtype)
+        ys = mask_outputs(cell.output(states), inputs.valid, inputs.xs.dtype)
+        return (h_last, ys), states
+
+    def function(cell: GRUParams, inputs: ScanInputs, h0: Array) -> tuple[Array, Array]:
+        return run_kernel(cell, inputs, h0, inputs.xs.dtype)[0]
 
     def forward(
         cell: GRUParams, inputs: ScanInputs, h0: Array
-    ) -> tuple[tuple[Array, Array], tuple[GRUParams, ScanInputs, Array, Residuals]]:
-        states, h_last = _call_forward_kernel(
-            kernels, cell, inputs, h0, reverse=reverse, matmul_dtype=matmul_dtype, dtype=h0.dtype
-        )
-        ys = mask_outputs(cell.output(states), inputs.valid, inputs.xs.dtype)
-        return (h_last, ys), (cell, inputs, h0, Residuals(states))
-
-    def adjoint_scan(
-        graph: StepGraph,
-        weights_t: Leaves,
-        recurrence: AdjointRecurrence,
-        carry: AdjointCarry,
-        *,
-        reverse: bool,
-    ) -> AdjointResult:
-        del graph
-        w_h_t = weights_t[0].astype(matmul_dtype)
-        return _call_backward_kernel(kernels, w_h_t, recurrence, carry, reverse=reverse)
+    ) -> tuple[tuple[Array, Array], Saved]:
+        outputs, states = run_kernel(cell, inputs, h0, h0.dtype)
+        return outputs, (cell, inputs, h0, Residuals(states))
 
     def pullback(
-        residuals: tuple[GRUParams, ScanInputs, Array, Residuals], cotangents: tuple[Array, Array]
+        saved: Saved, cotangents: tuple[Array, Array]
     ) -> tuple[AffineCell, ScanInputs, Array]:
         assert isinstance(spec.step_graph, StepGraph), "a GRU keeps the rule of AffineCell"
         return backward_pass(
-            residuals,
+            saved,
             cotangents,
             spec.step_graph,
             reverse=reverse,
             max_chunk_steps=max(1, MAX_CHUNK_ELEMENTS // h0.size),
-            adjoint_scan=adjoint_scan,
+            adjoint_scan=functools.partial(_adjoint_scan, kernels, matmul_dtype),
         )
 
     h_last, ys = custom_vjp_with_jvp(function, forward, pullback)(cell, inputs, h0)
@@ -155,52 +157,31 @@ def _flatten_batch(array: Array, num_leading: int, batch_shape: list[int]) -> Ar
     return array.reshape(*array.shape[:num_leading], math.prod(batch_shape), *trailing)
 
 
-def _call_forward_kernel(
+def _adjoint_scan(
     kernels: FusedKernels,
-    cell: GRUParams,
-    inputs: ScanInputs,
-    h0: Array,
-    *,
-    reverse: bool,
     matmul_dtype: DType,
-    dtype: DType,
-) -> tuple[Array, Array]:
-    """The state after each step in ``dtype``, and the last state."""
-    compute_cell = cast_params(cell, inputs.xs.dtype)
-    b_hn = compute_cell.b_hn
-    args = ForwardArgs(
-        projected=compute_cell.project(inputs.xs),
-        w_h=cell.w_h.astype(matmul_dtype),
-        b_hn=jnp.zeros_like(h0, shape=h0.shape[-1:]) if b_hn is None else b_hn,
-        h0=h0,
-        reset_state=reset_state_like(cell, inputs, h0),
-        valid=inputs.valid,
-        resets=inputs.resets,
-    )
-    return kernels.forward(args, reverse=reverse, dtype=dtype)
-
-
-def _call_backward_kernel(
-    kernels: FusedKernels,
-    w_h_t: Array,
+    graph: StepGraph,
+    weights_t: Leaves,
     recurrence: AdjointRecurrence,
     carry: AdjointCarry,
     *,
     reverse: bool,
 ) -> AdjointResult:
-    """The adjoint scan of a GRU, which has one state leaf and one matmul in its step."""
+    """An ``AdjointScan`` by the kernel: a GRU has one state leaf, and one matmul in its step."""
+    del graph
+    w_h_t = weights_t[0].astype(matmul_dtype)
     (by_output,), (by_leaf,) = recurrence.preactivation_jacobian, recurrence.state_jacobian
     gate_jacobian, state_jacobian, resets = by_output[0], by_leaf[0], recurrence.resets
     d_ys, ((d_h_last,), d_reset_state) = recurrence.d_from_outputs[0], carry
     # A step that resets passes nothing on to the state before it.
-    kept_gate, kept_state = gate_jacobian, state_jacobian
+    masked_gate, masked_state = gate_jacobian, state_jacobian
     if resets is not None:
-        kept_gate, kept_state = (
+        masked_gate, masked_state = (
             jnp.where(broadcast_mask(resets, jacobian), jnp.zeros_like(jacobian), jacobian)
             for jacobian in (gate_jacobian, state_jacobian)
         )
-    r, z, n = jnp.moveaxis(kept_gate.astype(w_h_t.dtype), -2, 0)
-    args = BackwardArgs(d_ys, kept_state, (r, z, n), w_h_t, d_h_last)
+    r, z, n = jnp.moveaxis(masked_gate.astype(w_h_t.dtype), -2, 0)
+    args = BackwardArgs(d_ys, masked_state, (r, z, n), w_h_t, d_h_last)
     d, d_h0 = kernels.backward(args, reverse=reverse)
     if d_reset_state is not None and resets is not None:
         d_preactivations = (gate_jacobian * d[..., None, :]).reshape(*d.shape[:-1], -1)

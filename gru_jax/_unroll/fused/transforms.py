@@ -35,7 +35,7 @@ def with_transform_rules(kernels: FusedKernels, platform: str | None = None) -> 
       several, contains the reference kernels.
     """
 
-    def wrap(kernel: Function, reference: Function, batch_axes: KernelArgs) -> Function:
+    def wrap(kernel: Function, reference: Function, batch_axes: Sequence[Any]) -> Function:
         def call(args: KernelArgs, **options: Any) -> Any:
             device = functools.partial(kernel, **options)
             plain = functools.partial(reference, **options)
@@ -51,7 +51,7 @@ def with_transform_rules(kernels: FusedKernels, platform: str | None = None) -> 
     )
 
 
-def _with_vmap_rule(kernel: Function, reference: Function, batch_axes: KernelArgs) -> Function:
+def _with_vmap_rule(kernel: Function, reference: Function, batch_axes: Sequence[Any]) -> Function:
     """``kernel``; under vmap with the mapped axis joined to the batch, or else ``reference``."""
     function = jax.custom_batching.custom_vmap(kernel)
 

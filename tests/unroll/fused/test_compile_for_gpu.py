@@ -126,7 +126,7 @@ def test_shard_map_over_the_batch():
             tree,
         )
 
-    placed = [place(*pair) for pair in zip(specs, arguments(2 * BATCH), strict=True)]
+    placed = [place(spec, tree) for spec, tree in zip(specs, arguments(2 * BATCH), strict=True)]
     assert kernels_in(jax.jit(jax.grad(sharded)).lower(*placed).compile()) == 2
 
 

@@ -2,10 +2,11 @@
 
 Notation:
     T, B, H: time steps, sequences, hidden units; B is a multiple of N.
-    C: CTAs of a cluster, H / U.
-    U: hidden units of a CTA, 64.
-    N: sequences of a batch tile, 16; the grid has B / N clusters.
-Register tiles are (U, N). In each step a CTA multiplies the cotangents of its units'
+    U: the recurrent weights (H, 3H).
+    C: CTAs of a cluster, H / M.
+    M: hidden units of a CTA, 64, the rows of its matmuls.
+    N: sequences of a batch tile, 16, the columns; the grid has B / N clusters.
+Register tiles are (M, N). In each step a CTA multiplies the cotangents of its units'
 preactivations by U^T. This gives a partial sum for every unit's cotangent, and the CTA sends each
 other CTA the partial sum of that CTA's units. Sending the preactivations' cotangents instead would
 take three times as many bytes, and more shared memory than there is.
@@ -15,13 +16,12 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from gru_jax._unroll.fused.hopper import dsmem
+from gru_jax._unroll.fused.hopper import dsmem, tiles
 from gru_jax._unroll.fused.hopper.cluster import (
     TILE_BATCH,
     UNITS_PER_CTA,
@@ -30,17 +30,6 @@ from gru_jax._unroll.fused.hopper.cluster import (
     load_weights,
 )
 from gru_jax._unroll.fused.hopper.dsmem import Ref
-from gru_jax._unroll.fused.hopper.tiles import (
-    PREFETCH_DISTANCE,
-    WGMMA,
-    WGMMA_TRANSPOSED,
-    load,
-    load_carry,
-    load_tile,
-    prefetch_tile,
-    relayout,
-    store_tile,
-)
 from gru_jax._unroll.fused.interface import BackwardArgs
 from gru_jax.typing import Array
 
@@ -59,15 +48,15 @@ def launch_backward(args: BackwardArgs, *, reverse: bool, interpret: object) -> 
     def kernel(*refs: Ref) -> None:
         (
             *per_step,  # five of (T, B, H): d_ys, the Jacobians of the state and of r, z, n
-            weights,  # (C, C, U, 3U), matmul dtype
+            weights,  # (C, C, M, 3M), matmul dtype
             d_h_last,  # (B, H)
             d_ref,  # (T, B, H)
             d_h0,  # (B, H)
         ) = refs[:9]
         (
-            w_smem,  # (C - 1, U, 3U), matmul dtype
-            d_preactivations,  # (N, 3U), matmul dtype
-            recv_smem,  # (2, C - 1, N, U), matmul dtype
+            w_smem,  # (C - 1, M, 3M), matmul dtype
+            d_preactivations,  # (N, 3M), matmul dtype
+            recv_smem,  # (2, C - 1, N, M), matmul dtype
             weights_barrier,
             mbarriers,
             exit_barrier,
@@ -75,18 +64,18 @@ def launch_backward(args: BackwardArgs, *, reverse: bool, interpret: object) -> 
         dsmem.init_mbarriers(mbarriers)
         load_weights(weights, w_smem, weights_barrier)
         # The weights of the CTA's own units are in registers: shared memory has no room for them.
-        local_weights = load(weights.at[lax.axis_index("cta"), 0], WGMMA)
+        local_weights = tiles.load(weights.at[lax.axis_index("cta"), 0], tiles.WGMMA)
 
         def time_index(step: Array | int) -> Array:
             step = jnp.minimum(step, time - 1)
             return time - 1 - step if reverse else step
 
         def load_inputs(step: Array | int) -> list[Array]:
-            return [load_tile(ref, time_index(step)) for ref in per_step]
+            return [tiles.load_tile(ref, time_index(step)) for ref in per_step]
 
         def body(step: Array, carry: tuple[Array, Any, Any]) -> tuple[Array, Any, Any]:
-            d, tiles, next_tiles = carry
-            d_y, state_jacobian, *gate_jacobians = (tile.astype(jnp.float32) for tile in tiles)
+            d, inputs, next_inputs = carry
+            d_y, state_jacobian, *gate_jacobians = (tile.astype(jnp.float32) for tile in inputs)
             d = d + d_y
             for gate, jacobian in enumerate(gate_jacobians):
                 units = pl.ds(gate * UNITS_PER_CTA, UNITS_PER_CTA)
@@ -104,13 +93,13 @@ def launch_backward(args: BackwardArgs, *, reverse: bool, interpret: object) -> 
             # after one, they have nearly a whole step to complete.
             def access_global_memory() -> list[Array]:
                 for ref in per_step:
-                    prefetch_tile(ref, time_index(step + PREFETCH_DISTANCE))
-                store_tile(d_ref, d, time_index(step))
+                    tiles.prefetch_tile(ref, time_index(step + tiles.PREFETCH_DISTANCE))
+                tiles.store_tile(d_ref, d, time_index(step))
                 return load_inputs(step + 2)
 
             # A partial sum is sent while the next one is computed. Each CTA starts with another
             # receiver, so that no CTA receives all messages at once.
-            partial_sum, tiles_in_flight = _matmul(
+            partial_sum, inputs_in_flight = _matmul(
                 w_smem.at[0], d_preactivations, access_global_memory
             )
 
@@ -128,22 +117,19 @@ def launch_backward(args: BackwardArgs, *, reverse: bool, interpret: object) -> 
             cluster.receive(mbarriers, step, partial_sum)
             for sender in range(num_ctas - 1):
                 message = received.at[sender].transpose((1, 0))
-                total += load(message, WGMMA_TRANSPOSED).astype(jnp.float32)
-            return total, next_tiles, tiles_in_flight
+                total += tiles.load(message, tiles.WGMMA_TRANSPOSED).astype(jnp.float32)
+            return total, next_inputs, inputs_in_flight
 
-        init = load_carry(d_h_last), load_inputs(0), load_inputs(1)
+        init = tiles.load_carry(d_h_last), load_inputs(0), load_inputs(1)
         d, _, _ = lax.fori_loop(0, time, body, init)
-        store_tile(d_h0, d)
+        tiles.store_tile(d_h0, d)
         cluster.exit_sync(exit_barrier)
 
     run = cluster.kernel(
         kernel,
         name="gru_backward",
-        batch=batch,
-        out_type=(
-            jax.ShapeDtypeStruct((time, batch, hidden), jnp.float32),
-            jax.ShapeDtypeStruct((batch, hidden), jnp.float32),
-        ),
+        shape=(time, batch, hidden),
+        dtype=jnp.float32,
         scratch_types=[
             cluster.smem((num_ctas - 1, UNITS_PER_CTA, 3 * UNITS_PER_CTA), matmul_dtype),
             cluster.smem((TILE_BATCH, 3 * UNITS_PER_CTA), matmul_dtype),
@@ -159,9 +145,9 @@ def launch_backward(args: BackwardArgs, *, reverse: bool, interpret: object) -> 
 
 
 def _partition_weights(w_h_t: Array, num_ctas: int) -> Array:
-    """U of each CTA's units for each receiver's units (C, C, U, 3U), from U^T (3H, H).
+    """U for each receiver's units and each CTA's units (C, C, M, 3M), from U^T (3H, H).
 
-    Receivers are in rank-offset order.
+    The second axis is the receiver's rank offset.
     """
     u = w_h_t.T.reshape(num_ctas, UNITS_PER_CTA, 3, num_ctas, UNITS_PER_CTA)
     u = by_rank_offset(u.transpose(3, 0, 1, 2, 4))
@@ -169,16 +155,16 @@ def _partition_weights(w_h_t: Array, num_ctas: int) -> Array:
 
 
 def _matmul(
-    weights: Ref | Array,  # (U, 3U)
-    operand: Ref,  # (N, 3U)
+    weights: Ref | Array,  # (M, 3M)
+    operand: Ref,  # (N, 3M)
     overlapped: Callable[[], Any],
 ) -> tuple[Array, Any]:
-    """The matmul (U, N), and the result of ``overlapped``, which is called while it runs."""
+    """The matmul (M, N), and the result of ``overlapped``, which is called while it runs."""
 
     def accumulate(accumulator: Ref) -> tuple[Array, Any]:
         plgpu.wgmma(accumulator, weights, operand.transpose((1, 0)))
         result = overlapped()
-        return relayout(accumulator[...], WGMMA_TRANSPOSED), result
+        return tiles.relayout(accumulator[...], tiles.WGMMA_TRANSPOSED), result
 
     tile = plgpu.WGMMAAccumulatorRef((UNITS_PER_CTA, TILE_BATCH), jnp.float32)
     return pl.run_scoped(accumulate, tile)

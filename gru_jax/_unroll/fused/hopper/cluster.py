@@ -2,10 +2,10 @@
 
 Notation:
     C: CTAs of the cluster, H / 64.
-    U: hidden units of a CTA (``UNITS_PER_CTA``).
+    M: hidden units of a CTA (``UNITS_PER_CTA``).
     N: sequences of a batch tile (``TILE_BATCH``).
 
-Each CTA holds its units' weights in its own shared memory and registers. Its arrays are (U, N) in
+Each CTA holds its units' weights in its own shared memory and registers. Its arrays are (M, N) in
 registers: units are the wide dimension of the matmul, and the batch may be small.
 """
 
@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -32,7 +33,7 @@ TILE_BATCH = 16
 class Cluster:
     """The CTAs that share a batch tile.
 
-    In every step each CTA sends one message (U, N) to each other CTA, and waits for all messages
+    In every step each CTA sends one message (M, N) to each other CTA, and waits for all messages
     sent to it. A receive buffer has two slots, for even and for odd steps, with an mbarrier each;
     the README of this package proves that two suffice.
 
@@ -51,15 +52,22 @@ class Cluster:
         body: Callable[..., None],
         *,
         name: str,
-        batch: int,
-        out_type: Any,
+        shape: tuple[int, int, int],
+        dtype: DType,
         scratch_types: Any,
         interpret: Any,
     ) -> Callable[..., Any]:
-        """``plgpu.kernel`` over a grid of one cluster for each batch tile."""
+        """``plgpu.kernel`` over a grid of one cluster for each batch tile.
+
+        Its results are ``shape`` (T, B, H) in ``dtype``, and (B, H) in float32.
+        """
+        _, batch, _ = shape
         return plgpu.kernel(
             body,
-            out_type=out_type,
+            out_type=(
+                jax.ShapeDtypeStruct(shape, dtype),
+                jax.ShapeDtypeStruct(shape[1:], jnp.float32),
+            ),
             scratch_types=scratch_types,
             grid=(batch // TILE_BATCH,),
             grid_names=("batch_tile",),

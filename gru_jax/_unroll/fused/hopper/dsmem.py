@@ -60,8 +60,8 @@ def store_remote_async(
     """Sends a message.
 
     Args:
-        message: (U, N), in the layout WGMMA_TRANSPOSED.
-        slot_ref: (N, U), the destination, as a reference to the sender's own shared memory.
+        message: (M, N), in the layout WGMMA_TRANSPOSED.
+        slot_ref: (N, M), the destination, as a reference to the sender's own shared memory.
         transforms: of that memory, a tiling and a swizzle.
         mbarriers: see :func:`mbarrier_scratch`.
         slot: which mbarrier counts the bytes, 0 or 1.

@@ -2,24 +2,24 @@
 
 Notation:
     T, B, H: time steps, sequences, hidden units; B is a multiple of N.
-    C: CTAs of a cluster, H / U.
-    U: hidden units of a CTA, 64.
-    N: sequences of a batch tile, 16; the grid has B / N clusters.
-Register tiles are (U, N). In each step a CTA sends its units' state to the other CTAs and computes
+    U: the recurrent weights (H, 3H).
+    C: CTAs of a cluster, H / M.
+    M: hidden units of a CTA, 64, the rows of its matmuls.
+    N: sequences of a batch tile, 16, the columns; the grid has B / N clusters.
+Register tiles are (M, N). In each step a CTA sends its units' state to the other CTAs and computes
 its units' gates.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from gru_jax._unroll.fused.flags import RESET, VALID, pack_flags
-from gru_jax._unroll.fused.hopper import dsmem
+from gru_jax._unroll.fused.hopper import dsmem, tiles
 from gru_jax._unroll.fused.hopper.cluster import (
     TILE_BATCH,
     UNITS_PER_CTA,
@@ -28,19 +28,6 @@ from gru_jax._unroll.fused.hopper.cluster import (
     load_weights,
 )
 from gru_jax._unroll.fused.hopper.dsmem import Ref
-from gru_jax._unroll.fused.hopper.tiles import (
-    PREFETCH_DISTANCE,
-    WGMMA,
-    WGMMA_TRANSPOSED,
-    load_bias,
-    load_carry,
-    load_flags,
-    load_tile,
-    prefetch_tile,
-    relayout,
-    select_per_sequence,
-    store_tile,
-)
 from gru_jax._unroll.fused.interface import ForwardArgs
 from gru_jax.cells.gru import gru_step_reset_after
 from gru_jax.typing import Array, DType
@@ -64,7 +51,7 @@ def launch_forward(
         x_r: Ref,  # (T, B, H)
         x_z: Ref,  # (T, B, H)
         x_n: Ref,  # (T, B, H)
-        weights: Ref,  # (C, 3, U, H), matmul dtype
+        weights: Ref,  # (C, 3, M, H), matmul dtype
         b_hn: Ref,  # (H,)
         h0: Ref,  # (B, H)
         reset_state_ref: Ref,  # (B, H)
@@ -74,16 +61,18 @@ def launch_forward(
         (
             states,  # (T, B, H)
             h_last,  # (B, H)
-            w_smem,  # (3, U, H), matmul dtype
-            recv_smem,  # (2, C, N, U), matmul dtype
+            w_smem,  # (3, M, H), matmul dtype
+            recv_smem,  # (2, C, N, M), matmul dtype
             weights_barrier,
             mbarriers,
             exit_barrier,
         ) = refs[0 if flags is None else 1 :]
         dsmem.init_mbarriers(mbarriers)
         load_weights(weights, w_smem, weights_barrier)
-        bias = load_bias(b_hn)
-        reset_state = None if flags_ref is None else relayout(load_tile(reset_state_ref), WGMMA)
+        bias = tiles.load_bias(b_hn)
+        reset_state = None
+        if flags_ref is not None:
+            reset_state = tiles.relayout(tiles.load_tile(reset_state_ref), tiles.WGMMA)
 
         def time_index(step: Array | int) -> Array:
             step = jnp.clip(step, 0, time - 1)
@@ -91,28 +80,29 @@ def launch_forward(
 
         def load_inputs(step: Array | int) -> tuple[list[Array], Array | None]:
             for ref in (x_r, x_z, x_n):
-                prefetch_tile(ref, time_index(step + PREFETCH_DISTANCE))
-            bits = None if flags_ref is None else load_flags(flags_ref, time_index(step))
-            return [load_tile(ref, time_index(step)) for ref in (x_r, x_z, x_n)], bits
+                tiles.prefetch_tile(ref, time_index(step + tiles.PREFETCH_DISTANCE))
+            bits = None if flags_ref is None else tiles.load_flags(flags_ref, time_index(step))
+            return [tiles.load_tile(ref, time_index(step)) for ref in (x_r, x_z, x_n)], bits
 
         def body(step: Array, carry: tuple[Array, Any]) -> tuple[Array, Any]:
-            h_previous, (x, bits) = carry
+            h_previous, (projected, bits) = carry
             h = h_previous
             if bits is not None and reset_state is not None:
-                h = select_per_sequence(bits & RESET, reset_state, h)
-            message = relayout(h, WGMMA_TRANSPOSED).astype(matmul_dtype)
+                h = tiles.select_per_sequence(bits & RESET, reset_state, h)
+            message = tiles.relayout(h, tiles.WGMMA_TRANSPOSED).astype(matmul_dtype)
             operands = recv_smem.at[lax.rem(step, 2)]
             for rank_offset in range(1, num_ctas):
                 slot_ref = operands.at[num_ctas - rank_offset]
                 cluster.send(message, slot_ref, mbarriers, step, rank_offset)
-            # Overlap independent work with the remote stores. Global loads and stores are issued
-            # after this commit_smem: it is a fence (MEMBAR.ALL.CTA in SASS) that would otherwise
-            # wait for them.
+            # Overlap independent work with the remote stores. A commit_smem is a fence
+            # (MEMBAR.ALL.CTA in SASS) that waits for global loads and stores in flight. Issued
+            # after this one, they have until the next, while the messages arrive.
             operands.at[0].transpose((1, 0))[...] = message
             plgpu.commit_smem()
-            projected_r, projected_z, projected_n = (relayout(tile, WGMMA) for tile in x)
-            store_tile(states, relayout(h_previous, WGMMA_TRANSPOSED), time_index(step - 1))
-            next_tiles = load_inputs(step + 1)
+            p_r, p_z, p_n = (tiles.relayout(tile, tiles.WGMMA) for tile in projected)
+            h_previous = tiles.relayout(h_previous, tiles.WGMMA_TRANSPOSED)
+            tiles.store_tile(states, h_previous, time_index(step - 1))
+            next_inputs = load_inputs(step + 1)
 
             def receive() -> None:
                 cluster.receive(mbarriers, step, message)
@@ -129,25 +119,23 @@ def launch_forward(
                     for total, addend in zip(preactivations, addends, strict=True)
                 )
 
-            projected = projected_r, projected_z, projected_n
-            new = gru_step_reset_after(h, projected, w_smem, bias, affine)
-            return new if bits is None else select_per_sequence(bits & VALID, new, h), next_tiles
+            new = gru_step_reset_after(h, (p_r, p_z, p_n), w_smem, bias, affine)
+            if bits is not None:
+                new = tiles.select_per_sequence(bits & VALID, new, h)
+            return new, next_inputs
 
-        init = relayout(load_carry(h0), WGMMA), load_inputs(0)
+        init = tiles.relayout(tiles.load_carry(h0), tiles.WGMMA), load_inputs(0)
         h, _ = lax.fori_loop(0, time, body, init)
-        h = relayout(h, WGMMA_TRANSPOSED)
-        store_tile(states, h, time_index(time - 1))
-        store_tile(h_last, h)
+        h = tiles.relayout(h, tiles.WGMMA_TRANSPOSED)
+        tiles.store_tile(states, h, time_index(time - 1))
+        tiles.store_tile(h_last, h)
         cluster.exit_sync(exit_barrier)
 
     run = cluster.kernel(
         kernel,
         name="gru_forward",
-        batch=batch,
-        out_type=(
-            jax.ShapeDtypeStruct((time, batch, hidden), dtype),
-            jax.ShapeDtypeStruct((batch, hidden), jnp.float32),
-        ),
+        shape=(time, batch, hidden),
+        dtype=dtype,
         scratch_types=[
             cluster.smem((3, UNITS_PER_CTA, hidden), matmul_dtype),
             cluster.smem((2, num_ctas, TILE_BATCH, UNITS_PER_CTA), matmul_dtype),
@@ -163,7 +151,7 @@ def launch_forward(
 
 
 def _partition_weights(w_h: Array, num_ctas: int) -> Array:
-    """U^T of each CTA's units (C, 3, U, H), from (H, 3H); its columns are in rank-offset order."""
+    """U^T of each CTA's units (C, 3, M, H), from U (H, 3H); columns are in rank-offset order."""
     sender_second = w_h.reshape(num_ctas, UNITS_PER_CTA, 3, num_ctas, UNITS_PER_CTA).transpose(
         3, 0, 2, 4, 1
     )
@@ -172,11 +160,11 @@ def _partition_weights(w_h: Array, num_ctas: int) -> Array:
 
 
 def _matmul(weights: Ref, operands: Ref, receive: Callable[[], None]) -> tuple[Array, ...]:
-    """``U^T h`` (U, N) for each gate.
+    """``U^T h`` (M, N) for each gate.
 
     Args:
-        weights: (3, U, H).
-        operands: (C, N, U), the state of every CTA's units in rank-offset order.
+        weights: (3, M, H).
+        operands: (C, N, M), the state of every CTA's units in rank-offset order.
         receive: waits for all operands but the CTA's own, which is there already.
     """
     num_ctas, _, _ = operands.shape

@@ -1,6 +1,7 @@
 """The kernels for Hopper GPUs, for any batch size."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -42,7 +43,7 @@ def make_kernels(*, interpret: Any = None) -> FusedKernels:
     return FusedKernels(forward, backward)
 
 
-def _pad_batch(args: ArgsT, batch_axes: ArgsT) -> ArgsT:
+def _pad_batch(args: ArgsT, batch_axes: Sequence[Any]) -> ArgsT:
     """Pads the batch to whole tiles. Sequences are independent: the padding may be anything."""
 
     def pad(axis: int, array: Array) -> Array:

@@ -1,6 +1,6 @@
-"""Loads, stores and register layouts of a CTA's tile (U, N) of arrays in global memory.
+"""Loads, stores and register layouts of a CTA's tile (M, N) of arrays in global memory.
 
-Notation: T, B, H of the problem; U units of the CTA and N sequences of the batch tile, see
+Notation: T, B, H of the problem; M units of the CTA and N sequences of the batch tile, see
 :mod:`~gru_jax._unroll.fused.hopper.cluster`.
 """
 
@@ -30,7 +30,7 @@ def prefetch_tile(ref: Ref, *step: Any) -> None:
 
 
 def load_tile(ref: Ref, *step: Any) -> Array:
-    """This CTA's tile (U, N) of ``ref[step]`` (B, H), in the layout WGMMA_TRANSPOSED.
+    """This CTA's tile (M, N) of ``ref[step]`` (B, H), in the layout WGMMA_TRANSPOSED.
 
     The load is asynchronous: the first use of the tile waits for it.
     """
@@ -49,7 +49,7 @@ def load_carry(ref: Ref) -> Array:
 
 
 def store_tile(ref: Ref, tile: Array, *step: Any) -> None:
-    """Stores a tile (U, N) to where :func:`load_tile` reads it, in the dtype of ``ref``."""
+    """Stores a tile (M, N) to where :func:`load_tile` reads it, in the dtype of ``ref``."""
     tile = tile.astype(ref.dtype)
     # Newer versions of JAX reject an assignment of partial sectors, as a bfloat16 tile has.
     store = getattr(plgpu, "store", None)
@@ -68,7 +68,7 @@ def relayout(tile: Array, layout: Any) -> Array:
 
 
 def load_bias(ref: Ref) -> Array:
-    """This CTA's part of ``ref`` (H,), broadcast over sequences to (U, N)."""
+    """This CTA's part of ``ref`` (H,), broadcast over sequences to (M, N)."""
     column = load(ref.at[_unit_slice()], WGMMA.reduce(1))
     column = lax.broadcast_in_dim(column, (UNITS_PER_CTA, TILE_BATCH), (0,))
     return plgpu.layout_cast(column, WGMMA)
@@ -80,7 +80,7 @@ def load_flags(ref: Ref, step: Any) -> Array:
 
 
 def select_per_sequence(flags: Array, on_set: Array, on_zero: Array) -> Array:
-    """``on_set`` (U, N) where a sequence's flag (N,) is not zero, ``on_zero`` elsewhere."""
+    """``on_set`` (M, N) where a sequence's flag (N,) is not zero, ``on_zero`` elsewhere."""
     flags = plgpu.layout_cast(lax.broadcast_in_dim(flags, on_set.shape, (1,)), WGMMA)
     return jnp.where(flags != 0, on_set, on_zero)
 

@@ -7,6 +7,7 @@ The grid is (B / N, T / S), rounded up. A tile's state stays in VMEM from its fi
 to its last.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,10 +31,11 @@ def make_kernels(spec: TpuSpec, *, interpret: Any = False) -> FusedKernels:
         spec: of the TPU.
         interpret: as for ``pl.pallas_call``: whether to run without a TPU, and how.
     """
+    time_loop = functools.partial(_time_loop_kernel, spec=spec, interpret=interpret)
 
     def forward(args: ForwardArgs, *, reverse: bool, dtype: DType) -> tuple[Array, Array]:
         flags = pack_flags(args.valid, args.resets)
-        return _time_loop_kernel(
+        return time_loop(
             _forward_step,
             per_step=[*args.projected, *([] if flags is None else [flags[..., None]])],
             weights=[args.w_h, args.b_hn[None]],
@@ -41,12 +43,10 @@ def make_kernels(spec: TpuSpec, *, interpret: Any = False) -> FusedKernels:
             init=args.h0,
             reverse=reverse,
             dtype=dtype,
-            spec=spec,
-            interpret=interpret,
         )
 
     def backward(args: BackwardArgs, *, reverse: bool) -> tuple[Array, Array]:
-        return _time_loop_kernel(
+        return time_loop(
             _backward_step,
             per_step=[args.d_ys, args.state_jacobian, *args.gate_jacobians],
             weights=[args.w_h_t],
@@ -54,8 +54,6 @@ def make_kernels(spec: TpuSpec, *, interpret: Any = False) -> FusedKernels:
             init=args.d_h_last,
             reverse=reverse,
             dtype=args.d_h_last.dtype,
-            spec=spec,
-            interpret=interpret,
         )
 
     return FusedKernels(forward, backward)
