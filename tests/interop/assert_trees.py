@@ -1,4 +1,4 @@
-"""Parameters that are equal in every number, dtype and static field."""
+"""Equality of parameters: every element, dtype and static field."""
 
 from typing import Any
 
