@@ -85,8 +85,8 @@ def to_stablehlo(config: ExperimentConfig, spec: ExportSpec | None, params: Para
 
     def step(state: Any, x: jax.Array) -> tuple[Any, jax.Array]:
         xs = spec.pre_post.before(x[:, None]).swapaxes(0, 1)
-        states, ys = gru_jax.unroll_stack(stack, xs, export.named_state(stack, state))
-        return export.plain_state(states), network.read_out(params, ys[0])
+        states, ys = gru_jax.unroll_stack(stack, xs, export.state_from_tuples(stack, state))
+        return export.state_to_tuples(states), network.read_out(params, ys[0])
 
     state = export.state_shapes(stack, shape[:1])
     x = jax.ShapeDtypeStruct((shape[0], *shape[2:]), spec.dtype)

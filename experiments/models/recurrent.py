@@ -149,21 +149,21 @@ def build_network(
 
 def recurrent_layers(
     config: ModelConfig, in_features: int, *, bidirectional: bool = False, rngs: nnx.Rngs
-) -> nn.GRU | nn.LSTM | nn.RNN:
+) -> nn.RecurrentLayers:
     """Initialises the recurrent layers of a config; the caller chooses the direction.
 
     The cell gets those of the config's options that its initialiser has.
     """
-    available = inspect.signature(CELLS[config.cell].init).parameters
+    init_cell = CELLS[config.cell].init
+    available = inspect.signature(init_cell).parameters
     options: dict[str, Any] = {"reset": config.reset}
     if config.chrono_bias is not None:
         biases = initializers.chrono_bias(config.chrono_bias, config.hidden_size)
         options |= {"update_bias": biases, "forget_bias": biases}
-    # The module of a cell has the cell's name in capitals.
-    module: type[nn.GRU | nn.LSTM | nn.RNN] = getattr(nn, config.cell.upper())
-    layers = module(
+    layers = nn.RecurrentLayers(
         in_features,
         config.hidden_size,
+        init_cell=init_cell,
         num_layers=config.num_layers,
         bidirectional=bidirectional,
         dropout=config.dropout if config.num_layers > 1 else 0.0,
@@ -178,7 +178,7 @@ def recurrent_layers(
 
 
 def run_layers(
-    layers: nn.GRU | nn.LSTM | nn.RNN, inputs: jax.Array, rngs: nnx.Rngs | None, **options: Any
+    layers: nn.RecurrentLayers, inputs: jax.Array, rngs: nnx.Rngs | None, **options: Any
 ) -> tuple[Any, jax.Array]:
     """Runs recurrent layers and returns (carry, outputs); dropout is disabled without `rngs`."""
     if rngs is not None and len(layers.layers) == 1:
