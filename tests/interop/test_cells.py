@@ -25,9 +25,9 @@ def test_linen_parameters_may_be_wrapped():
 
 def test_linen_takes_them():
     cell = flax_linen.GRUCell(5)
-    drawn = cell.init(jax.random.key(0), jnp.zeros((1, 5)), jnp.zeros((1, 3)))
+    variables = cell.init(jax.random.key(0), jnp.zeros((1, 5)), jnp.zeros((1, 3)))
     dumped = linen.dump(AFTER)
-    assert jax.tree.map(jnp.shape, drawn["params"]) == jax.tree.map(jnp.shape, dumped)
+    assert jax.tree.map(jnp.shape, variables["params"]) == jax.tree.map(jnp.shape, dumped)
 
 
 def test_nnx_takes_them_and_gives_them():
