@@ -11,7 +11,7 @@ import numpy as np
 
 import gru_jax
 from tests import reference
-from tests.shapes import Shape
+from tests.shapes import ProblemSize
 
 # How many units in the last place a result may be off. Products of bfloat16 are accumulated in
 # float32, so that only their operands and the outputs are rounded coarsely.
@@ -35,7 +35,7 @@ class Case:
         return self.name
 
     def draw(
-        self, shape: Shape, seed: int = 0, *, bias: bool = True, learned_h0: bool = False
+        self, shape: ProblemSize, seed: int = 0, *, bias: bool = True, learned_h0: bool = False
     ) -> dict[str, np.ndarray]:
         """Random weights by field name: no two gates alike, no bias zero."""
         random = np.random.default_rng(seed)
@@ -114,7 +114,7 @@ class Problem:
     cotangent_state: reference.State
 
     @classmethod
-    def draw(cls, case: Case, shape: Shape, seed: int = 0, **options: bool) -> "Problem":
+    def draw(cls, case: Case, shape: ProblemSize, seed: int = 0, **options: bool) -> "Problem":
         random = np.random.default_rng((seed, 1))
         states = (*shape.batch, shape.hidden)
         return cls(

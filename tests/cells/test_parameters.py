@@ -9,9 +9,9 @@ import pytest
 
 import gru_jax
 from tests.cells.cases import CASES, GRU_AFTER, GRU_BEFORE, LSTM, RNN, Problem, assert_equal
-from tests.shapes import Shape
+from tests.shapes import ProblemSize
 
-SMALL = Shape(time=3, batch=(2,), input=3, hidden=4)
+SMALL = ProblemSize(time=3, batch=(2,), input=3, hidden=4)
 
 
 def draw(case, **options) -> gru_jax.Cell:

@@ -10,9 +10,9 @@ import pytest
 import gru_jax
 from tests import reference
 from tests.cells.cases import CASES, GRU_AFTER, GRU_BEFORE, LSTM, Problem, assert_close
-from tests.shapes import SHAPES, Shape
+from tests.shapes import SHAPES, ProblemSize
 
-SMALL = Shape(time=1, batch=(2,), input=3, hidden=4)
+SMALL = ProblemSize(time=1, batch=(2,), input=3, hidden=4)
 
 
 def one_step(problem: Problem, dtype: str) -> tuple[gru_jax.Cell, jax.Array, object]:
@@ -65,7 +65,7 @@ def test_initial_state_of_one_sequence(case):
 @pytest.mark.parametrize("case", [GRU_AFTER, GRU_BEFORE], ids=str)
 def test_a_closed_update_gate_keeps_the_state_exactly(case):
     """Or what is to be remembered drifts, a rounding of the candidate at every step."""
-    cell, state, x = one_step(Problem.draw(case, Shape(1, (64,), 3, 32)), "float32")
+    cell, state, x = one_step(Problem.draw(case, ProblemSize(1, (64,), 3, 32)), "float32")
     _, update, _ = np.split(np.arange(3 * 32), 3)
     closed = dataclasses.replace(cell, b=cell.b.at[update].set(100.0))
     np.testing.assert_array_equal(gru_jax.step(closed, state / 1000, x), state / 1000)

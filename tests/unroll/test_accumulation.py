@@ -13,9 +13,9 @@ import pytest
 import gru_jax
 from gru_jax.cells.linear import accum_dtype
 from tests.cells.cases import GRU_AFTER, GRU_BEFORE, LSTM, Problem
-from tests.shapes import Shape
+from tests.shapes import ProblemSize
 
-SHAPE = Shape(time=5000, batch=(4,), input=8, hidden=16)
+SHAPE = ProblemSize(time=5000, batch=(4,), input=8, hidden=16)
 DTYPES = ("bfloat16", "float16", "float32")
 PAIRS = [(params, inputs) for params in DTYPES for inputs in DTYPES]
 POLICIES = [{"checkpoint": policy} for policy in (None, "step", "chunk", 8, 1)]

@@ -7,9 +7,9 @@ import pytest
 
 import gru_jax
 from tests.cells.cases import GRU_AFTER, LSTM, RNN, Problem, assert_close
-from tests.shapes import Shape
+from tests.shapes import ProblemSize
 
-SHAPE = Shape(time=7, batch=(2,), input=2, hidden=3)
+SHAPE = ProblemSize(time=7, batch=(2,), input=2, hidden=3)
 WINDOWS = (1, 3, 7, 20)
 # One case per kind of state and of parameters.
 CASES = (GRU_AFTER, LSTM, RNN)
@@ -69,7 +69,7 @@ def test_chunks_of_any_number_of_steps(time):
 def test_checkpoints_save_memory(case):
     """Over 2048 steps, a state per chunk of 45 steps is little beside every gate of every step."""
     # Of fewer units the gates would not be kept in any case.
-    cell, xs, _ = Problem.draw(case, Shape(2048, (8,), 4, 48)).inputs("float32")
+    cell, xs, _ = Problem.draw(case, ProblemSize(2048, (8,), 4, 48)).inputs("float32")
 
     def working_memory(checkpoint) -> int:
         @jax.jit

@@ -10,9 +10,9 @@ from jax.test_util import check_grads
 import gru_jax
 from tests import reference
 from tests.cells.cases import GRU_AFTER, KINDS, Problem, assert_close
-from tests.shapes import Shape
+from tests.shapes import ProblemSize
 
-TINY = Shape(time=3, batch=(2,), input=2, hidden=2)
+TINY = ProblemSize(time=3, batch=(2,), input=2, hidden=2)
 CONTROLS = {
     "lengths": np.array([3, 2]),
     "mask": np.array([[True, True], [False, True], [True, True]]),

@@ -7,9 +7,9 @@ import pytest
 
 import gru_jax
 from tests.cells.cases import CASES, Problem, assert_close
-from tests.shapes import Shape
+from tests.shapes import ProblemSize
 
-SHAPE = Shape(time=6, batch=(3,), input=4, hidden=5)
+SHAPE = ProblemSize(time=6, batch=(3,), input=4, hidden=5)
 KEY = jax.random.key(0)
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
@@ -80,7 +80,7 @@ def test_bfloat16_against_the_reference(case, reverse):
 @every_case
 def test_gradients_over_a_long_time_add_up_in_float32(case):
     """2000 terms of one sign: a sum kept in bfloat16 stops growing after a few hundred."""
-    shape = Shape(time=2000, batch=(2,), input=3, hidden=4)
+    shape = ProblemSize(time=2000, batch=(2,), input=3, hidden=4)
     drawn = Problem.draw(case, shape).rounded("bfloat16")
     weights = {name: 0.5 * value for name, value in drawn.weights.items()}
     ones = {"cotangent_ys": np.ones_like(drawn.cotangent_ys), "xs": np.abs(drawn.xs)}

@@ -11,7 +11,7 @@ import pytest
 
 from gru_jax._unroll.xla.tuning import ACCELERATOR_TUNING, Tuning
 from tests.cells.cases import CASES, GRU_AFTER, GRU_BEFORE, LSTM, Problem, assert_close, named
-from tests.shapes import Shape
+from tests.shapes import ProblemSize
 from tests.unroll.tuning_overrides import (
     SAVING_PREACTIVATIONS,
     force_chunks,
@@ -21,9 +21,9 @@ from tests.unroll.tuning_overrides import (
 )
 
 # Seven steps, which chunks of three do not divide.
-SHAPE = Shape(time=7, batch=(2,), input=2, hidden=3)
+SHAPE = ProblemSize(time=7, batch=(2,), input=2, hidden=3)
 # Six steps are two chunks of three: a scan over chunks without a second body for a rest.
-DERIVED = Shape(time=6, batch=(2,), input=2, hidden=2)
+DERIVED = ProblemSize(time=6, batch=(2,), input=2, hidden=2)
 VARIANTS = {
     "scan": ("scan", SAVING_PREACTIVATIONS),
     "xla": ("xla", SAVING_PREACTIVATIONS),
@@ -39,7 +39,7 @@ def unroll(request):
         yield unroll
 
 
-def draw_controls(shape: Shape) -> dict[str, np.ndarray]:
+def draw_controls(shape: ProblemSize) -> dict[str, np.ndarray]:
     """Of every kind, for two sequences: one ends early, both are cut and have gaps."""
     random = np.random.default_rng(3)
     steps = (shape.time, *shape.batch)
@@ -136,14 +136,16 @@ def test_windows_of_a_forward_pass(time, reverse):
 @rotated("reverse", False, True)
 @jax.enable_x64(True)
 def test_one_feature_and_one_unit(unroll, case, reverse):
-    problem = Problem.draw(case, Shape(time=7, batch=(2,), input=1, hidden=1), learned_h0=True)
+    problem = Problem.draw(
+        case, ProblemSize(time=7, batch=(2,), input=1, hidden=1), learned_h0=True
+    )
     outcome = problem.run("float64", unroll, reverse=reverse)
     assert_close(outcome, problem.expected(reverse=reverse), "float64")
 
 
 def test_chunks_give_what_one_piece_gives():
     """Over so many steps and rows that sums in another order are not the same number."""
-    problem = Problem.draw(LSTM, Shape(time=47, batch=(8,), input=4, hidden=8))
+    problem = Problem.draw(LSTM, ProblemSize(time=47, batch=(8,), input=4, hidden=8))
     outcomes = []
     for tuning in (SAVING_PREACTIVATIONS, force_chunks(5, project_in_loop=True, sequences=8)):
         with unroll_with("xla", tuning) as unroll:
@@ -189,7 +191,7 @@ def test_float32_is_as_exact_as_the_plain_scan(case):
     Of which one or the other comes out better, by chance; an algorithm that loses digits would
     lose them at every step.
     """
-    shape = Shape(time=150, batch=(4,), input=8, hidden=32)
+    shape = ProblemSize(time=150, batch=(4,), input=8, hidden=32)
     cell = case.init(jax.random.key(0), shape.input, shape.hidden, **case.static)
     drawn = Problem.draw(case, shape)
     weights = {name: np.asarray(getattr(cell, name)) for name in drawn.weights}

@@ -6,9 +6,9 @@ import pytest
 
 import gru_jax
 from tests.cells.cases import CASES, RNN, Problem, assert_close, assert_equal
-from tests.shapes import Shape
+from tests.shapes import ProblemSize
 
-SHAPE = Shape(time=4, batch=(2,), input=2, hidden=3)
+SHAPE = ProblemSize(time=4, batch=(2,), input=2, hidden=3)
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 each_direction = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 import gru_jax
 from tests import reference
 from tests.cells.cases import KINDS, Case, Problem, assert_close, assert_equal
-from tests.shapes import Shape
+from tests.shapes import ProblemSize
 
 # Few sizes, so that most examples find their function compiled; one law sees them all.
 TIMES = (1, 3, 5)
@@ -41,7 +41,7 @@ def draw_problem(data, case: Case, *, batches=BATCHES, times=TIMES, sizes=((2, 3
         for name, choices in {"time": times, "batch": batches, "sizes": sizes}.items()
     )
     seed = data.draw(st.integers(0, 2**16), "seed")
-    return Problem.draw(case, Shape(time, batch, features, hidden), seed, learned_h0=True)
+    return Problem.draw(case, ProblemSize(time, batch, features, hidden), seed, learned_h0=True)
 
 
 def draw_flags(data, problem: Problem, label: str) -> np.ndarray:

@@ -7,9 +7,9 @@ import pytest
 
 import gru_jax
 from tests.cells.cases import CASES, GRU_AFTER, LSTM, Problem
-from tests.shapes import Shape
+from tests.shapes import ProblemSize
 
-SHAPE = Shape(time=5, batch=(3,), input=2, hidden=4)
+SHAPE = ProblemSize(time=5, batch=(3,), input=2, hidden=4)
 CELL, XS, H0 = Problem.draw(GRU_AFTER, SHAPE).inputs("float32")
 CORRECT = {"params": CELL, "xs": XS, "h0": H0}
 

@@ -10,12 +10,12 @@ import pytest
 import gru_jax
 from tests import reference
 from tests.cells.cases import CASES, GRU_AFTER, GRU_BEFORE, Problem, assert_close, assert_equal
-from tests.shapes import SHAPES, Shape
+from tests.shapes import SHAPES, ProblemSize
 
-SMALL = Shape(time=5, batch=(3,), input=2, hidden=3)
+SMALL = ProblemSize(time=5, batch=(3,), input=2, hidden=3)
 
 
-def draw_controls(shape: Shape) -> dict[str, np.ndarray]:
+def draw_controls(shape: ProblemSize) -> dict[str, np.ndarray]:
     random = np.random.default_rng(2)
     steps = (shape.time, *shape.batch)
     return {
@@ -95,7 +95,7 @@ def test_default_initial_state(case, learned_h0):
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_no_steps(case):
-    problem = Problem.draw(case, Shape(time=0, batch=(2,), input=3, hidden=4))
+    problem = Problem.draw(case, ProblemSize(time=0, batch=(2,), input=3, hidden=4))
     outcome = problem.run("float32", reverse=False)
     assert outcome.ys.shape == (0, 2, 4)
     assert_equal(outcome.state, tuple(jax.tree.leaves(problem.inputs("float32")[2])))

@@ -6,7 +6,7 @@ import pytest
 from gru_jax._unroll.fused import run as fused
 from gru_jax._unroll.fused.reference_kernels import REFERENCE_KERNELS
 from tests.cells.cases import GRU_AFTER, Problem, assert_close
-from tests.shapes import SHAPES, Shape
+from tests.shapes import SHAPES, ProblemSize
 from tests.unroll.fused.kernel_harness import unroll_by, with_float32_carry
 from tests.unroll.test_implementations import SHAPE, draw_controls, run_by, transformed
 
@@ -71,7 +71,7 @@ def test_transformations(unroll, names):
 
 @jax.enable_x64(True)
 def test_a_mapped_axis_joins_the_batch(unroll):
-    problem = Problem.draw(GRU_AFTER, Shape(4, (3, 2), 2, 3))
+    problem = Problem.draw(GRU_AFTER, ProblemSize(4, (3, 2), 2, 3))
     cell, xs, state = problem.inputs("float64")
 
     def loss(cell, xs, state):

@@ -12,7 +12,7 @@ from gru_jax._unroll.fused.tpu import tiling
 from gru_jax._unroll.fused.tpu.kernels import make_kernels
 from gru_jax._unroll.fused.tpu.tiling import TpuSpec
 from tests.cells.cases import GRU_AFTER, Problem, assert_close
-from tests.shapes import Shape
+from tests.shapes import ProblemSize
 from tests.unroll.fused.kernel_harness import unroll_by, with_float32_carry
 from tests.unroll.test_implementations import SHAPE, draw_controls
 
@@ -57,7 +57,7 @@ def test_each_flag_alone(unroll, control):
 )
 @jax.enable_x64(True)
 def test_odd_sizes(unroll, time, batch, checkpoint):
-    problem = Problem.draw(GRU_AFTER, Shape(time, batch, 2, 3))
+    problem = Problem.draw(GRU_AFTER, ProblemSize(time, batch, 2, 3))
     outcome = problem.run("float64", unroll, checkpoint=checkpoint)
     assert_close(outcome, problem.expected(), "float64")
 
@@ -80,7 +80,7 @@ def test_float32_multiplied_in_bfloat16():
 
 @jax.enable_x64(True)
 def test_mapped_over_sequences_and_over_weights(unroll):
-    problem = Problem.draw(GRU_AFTER, Shape(2, (3,), 2, 3))
+    problem = Problem.draw(GRU_AFTER, ProblemSize(2, (3,), 2, 3))
     cell, xs, state = problem.inputs("float64")
     cells = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf, -leaf]), cell)
 
@@ -99,7 +99,7 @@ def test_mapped_over_sequences_and_over_weights(unroll):
 
 def test_shard_map(unroll):
     """Without ``check_vma``, which JAX's interpreter of kernels does not pass."""
-    problem = Problem.draw(GRU_AFTER, Shape(2, (4,), 2, 3))
+    problem = Problem.draw(GRU_AFTER, ProblemSize(2, (4,), 2, 3))
     cell, xs, _ = problem.inputs("float32")
     starts = jnp.ones(xs.shape[:2], bool)
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
@@ -121,7 +121,7 @@ def test_on_a_simulated_tpu():
     simulated = pltpu.InterpretParams(
         uninitialized_memory="nan", out_of_bounds_reads="uninitialized"
     )
-    problem = Problem.draw(GRU_AFTER, Shape(5, (17,), 2, 128), learned_h0=True)
+    problem = Problem.draw(GRU_AFTER, ProblemSize(5, (17,), 2, 128), learned_h0=True)
     controls = {"mask": problem.xs[..., 0] < 0.5, "starts": problem.xs[..., 1] < -0.5}
     outcomes = []
     for kernels in (make_kernels(SPEC, interpret=simulated), REFERENCE_KERNELS):

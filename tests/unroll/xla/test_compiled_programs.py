@@ -13,10 +13,10 @@ import gru_jax
 from gru_jax._unroll import call_spec
 from gru_jax._unroll.xla.tuning import CPU_TUNING, Tuning
 from tests.cells.cases import CASES, GRU_AFTER, GRU_BEFORE, Problem
-from tests.shapes import Shape
+from tests.shapes import ProblemSize
 from tests.unroll.tuning_overrides import SAVING_PREACTIVATIONS, force_chunks, override, unroll_with
 
-SHAPE = Shape(time=7, batch=(2,), input=2, hidden=3)
+SHAPE = ProblemSize(time=7, batch=(2,), input=2, hidden=3)
 
 
 def equations(jaxpr) -> Iterator[jax.extend.core.JaxprEqn]:
@@ -102,7 +102,7 @@ def test_a_forward_pass_does_not_write_all_projected_inputs(sizes, shards, monke
 @pytest.fixture(scope="module")
 def working_memory():
     """Bytes that a gradient needs besides arguments and results, by implementation and policy."""
-    problem = Problem.draw(GRU_AFTER, Shape(time=64, batch=(8,), input=16, hidden=32))
+    problem = Problem.draw(GRU_AFTER, ProblemSize(time=64, batch=(8,), input=16, hidden=32))
     inputs = problem.inputs("float32")
 
     def measure(implementation, checkpoint, tuning=SAVING_PREACTIVATIONS):

@@ -17,11 +17,11 @@ from gru_jax._unroll import call_spec
 from gru_jax._unroll.xla import run as xla
 from gru_jax._unroll.xla.tuning import Tuning
 from tests.cells.cases import GRU_AFTER, GRU_BEFORE, LSTM, RNN, Problem, assert_close
-from tests.shapes import Shape
+from tests.shapes import ProblemSize
 from tests.unroll.tuning_overrides import force_chunks, force_time_blocks, override, unroll_with
 
 # Three shards, of one, two and two sequences; chunks of three steps, and a rest of one.
-SHAPE = Shape(time=7, batch=(5,), input=2, hidden=3)
+SHAPE = ProblemSize(time=7, batch=(5,), input=2, hidden=3)
 LENGTHS = np.array([7, 0, 3, 6, 1])
 
 
