@@ -15,11 +15,12 @@ from gru_jax.cells.linear import accum_dtype
 from tests.cells.cases import GRU_AFTER, GRU_BEFORE, LSTM, Problem
 from tests.shapes import ProblemSize
 
-SHAPE = ProblemSize(time=5000, batch=(4,), input=8, hidden=16)
+SIZE = ProblemSize(time=5000, batch=(4,), input=8, hidden=16)
 DTYPES = ("bfloat16", "float16", "float32")
 PAIRS = [(params, inputs) for params in DTYPES for inputs in DTYPES]
-POLICIES = [{"checkpoint": policy} for policy in (None, "step", "chunk", 8, 1)]
-POLICIES += [{"window": 8}, {"window": 35, "checkpoint": 7}]
+# The first three are one of each kind: everything saved, chunks recomputed, windows of chunks.
+POLICIES = [{"checkpoint": None}, {"checkpoint": "chunk"}, {"window": 35, "checkpoint": 7}]
+POLICIES += [{"checkpoint": "step"}, {"checkpoint": 8}, {"checkpoint": 1}, {"window": 8}]
 
 
 @functools.partial(jax.jit, static_argnames=("implementation", "window", "checkpoint"))
@@ -39,27 +40,36 @@ def cast(tree, dtype):
     return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
 
 
-def errors(actual, expected):
+def relative_errors(actual, expected):
     """The largest error of each parameter's gradient, relative to its largest element."""
-    return jax.tree.map(
-        lambda a, e: float(jnp.abs(a.astype(e.dtype) - e).max() / jnp.abs(e).max()),
-        actual,
-        expected,
-    )
+
+    def relative_error(actual, expected):
+        actual, expected = (np.asarray(leaf, np.float64) for leaf in (actual, expected))
+        return np.abs(actual - expected).max() / np.abs(expected).max()
+
+    return jax.tree.map(relative_error, actual, expected)
+
+
+@functools.cache
+def reference(case, params_dtype, inputs_dtype, window):
+    """The cell and its inputs, the exact gradient, and the errors that are allowed.
+
+    Those are the errors of ``lax.scan`` of the cell with float32 parameters.
+    """
+    with jax.enable_x64(True):
+        cell, xs, _ = Problem.sample(case, SIZE).inputs("float64")
+        cell, xs = cast(cell, params_dtype), xs.astype(inputs_dtype)
+        exact = gradient(cast(cell, "float64"), xs.astype("float64"), "scan", window)
+    scanned = gradient(cast(cell, "float32"), xs, "scan", window)
+    return cell, xs, exact, relative_errors(scanned, exact)
 
 
 def check(case, params_dtype, inputs_dtype, implementation, policy):
-    with jax.enable_x64(True):
-        cell, xs, _ = Problem.draw(case, SHAPE).inputs("float64")
-        cell, xs = cast(cell, params_dtype), xs.astype(inputs_dtype)
-        window = policy.get("window")
-        expected = gradient(cast(cell, "float64"), xs.astype("float64"), "scan", window)
+    cell, xs, exact, allowed = reference(case, params_dtype, inputs_dtype, policy.get("window"))
     actual = gradient(cell, xs, implementation, **policy)
-    # What lax.scan of the cell with float32 parameters has, and the rounding of the result.
-    allowed = errors(gradient(cast(cell, "float32"), xs, "scan", window), expected)
     rounding = float(jnp.finfo(params_dtype).eps)
     for (path, error), bound in zip(
-        jax.tree_util.tree_leaves_with_path(errors(actual, expected)),
+        jax.tree_util.tree_leaves_with_path(relative_errors(actual, exact)),
         jax.tree.leaves(allowed),
         strict=True,
     ):
@@ -67,7 +77,7 @@ def check(case, params_dtype, inputs_dtype, implementation, policy):
         assert np.isfinite(error)
 
 
-@pytest.mark.parametrize("policy", POLICIES, ids=str)
+@pytest.mark.parametrize("policy", POLICIES[:3], ids=str)
 def test_bfloat16_parameters(policy):
     check(GRU_AFTER, "bfloat16", "bfloat16", None, policy)
 

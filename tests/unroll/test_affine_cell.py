@@ -145,7 +145,7 @@ GATES = {
 AFFINE = [kind for kind in GATES if issubclass(kind, gru_jax.AffineCell)]
 
 
-def draw(kind, dtype="float64"):
+def sample_inputs(kind, dtype="float64"):
     """A cell, inputs, and a state with no two numbers alike."""
     random = np.random.default_rng(0)
     width = GATES[kind] * HIDDEN
@@ -194,7 +194,7 @@ def test_both_implementations_agree(kind, chunks, monkeypatch):
     if chunks:
         tuning = override(Tuning(), chunk={"elements": 1, "min_rows": 3 * BATCH})
     monkeypatch.setattr(tuning_module, "CPU_TUNING", tuning)
-    inputs = draw(kind)
+    inputs = sample_inputs(kind)
     written_by_hand, differentiated = (
         evaluate(
             inputs,
@@ -214,7 +214,7 @@ def test_both_implementations_agree(kind, chunks, monkeypatch):
 @pytest.mark.parametrize("kind", AFFINE)
 @jax.enable_x64(True)
 def test_forward_mode(kind):
-    cell, xs, state = draw(kind)
+    cell, xs, state = sample_inputs(kind)
 
     def tangents(implementation):
         def run(*inputs):
@@ -226,7 +226,7 @@ def test_forward_mode(kind):
 
 
 def test_a_plain_cell_runs_as_a_scan():
-    cell, xs, state = draw(PlainUnit, "float32")
+    cell, xs, state = sample_inputs(PlainUnit, "float32")
     expected = gru_jax.unroll(cell, xs, state, implementation="scan")
     assert_close(gru_jax.unroll(cell, xs, state), expected, "float32")
     with pytest.raises(NotImplementedError, match="PlainUnit"):

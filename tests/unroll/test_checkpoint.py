@@ -24,7 +24,7 @@ def cuts(*of_gru, of_others):
 each_direction = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 
 
-def draw_controls() -> dict[str, np.ndarray]:
+def sample_controls() -> dict[str, np.ndarray]:
     random = np.random.default_rng(5)
     return {
         "lengths": np.array([7, 4]),
@@ -38,14 +38,14 @@ def plain_outcomes():
     """What unroll gives when it keeps everything, by case and direction."""
     with jax.enable_x64(True):
         return {
-            (case, reverse): draw(case).run("float64", reverse=reverse, **draw_controls())
+            (case, reverse): sample_problem(case).run("float64", reverse=reverse, **sample_controls())
             for case in CASES
             for reverse in (False, True)
         }
 
 
-def draw(case) -> Problem:
-    return Problem.draw(case, SHAPE, learned_h0=True)
+def sample_problem(case) -> Problem:
+    return Problem.sample(case, SHAPE, learned_h0=True)
 
 
 @each_direction
@@ -54,14 +54,14 @@ def draw(case) -> Problem:
 )
 @jax.enable_x64(True)
 def test_checkpoint_changes_no_result(case, checkpoint, reverse, plain_outcomes):
-    outcome = draw(case).run("float64", checkpoint=checkpoint, reverse=reverse, **draw_controls())
+    outcome = sample_problem(case).run("float64", checkpoint=checkpoint, reverse=reverse, **sample_controls())
     assert_close(outcome, plain_outcomes[case, reverse], "float64")
 
 
 @pytest.mark.parametrize("time", [0, 1, 2, 4, 5, 8])
 @jax.enable_x64(True)
 def test_chunks_of_any_number_of_steps(time):
-    problem = Problem.draw(GRU_AFTER, SHAPE._replace(time=time))
+    problem = Problem.sample(GRU_AFTER, SHAPE._replace(time=time))
     assert_close(problem.run("float64", checkpoint="chunk"), problem.run("float64"), "float64")
 
 
@@ -69,7 +69,7 @@ def test_chunks_of_any_number_of_steps(time):
 def test_checkpoints_save_memory(case):
     """Over 2048 steps, a state per chunk of 45 steps is little beside every gate of every step."""
     # Of fewer units the gates would not be kept in any case.
-    cell, xs, _ = Problem.draw(case, ProblemSize(2048, (8,), 4, 48)).inputs("float32")
+    cell, xs, _ = Problem.sample(case, ProblemSize(2048, (8,), 4, 48)).inputs("float32")
 
     def working_memory(checkpoint) -> int:
         @jax.jit
@@ -90,7 +90,7 @@ def test_checkpoints_save_memory(case):
 @pytest.mark.parametrize(("case", "window"), cuts(*WINDOWS, of_others=(3,)), ids=str)
 @jax.enable_x64(True)
 def test_truncation_changes_no_value(case, window, reverse, plain_outcomes):
-    problem, controls = draw(case), draw_controls()
+    problem, controls = sample_problem(case), sample_controls()
     outcome = problem.run(
         "float64", gru_jax.unroll_truncated, window=window, reverse=reverse, **controls
     )
@@ -117,7 +117,7 @@ def unroll_by_hand(cell, xs, state, *, window, reverse, lengths=None, mask=None,
 @pytest.mark.parametrize(("case", "window"), cuts(2, 4, of_others=(2,)), ids=str)
 @jax.enable_x64(True)
 def test_truncated_gradients(case, window):
-    problem, controls = draw(case), draw_controls()
+    problem, controls = sample_problem(case), sample_controls()
     truncated, by_hand = (
         problem.run("float64", unroll, window=window, reverse=False, **controls)
         for unroll in (gru_jax.unroll_truncated, unroll_by_hand)
@@ -129,7 +129,7 @@ def test_truncated_gradients(case, window):
 @jax.enable_x64(True)
 def test_truncated_gradients_read_backward(case, window):
     """Without starts, which windows cut apart cannot hand to the window before."""
-    problem, controls = draw(case), draw_controls()
+    problem, controls = sample_problem(case), sample_controls()
     del controls["starts"]
     truncated, by_hand = (
         problem.run("float64", unroll, window=window, reverse=True, **controls)
@@ -141,7 +141,7 @@ def test_truncated_gradients_read_backward(case, window):
 @each_direction
 def test_h0_is_reached_through_the_window_that_is_read_first(reverse):
     """With a loss over the last state alone, which is computed three windows later."""
-    problem = Problem.draw(GRU_AFTER, SHAPE)
+    problem = Problem.sample(GRU_AFTER, SHAPE)
     silent = Problem(**{**vars(problem), "cotangent_ys": 0 * problem.cotangent_ys})
     outcome = silent.run("float32", gru_jax.unroll_truncated, window=3, reverse=reverse)
     assert not outcome.gradients["state.0"].any()
@@ -159,7 +159,7 @@ def test_windows_hand_out_what_was_given():
 
 @pytest.mark.parametrize(("window", "error"), [(0, ValueError), (-1, ValueError), (2.5, TypeError)])
 def test_window_must_be_a_positive_integer(window, error):
-    cell, xs, state = draw(GRU_AFTER).inputs("float32")
+    cell, xs, state = sample_problem(GRU_AFTER).inputs("float32")
     with pytest.raises(error, match="window"):
         gru_jax.tbptt_windows(xs, window)
     with pytest.raises(error, match="window"):

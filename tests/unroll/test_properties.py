@@ -41,7 +41,7 @@ def draw_problem(data, case: Case, *, batches=BATCHES, times=TIMES, sizes=((2, 3
         for name, choices in {"time": times, "batch": batches, "sizes": sizes}.items()
     )
     seed = data.draw(st.integers(0, 2**16), "seed")
-    return Problem.draw(case, ProblemSize(time, batch, features, hidden), seed, learned_h0=True)
+    return Problem.sample(case, ProblemSize(time, batch, features, hidden), seed, learned_h0=True)
 
 
 def draw_flags(data, problem: Problem, label: str) -> np.ndarray:

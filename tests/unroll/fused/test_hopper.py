@@ -20,7 +20,7 @@ from tests.unroll.fused.cluster_interpreter import interpreter  # noqa: F401
 from tests.unroll.fused.kernel_harness import as_relu_gru
 
 
-def draw(time: int, batch: int, hidden: int) -> tuple[ForwardArgs, BackwardArgs]:
+def sample_args(time: int, batch: int, hidden: int) -> tuple[ForwardArgs, BackwardArgs]:
     """Random arguments of the two kernels."""
     keys = iter(jax.random.split(jax.random.key(time), 20))
 
@@ -59,7 +59,7 @@ def test_the_kernels_compute_the_reference(
     from gru_jax._unroll.fused.hopper.launch import make_kernels
 
     kernels = make_kernels(interpret=interpreter)
-    forward_args, backward_args = draw(time, batch, hidden)
+    forward_args, backward_args = sample_args(time, batch, hidden)
     options = {"reverse": reverse, "dtype": jnp.float32}
     # Sums in another order may round to another operand of the next matmul.
     assert_close(
@@ -77,7 +77,7 @@ def test_the_kernels_compute_the_reference(
 def test_a_masked_step_holds_the_state_bit_for_bit(interpreter):  # noqa: F811
     from gru_jax._unroll.fused.hopper.launch import make_kernels
 
-    args, _ = draw(3, 2, 128)
+    args, _ = sample_args(3, 2, 128)
     args = args._replace(valid=jnp.zeros((3, 2), bool), resets=None)
     kernels = make_kernels(interpret=interpreter)
     states, h_last = kernels.forward(args, reverse=False, dtype=jnp.float32)

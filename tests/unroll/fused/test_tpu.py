@@ -14,7 +14,7 @@ from gru_jax._unroll.fused.tpu.tiling import TpuSpec
 from tests.cells.cases import GRU_AFTER, Problem, assert_close
 from tests.shapes import ProblemSize
 from tests.unroll.fused.kernel_harness import unroll_by, with_float32_carry
-from tests.unroll.test_implementations import SHAPE, draw_controls
+from tests.unroll.test_implementations import SHAPE, sample_controls
 
 # With two cores, a batch that fills more than one register is split in two.
 SPEC = TpuSpec(vmem_mib=16, cores=2)
@@ -32,8 +32,8 @@ def unroll():
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 @jax.enable_x64(True)
 def test_all_controls(unroll, reverse):
-    problem = Problem.draw(GRU_AFTER, SHAPE, learned_h0=True)
-    controls = {"reverse": reverse, **draw_controls(SHAPE)}
+    problem = Problem.sample(GRU_AFTER, SHAPE, learned_h0=True)
+    controls = {"reverse": reverse, **sample_controls(SHAPE)}
     assert_close(
         problem.run("float64", unroll, **controls), problem.expected(**controls), "float64"
     )
@@ -43,8 +43,8 @@ def test_all_controls(unroll, reverse):
 @jax.enable_x64(True)
 def test_each_flag_alone(unroll, control):
     shape = SHAPE._replace(time=2)
-    problem = Problem.draw(GRU_AFTER, shape)
-    controls = {control: draw_controls(shape)[control]}
+    problem = Problem.sample(GRU_AFTER, shape)
+    controls = {control: sample_controls(shape)[control]}
     assert_close(
         problem.run("float64", unroll, **controls), problem.expected(**controls), "float64"
     )
@@ -57,21 +57,21 @@ def test_each_flag_alone(unroll, control):
 )
 @jax.enable_x64(True)
 def test_odd_sizes(unroll, time, batch, checkpoint):
-    problem = Problem.draw(GRU_AFTER, ProblemSize(time, batch, 2, 3))
+    problem = Problem.sample(GRU_AFTER, ProblemSize(time, batch, 2, 3))
     outcome = problem.run("float64", unroll, checkpoint=checkpoint)
     assert_close(outcome, problem.expected(), "float64")
 
 
 def test_bfloat16(unroll):
-    problem = Problem.draw(GRU_AFTER, SHAPE, learned_h0=True).rounded("bfloat16")
-    controls = draw_controls(SHAPE)
+    problem = Problem.sample(GRU_AFTER, SHAPE, learned_h0=True).rounded("bfloat16")
+    controls = sample_controls(SHAPE)
     outcome = with_float32_carry(problem, unroll, **controls)
     assert_close(outcome, problem.expected(**controls), "bfloat16")
 
 
 def test_float32_multiplied_in_bfloat16():
     """Only the matmuls' operands are rounded: not inputs, state or outputs."""
-    problem = Problem.draw(GRU_AFTER, SHAPE).rounded("bfloat16")
+    problem = Problem.sample(GRU_AFTER, SHAPE).rounded("bfloat16")
     with unroll_by(make_kernels(SPEC, interpret=True), matmul_dtype=jnp.bfloat16) as unroll:
         outcome = problem.run("float32", unroll)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(outcome)} == {"float32"}
@@ -80,7 +80,7 @@ def test_float32_multiplied_in_bfloat16():
 
 @jax.enable_x64(True)
 def test_mapped_over_sequences_and_over_weights(unroll):
-    problem = Problem.draw(GRU_AFTER, ProblemSize(2, (3,), 2, 3))
+    problem = Problem.sample(GRU_AFTER, ProblemSize(2, (3,), 2, 3))
     cell, xs, state = problem.inputs("float64")
     cells = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf, -leaf]), cell)
 
@@ -99,7 +99,7 @@ def test_mapped_over_sequences_and_over_weights(unroll):
 
 def test_shard_map(unroll):
     """Without ``check_vma``, which JAX's interpreter of kernels does not pass."""
-    problem = Problem.draw(GRU_AFTER, ProblemSize(2, (4,), 2, 3))
+    problem = Problem.sample(GRU_AFTER, ProblemSize(2, (4,), 2, 3))
     cell, xs, _ = problem.inputs("float32")
     starts = jnp.ones(xs.shape[:2], bool)
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
@@ -121,7 +121,7 @@ def test_on_a_simulated_tpu():
     simulated = pltpu.InterpretParams(
         uninitialized_memory="nan", out_of_bounds_reads="uninitialized"
     )
-    problem = Problem.draw(GRU_AFTER, ProblemSize(5, (17,), 2, 128), learned_h0=True)
+    problem = Problem.sample(GRU_AFTER, ProblemSize(5, (17,), 2, 128), learned_h0=True)
     controls = {"mask": problem.xs[..., 0] < 0.5, "starts": problem.xs[..., 1] < -0.5}
     outcomes = []
     for kernels in (make_kernels(SPEC, interpret=simulated), REFERENCE_KERNELS):

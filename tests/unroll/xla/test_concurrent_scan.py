@@ -61,7 +61,7 @@ def shards_seen(monkeypatch):
 )
 @jax.enable_x64(True)
 def test_against_the_reference(case, project_in_loop, checkpoint, controls, shards_seen):
-    problem = Problem.draw(case, SHAPE, learned_h0=True)
+    problem = Problem.sample(case, SHAPE, learned_h0=True)
     blocks = force_chunks(3, project_in_loop=project_in_loop, sequences=SHAPE.batch[0])
     with unroll_with("xla", in_shards(3, blocks)) as unroll:
         outcome = problem.run("float64", unroll, checkpoint=checkpoint, **controls)
@@ -75,7 +75,7 @@ def test_against_the_reference(case, project_in_loop, checkpoint, controls, shar
 @jax.enable_x64(True)
 def test_time_blocks_of_shards(controls, shards_seen):
     """Without a gradient: three steps each, and a rest of one."""
-    inputs = Problem.draw(GRU_AFTER, SHAPE, learned_h0=True).inputs("float64")
+    inputs = Problem.sample(GRU_AFTER, SHAPE, learned_h0=True).inputs("float64")
     with unroll_with("scan") as unroll:
         expected = unroll(*inputs, **controls)
     blocks = force_time_blocks(3, sequences=SHAPE.batch[0])
@@ -92,9 +92,9 @@ def test_shards_of_a_cell_that_fits_in_a_cache_have_no_time_blocks(shards_seen):
 
 @jax.enable_x64(True)
 def test_transformations_see_no_difference(shards_seen):
-    problem = Problem.draw(GRU_AFTER, SHAPE, learned_h0=True)
+    problem = Problem.sample(GRU_AFTER, SHAPE, learned_h0=True)
     cell, xs, state = problem.inputs("float64")
-    directions = Problem.draw(GRU_AFTER, SHAPE, seed=1, learned_h0=True).inputs("float64")
+    directions = Problem.sample(GRU_AFTER, SHAPE, seed=1, learned_h0=True).inputs("float64")
     ensemble = jax.tree.map(lambda *leaves: jnp.stack(leaves), cell, directions[0])
 
     def transformed(unroll):
@@ -120,7 +120,7 @@ def test_transformations_see_no_difference(shards_seen):
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
 def test_values_that_are_not_finite_stay_in_their_sequence(poison, shards_seen):
     """The loops' counters are made to depend on what they compute."""
-    problem = Problem.draw(GRU_AFTER, SHAPE)
+    problem = Problem.sample(GRU_AFTER, SHAPE)
     cell, xs, state = problem.inputs("float32")
     poisoned = xs.at[2, 0].set(poison)
     with unroll_with("scan") as unroll:
@@ -134,7 +134,7 @@ def test_values_that_are_not_finite_stay_in_their_sequence(poison, shards_seen):
 
 
 def unroll_in_shards(case=GRU_AFTER, shape=SHAPE, tuning=None, dtype="float32", **controls):
-    cell, xs, state = Problem.draw(case, shape).inputs(dtype)
+    cell, xs, state = Problem.sample(case, shape).inputs(dtype)
     with unroll_with("xla", tuning or in_shards(2)) as unroll:
         unroll(cell, xs, state, **controls)
 
@@ -162,7 +162,7 @@ def test_when_the_batch_is_not_split(options, shards_seen):
 
 
 def test_a_cell_that_fits_in_no_cache_is_split_for_its_gradient_alone(shards_seen):
-    cell, xs, state = Problem.draw(GRU_AFTER, SHAPE).inputs("float32")
+    cell, xs, state = Problem.sample(GRU_AFTER, SHAPE).inputs("float32")
     with unroll_with("xla", override(in_shards(2), shards={"max_params": 1})) as unroll:
         unroll(cell, xs, state)
         assert not shards_seen
