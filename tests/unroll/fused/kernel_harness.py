@@ -17,7 +17,7 @@ from tests.cells.cases import Outcome, named
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class ReluGRU(gru_jax.GRUParams):
     """A GRU with another activation of n, whose fields are those of :class:`GRUParams`."""
 
