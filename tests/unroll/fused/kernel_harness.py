@@ -47,7 +47,9 @@ def unroll_by(kernels, matmul_dtype=None):
             spec, cell, inputs, h0, reverse=reverse, kernels=kernels, matmul_dtype=dtype
         )
 
-    implementation = types.SimpleNamespace(unsupported_reasons=lambda spec: [], run=run)
+    implementation = types.SimpleNamespace(
+        unsupported_reasons=lambda spec: [], run=run, describe=fused.describe
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(dispatch.IMPLEMENTATIONS, "fused", implementation)
         jax.clear_caches()

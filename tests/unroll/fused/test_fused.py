@@ -8,7 +8,8 @@ from gru_jax._unroll.fused.reference_kernels import REFERENCE_KERNELS
 from tests.cells.cases import GRU_AFTER, Problem, assert_close
 from tests.shapes import SHAPES, ProblemSize
 from tests.unroll.fused.kernel_harness import unroll_by, with_float32_carry
-from tests.unroll.test_implementations import SHAPE, sample_controls, run_by, transformed
+from tests.unroll.test_implementations import SHAPE, sample_controls, transformed
+from tests.unroll.tuning_overrides import unroll_with
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def test_all_controls(unroll, reverse, checkpoint):
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 @jax.enable_x64(True)
 def test_the_backward_pass_in_chunks(unroll, reverse, monkeypatch):
-    monkeypatch.setattr(fused, "LARGE_BLOCK", 3 * 2 * SHAPE.hidden)
+    monkeypatch.setattr(fused, "MAX_CHUNK_ELEMENTS", 3 * 2 * SHAPE.hidden)
     jax.clear_caches()
     problem = Problem.sample(GRU_AFTER, SHAPE, learned_h0=True)
     controls = {"reverse": reverse, **sample_controls(SHAPE)}
@@ -64,7 +65,7 @@ def test_bfloat16(unroll, reverse):
 )
 @jax.enable_x64(True)
 def test_transformations(unroll, names):
-    with run_by("scan") as plain:
+    with unroll_with("scan") as plain:
         expected = transformed(plain, GRU_AFTER, names)
     assert_close(transformed(unroll, GRU_AFTER, names), expected, "float64")
 

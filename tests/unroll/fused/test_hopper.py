@@ -13,7 +13,7 @@ from gru_jax._unroll.fused import hopper
 from gru_jax._unroll.fused import run as fused
 from gru_jax._unroll.fused.interface import BackwardArgs, ForwardArgs
 from gru_jax._unroll.fused.reference_kernels import REFERENCE_KERNELS
-from gru_jax._unroll.masking import Controls, plan
+from gru_jax._unroll.masking import SequenceControls, make_scan_inputs
 from tests.cells.cases import assert_close
 from tests.unroll.fake_device import fake_default_device
 from tests.unroll.fused.cluster_interpreter import interpreter  # noqa: F401
@@ -93,13 +93,13 @@ def test_a_sequence_and_its_gradients(interpreter):  # noqa: F811
     xs = jax.random.normal(jax.random.key(1), (time, batch, features)).astype(jnp.bfloat16)
     h0 = jax.random.normal(jax.random.key(2), (batch, hidden))
     starts = jax.random.bernoulli(jax.random.key(3), 0.3, (time, batch))
-    controls = Controls(jnp.array([4, 0, 2]), None, starts)
+    controls = SequenceControls(jnp.array([4, 0, 2]), None, starts)
     weights = jax.random.normal(jax.random.key(4), (time, batch, hidden)).astype(jnp.bfloat16)
     spec = make_call_spec(cell, xs, h0, is_explicit=True)
 
     def by(kernels):
         def run(cell, xs, h0):
-            inputs = plan(xs, controls, reverse=False)
+            inputs = make_scan_inputs(xs, controls, reverse=False)
             h_last, ys = fused.run(spec, cell, inputs, h0, reverse=False, kernels=kernels)
             return (ys * weights).astype(jnp.float32).sum() + h_last.sum(), (h_last, ys)
 
@@ -151,11 +151,13 @@ def test_a_hopper_gpu_gets_the_kernels():
 )
 def test_unsupported_calls(platform, kind, hidden, dtype, reason):
     """An explicit request raises; the default is another implementation."""
-    xs = XS.astype(dtype)
+    cell, xs = jax.eval_shape(lambda: params(hidden)), XS.astype(dtype)
     with fake_default_device(platform, kind):
         with pytest.raises(NotImplementedError, match=f"mosaic_gpu.*{reason}"):
-            gru_jax.unroll(params(hidden), xs, implementation="mosaic_gpu")
-        assert KERNEL not in lower(gru_jax.unroll, params(hidden), xs)
+            gru_jax.explain(cell, xs, implementation="mosaic_gpu")
+        explanation = gru_jax.explain(cell, xs)
+    assert explanation.implementation == "xla"
+    assert reason in "; ".join(explanation.reasons["mosaic_gpu"])
 
 
 def test_every_reason_is_given():

@@ -13,6 +13,7 @@ from gru_jax._unroll.fused.tpu.kernels import make_kernels
 from gru_jax._unroll.fused.tpu.tiling import TpuSpec
 from tests.cells.cases import GRU_AFTER, Problem, assert_close
 from tests.shapes import ProblemSize
+from tests.slow import slow
 from tests.unroll.fused.kernel_harness import unroll_by, with_float32_carry
 from tests.unroll.test_implementations import SHAPE, sample_controls
 
@@ -52,7 +53,7 @@ def test_each_flag_alone(unroll, control):
 
 @pytest.mark.parametrize(
     ("time", "batch", "checkpoint"),
-    [(1, (1,), None), (2, (17,), "step"), (3, (), None), (7, (2, 2), "chunk")],
+    [(1, (1,), None), (2, (17,), "step"), slow(3, (), None), slow(7, (2, 2), "chunk")],
     ids=str,
 )
 @jax.enable_x64(True)
@@ -62,6 +63,7 @@ def test_odd_sizes(unroll, time, batch, checkpoint):
     assert_close(outcome, problem.expected(), "float64")
 
 
+@pytest.mark.slow
 def test_bfloat16(unroll):
     problem = Problem.sample(GRU_AFTER, SHAPE, learned_h0=True).rounded("bfloat16")
     controls = sample_controls(SHAPE)
@@ -78,8 +80,9 @@ def test_float32_multiplied_in_bfloat16():
     assert_close(outcome, problem.expected(), "bfloat16")
 
 
+@pytest.mark.parametrize("over", ["sequences", slow("weights")])
 @jax.enable_x64(True)
-def test_mapped_over_sequences_and_over_weights(unroll):
+def test_vmap(over, unroll):
     problem = Problem.sample(GRU_AFTER, ProblemSize(2, (3,), 2, 3))
     cell, xs, state = problem.inputs("float64")
     cells = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf, -leaf]), cell)
@@ -90,13 +93,14 @@ def test_mapped_over_sequences_and_over_weights(unroll):
             return (last**2).sum() + (ys**3).sum()
 
         gradient = jax.grad(loss, (0, 1, 2))
-        sequences = jax.vmap(gradient, (None, 1, 0))
-        weights = jax.vmap(gradient, (0, None, None))
-        return jax.jit(lambda: (sequences(cell, xs, state), weights(cells, xs, state)))()
+        if over == "sequences":
+            return jax.jit(jax.vmap(gradient, (None, 1, 0)))(cell, xs, state)
+        return jax.jit(jax.vmap(gradient, (0, None, None)))(cells, xs, state)
 
     assert_close(gradients("fused"), gradients("scan"), "float64")
 
 
+@pytest.mark.slow
 def test_shard_map(unroll):
     """Without ``check_vma``, which JAX's interpreter of kernels does not pass."""
     problem = Problem.sample(GRU_AFTER, ProblemSize(2, (4,), 2, 3))
@@ -116,6 +120,7 @@ def test_shard_map(unroll):
     assert_close(gradient(sharded), gradient(ys), "float32")
 
 
+@pytest.mark.slow
 def test_on_a_simulated_tpu():
     """Uninitialised memory, and memory beyond an array's end, is NaN."""
     simulated = pltpu.InterpretParams(
