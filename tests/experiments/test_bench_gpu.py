@@ -98,36 +98,6 @@ def test_tables_are_those_of_the_figures():
         assert (folder / f"{name}.md").read_text() == to_markdown(result)
 
 
-WAYS = {
-    "mosaic_gpu": "gru_jax fused",
-    "xla": "gru_jax portable",
-    "command buffers": "gru_jax command buffers",
-    "flax": "flax.nnx scan",
-    "torch": "torch.nn.GRU",
-}
-
-
-def test_the_readme_shows_the_figures():
-    root = Path(__file__).parents[2]
-    rows = {
-        (row["contender"].split(",")[0], row["precision"], row["shape"]): row
-        for row in json.loads((root / "benchmarks" / "gpu.json").read_text())["rows"]
-    }
-    section = (root / "README.md").read_text().split("### On a GPU")[1].split("\n##")[0]
-    head, _, *table = [line for line in section.splitlines() if line.startswith("|")]
-    shapes = [cell.strip() for cell in head.split("|")[3:-1]]
-    assert len(table) == 11
-    for line in table:
-        way, precision, *cells = [cell.strip() for cell in line.replace("*", "").split("|")[1:-1]]
-        # The most special word comes last.
-        name = [of for word, of in WAYS.items() if word in way][-1]
-        precision = precision.replace("TF32", "float32 (TF32)")
-        for shape, cell in zip(shapes, cells, strict=True):
-            row = rows[name, precision, shape]
-            for kind, shown in zip(("forward", "gradient"), cell.split(" / "), strict=True):
-                assert float(shown) == float(f"{row[kind]['median']:.3g}"), (line, kind)
-
-
 def test_peers_that_are_not_there_are_left_out_with_the_reason(monkeypatch):
     monkeypatch.setattr(cudnn_gru.shutil, "which", lambda name: None)
     monkeypatch.setattr(torch_gru.importlib.util, "find_spec", lambda name: None)

@@ -1,7 +1,6 @@
 """What is kept of results is what the commands write of them."""
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -20,27 +19,6 @@ def test_the_table_is_that_of_the_figures(path):
     assert path.with_suffix(".png").exists()
     config = load_config(REPOSITORY / "configs" / f"{path.parent.name}.yaml")
     assert report.published_figures(result) == config.published
-
-
-@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.parent.name)
-def test_the_readme_says_what_the_figures_are(path):
-    readme = (REPOSITORY / "README.md").read_text()
-    row = re.search(rf"^\| `{path.parent.name}`: .*\|$", readme, re.MULTILINE)
-    assert row is not None
-    cells = dict(zip(("gru", "lstm", "rnn"), row[0].split("|")[3:6], strict=True))
-    models = {model["cell"]: model for model in json.loads(path.read_text())["models"]}
-    assert models.keys() == {cell for cell, text in cells.items() if text.strip()}
-    for cell, model in models.items():
-        means = [figure["mean"] for figure in model["test"].values()]
-        assert any(is_rounded(cells[cell], mean) for mean in means)
-
-
-def is_rounded(text, value):
-    """Whether a figure as it is printed is this one, to the digits that are there."""
-    number, digits, power = re.search(r"((?:\d+)\.(\d+))(?:e(-?\d+))?", text).groups()
-    percent = -2 if "%" in text else 0
-    power = int(power or 0) + percent
-    return abs(float(number) * 10**power - value) <= 0.501 * 10.0 ** (power - len(digits))
 
 
 def test_there_are_results():

@@ -1,10 +1,7 @@
-"""What is in the VMEM of a TPU at once fits into it, and the README says for which sizes."""
-
-from pathlib import Path
+"""What is in the VMEM of a TPU at once fits into it."""
 
 import pytest
 
-import gru_jax
 from gru_jax._unroll.fused.tpu.tiling import CHIPS, Tile, bytes_of, fit, largest_hidden
 
 
@@ -23,11 +20,3 @@ def test_what_does_not_fit_is_said():
     assert bytes_of(Tile(4, 16), 1280, 2) <= 16 * 2**20 < bytes_of(Tile(4, 16), 1408, 2)
     with pytest.raises(ValueError, match="2048 does not fit into 16 MiB"):
         fit(10, 10, 2048, 2, CHIPS["TPU v4"])
-
-
-def test_readme_says_what_is_served():
-    sizes = {kind: largest_hidden(chip) for kind, chip in CHIPS.items()}
-    v4 = sizes.pop("TPU v4")
-    (others,) = set(sizes.values())
-    readme = (Path(gru_jax.__file__).parents[1] / "README.md").read_text()
-    assert f"up to {v4} on v4 and up to {others} on the others" in readme
