@@ -1,1 +1,1 @@
-"""Experiments that one YAML file describes: `python -m experiments train configs/digits.yaml`."""
+"""Experiments described by one YAML file: `python -m experiments train configs/digits.yaml`."""

@@ -1,35 +1,66 @@
-"""The command line: finds the command, prints a user's errors as one message, sets exit codes."""
+"""The command line: dispatches commands, prints user errors as one message, sets exit codes."""
 
 import importlib
 import logging
 import sys
+from typing import NamedTuple
 
 from experiments.errors import UserError
 from experiments.suggest import did_you_mean
 
-COMMANDS = {
-    "train": "trains what a YAML file describes and reports it beside its baselines",
-    "compare": "trains it with several cells and seeds, and puts their figures side by side",
-    "sweep": "looks for better values within the ranges that it gives",
-    "gradients": "measures, on what compare has trained, how far a loss reaches back in time",
-    "export": "writes a trained model as ONNX, StableHLO, safetensors or for PyTorch",
-    "report": "writes one HTML page over a folder of runs",
-    "bench": "times our GRU beside other libraries' and writes a table and a plot",
-    "interop": "converts weights to and from other libraries' and writes the differences",
-    "fetch": "downloads a data set that a task reads",
-}
 
-PACKAGES = ("report", "bench", "interop")
-"""Commands that are packages of their own; the others are modules of `experiments.commands`."""
+class Command(NamedTuple):
+    """A command: the module with its `main(arguments) -> exit code`, and a line of help."""
+
+    module: str
+    help: str
+
+
+COMMANDS = {
+    "train": Command(
+        "experiments.commands.train",
+        "trains the experiment of a YAML file and reports it next to its baselines",
+    ),
+    "compare": Command(
+        "experiments.commands.compare",
+        "trains it with several cells and seeds, and compares their metrics",
+    ),
+    "sweep": Command(
+        "experiments.commands.sweep",
+        "searches for better hyper-parameters in the ranges of the YAML file",
+    ),
+    "gradients": Command(
+        "experiments.commands.gradients",
+        "measures how far a loss reaches back in time, on runs of compare",
+    ),
+    "export": Command(
+        "experiments.commands.export",
+        "writes a trained model as ONNX, StableHLO, safetensors or for PyTorch",
+    ),
+    "report": Command(
+        "experiments.report",
+        "writes one HTML page with all runs in a folder",
+    ),
+    "bench": Command(
+        "experiments.bench",
+        "times our GRU and other libraries' and writes a table and a plot",
+    ),
+    "interop": Command(
+        "experiments.interop",
+        "converts weights to and from other libraries and writes the differences",
+    ),
+    "fetch": Command(
+        "experiments.commands.fetch",
+        "downloads a data set of a task",
+    ),
+}
 
 
 def main(arguments: list[str]) -> int:
     """Runs one command.
 
-    Each command is the function `main(arguments) -> exit code` of the module of its name.
-
     Returns:
-        The exit code: 0 done, 1 the run failed, 2 the user's error, 130 Ctrl-C, 143 SIGTERM.
+        The exit code: 0 done, 1 the run failed, 2 a user error, 130 Ctrl-C, 143 SIGTERM.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     if arguments in (["-h"], ["--help"]):
@@ -38,14 +69,13 @@ def main(arguments: list[str]) -> int:
     try:
         if not arguments:
             raise UserError(f"The command is missing.\n\n{_help()}")
-        command, *rest = arguments
-        if command not in COMMANDS:
-            known = ", ".join(COMMANDS)
+        name, *rest = arguments
+        if name not in COMMANDS:
             raise UserError(
-                f"There is no command {command}.{did_you_mean(command, COMMANDS)} "
-                f"The commands are {known}."
+                f"There is no command {name}.{did_you_mean(name, COMMANDS)} "
+                f"The commands are {', '.join(COMMANDS)}."
             )
-        return importlib.import_module(_module_of(command)).main(rest)
+        return importlib.import_module(COMMANDS[name].module).main(rest)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
@@ -54,15 +84,11 @@ def main(arguments: list[str]) -> int:
         return 130
 
 
-def _module_of(command: str) -> str:
-    return f"experiments.{command}" if command in PACKAGES else f"experiments.commands.{command}"
-
-
 def _help() -> str:
     width = max(map(len, COMMANDS))
-    commands = "\n".join(f"  {name:{width}}  {does}" for name, does in COMMANDS.items())
+    lines = "\n".join(f"  {name:{width}}  {command.help}" for name, command in COMMANDS.items())
     return f"""usage: python -m experiments COMMAND ...
 
-{commands}
+{lines}
 
-`python -m experiments COMMAND --help` lists what a command takes."""
+`python -m experiments COMMAND --help` lists the options of a command."""

@@ -1,25 +1,30 @@
-"""What an experiment's YAML file may say: frozen models whose fields are also the options."""
+"""Configs of experiments: frozen models whose fields are YAML keys and options."""
 
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Cell = Literal["gru", "lstm", "rnn"]
+from gru_jax.cells import CELLS
+
+if TYPE_CHECKING:
+    Cell = str
+else:
+    Cell = Literal[tuple(CELLS)]
 
 
-class Frozen(BaseModel, frozen=True):
-    """A part of a config: unknown keys, wrong types and numbers that are not finite are errors."""
+class FrozenModel(BaseModel, frozen=True):
+    """Part of a config. Unknown keys, wrong types and non-finite numbers are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class ModelConfig(Frozen, frozen=True):
+class ModelConfig(FrozenModel, frozen=True):
     """Recurrent layers, dropout and a linear readout."""
 
     cell: Cell = Field(default="gru", description="Recurrent cell.")
     hidden_size: int = Field(default=64, ge=1, description="Units of a layer, in each direction.")
-    num_layers: int = Field(default=1, ge=1, description="Layers, one upon another.")
-    bidirectional: bool = Field(default=False, description="Also read each sequence from its end.")
+    num_layers: int = Field(default=1, ge=1, description="Number of stacked layers.")
+    bidirectional: bool = Field(default=False, description="Whether layers are bidirectional.")
     dropout: float = Field(
         default=0.0,
         ge=0,
@@ -32,71 +37,73 @@ class ModelConfig(Frozen, frozen=True):
         lt=1,
         description="Rate at which recurrent weights are zeroed, per batch.",
     )
-    time_scales: float | None = Field(
+    chrono_bias: float | None = Field(
         default=None,
         ge=2,
-        description="Longest of the times, in steps, over which units forget at the start, the "
-        "shortest being 2: sets the biases of the GRU's update gate and of the LSTM's forget gate. "
+        description="Longest time scale, in steps, of the chrono initialisation, the shortest "
+        "being 2: sets the biases of the GRU's update gate and of the LSTM's forget gate. "
         "None for the cell's own biases, 0 and 1. The plain RNN has no such gate.",
     )
     reset: Literal["after", "before"] = Field(
-        default="after", description="GRU only: the reset gate applies after or before the product."
+        default="after", description="GRU only: the reset gate applies after or before the matmul."
     )
 
 
-class OptimizerConfig(Frozen, frozen=True):
-    """The optimiser and the learning rate over the steps."""
+class OptimizerConfig(FrozenModel, frozen=True):
+    """Optimiser and learning-rate schedule."""
 
     name: Literal["adam", "adamw", "sgd", "rmsprop"] = Field(
         default="adam", description="Optimiser."
     )
-    learning_rate: float = Field(default=1e-3, gt=0, description="Highest learning rate.")
+    learning_rate: float = Field(default=1e-3, gt=0, description="Peak learning rate.")
     schedule: Literal["constant", "cosine", "exponential", "linear"] = Field(
-        default="constant", description="How the learning rate falls after the warm-up."
+        default="constant", description="Decay of the learning rate after the warm-up."
     )
-    warmup_steps: int = Field(default=0, ge=0, description="Steps over which it rises from zero.")
-    final_fraction: float = Field(
-        default=0.0, ge=0, le=1, description="Last learning rate, as a fraction of the highest."
+    warmup_steps: int = Field(default=0, ge=0, description="Steps of linear warm-up from zero.")
+    final_scale: float = Field(
+        default=0.0, ge=0, le=1, description="Final learning rate, as a fraction of the peak."
     )
-    clip_norm: float | None = Field(
-        default=None, gt=0, description="Largest global norm of the gradient, or None."
+    max_grad_norm: float | None = Field(
+        default=None, gt=0, description="Maximum global norm of the gradient, or None."
     )
     weight_decay: float = Field(
-        default=0.0, ge=0, description="Weight decay, decoupled from the gradient by adamw alone."
+        default=0.0, ge=0, description="Weight decay; decoupled from the gradient with adamw only."
     )
-    accumulate: int = Field(default=1, ge=1, description="Batches whose gradients make one update.")
+    accumulate_steps: int = Field(default=1, ge=1, description="Batches per parameter update.")
 
 
-class TrainingConfig(Frozen, frozen=True):
-    """How long to train, on how much at once, and how often to look."""
+class TrainingConfig(FrozenModel, frozen=True):
+    """Length of the training, batch size, and intervals of evaluation and logging."""
 
-    steps: int = Field(default=1000, ge=1, description="Steps, one batch each.")
-    batch_size: int = Field(default=32, ge=1, description="Sequences in a batch.")
-    eval_every: int = Field(default=100, ge=1, description="Steps between validations, each saved.")
-    log_every: int = Field(default=10, ge=1, description="Steps between rows of the training loss.")
+    steps: int = Field(default=1000, ge=1, description="Train steps, one batch each.")
+    batch_size: int = Field(default=32, ge=1, description="Sequences per batch.")
+    eval_every: int = Field(
+        default=100, ge=1, description="Steps between validations; each saves a checkpoint."
+    )
+    log_every: int = Field(default=10, ge=1, description="Steps between logged training losses.")
     patience: int | None = Field(
         default=None,
         ge=1,
-        description="Validations without a better figure before stopping, or None.",
+        description="Validations without improvement before early stopping, or None.",
     )
     keep_checkpoints: int = Field(
-        default=2, ge=1, description="Newest checkpoints kept; the best is kept besides."
+        default=2, ge=1, description="Latest checkpoints to retain, in addition to the best."
     )
 
 
-class Range(Frozen, frozen=True):
-    """What a sweep draws a value from: numbers from `low` to `high`, or `choices`."""
+class Range(FrozenModel, frozen=True):
+    """Search space of one value of a sweep: numbers from `low` to `high`, or `choices`."""
 
     low: int | float | None = Field(default=None, description="Least value.")
     high: int | float | None = Field(default=None, description="Greatest value.")
-    log: bool = Field(default=False, description="Whether their logarithms are drawn evenly.")
+    log: bool = Field(default=False, description="Whether to sample uniformly in the logarithm.")
     choices: list[bool | int | float | str] | None = Field(
         default=None, min_length=1, description="All values."
     )
 
     @model_validator(mode="after")
     def check_kind(self) -> Self:
-        """Refuses what is neither a range nor choices, or both."""
+        """Rejects anything but exactly one of a range and choices."""
         given = [bound is not None for bound in (self.low, self.high)]
         if any(given) == (self.choices is not None) or any(given) != all(given):
             raise ValueError("should have low and high, or choices.")
@@ -108,21 +115,21 @@ class Range(Frozen, frozen=True):
         return self
 
 
-class Published(Frozen, frozen=True):
-    """A test figure that others published, which ours are held against."""
+class Published(FrozenModel, frozen=True):
+    """A published test metric, for comparison."""
 
-    model: str = Field(min_length=1, description="What it is of, and whose it is.")
-    figure: str = Field(description="Which of the task's test figures it is.")
-    value: float = Field(description="The figure, in the unit of ours.")
-    source: str = Field(min_length=1, description="Where it stands.")
-
-
-# What describes an experiment and changes nothing about a run; no options either.
-DESCRIPTIVE = frozenset({"cells", "published", "sweep"})
+    model: str = Field(min_length=1, description="Model and authors.")
+    metric: str = Field(description="Name of the metric, one of the task's test metrics.")
+    value: float = Field(description="Its value, in the task's unit.")
+    source: str = Field(min_length=1, description="Publication.")
 
 
-class ExperimentConfig(Frozen, frozen=True):
-    """What every experiment has; a task adds fields of its own."""
+# Keys that describe an experiment and do not affect a run. They are no command-line options.
+METADATA_FIELDS = frozenset({"cells", "published", "sweep"})
+
+
+class ExperimentConfig(FrozenModel, frozen=True):
+    """Fields of every experiment; a task adds its own."""
 
     task: str
     seed: int = Field(
@@ -135,28 +142,42 @@ class ExperimentConfig(Frozen, frozen=True):
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
     sweep: dict[str, Range] = Field(
-        default={}, description="For the command sweep: by key, what to draw values from."
+        default={}, description="For the command sweep: search spaces by dotted key."
     )
     cells: dict[Cell, dict[str, bool | int | float | str | None]] = Field(
         default={},
-        description="For the command compare: by cell, by key, values of that cell's own.",
+        description="For the command compare: by cell, values by dotted key for that cell only.",
     )
     published: list[Published] = Field(
-        default=[], description="Figures that others published, shown beside the run's own."
+        default=[], description="Published metrics, shown next to the run's own."
     )
 
     @model_validator(mode="after")
     def check_schedule(self) -> Self:
-        """Refuses a schedule that cannot be drawn."""
+        """Rejects inconsistent settings of the learning-rate schedule."""
         optimizer, steps = self.optimizer, self.training.steps
         if optimizer.warmup_steps >= steps:
             raise ValueError(
                 f"optimizer.warmup_steps is {optimizer.warmup_steps}, but should be less than "
                 f"training.steps, which is {steps}."
             )
-        if optimizer.schedule == "exponential" and optimizer.final_fraction == 0:
+        if optimizer.schedule == "exponential" and optimizer.final_scale == 0:
             raise ValueError(
-                "optimizer.final_fraction is 0, but should be above it: "
+                "optimizer.final_scale is 0, but should be above it: "
                 "the exponential schedule never comes to zero."
+            )
+        return self
+
+
+class UnidirectionalConfig(ExperimentConfig, frozen=True):
+    """An experiment whose model predicts what comes next, and so must not be bidirectional."""
+
+    @model_validator(mode="after")
+    def check_direction(self) -> Self:
+        """Rejects a model that sees its targets."""
+        if self.model.bidirectional:
+            raise ValueError(
+                "model.bidirectional is True, but should be False: "
+                "a bidirectional model sees the values that it is to predict."
             )
         return self

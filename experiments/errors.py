@@ -1,5 +1,5 @@
-"""Errors that are the user's to mend: printed as one message, without a traceback."""
+"""Errors of the user, which are printed as one message, without a traceback."""
 
 
 class UserError(Exception):
-    """Says what was given, what is wrong with it and what was expected, in complete sentences."""
+    """A message in complete sentences: what was given, what is wrong, and what is expected."""

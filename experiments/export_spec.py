@@ -1,4 +1,4 @@
-"""What of a trained task is exported: a network between two ends, each in JAX and in ONNX."""
+"""What `export` writes of a task: a network with pre- and postprocessing, in JAX and in ONNX."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.models.recurrent import Network
-from experiments.task import Array, Params
+from experiments.typing import Array, Params
 
 if TYPE_CHECKING:
     from gru_jax.interop.onnx.writer import Writer
@@ -17,10 +17,10 @@ Size = int | str
 
 
 @dataclasses.dataclass(frozen=True)
-class Ends:
-    """What stands before a network's inputs and after its outputs: nothing, unless a task has it.
+class PrePost:
+    """Preprocessing of a network's inputs and postprocessing of its outputs; here the identity.
 
-    The `write` functions add the nodes that compute the same, and take and return names of values.
+    The `onnx_` methods add the nodes that compute the same; they take and return names of values.
     """
 
     def before(self, inputs: jax.Array) -> jax.Array:
@@ -30,18 +30,18 @@ class Ends:
         del inputs
         return outputs
 
-    def write_before(self, writer: "Writer", inputs: str) -> str:
+    def onnx_before(self, writer: "Writer", inputs: str) -> str:
         del writer
         return inputs
 
-    def write_after(self, writer: "Writer", inputs: str, outputs: str) -> str:
+    def onnx_after(self, writer: "Writer", inputs: str, outputs: str) -> str:
         del writer, inputs
         return outputs
 
 
 @dataclasses.dataclass(frozen=True)
-class Standardised(Ends):
-    """Numbers (batch, time), less their mean over their deviation, as features (batch, time, 1)."""
+class Standardize(PrePost):
+    """Scalars (batch, time), minus the mean, over the deviation, as features (batch, time, 1)."""
 
     mean: float
     deviation: float
@@ -49,92 +49,96 @@ class Standardised(Ends):
     def before(self, inputs: jax.Array) -> jax.Array:
         return ((inputs - self.mean) / self.deviation)[..., None]
 
-    def write_before(self, writer: "Writer", inputs: str) -> str:
+    def onnx_before(self, writer: "Writer", inputs: str) -> str:
         centred = writer.node("Sub", inputs, writer.constant(self.mean))
         scaled = writer.node("Div", centred, writer.constant(self.deviation))
         return writer.node("Unsqueeze", scaled, writer.integers(-1))
 
 
 @dataclasses.dataclass(frozen=True)
-class OneHot(Ends):
-    """Symbols (batch, time), each as a feature that is 1 among others that are 0."""
+class OneHot(PrePost):
+    """Symbols (batch, time) as one-hot features (batch, time, size)."""
 
     size: int
 
     def before(self, inputs: jax.Array) -> jax.Array:
         return jax.nn.one_hot(inputs, self.size)
 
-    def write_before(self, writer: "Writer", inputs: str) -> str:
+    def onnx_before(self, writer: "Writer", inputs: str) -> str:
         off_on = writer.constant([0, 1])
-        places = writer.cast(inputs, "int64")
-        return writer.node("OneHot", places, writer.integers(self.size), off_on, axis=-1)
+        indices = writer.cast(inputs, "int64")
+        return writer.node("OneHot", indices, writer.integers(self.size), off_on, axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)
-class Changes(Ends):
-    """Forecasts: changes from the last hour of a window (batch, window, columns) in segments.
+class DifferenceForecast(PrePost):
+    """Forecasts of the difference from the last hour of a window (batch, window, columns).
 
     Attributes:
-        window: hours that are read.
-        horizon: hours that are forecast.
-        columns: how many there are.
-        segment: hours that are read in one step.
-        together: whether the network reads all columns at once, or each by itself.
+        window: hours of input.
+        horizon: hours of the forecast.
+        columns: number of columns.
+        segment: hours of input per time step.
+        joint_columns: whether the network's inputs are all columns together, or one column.
     """
 
     window: int
     horizon: int
     columns: int
     segment: int
-    together: bool
+    joint_columns: bool
 
     def before(self, inputs: jax.Array) -> jax.Array:
-        changes = inputs - inputs[:, -1:]
-        if not self.together:
-            changes = changes.swapaxes(1, 2).reshape(-1, self.window, 1)
-        return changes.reshape(changes.shape[0], self.window // self.segment, self._features)
+        differences = inputs - inputs[:, -1:]
+        if not self.joint_columns:
+            differences = differences.swapaxes(1, 2).reshape(-1, self.window, 1)
+        return differences.reshape(
+            differences.shape[0], self.window // self.segment, self._features
+        )
 
     def after(self, inputs: jax.Array, outputs: jax.Array) -> jax.Array:
-        if self.together:
+        if self.joint_columns:
             return inputs[:, -1:] + outputs.reshape(-1, self.horizon, self.columns)
         return inputs[:, -1:] + outputs.reshape(-1, self.columns, self.horizon).swapaxes(1, 2)
 
-    def write_before(self, writer: "Writer", inputs: str) -> str:
-        changes = writer.node("Sub", inputs, self._write_last(writer, inputs))
-        if not self.together:
-            changes = writer.node("Transpose", changes, perm=[0, 2, 1])
+    def onnx_before(self, writer: "Writer", inputs: str) -> str:
+        differences = writer.node("Sub", inputs, self._onnx_last(writer, inputs))
+        if not self.joint_columns:
+            differences = writer.node("Transpose", differences, perm=[0, 2, 1])
         shape = writer.integers(-1, self.window // self.segment, self._features)
-        return writer.node("Reshape", changes, shape)
+        return writer.node("Reshape", differences, shape)
 
-    def write_after(self, writer: "Writer", inputs: str, outputs: str) -> str:
-        last = self._write_last(writer, inputs)
-        sizes = (self.horizon, self.columns) if self.together else (self.columns, self.horizon)
-        changes = writer.node("Reshape", outputs, writer.integers(-1, *sizes))
-        if not self.together:
-            changes = writer.node("Transpose", changes, perm=[0, 2, 1])
-        return writer.node("Add", last, changes)
+    def onnx_after(self, writer: "Writer", inputs: str, outputs: str) -> str:
+        last = self._onnx_last(writer, inputs)
+        sizes = (self.horizon, self.columns)
+        if not self.joint_columns:
+            sizes = sizes[::-1]
+        differences = writer.node("Reshape", outputs, writer.integers(-1, *sizes))
+        if not self.joint_columns:
+            differences = writer.node("Transpose", differences, perm=[0, 2, 1])
+        return writer.node("Add", last, differences)
 
     @property
     def _features(self) -> int:
-        return self.segment * (self.columns if self.together else 1)
+        return self.segment * (self.columns if self.joint_columns else 1)
 
-    def _write_last(self, writer: "Writer", inputs: str) -> str:
+    def _onnx_last(self, writer: "Writer", inputs: str) -> str:
         begin, end, axis = writer.integers(-1), writer.integers(self.window), writer.integers(1)
         return writer.node("Slice", inputs, begin, end, axis)
 
 
 @dataclasses.dataclass(frozen=True)
-class Serving:
+class ExportSpec:
     """What is exported of a task.
 
     Attributes:
-        apply: (params, inputs, lengths or None) -> outputs, which the whole model computes.
+        apply: (params, inputs, lengths or None) -> outputs, the whole computation.
         inputs: their shape; a name stands for any size.
         outputs: their shape.
         dtype: of the inputs.
-        lengths: whether sequences may be shorter than the longest.
-        network: the network, where there is one that other formats may hold.
-        ends: what stands before and after it.
+        lengths: whether `apply` takes the lengths of the sequences.
+        network: the network, for formats that hold a network; None if there is none of GRUs.
+        pre_post: the network's pre- and postprocessing.
     """
 
     apply: Callable[[Params, Array, Array | None], jax.Array]
@@ -143,20 +147,21 @@ class Serving:
     dtype: str = "float32"
     lengths: bool = False
     network: Network | None = None
-    ends: Ends = Ends()
+    pre_post: PrePost = PrePost()
 
 
-def serving(
+def make_export_spec(
     network: Network,
-    ends: Ends,
+    pre_post: PrePost,
     inputs: tuple[Size, ...],
     outputs: tuple[Size, ...],
     **options: Any,
-) -> Serving:
-    """A network between its ends."""
+) -> ExportSpec:
+    """Returns the spec of a network with its pre- and postprocessing."""
 
     def apply(params: Params, inputs: Array, lengths: Array | None) -> jax.Array:
-        given = jnp.asarray(inputs)
-        return ends.after(given, network.apply(params, ends.before(given), lengths=lengths))
+        inputs = jnp.asarray(inputs)
+        outputs = network.apply(params, pre_post.before(inputs), lengths=lengths)
+        return pre_post.after(inputs, outputs)
 
-    return Serving(apply, inputs, outputs, network=network, ends=ends, **options)
+    return ExportSpec(apply, inputs, outputs, network=network, pre_post=pre_post, **options)

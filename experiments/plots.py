@@ -1,5 +1,6 @@
-"""The figures a run leaves behind, drawn without a display."""
+"""Plots of a run, rendered without a display."""
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.files import replace_atomically
-from experiments.task import Array
+from experiments.files import write_atomically
+from experiments.typing import Array
 
 
 def learning_curves(
@@ -20,14 +21,14 @@ def learning_curves(
     best_step: int,
     path: Path,
 ) -> None:
-    """Draws the loss in training and validation, and the figure monitored, over the steps.
+    """Plots the training and validation loss, and the monitored metric, over the steps.
 
     Args:
         rows: the rows of `metrics.jsonl`.
-        loss: the validation figure that is the loss.
-        monitor: the validation figure that chose the best step.
-        labels: each figure's name and unit.
-        best_step: the step whose parameters were kept.
+        loss: the validation metric that is the loss.
+        monitor: the validation metric that selected the best step.
+        labels: name and unit of each metric.
+        best_step: the step with the best parameters.
         path: the PNG to write.
     """
     names = [loss] if monitor == loss else [loss, monitor]
@@ -45,30 +46,30 @@ def learning_curves(
     if losses and min(losses) > 0 and max(losses) > 10 * min(losses):
         panels[0].set_yscale("log")
     if losses:
-        # The first steps, which are far above the rest, would leave it no room.
+        # The first training losses are far higher, and would squeeze the rest of the curve.
         panels[0].set_ylim(top=1.2 * max(losses))
     panels[-1].set_xlabel("step")
     save(figure, path)
 
 
 def confusion_matrix(counts: np.ndarray, classes: Sequence[str], title: str, path: Path) -> None:
-    """Draws how often each class (rows) was taken for each class (columns)."""
+    """Plots a confusion matrix: true classes are rows, predicted ones columns."""
     figure = Figure(figsize=(5.6, 5), layout="constrained")
     axes = figure.add_subplot()
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    fractions = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    image = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
     for row, column in np.argwhere(counts > 0):
-        color = "white" if shares[row, column] > 0.5 else "black"
+        color = "white" if fractions[row, column] > 0.5 else "black"
         axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=color)
     axes.set(xlabel="predicted class", ylabel="true class", title=title)
     axes.set_xticks(range(len(classes)), classes)
     axes.set_yticks(range(len(classes)), classes)
-    figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
+    figure.colorbar(image, ax=axes, label="fraction of the true class", shrink=0.8)
     save(figure, path)
 
 
 def gate_activity(gates: Mapping[str, Array], inputs: Array, title: str, path: Path) -> None:
-    """Draws gates (steps, units) as images over the steps, below the input (steps,) they saw."""
+    """Plots gates (steps, units) as images over the steps, below the input (steps,)."""
     heights = [1] + [2.5] * len(gates)
     figure = Figure(figsize=(8, sum(heights)), layout="constrained")
     panels = figure.subplots(len(heights), 1, sharex=True, gridspec_kw={"height_ratios": heights})
@@ -86,7 +87,7 @@ def gate_activity(gates: Mapping[str, Array], inputs: Array, title: str, path: P
 
 
 def scatter(truth: Array, predicted: Array, title: str, path: Path) -> None:
-    """Draws predicted against true values, with the line on which they are equal."""
+    """Plots predicted against true values, with the line of equality."""
     figure = Figure(figsize=(5, 5), layout="constrained")
     axes = figure.add_subplot()
     ends = [min(truth.min(), predicted.min()), max(truth.max(), predicted.max())]
@@ -98,13 +99,13 @@ def scatter(truth: Array, predicted: Array, title: str, path: Path) -> None:
     save(figure, path)
 
 
-def confidence(probabilities: np.ndarray, right: Array, title: str, path: Path) -> None:
-    """Draws the probabilities (classes, steps) of classes over steps, the right ones ringed."""
+def confidence(probabilities: np.ndarray, targets: Array, title: str, path: Path) -> None:
+    """Plots class probabilities (classes, steps) over the steps, with circles at the targets."""
     figure = Figure(figsize=(6.5, 4), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(probabilities, cmap="Blues", vmin=0, vmax=1, origin="lower", aspect="auto")
-    steps = range(len(right))
-    axes.plot(steps, right, "o", markersize=14, fillstyle="none", color="black", label="right")
+    steps = range(len(targets))
+    axes.plot(steps, targets, "o", markersize=14, fillstyle="none", color="black", label="target")
     axes.set(xlabel="step", ylabel="symbol", title=title)
     axes.legend(loc="upper right")
     figure.colorbar(image, ax=axes, label="probability")
@@ -112,15 +113,15 @@ def confidence(probabilities: np.ndarray, right: Array, title: str, path: Path) 
 
 
 def attention(
-    weights: np.ndarray, *, asked: Sequence[str], seen: Sequence[str], title: str, path: Path
+    weights: np.ndarray, *, target: Sequence[str], source: Sequence[str], title: str, path: Path
 ) -> None:
-    """Draws how much each symbol written (rows) attended to each symbol read (columns)."""
-    figure = Figure(figsize=(2 + 0.35 * len(seen), 1.5 + 0.3 * len(asked)), layout="constrained")
+    """Plots attention weights: target symbols are rows, source symbols columns."""
+    figure = Figure(figsize=(2 + 0.35 * len(source), 1.5 + 0.3 * len(target)), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(weights, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    axes.set_xticks(range(len(seen)), seen, rotation=60, ha="right")
-    axes.set_yticks(range(len(asked)), asked)
-    axes.set(xlabel="read", ylabel="written", title=title)
+    axes.set_xticks(range(len(source)), source, rotation=60, ha="right")
+    axes.set_yticks(range(len(target)), target)
+    axes.set(xlabel="source", ylabel="target", title=title)
     figure.colorbar(image, ax=axes, label="attention")
     save(figure, path)
 
@@ -132,24 +133,24 @@ def forecasts(
     title: str,
     path: Path,
 ) -> None:
-    """Draws forecasts over the truth: a row per column, a panel per window.
+    """Plots forecasts and truth: a row per column, a panel per window.
 
     Args:
-        windows: `read` (N, window, columns) and `after` (N, horizon, columns).
-        predicted: by model, forecasts like `after`.
-        columns: names and places of those to be drawn.
-        title: what stands above.
+        windows: `inputs` (N, window, columns) and `targets` (N, horizon, columns).
+        predicted: by model, forecasts of the shape of `targets`.
+        columns: names and indices of the columns to plot.
+        title: of the plot.
         path: the PNG to write.
     """
-    number, window = windows.read.shape[:2]
-    horizon = windows.after.shape[1]
+    number, window = windows.inputs.shape[:2]
+    horizon = windows.targets.shape[1]
     figure = Figure(figsize=(4.2 * number, 1 + 2.3 * len(columns)), layout="constrained")
     panels = figure.subplots(len(columns), number, sharex=True, sharey="row", squeeze=False)
     before, ahead = np.arange(-window + 1, 1), np.arange(1, horizon + 1)
     for row, (name, column) in zip(panels, columns, strict=True):
         for index, panel in enumerate(row):
-            panel.plot(before, windows.read[index, :, column], color="gray", label="read")
-            panel.plot(ahead, windows.after[index, :, column], color="black", label="truth")
+            panel.plot(before, windows.inputs[index, :, column], color="gray", label="input")
+            panel.plot(ahead, windows.targets[index, :, column], color="black", label="truth")
             for model, values in predicted.items():
                 panel.plot(ahead, values[index, :, column], label=model)
             panel.axvline(0, color="gray", linewidth=0.8, linestyle=":")
@@ -163,11 +164,11 @@ def forecasts(
 
 
 def film_strip(rows: Mapping[str, np.ndarray], title: str, path: Path) -> None:
-    """Draws films, a row of frames in [0, 1] each; a shorter one stands below the last frames.
+    """Plots films as rows of frames in [0, 1]; shorter ones are aligned with the last frames.
 
     Args:
-        rows: by what stands beside it, a film (frames, height, width).
-        title: what stands above.
+        rows: by label, a film (frames, height, width).
+        title: of the plot.
         path: the PNG to write.
     """
     length = max(map(len, rows.values()))
@@ -194,13 +195,13 @@ def piano_roll(
     title: str,
     path: Path,
 ) -> None:
-    """Draws a piece (frames, keys) above the probabilities predicted for each of its frames.
+    """Plots a piece (frames, keys) above the predicted probabilities of its frames.
 
     Args:
         played: 1 where a key sounds.
-        predicted: the probability that it does, given the frames before.
+        predicted: probability that the key sounds, given the frames before.
         lowest_note: the MIDI number of the first key.
-        title: what stands above.
+        title: of the plot.
         path: the PNG to write.
     """
     figure = Figure(figsize=(9, 6), layout="constrained")
@@ -227,18 +228,25 @@ def piano_roll(
 
 
 def _curve(
-    axes: Axes, rows: Sequence[Mapping[str, Any]], split: str, figure: str, **style: Any
+    axes: Axes, rows: Sequence[Mapping[str, Any]], split: str, metric: str, **style: Any
 ) -> None:
-    axes.plot(*_series(rows, split, figure), **style)
+    axes.plot(*_series(rows, split, metric), **style)
 
 
 def _series(
-    rows: Sequence[Mapping[str, Any]], split: str, figure: str
+    rows: Sequence[Mapping[str, Any]], split: str, metric: str
 ) -> tuple[list[int], list[float]]:
-    """Returns steps and values of a figure; one that is not finite is null in the rows."""
-    chosen = [row for row in rows if row["split"] == split and row.get(figure) is not None]
-    return [row["step"] for row in chosen], [row[figure] for row in chosen]
+    """Returns steps and values of a metric; non-finite values are null in the rows."""
+    chosen = [row for row in rows if row["split"] == split and row.get(metric) is not None]
+    return [row["step"] for row in chosen], [row[metric] for row in chosen]
 
 
 def save(figure: Figure, path: Path) -> None:
-    replace_atomically(path, lambda beside: figure.savefig(beside, format="png", dpi=130))
+    """Writes a figure as PNG.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=130)
+    write_atomically(path, png.getvalue())

@@ -1,4 +1,4 @@
-"""A run's final figures: the table of models side by side, printed from the run's two files."""
+"""Result tables: a run's test metrics next to baselines and published ones."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -12,24 +12,24 @@ from experiments.config import ModelConfig, Published
 def print_report(
     summary: Mapping[str, Any], meta: Mapping[str, Any], published: Sequence[Published]
 ) -> None:
-    """Prints the test figures of the network beside the baselines' and those that others published.
+    """Prints the test metrics of the network, of the baselines, and published ones.
 
     Args:
-        summary: what `summary.json` holds.
-        meta: what `meta.json` holds.
-        published: what the config says.
+        summary: content of `summary.json`.
+        meta: content of `meta.json`.
+        published: published metrics, from the config.
     """
-    seed, split = summary["seed"], "test figures at the best validation"
+    seed, split = summary["seed"], "test metrics at the best validation"
     table = Table(title=f"{summary['task']}, seed {seed}: {split}", title_justify="left")
     table.add_column("model")
-    for figure in summary["test"]:
-        table.add_column(figure.replace("_", " "), justify="right")
+    for metric in summary["test"]:
+        table.add_column(metric.replace("_", " "), justify="right")
     table.add_column("parameters", justify="right")
     table.add_column("sequences/s", justify="right")
     table.caption = sources(published)
     table.caption_justify = "left"
-    for name, figures in rows_of_others(summary["baselines"], published, list(summary["test"])):
-        table.add_row(name, *figures, "", "")
+    for name, metrics in baseline_rows(summary["baselines"], published, list(summary["test"])):
+        table.add_row(name, *metrics, "", "")
     table.add_row(
         summary["model"],
         *map(number, summary["test"].values()),
@@ -40,35 +40,35 @@ def print_report(
     Console(highlight=False).print(table)
 
 
-def rows_of_others(
+def baseline_rows(
     baselines: Mapping[str, Mapping[str, float]],
     published: Iterable[Published],
-    figures: Sequence[str],
+    metrics: Sequence[str],
 ) -> list[tuple[str, list[str]]]:
-    """Returns what ours are held against: names, and a text for each of the test figures.
+    """Returns the rows of baselines and published metrics: a name, and a text for each metric.
 
-    Published figures have the digits that were published, and no more.
+    A published value is shown with as many digits as were published.
     """
     rows = [
-        (name, [number(of_name.get(figure)) for figure in figures])
+        (name, [number(of_name.get(metric)) for metric in metrics])
         for name, of_name in baselines.items()
     ]
     for name, of_name in published_rows(published).items():
-        texts = [f"{of_name[figure]:g}" if figure in of_name else "" for figure in figures]
+        texts = [f"{of_name[metric]:g}" if metric in of_name else "" for metric in metrics]
         rows.append((name, texts))
     return rows
 
 
 def published_rows(published: Iterable[Published]) -> dict[str, dict[str, float]]:
-    """Returns published figures by model, as a task gives those of its baselines."""
+    """Returns published metrics by model, in the form of a task's baselines."""
     rows: dict[str, dict[str, float]] = {}
     for entry in published:
-        rows.setdefault(entry.model, {})[entry.figure] = entry.value
+        rows.setdefault(entry.model, {})[entry.metric] = entry.value
     return rows
 
 
 def sources(published: Iterable[Published]) -> str | None:
-    """Returns a sentence that says where published figures stand; None where there are none."""
+    """Returns a sentence that cites the sources of published metrics; None if there are none."""
     names = dict.fromkeys(entry.source for entry in published)
     return f"Published: {'; '.join(names)}." if names else None
 
@@ -81,7 +81,7 @@ def model_name(config: ModelConfig) -> str:
 
 
 def number(value: float | None) -> str:
-    """Returns a figure for a table; nothing where there is none."""
+    """Returns a value as the text of a table cell; an empty string for None."""
     if value is None:
         return ""
     return f"{value:.4f}" if abs(value) >= 0.01 else f"{value:.2e}"

@@ -1,4 +1,4 @@
-"""Argument checks that say what is wrong: the argument's name, what came, what was expected."""
+"""Argument checks, whose errors name the argument, what was passed and what is expected."""
 
 import operator
 from collections.abc import Iterable
@@ -11,28 +11,38 @@ from gru_jax.typing import Array, DType, Shape
 
 
 def floating_array(name: str, value: object) -> Array:
-    """Returns ``value`` as an array; TypeError unless it is one of floating point numbers."""
-    return _array(name, value, jnp.floating, "floating point numbers")
+    """Returns ``value`` as an array; TypeError unless its dtype is a floating point one."""
+    return _array(name, value, (jnp.floating,), "floating point numbers")
 
 
 def integer_array(name: str, value: object) -> Array:
-    """Returns ``value`` as an array; TypeError unless it is one of integers."""
-    return _array(name, value, jnp.integer, "integers")
+    """Returns ``value`` as an array; TypeError unless its dtype is an integer one."""
+    return _array(name, value, (jnp.integer,), "integers")
 
 
 def boolean_array(name: str, value: object) -> Array:
-    """Returns ``value`` as an array; TypeError unless it is one of booleans."""
-    return _array(name, value, np.bool_, "booleans")
+    """Returns ``value`` as an array; TypeError unless its dtype is boolean."""
+    return _array(name, value, (np.bool_,), "booleans")
 
 
-def _array(name: str, value: object, kind: type, description: str) -> Array:
+def flag_array(name: str, value: object) -> Array:
+    """Returns ``value`` as a boolean array; TypeError unless it holds booleans or real numbers.
+
+    As in NumPy, a number is true unless it is zero; NaN is true.
+    """
+    kinds = (np.bool_, jnp.integer, jnp.floating)
+    array = _array(name, value, kinds, "booleans or real numbers")
+    return array if array.dtype == np.bool_ else array != 0
+
+
+def _array(name: str, value: object, kinds: tuple[type, ...], description: str) -> Array:
     try:
         array = jnp.asarray(value)
     except (TypeError, ValueError) as error:
         raise TypeError(
             f"{name} must be an array of {description}, got {type(value).__name__}"
         ) from error
-    if not jnp.issubdtype(array.dtype, kind):
+    if not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
         raise TypeError(f"{name} must be an array of {description}, got dtype {array.dtype}")
     return array
 
@@ -44,14 +54,14 @@ def shape(name: str, array: Array, expected: Shape, meaning: str) -> None:
 
 
 def parameter(name: str, value: object, expected: tuple[int | None, ...], meaning: str) -> Array:
-    """Returns a parameter's array; None in ``expected`` leaves that axis free."""
+    """Returns a parameter's array; None in ``expected`` permits any size of that axis."""
     array = floating_array(name, value)
-    fits = array.ndim == len(expected) and all(
-        want in (None, got) for got, want in zip(array.shape, expected, strict=True)
+    matches = array.ndim == len(expected) and all(
+        size in (None, got) for got, size in zip(array.shape, expected, strict=True)
     )
-    if not fits:
-        wanted = tuple("any" if size is None else size for size in expected)
-        raise ValueError(f"{name} has shape {array.shape}, expected {wanted}: {meaning}")
+    if not matches:
+        sizes = tuple("any" if size is None else size for size in expected)
+        raise ValueError(f"{name} has shape {array.shape}, expected {sizes}: {meaning}")
     return array
 
 
@@ -67,7 +77,7 @@ def positive_int(name: str, value: object) -> int:
 
 
 def scalar_or_per_unit(name: str, value: object, hidden_size: object) -> Array:
-    """Returns a number, or one for each unit; ValueError unless it is () or (H,)."""
+    """Returns ``value`` as an array; ValueError unless its shape is () or (H,)."""
     array = floating_array(name, jnp.asarray(value, float) if np.isscalar(value) else value)
     hidden = positive_int("hidden_size", hidden_size)
     if array.shape not in ((), (hidden,)):
@@ -85,7 +95,12 @@ def one_of(name: str, value: object, choices: Iterable[object]) -> None:
 
 
 def probability(name: str, value: object) -> float:
-    """Returns ``value`` as a float; ValueError unless it is a probability below one."""
+    """Returns ``value`` as a float; TypeError or ValueError unless it is a number in [0, 1).
+
+    NumPy scalars and arrays without axes are numbers, too.
+    """
+    if isinstance(value, (np.generic, np.ndarray)) and value.ndim == 0:
+        value = value.item()
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number in [0, 1), got {value!r}")
     if not 0 <= value < 1:
@@ -105,14 +120,14 @@ def floating_dtype(name: str, value: DType) -> np.dtype:
 
 
 def random_key(name: str, value: object) -> Array:
-    """Returns ``value``; TypeError unless it is one key, new-style or a raw uint32 pair."""
+    """Returns ``value``; TypeError unless it is one key, typed or a raw uint32 array."""
     if isinstance(value, jax.Array):
         if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
             if value.shape == ():
                 return value
         elif value.dtype == jnp.uint32 and value.ndim == 1:
             return value
-        came = f"an array of shape {value.shape} and dtype {value.dtype}"
+        got = f"an array of shape {value.shape} and dtype {value.dtype}"
     else:
-        came = repr(value)
-    raise TypeError(f"{name} must be one random key, as jax.random.key(seed) makes; got {came}")
+        got = repr(value)
+    raise TypeError(f"{name} must be a key from jax.random.key(seed), got {got}")

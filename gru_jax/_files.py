@@ -1,20 +1,20 @@
-"""Writing a file so that a kill at any moment leaves the old content or the new, never half."""
+"""Atomic file writes."""
 
 import os
 from pathlib import Path
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
-    """Writes ``content`` to a file, whole or not at all.
+    """Replaces a file's content; a process killed at any time leaves the old or the new content.
 
     Raises:
-        OSError: it cannot be written; what the file held before stays.
+        OSError: the file cannot be written; its old content is unchanged.
     """
     path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        beside.write_bytes(content)
-        os.replace(beside, path)
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise

@@ -1,4 +1,4 @@
-"""Regularisers: functions of an explicit random key."""
+"""Dropout with an explicit random key."""
 
 import jax
 import jax.numpy as jnp
@@ -8,17 +8,18 @@ from gru_jax.typing import Array
 
 
 def dropout(key: Array, xs: Array, rate: float, *, broadcast_dims: tuple[int, ...] = ()) -> Array:
-    """Zeroes a random share of ``xs`` and scales up the rest (Srivastava et al. 2014).
+    """Sets random elements of ``xs`` to zero and scales the others up (Srivastava et al. 2014).
 
     Args:
         key: a random key.
         xs: an array of floating point numbers of any shape.
-        rate: the share that is zeroed, in [0, 1).
-        broadcast_dims: axes along which one draw serves all; ``(0,)`` keeps one mask for a whole
-            sequence with time leading (variational dropout; Gal & Ghahramani 2016).
+        rate: probability of an element to be set to zero, in [0, 1).
+        broadcast_dims: axes along which the mask is broadcast, as in Flax. With time-major ``xs``,
+            ``(0,)`` uses one mask for a whole sequence (variational dropout; Gal & Ghahramani
+            2016).
 
     Returns:
-        An array like ``xs``, with the same expectation.
+        An array of the shape and dtype of ``xs``, with the same expectation.
 
     Raises:
         TypeError: a wrong type of key, ``xs`` or rate.
@@ -29,7 +30,7 @@ def dropout(key: Array, xs: Array, rate: float, *, broadcast_dims: tuple[int, ..
     rate = _checks.probability("rate", rate)
     if rate == 0:
         return xs
-    shared = {axis % xs.ndim for axis in broadcast_dims}
-    mask_shape = tuple(1 if axis in shared else size for axis, size in enumerate(xs.shape))
-    kept = jnp.broadcast_to(jax.random.bernoulli(key, 1 - rate, mask_shape), xs.shape)
-    return jnp.where(kept, xs / jnp.asarray(1 - rate, xs.dtype), jnp.zeros_like(xs))
+    broadcast = {axis % xs.ndim for axis in broadcast_dims}
+    mask_shape = tuple(1 if axis in broadcast else size for axis, size in enumerate(xs.shape))
+    mask = jnp.broadcast_to(jax.random.bernoulli(key, 1 - rate, mask_shape), xs.shape)
+    return jnp.where(mask, xs / jnp.asarray(1 - rate, xs.dtype), jnp.zeros_like(xs))

@@ -1,7 +1,7 @@
-"""Programs for serving: steps and sequences in StableHLO, run by JAX without this library.
+"""Programs for serving: steps and sequences as StableHLO, which JAX runs without this library.
 
-A file is a ZIP archive of two members: `note.json`, which says what it is and what made it, and
-`program`, which `jax.export.deserialize` reads.
+A file is a ZIP archive with two members: `note.json`, the metadata, and `program`, which
+`jax.export.deserialize` reads.
 """
 
 import dataclasses
@@ -12,7 +12,6 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from typing import Any, Literal
 
 import jax
@@ -23,80 +22,89 @@ from gru_jax import _checks
 from gru_jax._files import write_atomically
 from gru_jax._unroll import initial_state, step, unroll
 from gru_jax.cells import Cell
-from gru_jax.interop.files import naming, needed, read_archive, read_bytes
+from gru_jax.interop.files import (
+    file_errors,
+    import_optional,
+    library_version,
+    read_archive,
+    read_bytes,
+)
 from gru_jax.stack import Stack, unroll_stack
 from gru_jax.typing import DType
 
 FORMAT, VERSION = "gru_jax program", 1
 PLATFORMS = ("cpu", "cuda", "tpu")
-NOTE, PROGRAM = "note.json", "program"
+METADATA, PROGRAM = "note.json", "program"
 
 Tree = Any
 
 
 @dataclasses.dataclass(frozen=True)
-class Program:
-    """What a file of this module holds.
+class ExportedProgram:
+    """A program that was read from a file.
 
     Attributes:
-        call: the program, differentiable if it was exported so; works under ``jax.jit``.
-        note: what made it: versions of the library and of JAX, the model's equation and sizes,
-            platforms, and the types of arguments and results.
+        call: the program, differentiable if exported with ``trainable=True``; works under
+            ``jax.jit``.
+        metadata: versions of the library and of JAX, the model's cells and sizes, platforms, and
+            the types of arguments and results.
     """
 
     call: Callable[..., Tree]
-    note: dict[str, Any]
+    metadata: dict[str, Any]
 
 
 def export_step(
-    ours: Cell | Stack,
+    params: Cell | Stack,
     path: str | os.PathLike[str] | None = None,
     *,
     dtype: DType = jnp.float32,
     trainable: bool = False,
     platforms: Sequence[str] = PLATFORMS,
 ) -> bytes:
-    """A program of one step, for streams: ``(state, x) -> state``, for a batch of any size.
+    """Exports one step, for streams: ``(state, x) -> state``, with a dynamic batch size.
 
     Args:
-        ours: a cell, whose state is that of :func:`gru_jax.initial_state`, (batch, H), with
-            tuples in place of named ones; or a stack that reads forward, whose step is
+        params: a cell, whose state is that of :func:`gru_jax.initial_state`, (batch, H), with plain
+            tuples instead of named tuples; or a forward stack, whose step is
             ``(states, x) -> (states, y)``, states by layer and direction.
-        path: of a file to write, whole or not at all; None writes none.
-        dtype: of ``x``, (batch, D).
-        trainable: whether the parameters are the first argument, as :func:`arrays_of` gives
-            them, and the program has a derivative; otherwise they lie in the file.
-        platforms: what the program is lowered for: "cpu", "cuda", "rocm", "tpu".
+        path: the file to write, atomically; None writes no file.
+        dtype: dtype of ``x``, (batch, D).
+        trainable: if True, the program is differentiable and its first argument is the parameters,
+            as :func:`param_arrays` returns them; otherwise they are constants of the program.
+        platforms: the platforms to lower for: "cpu", "cuda", "rocm", "tpu".
 
     Returns:
         The content of the file.
 
     Raises:
         TypeError: an argument of the wrong type.
-        ValueError: a stack that reads backward, which has to know the end; unknown platforms.
+        ValueError: a bidirectional stack, which has no step; unknown platforms.
         OSError: the file cannot be written.
-        ImportError: flatbuffers is not installed, which JAX writes programs with.
+        ImportError: flatbuffers, which JAX needs to write programs, is not installed.
     """
     batch = jax_export.symbolic_shape("batch")
-    x = jax.ShapeDtypeStruct((*batch, _input_size(ours)), _checks.floating_dtype("dtype", dtype))
-    if isinstance(ours, Stack):
-        if any(len(layer) == 2 for layer in ours.layers):
-            raise ValueError("a stack that reads backward has no step: it has to know the end")
+    x = jax.ShapeDtypeStruct((*batch, _input_size(params)), _checks.floating_dtype("dtype", dtype))
+    if isinstance(params, Stack):
+        if any(len(layer) == 2 for layer in params.layers):
+            raise ValueError(
+                "a bidirectional stack has no step: it reads each sequence from its end, too"
+            )
 
-        def advance(params: Any, state: Tree, x: jax.Array) -> Tree:
-            states, ys = unroll_stack(params, x[None], named_state(params, state))
-            return plain_state(states), ys[0]
+        def run_step(model: Any, state: Tree, x: jax.Array) -> Tree:
+            states, ys = unroll_stack(model, x[None], state_from_tuples(model, state))
+            return state_to_tuples(states), ys[0]
     else:
 
-        def advance(params: Any, state: Tree, x: jax.Array) -> Tree:
-            return plain_state(step(params, named_state(params, state), x))
+        def run_step(model: Any, state: Tree, x: jax.Array) -> Tree:
+            return state_to_tuples(step(model, state_from_tuples(model, state), x))
 
-    state = state_shapes(ours, batch)
-    return _export("step", advance, ours, (state, x), path, trainable, platforms)
+    state = state_shapes(params, batch)
+    return _export("step", run_step, params, (state, x), path, trainable, platforms)
 
 
 def export_unroll(
-    ours: Cell | Stack,
+    params: Cell | Stack,
     path: str | os.PathLike[str] | None = None,
     *,
     lengths: bool = False,
@@ -105,14 +113,14 @@ def export_unroll(
     trainable: bool = False,
     platforms: Sequence[str] = PLATFORMS,
 ) -> bytes:
-    """A program of whole sequences: ``(xs, h0) -> (h_last, ys)``, for any batch and time but 0.
+    """Exports whole sequences: ``(xs, h0) -> (h_last, ys)``, with dynamic batch and time, not 0.
 
     Args:
-        ours: a cell or a stack.
-        path: of a file to write, whole or not at all; None writes none.
-        lengths: whether lengths (batch,), int32, are an argument after ``h0``.
+        params: a cell or a stack.
+        path: the file to write, atomically; None writes no file.
+        lengths: whether the program's third argument is lengths, (batch,) int32.
         reverse: as for :func:`gru_jax.unroll`.
-        dtype: of ``xs``, (time, batch, D).
+        dtype: dtype of ``xs``, (time, batch, D).
         trainable, platforms: as for :func:`export_step`.
 
     Returns:
@@ -124,19 +132,19 @@ def export_unroll(
     time, batch = jax_export.symbolic_shape("time, batch")
     dtype = _checks.floating_dtype("dtype", dtype)
     _checks.one_of("reverse", reverse, (False, True))
-    run: Any = unroll_stack if isinstance(ours, Stack) else unroll
+    run: Any = unroll_stack if isinstance(params, Stack) else unroll
 
-    def sequence(params: Any, xs: jax.Array, h0: Tree, lengths: jax.Array | None = None) -> Tree:
-        state = named_state(params, h0)
-        last, ys = run(params, xs, state, lengths=lengths, reverse=reverse)
-        return plain_state(last), ys
+    def sequence(model: Any, xs: jax.Array, h0: Tree, lengths: jax.Array | None = None) -> Tree:
+        state = state_from_tuples(model, h0)
+        last, ys = run(model, xs, state, lengths=lengths, reverse=reverse)
+        return state_to_tuples(last), ys
 
     arguments = (
-        jax.ShapeDtypeStruct((time, batch, _input_size(ours)), dtype),
-        state_shapes(ours, (batch,)),
+        jax.ShapeDtypeStruct((time, batch, _input_size(params)), dtype),
+        state_shapes(params, (batch,)),
         *([jax.ShapeDtypeStruct((batch,), jnp.int32)] if lengths else []),
     )
-    return _export("unroll", sequence, ours, arguments, path, trainable, platforms)
+    return _export("unroll", sequence, params, arguments, path, trainable, platforms)
 
 
 def export_function(
@@ -144,22 +152,23 @@ def export_function(
     arguments: Sequence[Tree],
     path: str | os.PathLike[str] | None = None,
     *,
-    note: dict[str, Any],
+    metadata: dict[str, Any],
     trainable: bool = False,
     platforms: Sequence[str] = PLATFORMS,
 ) -> bytes:
-    """A program of any function, such as a whole model's; arrays it closes over lie in the file.
+    """Exports any function, such as a whole model; arrays in its closure become constants.
 
-    Sizes that may be any are symbols: ``jax.export.symbolic_shape("time, batch")``. Where time is
-    one, ``checkpoint`` of :func:`gru_jax.unroll` may be None or ``"step"``.
+    Dynamic sizes are symbols: ``jax.export.symbolic_shape("time, batch")``. If time is a symbol,
+    ``checkpoint`` of :func:`gru_jax.unroll` must be None or ``"step"``.
 
     Args:
-        function: of positional arguments, trees of tuples, lists, dictionaries and arrays.
-        arguments: their shapes and types, as ``jax.ShapeDtypeStruct``.
-        path: of a file to write, whole or not at all; None writes none.
-        note: what the file is to say of it, JSON; versions and types are added.
-        trainable: whether the program has a derivative.
-        platforms: what it is lowered for.
+        function: a function of positional arguments: trees of tuples, lists, dictionaries and
+            arrays.
+        arguments: their shapes and dtypes, as ``jax.ShapeDtypeStruct``.
+        path: the file to write, atomically; None writes no file.
+        metadata: metadata to store, as JSON; versions and types are added.
+        trainable: whether the program is differentiable.
+        platforms: the platforms to lower for.
 
     Returns:
         The content of the file.
@@ -167,19 +176,19 @@ def export_function(
     Raises:
         ValueError: unknown platforms.
         OSError: the file cannot be written.
-        ImportError: flatbuffers is not installed, which JAX writes programs with.
+        ImportError: flatbuffers, which JAX needs to write programs, is not installed.
     """
-    needed("flatbuffers")
+    import_optional("flatbuffers")
     for platform in platforms:
         _checks.one_of("platforms", platform, (*PLATFORMS, "rocm"))
     exported = jax_export.export(jax.jit(function), platforms=tuple(platforms))(*arguments)
     program = bytes(exported.serialize(vjp_order=int(trainable)))
-    described = {
+    stored_metadata = {
         "format": FORMAT,
         "version": VERSION,
-        "library": f"gru-jax {_version()}",
+        "library": f"gru-jax {library_version()}",
         "jax": jax.__version__,
-        **note,
+        **metadata,
         "platforms": list(platforms),
         "trainable": trainable,
         "arguments": [str(aval) for aval in exported.in_avals],
@@ -188,104 +197,107 @@ def export_function(
     }
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
-        archive.writestr(NOTE, json.dumps(described, indent=2) + "\n")
+        archive.writestr(METADATA, json.dumps(stored_metadata, indent=2) + "\n")
         archive.writestr(PROGRAM, program)
     if path is not None:
         write_atomically(path, content.getvalue())
     return content.getvalue()
 
 
-def load(theirs: str | os.PathLike[str] | bytes) -> Program:
-    """The program of a file of this module. A program can do anything: load what you trust.
+def load(source: str | os.PathLike[str] | bytes) -> ExportedProgram:
+    """Loads a program that this module wrote. Programs can run any code: load only trusted files.
 
     Args:
-        theirs: the file's path, or its content.
+        source: the file's path, or its content.
 
     Raises:
-        FileError: the file cannot be read, is none of these, or is damaged; a ValueError that
-            names it.
-        ValueError: the same for a content.
+        FileError: the file cannot be read, was not written by this module, or is corrupted; a
+            ValueError that names the file.
+        ValueError: the same errors, if ``source`` is a file's content.
         ImportError: flatbuffers is not installed.
     """
-    needed("flatbuffers")
-    if isinstance(theirs, bytes):
-        return _load(theirs)
-    with naming(theirs):
-        return _load(read_bytes(theirs))
+    import_optional("flatbuffers")
+    if isinstance(source, bytes):
+        return _load(source)
+    with file_errors(source):
+        return _load(read_bytes(source))
 
 
-def arrays_of(ours: Cell | Stack) -> Tree:
-    """A model's arrays by field, of a stack by layer and direction, as trainable programs take."""
-    if isinstance(ours, Stack):
-        return tuple(tuple(map(arrays_of, layer)) for layer in ours.layers)
-    fields = {field.name: getattr(ours, field.name) for field in _array_fields(ours)}
+def param_arrays(params: Cell | Stack) -> Tree:
+    """A cell's arrays by field, a stack's by layer and direction, as trainable programs use."""
+    if isinstance(params, Stack):
+        return tuple(tuple(map(param_arrays, layer)) for layer in params.layers)
+    fields = {field.name: getattr(params, field.name) for field in _array_fields(params)}
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def state_shapes(ours: Any, batch_shape: Any) -> Tree:
-    """The types of a model's plain states, for a batch whose axes may be symbols."""
-    return jax.eval_shape(lambda: plain_state(initial_state(ours, tuple(batch_shape))))
+def state_shapes(params: Any, batch_shape: Any) -> Tree:
+    """Shapes and dtypes of a model's states as plain tuples; batch axes may be symbols."""
+    return jax.eval_shape(lambda: state_to_tuples(initial_state(params, tuple(batch_shape))))
 
 
-def plain_state(state: Tree) -> Tree:
-    """A state with tuples in place of named ones, whose classes a file cannot hold."""
-    return tuple(map(plain_state, state)) if isinstance(state, tuple) else state
+def state_to_tuples(state: Tree) -> Tree:
+    """Replaces named tuples in a state by plain tuples; a file cannot refer to their classes."""
+    return tuple(map(state_to_tuples, state)) if isinstance(state, tuple) else state
 
 
-def named_state(ours: Any, state: Tree) -> Tree:
-    """The state of a model from a plain one."""
-    return jax.tree.unflatten(jax.tree.structure(initial_state(ours)), jax.tree.leaves(state))
+def state_from_tuples(params: Any, state: Tree) -> Tree:
+    """Restores the named tuples of a model's state; the inverse of :func:`state_to_tuples`."""
+    return jax.tree.unflatten(jax.tree.structure(initial_state(params)), jax.tree.leaves(state))
 
 
-def _load(content: bytes) -> Program:
+def _load(content: bytes) -> ExportedProgram:
     try:
-        entries = read_archive(content, (NOTE, PROGRAM))
-        note, program = json.loads(entries[NOTE]), entries[PROGRAM]
+        entries = read_archive(content, (METADATA, PROGRAM))
+        metadata, program = json.loads(entries[METADATA]), entries[PROGRAM]
     except (KeyError, RecursionError, ValueError) as error:
         raise ValueError(f"no program that gru_jax.export wrote: {error}") from error
-    if not isinstance(note, dict) or (note.get("format"), note.get("version")) != (FORMAT, VERSION):
-        raise ValueError(f"its note says neither format {FORMAT!r} nor version {VERSION}")
-    if note.get("sha256") != hashlib.sha256(program).hexdigest():
-        raise ValueError("its program is not the one that its note was written for")
-    return Program(jax_export.deserialize(bytearray(program)).call, note)
+    if not isinstance(metadata, dict) or (metadata.get("format"), metadata.get("version")) != (
+        FORMAT,
+        VERSION,
+    ):
+        raise ValueError(f"its metadata do not have format {FORMAT!r} and version {VERSION}")
+    if metadata.get("sha256") != hashlib.sha256(program).hexdigest():
+        raise ValueError("its program is not the one that its metadata were written for")
+    return ExportedProgram(jax_export.deserialize(bytearray(program)).call, metadata)
 
 
 def _export(
     name: Literal["step", "unroll"],
     function: Callable[..., Tree],
-    ours: Cell | Stack,
+    params: Cell | Stack,
     arguments: Sequence[Tree],
     path: str | os.PathLike[str] | None,
     trainable: bool,
     platforms: Sequence[str],
 ) -> bytes:
-    """Exports ``function(params, *arguments)``, the parameters within or an argument."""
-    program: Callable[..., Tree] = functools.partial(function, ours)
+    """Exports ``function(params, *arguments)``, with the parameters as constants or an argument."""
+    program: Callable[..., Tree] = functools.partial(function, params)
     if trainable:
-        arrays = arrays_of(ours)
+        arrays = param_arrays(params)
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), arrays)
         arguments = (shapes, *arguments)
 
-        def of_arrays(arrays: Tree, *rest: Tree) -> Tree:
-            return function(_with_arrays(ours, arrays), *rest)
+        def with_arrays(arrays: Tree, *rest: Tree) -> Tree:
+            return function(_with_arrays(params, arrays), *rest)
 
-        program = of_arrays
-    note = {"function": name, "model": _described(ours)}
+        program = with_arrays
+    metadata = {"function": name, "model": _describe_model(params)}
     return export_function(
-        program, arguments, path, note=note, trainable=trainable, platforms=platforms
+        program, arguments, path, metadata=metadata, trainable=trainable, platforms=platforms
     )
 
 
-def _input_size(ours: Cell | Stack) -> int:
-    """D; TypeError or ValueError unless there is one such size."""
-    if not isinstance(ours, (Cell, Stack)):
-        raise TypeError(f"expected a gru_jax.Cell or Stack, got {type(ours).__name__}")
-    ours.validate()
-    first = ours.layers[0][0] if isinstance(ours, Stack) else ours
+def _input_size(params: Cell | Stack) -> int:
+    """The input size D; TypeError or ValueError if the model does not define one."""
+    if not isinstance(params, (Cell, Stack)):
+        raise TypeError(f"params must be a gru_jax.Cell or Stack, got {type(params).__name__}")
+    params.validate()
+    first = params.layers[0][0] if isinstance(params, Stack) else params
     if first.input_size is None or first.num_feature_axes != 1:
         raise ValueError(
-            f"{type(first).__name__} does not say what its inputs are; export_function takes "
-            "their shape"
+            f"{type(first).__name__} does not define its input size; export it with "
+            "export_function, which takes the shapes of the inputs"
         )
     return first.input_size
 
@@ -294,32 +306,26 @@ def _array_fields(cell: Cell) -> list[dataclasses.Field[Any]]:
     return [field for field in dataclasses.fields(cell) if not field.metadata.get("static")]
 
 
-def _with_arrays(ours: Cell | Stack, arrays: Tree) -> Cell | Stack:
-    """The model with other arrays, as :func:`arrays_of` gives them."""
-    if not isinstance(ours, Stack):
-        return dataclasses.replace(ours, **arrays)
+def _with_arrays(params: Cell | Stack, arrays: Tree) -> Cell | Stack:
+    """The model with other arrays, in the structure of :func:`param_arrays`."""
+    if not isinstance(params, Stack):
+        return dataclasses.replace(params, **arrays)
     layers = tuple(
-        tuple(map(_with_arrays, cells, new)) for cells, new in zip(ours.layers, arrays, strict=True)
+        tuple(map(_with_arrays, cells, new))
+        for cells, new in zip(params.layers, arrays, strict=True)
     )
-    return dataclasses.replace(ours, layers=layers)
+    return dataclasses.replace(params, layers=layers)
 
 
-def _described(ours: Cell | Stack) -> dict[str, Any]:
-    """The equation and the sizes, for people to read."""
-    if isinstance(ours, Stack):
-        layers = [[_described(cell) for cell in layer] for layer in ours.layers]
-        return {"merge": ours.merge, "residual": ours.residual, "layers": layers}
+def _describe_model(params: Cell | Stack) -> dict[str, Any]:
+    """A model's cells and sizes, for people to read."""
+    if isinstance(params, Stack):
+        layers = [[_describe_model(cell) for cell in layer] for layer in params.layers]
+        return {"merge": params.merge, "residual": params.residual, "layers": layers}
     static = {
-        field.name: getattr(ours, field.name)
-        for field in dataclasses.fields(ours)
+        field.name: getattr(params, field.name)
+        for field in dataclasses.fields(params)
         if field.metadata.get("static")
     }
-    shapes = {name: list(array.shape) for name, array in arrays_of(ours).items()}
-    return {"cell": type(ours).__name__, **static, "shapes": shapes}
-
-
-def _version() -> str:
-    try:
-        return metadata.version("gru-jax")
-    except metadata.PackageNotFoundError:
-        return "unknown"
+    shapes = {name: list(array.shape) for name, array in param_arrays(params).items()}
+    return {"cell": type(params).__name__, **static, "shapes": shapes}

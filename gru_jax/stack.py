@@ -1,20 +1,35 @@
 """Layers of cells, in one direction or both."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, Literal
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeAlias, Unpack, overload
 
 import jax
 import jax.numpy as jnp
 
 from gru_jax import _checks
-from gru_jax._unroll.api import Checkpoint, unroll_with_policy
+from gru_jax._unroll.api import unroll_with_policy
 from gru_jax._unroll.validation import batch_shape_of, check_state
 from gru_jax.cells import Cell, init
-from gru_jax.dropout import dropout as drop
-from gru_jax.typing import Array, Inputs, Lengths, Shape, State, TimeMask
+from gru_jax.dropout import dropout as apply_dropout
+from gru_jax.typing import (
+    Array,
+    Checkpoint,
+    ImplementationName,
+    Inputs,
+    Lengths,
+    Outputs,
+    Shape,
+    State,
+    TimeMask,
+    UnrollOptions,
+)
 
-Merge = Literal["concat", "sum", "mean", "product"]
+Merge: TypeAlias = Literal["concat", "sum", "mean", "product"]
+
+StackStates: TypeAlias = tuple[tuple[State, ...], ...]
+"""The states of a stack's cells, ``[layer][direction]``."""
 
 MERGES: dict[str, Callable[[Array, Array], Array]] = {
     "concat": lambda forward, backward: jnp.concatenate([forward, backward], axis=-1),
@@ -25,14 +40,14 @@ MERGES: dict[str, Callable[[Array, Array], Array]] = {
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Stack:
-    """Cells by layer and direction, and how they are joined.
+    """Layers of cells, in one direction or both; compared and hashed by identity.
 
     Attributes:
         layers: ``layers[layer][direction]`` is a cell; direction 0 reads forward, 1 backward.
-        merge: how the two directions' outputs become one: ``"concat"``, ``"sum"``, ``"mean"``
-            or ``"product"``.
+        merge: how the outputs of the two directions are combined: ``"concat"``, ``"sum"``,
+            ``"mean"`` or ``"product"``.
         residual: whether a layer's input is added to its output, from the second layer on.
     """
 
@@ -41,18 +56,19 @@ class Stack:
     residual: bool = dataclasses.field(default=False, metadata={"static": True})
 
     def validate(self) -> None:
-        """Raises ValueError or TypeError where the parts do not fit together."""
+        """Raises ValueError or TypeError if an option or a cell is not valid."""
         _checks.one_of("merge", self.merge, MERGES)
         for index, layer in enumerate(self.layers):
             if len(layer) not in (1, 2):
                 raise ValueError(
-                    f"layers[{index}] must hold 1 or 2 cells, one a direction; got {len(layer)}"
+                    f"layers[{index}] must hold 1 or 2 cells, one for each direction; "
+                    f"got {len(layer)}"
                 )
             for cell in layer:
                 cell.validate()
 
-    def initial_state(self, batch_shape: Shape = ()) -> tuple[tuple[State, ...], ...]:
-        """The states before the first step, ``[layer][direction]``."""
+    def initial_state(self, batch_shape: Shape = ()) -> StackStates:
+        """The initial states, ``[layer][direction]``."""
         return tuple(
             tuple(cell.initial_state(batch_shape) for cell in layer) for layer in self.layers
         )
@@ -70,21 +86,20 @@ def init_stack(
     init_cell: Callable[..., Cell] = init,
     **cell_options: Any,
 ) -> Stack:
-    """Draws the parameters of a stack.
+    """Initialises the parameters of a stack.
 
     Args:
         key: a random key.
         input_size: D of the first layer.
         hidden_size: H of every cell.
-        num_layers: how many layers.
-        bidirectional: whether each layer has a cell that reads backward, too.
-        merge: how two directions' outputs become one; with ``"concat"`` the layers after the
-            first read 2H features, with the others H.
+        num_layers: number of layers.
+        bidirectional: whether each layer also has a cell that reads backward.
+        merge: how the outputs of two directions are combined. With ``"concat"`` the layers after
+            the first read 2H features, otherwise H.
         residual: whether a layer's input is added to its output, from the second layer on.
-        init_cell: draws one cell, ``(key, input_size, hidden_size, **cell_options)``:
-            :func:`gru_jax.init`, :func:`gru_jax.init_lstm`, :func:`gru_jax.init_rnn` or one of
-            your own.
-        **cell_options: handed to ``init_cell``.
+        init_cell: initialises one cell, ``(key, input_size, hidden_size, **cell_options)``:
+            :func:`gru_jax.init`, :func:`gru_jax.init_lstm`, :func:`gru_jax.init_rnn` or your own.
+        **cell_options: keyword arguments of ``init_cell``.
 
     Raises:
         TypeError: an argument of the wrong type.
@@ -106,10 +121,44 @@ def init_stack(
     return Stack(layers, merge=merge, residual=residual)
 
 
+class StackOptions(UnrollOptions, total=False):
+    """Keyword arguments of :func:`unroll_stack` that do not change the type of its result."""
+
+    dropout: float
+    key: Array | None
+
+
+@overload
 def unroll_stack(
     stack: Stack,
     xs: Inputs,
-    states: tuple[tuple[State, ...], ...] | None = None,
+    states: Sequence[Sequence[State]] | None = None,
+    *,
+    every_layer: Literal[False] = False,
+    **options: Unpack[StackOptions],
+) -> tuple[StackStates, Outputs]: ...
+@overload
+def unroll_stack(
+    stack: Stack,
+    xs: Inputs,
+    states: Sequence[Sequence[State]] | None = None,
+    *,
+    every_layer: Literal[True],
+    **options: Unpack[StackOptions],
+) -> tuple[StackStates, tuple[Outputs, ...]]: ...
+@overload
+def unroll_stack(
+    stack: Stack,
+    xs: Inputs,
+    states: Sequence[Sequence[State]] | None = None,
+    *,
+    every_layer: bool,
+    **options: Unpack[StackOptions],
+) -> tuple[StackStates, Any]: ...
+def unroll_stack(
+    stack: Stack,
+    xs: Inputs,
+    states: Sequence[Sequence[State]] | None = None,
     *,
     lengths: Lengths | None = None,
     mask: TimeMask | None = None,
@@ -118,56 +167,59 @@ def unroll_stack(
     dropout: float = 0.0,
     key: Array | None = None,
     every_layer: bool = False,
-    implementation: str | None = None,
+    implementation: ImplementationName | None = None,
     checkpoint: Checkpoint = None,
-) -> tuple[tuple[tuple[State, ...], ...], Any]:
-    """Runs a stack over a sequence; the controls hold in both directions.
+) -> tuple[StackStates, Any]:
+    """Runs a stack over a sequence; ``lengths``, ``mask`` and ``starts`` apply to both directions.
 
     Args:
         stack: the cells.
         xs: inputs (T, *batch, D).
-        states: before the first step, ``[layer][direction]`` as :func:`gru_jax.initial_state`
-            of the stack gives; None for that.
+        states: the states before the first step, ``[layer][direction]``, in lists or tuples, as
+            :func:`gru_jax.initial_state` of the stack returns them, which is also the default.
         lengths, mask, starts, implementation, checkpoint: as for :func:`gru_jax.unroll`.
         reverse: swaps the direction in which each cell reads.
-        dropout: the share of every layer's outputs but the last's that is zeroed.
-        key: a random key; needed where ``dropout`` is not 0. Evaluate with ``dropout=0``.
-        every_layer: return each layer's outputs, not only the last one's.
+        dropout: the dropout rate of the outputs of every layer but the last. With a single layer
+            it has no effect, which is a UserWarning.
+        key: a random key; required if dropout has an effect. Evaluate with ``dropout=0``.
+        every_layer: return the outputs of each layer instead of only the last.
 
     Returns:
-        ``(states, ys)``: the state after the last valid step of each cell,
-        ``[layer][direction]``, and the last layer's outputs (T, *batch, H or 2H), or with
-        ``every_layer`` a tuple of each layer's, before dropout.
+        ``(states, ys)``: the state of each cell after its last valid step,
+        ``[layer][direction]``, and the last layer's outputs (T, *batch, H or 2H). With
+        ``every_layer``, ``ys`` is a tuple of each layer's outputs, before dropout.
 
     Raises:
-        TypeError, ValueError, NotImplementedError: as :func:`gru_jax.unroll`; ValueError where
+        TypeError, ValueError, NotImplementedError: as :func:`gru_jax.unroll`; ValueError if
             dropout has no key or the number of states is wrong.
     """
     if not isinstance(stack, Stack):
         raise TypeError(f"stack must be a gru_jax.Stack, got {type(stack).__name__}")
     stack.validate()
-    dropout = _checks.probability("dropout", dropout)
     keys = None
-    if dropout:
+    if check_dropout(dropout, len(stack.layers)):
         if key is None:
-            raise ValueError("key must be given where dropout is not 0; evaluate with dropout=0")
-        keys = jax.random.split(key, len(stack.layers))
+            raise ValueError("key must be given if dropout is not 0; evaluate with dropout=0")
+        keys = jax.random.split(_checks.random_key("key", key), len(stack.layers))
     xs = _checks.floating_array("xs", xs)
-    states_by_layer = _check_states(stack, states, xs)
+    initial_states: Sequence[Sequence[State | None]] = [[None] * len(c) for c in stack.layers]
+    if states is not None:
+        batch_shape = batch_shape_of("xs", stack.layers[0][0], xs, 1)
+        initial_states = check_states("states", stack, states, batch_shape)
 
     last_states, outputs = [], []
     for index, layer in enumerate(stack.layers):
         if keys is not None and index:
-            xs = drop(keys[index], xs, dropout)
+            xs = apply_dropout(keys[index], xs, dropout)
         results = [
             unroll_with_policy(
-                sum(map(len, stack.layers)),
                 cell,
                 xs,
-                states_by_layer[index][direction],
-                lengths,
-                mask,
-                starts,
+                initial_states[index][direction],
+                num_live_cells=sum(map(len, stack.layers)),
+                lengths=lengths,
+                mask=mask,
+                starts=starts,
                 reverse=reverse != (direction == 1),
                 implementation=implementation,
                 checkpoint=checkpoint,
@@ -185,29 +237,55 @@ def unroll_stack(
     return tuple(last_states), tuple(outputs) if every_layer else xs
 
 
-def _check_states(
-    stack: Stack, states: tuple[tuple[State, ...], ...] | None, xs: Array
-) -> tuple[tuple[State | None, ...], ...]:
-    if states is None:
-        return tuple((None,) * len(layer) for layer in stack.layers)
-    wanted = [len(layer) for layer in stack.layers]
-    if not isinstance(states, (tuple, list)) or not all(
-        isinstance(layer, (tuple, list)) for layer in states
-    ):
-        raise TypeError(
-            "states must be states[layer][direction], as gru_jax.initial_state(stack) gives; "
-            f"got {type(states).__name__}"
+def check_dropout(rate: float, num_layers: int) -> bool:
+    """Returns whether dropout between layers has an effect; warns if a single layer prevents it.
+
+    Raises:
+        TypeError, ValueError: the rate is not a number in [0, 1).
+    """
+    if not _checks.probability("dropout", rate):
+        return False
+    if num_layers == 1:
+        warnings.warn(
+            f"dropout={rate} has no effect: it applies between layers, and there is only one",
+            UserWarning,
+            stacklevel=3,
         )
-    came = [len(layer) for layer in states]
-    if came != wanted:
-        raise ValueError(
-            f"states must hold one state per layer and direction, {wanted}; got {came}"
-        )
-    batch_shape = batch_shape_of("xs", stack.layers[0][0], xs, 1)
+    return num_layers > 1
+
+
+def check_states(
+    name: str, stack: Stack, states: Sequence[Sequence[State]], batch_shape: Shape
+) -> StackStates:
+    """The states ``[layer][direction]`` as arrays; TypeError or ValueError if they do not fit.
+
+    Args:
+        name: the argument's name in error messages.
+        stack: the cells.
+        states: in lists or tuples.
+        batch_shape: axes of the batch.
+    """
+    layers = check_sequence(name, states, len(stack.layers), "layer")
     return tuple(
         tuple(
-            check_state(f"states[{index}][{direction}]", cell, state, batch_shape)
-            for direction, (cell, state) in enumerate(zip(cells, layer, strict=True))
+            check_state(f"{name}[{index}][{direction}]", cell, state, batch_shape)
+            for direction, (cell, state) in enumerate(
+                zip(
+                    cells,
+                    check_sequence(f"{name}[{index}]", layer, len(cells), "direction"),
+                    strict=True,
+                )
+            )
         )
-        for index, (cells, layer) in enumerate(zip(stack.layers, states, strict=True))
+        for index, (cells, layer) in enumerate(zip(stack.layers, layers, strict=True))
     )
+
+
+def check_sequence(name: str, value: Any, count: int, unit: str) -> Sequence[Any]:
+    """Returns ``value``; TypeError or ValueError unless it is a sequence of ``count`` entries."""
+    expected = f"{name} must be a tuple or list with one entry for each {unit}, {count} in all"
+    if not isinstance(value, (tuple, list)) or hasattr(value, "_fields"):
+        raise TypeError(f"{expected}; got {type(value).__name__}")
+    if len(value) != count:
+        raise ValueError(f"{expected}; got {len(value)}")
+    return value

@@ -1,16 +1,16 @@
-"""The axis legend, and names for the arrays that travel through the library.
+"""The axis legend, and names of the library's arrays.
 
-Axes, as they stand in every shape annotation:
+Axes in shape annotations:
 
 - ``time`` (T): steps of a sequence, always the leading axis of the functional API;
 - ``*batch`` (B): any number of independent sequences, in any number of axes (none too);
 - ``input`` (D): features of one step's input;
 - ``hidden`` (H): features of the state;
-- ``gates``: k * H, the gates of one cell side by side.
+- ``gates``: k * H, the gates of one cell concatenated.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, TypedDict
 
 import jax
 from jaxtyping import Bool, Float, Int
@@ -34,3 +34,20 @@ Outputs: TypeAlias = Float[Array, "time *batch output"]
 Hidden: TypeAlias = Float[Array, "*batch hidden"]
 Lengths: TypeAlias = Int[Array, "*batch"]
 TimeMask: TypeAlias = Bool[Array, "time *batch"]
+
+ImplementationName: TypeAlias = Literal["mosaic_gpu", "pallas_tpu", "xla", "scan"]
+"""The implementations of :func:`gru_jax.unroll`."""
+
+Checkpoint: TypeAlias = Literal["step", "chunk"] | int | None
+"""What :func:`gru_jax.unroll` saves for the backward pass."""
+
+
+class UnrollOptions(TypedDict, total=False):
+    """Keyword arguments of :func:`gru_jax.unroll` that its relatives take, too."""
+
+    lengths: Lengths | None
+    mask: TimeMask | None
+    starts: TimeMask | None
+    reverse: bool
+    implementation: ImplementationName | None
+    checkpoint: Checkpoint

@@ -23,12 +23,12 @@ LENGTHS = jnp.array([6, 0, 3, 1], jnp.int32)
 WITHOUT_THE_LIBRARY = """
 import sys
 
-class Refuse:
+class Reject:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in ("gru_jax", "flax", "experiments"):
             raise ImportError(name)
 
-sys.meta_path.insert(0, Refuse())
+sys.meta_path.insert(0, Reject())
 import jax, numpy as np, zipfile
 
 folder = sys.argv[1]
@@ -125,12 +125,12 @@ def test_trainable_programs_have_the_gradient():
         h_last, ys = outputs
         return jnp.sum(h_last**2) + jnp.sum(jnp.sin(ys))
 
-    arrays = export.arrays_of(params)
+    arrays = export.param_arrays(params)
     found = jax.grad(lambda arrays, xs: loss(call(arrays, xs, h0, lengths)), (0, 1))(arrays, xs)
     expected = jax.grad(
         lambda params, xs: loss(gru_jax.unroll(params, xs, h0, lengths=lengths)), (0, 1)
     )(params, xs)
-    assert_close(found, (export.arrays_of(expected[0]), expected[1]))
+    assert_close(found, (export.param_arrays(expected[0]), expected[1]))
 
 
 def test_the_program_for_any_size_has_the_same_gradient_as_that_for_one():
@@ -140,25 +140,25 @@ def test_the_program_for_any_size_has_the_same_gradient_as_that_for_one():
         def loss(params):
             return jnp.sum(gru_jax.unroll(params, xs, checkpoint="step")[1] ** 2)
 
-        return export.arrays_of(jax.grad(loss)(params))
+        return export.param_arrays(jax.grad(loss)(params))
 
     shape = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("time, batch"), 3), jnp.float32)
-    program = export.export_function(lambda xs: gradient(params, xs), [shape], note={})
+    program = export.export_function(lambda xs: gradient(params, xs), [shape], metadata={})
     assert_close(export.load(program).call(xs), gradient(params, xs))
 
 
-def test_programs_are_for_every_platform_and_say_what_they_are(tmp_path):
+def test_programs_are_for_every_platform_and_have_metadata(tmp_path):
     path = tmp_path / "step.zip"
     content = export.export_step(gru(), path, dtype=jnp.bfloat16)
     assert path.read_bytes() == content
-    note = export.load(path).note
-    assert note["platforms"] == ["cpu", "cuda", "tpu"]
-    assert note["jax"] == jax.__version__
-    assert note["model"]["reset"] == "after"
-    assert note["model"]["shapes"]["w_x"] == [3, 12]
-    assert note["arguments"] == ["float32[batch,4]", "bfloat16[batch,3]"]
+    metadata = export.load(path).metadata
+    assert metadata["platforms"] == ["cpu", "cuda", "tpu"]
+    assert metadata["jax"] == jax.__version__
+    assert metadata["model"]["reset"] == "after"
+    assert metadata["model"]["shapes"]["w_x"] == [3, 12]
+    assert metadata["arguments"] == ["float32[batch,4]", "bfloat16[batch,3]"]
     with zipfile.ZipFile(path) as archive:
-        assert json.loads(archive.read("note.json")) == note
+        assert json.loads(archive.read("note.json")) == metadata
 
 
 def test_wrong_arguments_are_named(tmp_path):
@@ -179,7 +179,7 @@ def test_wrong_arguments_are_named(tmp_path):
         export.load(tmp_path / "nowhere")
 
 
-def test_a_program_is_refused_where_a_byte_has_changed():
+def test_a_corrupted_program_is_rejected():
     content = bytearray(export.export_step(gru()))
     content[len(content) // 2] ^= 1
     with pytest.raises(ValueError, match=r"no program|not the one"):

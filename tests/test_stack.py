@@ -22,7 +22,7 @@ unroll = jax.jit(gru_jax.unroll, static_argnames="reverse")
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 
 
-def draw_stack(case: Case = GRU_AFTER, seed: int = 0, **options) -> gru_jax.Stack:
+def make_stack(case: Case = GRU_AFTER, seed: int = 0, **options) -> gru_jax.Stack:
     """Random in every leaf, biases and learned initial states too."""
     options = {"num_layers": 2, "learned_h0": True, **options}
     stack = gru_jax.init_stack(KEY, INPUT, HIDDEN, init_cell=case.init, **case.static, **options)
@@ -52,7 +52,7 @@ def controls() -> dict[str, np.ndarray]:
 
 @every_case
 def test_layers_follow_each_other(case, xs):
-    stack = draw_stack(case, num_layers=3)
+    stack = make_stack(case, num_layers=3)
     states, ys = unroll_stack(stack, xs, **controls())
     expected = xs
     for (cell,), (state,) in zip(stack.layers, states, strict=True):
@@ -63,8 +63,8 @@ def test_layers_follow_each_other(case, xs):
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 @every_case
-def test_directions_stand_side_by_side(case, reverse, xs):
-    stack = draw_stack(case, bidirectional=True)
+def test_directions_are_concatenated(case, reverse, xs):
+    stack = make_stack(case, bidirectional=True)
     states, ys = unroll_stack(stack, xs, reverse=reverse, **controls())
     expected = xs
     for layer, layer_states in zip(stack.layers, states, strict=True):
@@ -87,7 +87,7 @@ def test_directions_stand_side_by_side(case, reverse, xs):
     ],
 )
 def test_merge(merge, join, xs):
-    stack = draw_stack(bidirectional=True, merge=merge)
+    stack = make_stack(bidirectional=True, merge=merge)
     _, (first, second) = unroll_stack(stack, xs, lengths=LENGTHS, every_layer=True)
     inputs = xs
     for layer, merged in zip(stack.layers, (first, second), strict=True):
@@ -99,7 +99,7 @@ def test_merge(merge, join, xs):
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_residual_adds_inputs_from_the_second_layer_on(xs, bidirectional):
-    plain = draw_stack(num_layers=3, bidirectional=bidirectional)
+    plain = make_stack(num_layers=3, bidirectional=bidirectional)
     residual = dataclasses.replace(plain, residual=True)
     _, outputs = unroll_stack(residual, xs, every_layer=True)
     _, (first, *_) = unroll_stack(plain, xs, every_layer=True)
@@ -117,7 +117,7 @@ def test_init_with_residual():
 
 @pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"residual": True}], ids=str)
 def test_every_layer_ends_with_the_last(xs, options):
-    stack = draw_stack(num_layers=3, **options)
+    stack = make_stack(num_layers=3, **options)
     states, ys = unroll_stack(stack, xs)
     every_states, outputs = unroll_stack(stack, xs, every_layer=True)
     assert isinstance(outputs, tuple)
@@ -128,7 +128,7 @@ def test_every_layer_ends_with_the_last(xs, options):
 @pytest.mark.parametrize("bidirectional", [False, True])
 @every_case
 def test_default_states(case, bidirectional, xs):
-    stack = draw_stack(case, bidirectional=bidirectional)
+    stack = make_stack(case, bidirectional=bidirectional)
     initial = gru_jax.initial_state(stack, (BATCH,))
     assert [len(layer) for layer in initial] == [1 + bidirectional] * 2
     assert any(leaf.any() for leaf in jax.tree.leaves(initial))
@@ -137,7 +137,7 @@ def test_default_states(case, bidirectional, xs):
 
 @every_case
 def test_streaming(case, xs):
-    stack = draw_stack(case)
+    stack = make_stack(case)
     state = gru_jax.initial_state(stack, (BATCH,))
     outputs = []
     for window in gru_jax.tbptt_windows(xs, 2, **controls()):
@@ -154,13 +154,13 @@ def test_streaming(case, xs):
 )
 def test_masked_inputs_change_nothing(xs, options):
     """A sequence of length 0 among them, and every gradient."""
-    stack, held = draw_stack(num_layers=3, **options), controls()
-    read = held["mask"] & (np.arange(TIME)[:, None] < LENGTHS[None])
+    stack, masks = make_stack(num_layers=3, **options), controls()
+    read = masks["mask"] & (np.arange(TIME)[:, None] < LENGTHS[None])
 
     @jax.jit
     def evaluate(stack, xs):
         def loss(stack, xs):
-            states, ys = unroll_stack(stack, xs, **held)
+            states, ys = unroll_stack(stack, xs, **masks)
             total = sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves((states, ys)))
             return total, (states, ys)
 
@@ -201,7 +201,7 @@ def test_low_precision(xs):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PassThrough(gru_jax.Cell):
-    """Puts out what it reads, so that dropout between layers can be seen."""
+    """Outputs its inputs, so that dropout between layers shows."""
 
     scale: jax.Array
 
@@ -230,8 +230,39 @@ def test_dropout_between_layers_alone(xs):
     assert ((third == 0) & (second != 0)).any()
 
 
-def test_dropout_leaves_a_single_layer_alone(xs):
-    assert_equal(unroll_stack(pass_through(1), xs, dropout=0.9, key=KEY)[1], xs)
+def test_dropout_without_effect_warns_and_needs_no_key(xs):
+    with pytest.warns(UserWarning, match="dropout=0.9 has no effect"):
+        _, ys = gru_jax.unroll_stack(pass_through(1), xs, dropout=0.9)
+    assert_equal(ys, xs)
+
+
+@pytest.mark.parametrize("as_type", [list, tuple])
+def test_states_may_be_lists_or_tuples(as_type, xs):
+    stack = make_stack(bidirectional=True)
+    states = randomize(gru_jax.initial_state(stack, (BATCH,)), seed=1)
+    given = as_type(as_type(layer) for layer in states)
+    assert_equal(gru_jax.unroll_stack(stack, xs, given), unroll_stack(stack, xs, states))
+
+
+@pytest.mark.parametrize(
+    ("states", "error", "message"),
+    [
+        ({"h": 0}, TypeError, r"states must be a tuple or list .* each layer, 2 in all; got dict"),
+        ([0], ValueError, r"states must be .* each layer, 2 in all; got 1"),
+        ([0, 0], TypeError, r"states\[0\] must be .* each direction, 1 in all; got int"),
+        ([[0, 0], [0]], ValueError, r"states\[0\] must be .* each direction, 1 in all; got 2"),
+    ],
+)
+def test_wrong_states_are_described_in_words(states, error, message, xs):
+    with pytest.raises(error, match=message):
+        gru_jax.unroll_stack(make_stack(), xs, states)
+
+
+def test_a_stack_compares_by_identity():
+    stack = make_stack()
+    assert stack == stack
+    assert stack != dataclasses.replace(stack)
+    assert hash(stack) == hash(stack)
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
@@ -245,7 +276,7 @@ def test_dropout_keeps_the_expectation(rate):
 
 
 def test_dropout_is_decided_by_the_key(xs):
-    stack = draw_stack()
+    stack = make_stack()
 
     def outputs(seed):
         return unroll_stack(stack, xs, dropout=0.5, key=jax.random.key(seed))[1]
@@ -255,14 +286,14 @@ def test_dropout_is_decided_by_the_key(xs):
 
 
 def test_no_dropout_at_rate_zero(xs):
-    stack = draw_stack()
+    stack = make_stack()
     plain = unroll_stack(stack, xs)
     assert_equal(unroll_stack(stack, xs, dropout=0.0, key=KEY), plain)
     assert_equal(unroll_stack(stack, xs, dropout=0.0), plain)
 
 
 def test_stack_is_a_pytree_of_arrays():
-    stack = draw_stack(LSTM, num_layers=3, bidirectional=True, merge="sum")
+    stack = make_stack(LSTM, num_layers=3, bidirectional=True, merge="sum")
     leaves, structure = jax.tree.flatten(stack)
     assert len(leaves) == 3 * 2 * 5
     assert all(isinstance(leaf, jax.Array) for leaf in leaves)
@@ -284,7 +315,7 @@ def test_cells_are_drawn_from_different_keys():
     [(False, "concat", HIDDEN), (True, "concat", 2 * HIDDEN), (True, "sum", HIDDEN)],
 )
 def test_input_sizes(bidirectional, merge, second):
-    stack = draw_stack(num_layers=3, bidirectional=bidirectional, merge=merge)
+    stack = make_stack(num_layers=3, bidirectional=bidirectional, merge=merge)
     sizes = [{cell.w_x.shape[0] for cell in layer} for layer in stack.layers]
     assert sizes == [{INPUT}, {second}, {second}]
 
@@ -329,11 +360,11 @@ def test_init_names_the_wrong_argument(name, value, error):
     ],
 )
 def test_unroll_names_the_wrong_argument(xs, name, value, error):
-    arguments = {"stack": draw_stack(), "xs": xs, "dropout": 0.5, "key": KEY, name: value}
+    arguments = {"stack": make_stack(), "xs": xs, "dropout": 0.5, "key": KEY, name: value}
     with pytest.raises(error, match=rf"\b{name}\b"):
         gru_jax.unroll_stack(**arguments)
 
 
 def test_dropout_needs_a_key(xs):
     with pytest.raises(ValueError, match=r"\bkey\b"):
-        gru_jax.unroll_stack(draw_stack(), xs, dropout=0.5)
+        gru_jax.unroll_stack(make_stack(), xs, dropout=0.5)

@@ -1,12 +1,16 @@
-"""The command `bench`: our GRU beside other libraries', in time and memory, on a CPU or a GPU."""
+"""The command `bench`: times our GRU and others on a CPU or a GPU, or compares two revisions."""
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the command; with `--gpu` the one for GPUs, which has other options."""
+    """Runs the command; with `--gpu` or `--revisions` one that has other options."""
     if "--gpu" in arguments:
         from experiments.bench import gpu
 
         return gpu.main([argument for argument in arguments if argument != "--gpu"])
+    if any(argument.split("=")[0] == "--revisions" for argument in arguments):
+        from experiments.bench import revisions
+
+        return revisions.main(arguments)
     from experiments.bench import command
 
     return command.main(arguments)

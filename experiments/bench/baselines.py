@@ -1,6 +1,6 @@
-"""Other libraries' GRUs with our weights, each behind the same two calls."""
+"""GRUs of other libraries with our weights, each behind the same two calls."""
 
-# The peers come with an extra of their own; without it they are left out.
+# The baselines come with the extra `bench`; those that are not installed are skipped.
 # pyright: reportMissingImports=false
 
 import dataclasses
@@ -16,49 +16,37 @@ import numpy as np
 from jax import lax
 
 import gru_jax
-
-
-@dataclasses.dataclass(frozen=True)
-class Shape:
-    """What is timed: B sequences of T steps, D features in and H units."""
-
-    batch: int
-    time: int
-    input: int
-    hidden: int
-
-    def __str__(self) -> str:
-        return f"{self.batch},{self.time},{self.input},{self.hidden}"
+from experiments.bench.shapes import ProblemSize
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """Weights and inputs that every contender gets, float32.
+    """Weights and inputs that every implementation gets, in float32.
 
     Attributes:
-        shape: the sizes.
-        params: a GRU's parameters, arrays of NumPy.
+        size: B, T, D and H.
+        params: a GRU's parameters as NumPy arrays.
         xs: inputs (T, B, D).
-        weights: (T, B, H); the gradient is that of `sum(weights * outputs)`.
+        weights: (T, B, H); the loss is `sum(weights * outputs)`.
     """
 
-    shape: Shape
+    size: ProblemSize
     params: gru_jax.GRUParams
     xs: np.ndarray
     weights: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
-class Contender:
-    """One implementation, ready to be timed.
+class Implementation:
+    """An implementation that is ready to be timed.
 
     Attributes:
-        forward: returns the outputs (T, B, H) or (B, T, H), computed when it returns.
-        gradient: returns the gradients with respect to (parameters, inputs), computed when it
-            returns; None where there are none.
+        forward: computes the outputs (T, B, H) or (B, T, H) and waits for them.
+        gradient: computes the gradients with respect to parameters and inputs and waits for them;
+            None if the implementation has no gradient.
         outputs: the outputs as (T, B, H).
         input_gradient: the gradient with respect to the inputs as (T, B, D).
-        params: ours, whose function it computes.
+        params: the parameters of :func:`gru_jax.unroll` that give the same function.
     """
 
     forward: Callable[[], Any]
@@ -68,25 +56,25 @@ class Contender:
     params: gru_jax.GRUParams
 
 
-def make_problem(shape: Shape, seed: int = 0) -> Problem:
-    """Draws weights and inputs; every bias but the one that nnx.GRUCell lacks is not zero."""
+def make_problem(size: ProblemSize, seed: int = 0) -> Problem:
+    """Samples weights and inputs; `b_hn`, which nnx.GRUCell lacks, is the only zero bias."""
     keys = jax.random.split(jax.random.key(seed), 3)
-    params = gru_jax.init(keys[0], shape.input, shape.hidden, bias_init="torch")
-    params = dataclasses.replace(params, b_hn=jnp.zeros((shape.hidden,)))
-    xs = jax.random.normal(keys[1], (shape.time, shape.batch, shape.input))
-    weights = jax.random.normal(keys[2], (shape.time, shape.batch, shape.hidden))
-    return Problem(shape, jax.tree.map(np.asarray, params), np.asarray(xs), np.asarray(weights))
+    params = gru_jax.init(keys[0], size.input, size.hidden, bias_init="torch")
+    params = dataclasses.replace(params, b_hn=jnp.zeros((size.hidden,)))
+    xs = jax.random.normal(keys[1], (size.time, size.batch, size.input))
+    weights = jax.random.normal(keys[2], (size.time, size.batch, size.hidden))
+    return Problem(size, jax.tree.map(np.asarray, params), np.asarray(xs), np.asarray(weights))
 
 
-def of_jax(
+def from_jax(
     problem: Problem,
     apply: Callable[[Any, jax.Array], jax.Array],
     params: Any,
     *,
     time_major: bool = True,
     reset_before: bool = False,
-) -> Contender:
-    """A contender from a function `(params, xs) -> ys` that JAX traces."""
+) -> Implementation:
+    """Makes an implementation from a function `(params, xs) -> ys` that JAX can trace."""
 
     def arrange(array: np.ndarray) -> jax.Array:
         return jnp.asarray(array if time_major else array.swapaxes(0, 1))
@@ -98,60 +86,60 @@ def of_jax(
         jax.grad(lambda params, xs: jnp.sum(apply(params, xs) * weights), argnums=(0, 1))
     )
 
-    def back(array: jax.Array) -> np.ndarray:
+    def to_time_major(array: jax.Array) -> np.ndarray:
         return np.asarray(array if time_major else array.swapaxes(0, 1))
 
-    return Contender(
+    return Implementation(
         forward=lambda: jax.block_until_ready(run(params, xs)),
         gradient=lambda: jax.block_until_ready(differentiate(params, xs)),
-        outputs=lambda: back(run(params, xs)),
-        input_gradient=lambda: back(differentiate(params, xs)[1]),
+        outputs=lambda: to_time_major(run(params, xs)),
+        input_gradient=lambda: to_time_major(differentiate(params, xs)[1]),
         params=as_reset_before(problem.params) if reset_before else problem.params,
     )
 
 
 def as_reset_before(params: gru_jax.GRUParams) -> gru_jax.GRUParams:
-    """The same weights in the equation of Cho et al. 2014, which haiku has."""
+    """The same weights in the equation of Cho et al. 2014, which Haiku implements."""
     return dataclasses.replace(params, reset="before", b_hn=None)
 
 
-def ours(problem: Problem, **options: Any) -> Contender:
-    """Our own, with options of :func:`gru_jax.unroll`."""
-    return of_jax(
+def own_implementation(problem: Problem, **options: Any) -> Implementation:
+    """:func:`gru_jax.unroll` with the given options."""
+    return from_jax(
         problem, lambda params, xs: gru_jax.unroll(params, xs, **options)[1], problem.params
     )
 
 
-def linen(problem: Problem) -> Contender:
+def linen(problem: Problem) -> Implementation:
     """flax.linen.RNN(flax.linen.GRUCell)."""
     import flax.linen as nn
 
     w_x, w_h, b, b_hn = _gates(problem.params)
-    model = nn.RNN(nn.GRUCell(features=problem.shape.hidden), time_major=True)
+    model = nn.RNN(nn.GRUCell(features=problem.size.hidden), time_major=True)
     cell: dict[str, Any] = {
         f"i{gate}": {"kernel": w_x[gate], "bias": b[gate]} for gate in ("r", "z", "n")
     }
     cell |= {f"h{gate}": {"kernel": w_h[gate]} for gate in ("r", "z", "n")}
     cell["hn"]["bias"] = b_hn
-    return of_jax(
+    return from_jax(
         problem,
         lambda params, xs: jnp.asarray(model.apply({"params": {"cell": params}}, xs)),
         cell,
     )
 
 
-def nnx(problem: Problem) -> Contender:
-    """flax.nnx.RNN(flax.nnx.GRUCell); its cell has no bias b_hn."""
+def nnx(problem: Problem) -> Implementation:
+    """flax.nnx.RNN(flax.nnx.GRUCell); the cell has no bias `b_hn`."""
     from flax import nnx
 
     rnn = nnx.RNN(nnx_cell(problem.params), time_major=True)
-    graph, weights, others = nnx.split(rnn, nnx.Param, ...)
-    h0 = jnp.zeros((problem.shape.batch, problem.shape.hidden))
+    graphdef, weights, rest = nnx.split(rnn, nnx.Param, ...)
+    h0 = jnp.zeros((problem.size.batch, problem.size.hidden))
 
     def unroll(weights: Any, xs: jax.Array) -> Any:
-        return nnx.merge(graph, weights, others)(xs, initial_carry=h0)
+        return nnx.merge(graphdef, weights, rest)(xs, initial_carry=h0)
 
-    return of_jax(problem, unroll, weights)
+    return from_jax(problem, unroll, weights)
 
 
 def nnx_cell(params: gru_jax.GRUParams) -> Any:
@@ -165,34 +153,34 @@ def nnx_cell(params: gru_jax.GRUParams) -> Any:
     return cell
 
 
-def haiku(problem: Problem) -> Contender:
-    """haiku.dynamic_unroll(haiku.GRU), which is the equation with the reset before the product."""
+def haiku(problem: Problem) -> Implementation:
+    """haiku.dynamic_unroll(haiku.GRU), which applies the reset gate before the matmul."""
     import haiku as hk
 
     params = problem.params
-    hidden = problem.shape.hidden
+    hidden = problem.size.hidden
 
     def unroll(xs: jax.Array) -> Any:
         core = hk.GRU(hidden)
-        return hk.dynamic_unroll(core, xs, core.initial_state(problem.shape.batch))[0]
+        return hk.dynamic_unroll(core, xs, core.initial_state(problem.size.batch))[0]
 
     def as_haiku(array: Any) -> np.ndarray:
-        # Its update gate is the share of the new value: 1 - sigmoid(a) = sigmoid(-a).
+        # Haiku's update gate weights the new value: 1 - sigmoid(a) = sigmoid(-a).
         r, z, n = np.split(np.asarray(array), 3, axis=-1)
         return np.concatenate([-z, r, n], axis=-1)
 
     model = hk.without_apply_rng(hk.transform(unroll))
     weights = {"w_i": params.w_x, "w_h": params.w_h, "b": params.b}
     weights = {"gru": {name: as_haiku(array) for name, array in weights.items()}}
-    return of_jax(problem, model.apply, weights, reset_before=True)
+    return from_jax(problem, model.apply, weights, reset_before=True)
 
 
-def equinox(problem: Problem) -> Contender:
-    """equinox.nn.GRUCell under vmap and scan, as its documentation has it."""
+def equinox(problem: Problem) -> Implementation:
+    """equinox.nn.GRUCell under vmap and scan, as its documentation shows."""
     import equinox as eqx
 
     params = problem.params
-    cell = eqx.nn.GRUCell(problem.shape.input, problem.shape.hidden, key=jax.random.key(0))
+    cell = eqx.nn.GRUCell(problem.size.input, problem.size.hidden, key=jax.random.key(0))
     cell = eqx.tree_at(
         lambda cell: (cell.weight_ih, cell.weight_hh, cell.bias, cell.bias_n),
         cell,
@@ -207,13 +195,13 @@ def equinox(problem: Problem) -> Contender:
             h = jax.vmap(cell)(x, h)
             return h, h
 
-        h0 = jnp.zeros((problem.shape.batch, problem.shape.hidden))
+        h0 = jnp.zeros((problem.size.batch, problem.size.hidden))
         return lax.scan(step, h0, xs)[1]
 
-    return of_jax(problem, unroll, arrays)
+    return from_jax(problem, unroll, arrays)
 
 
-def keras_jax(problem: Problem) -> Contender:
+def keras_jax(problem: Problem) -> Implementation:
     """keras.layers.GRU on the JAX backend."""
     os.environ.setdefault("KERAS_BACKEND", "jax")
     import keras
@@ -223,8 +211,8 @@ def keras_jax(problem: Problem) -> Contender:
     w_x, w_h, b, b_hn = _gates(problem.params)
     order = ("z", "r", "n")
     recurrent_bias = {"z": np.zeros_like(b_hn), "r": np.zeros_like(b_hn), "n": b_hn}
-    layer = keras.layers.GRU(problem.shape.hidden, return_sequences=True, reset_after=True)
-    layer.build((problem.shape.batch, problem.shape.time, problem.shape.input))
+    layer = keras.layers.GRU(problem.size.hidden, return_sequences=True, reset_after=True)
+    layer.build((problem.size.batch, problem.size.time, problem.size.input))
     layer.set_weights(
         [
             np.concatenate([w_x[gate] for gate in order], axis=-1),
@@ -238,7 +226,7 @@ def keras_jax(problem: Problem) -> Contender:
         ]
     )
     others = [variable.value for variable in layer.non_trainable_variables]
-    return of_jax(
+    return from_jax(
         problem,
         lambda weights, xs: layer.stateless_call(weights, others, xs)[0],
         [variable.value for variable in layer.trainable_variables],
@@ -246,15 +234,15 @@ def keras_jax(problem: Problem) -> Contender:
     )
 
 
-def torch(problem: Problem) -> Contender:
+def torch(problem: Problem) -> Implementation:
     """torch.nn.GRU, eager, on the CPU or on a GPU where there is one."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     params = problem.params
-    module = torch.nn.GRU(problem.shape.input, problem.shape.hidden).to(device)
+    module = torch.nn.GRU(problem.size.input, problem.size.hidden).to(device)
     hidden_bias = np.zeros_like(params.b)
-    hidden_bias[2 * problem.shape.hidden :] = params.b_hn
+    hidden_bias[2 * problem.size.hidden :] = params.b_hn
     named = {
         "weight_ih_l0": params.w_x.T,
         "weight_hh_l0": params.w_h.T,
@@ -282,7 +270,7 @@ def torch(problem: Problem) -> Contender:
         wait()
         return xs.grad
 
-    return Contender(
+    return Implementation(
         forward,
         gradient,
         outputs=lambda: forward().cpu().numpy(),
@@ -291,8 +279,8 @@ def torch(problem: Problem) -> Contender:
     )
 
 
-def onnxruntime(problem: Problem) -> Contender:
-    """The GRU operator of onnxruntime, which has no gradient."""
+def onnxruntime(problem: Problem) -> Implementation:
+    """The operator GRU of onnxruntime, which has no gradient."""
     import onnx
     import onnxruntime
     from onnx import helper, numpy_helper
@@ -310,7 +298,7 @@ def onnxruntime(problem: Problem) -> Contender:
         "GRU",
         ["X", "W", "R", "B"],
         ["Y"],
-        hidden_size=problem.shape.hidden,
+        hidden_size=problem.size.hidden,
         linear_before_reset=1,
     )
     time, batch, inputs = problem.xs.shape
@@ -319,7 +307,7 @@ def onnxruntime(problem: Problem) -> Contender:
         [node],
         "gru",
         [helper.make_tensor_value_info("X", float32, [time, batch, inputs])],
-        [helper.make_tensor_value_info("Y", float32, [time, 1, batch, problem.shape.hidden])],
+        [helper.make_tensor_value_info("Y", float32, [time, 1, batch, problem.size.hidden])],
         [numpy_helper.from_array(np.array(array), name) for name, array in initial.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
@@ -330,7 +318,7 @@ def onnxruntime(problem: Problem) -> Contender:
     def forward() -> Any:
         return session.run(None, {"X": problem.xs})[0]
 
-    return Contender(
+    return Implementation(
         forward,
         gradient=None,
         outputs=lambda: forward()[:, 0],
@@ -339,7 +327,7 @@ def onnxruntime(problem: Problem) -> Contender:
     )
 
 
-PEERS: dict[str, tuple[str, Callable[[Problem], Contender]]] = {
+BASELINES: dict[str, tuple[str, Callable[[Problem], Implementation]]] = {
     "torch": ("torch", torch),
     "onnxruntime": ("onnxruntime", onnxruntime),
     "linen": ("flax", linen),
@@ -348,13 +336,13 @@ PEERS: dict[str, tuple[str, Callable[[Problem], Contender]]] = {
     "equinox": ("equinox", equinox),
     "keras-jax": ("keras", keras_jax),
 }
-"""Peers by name: the distribution that each comes from, and what makes it ready."""
+"""By name, the distribution that a baseline comes from and the function that makes it."""
 
 
-def installed_peers() -> dict[str, str]:
-    """The peers that can be timed here, each with its version."""
+def installed_baselines() -> dict[str, str]:
+    """The baselines that are installed, each with its version."""
     versions = {}
-    for name, (distribution, _) in PEERS.items():
+    for name, (distribution, _) in BASELINES.items():
         try:
             versions[name] = importlib.metadata.version(distribution)
         except importlib.metadata.PackageNotFoundError:

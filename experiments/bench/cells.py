@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from matplotlib.figure import Figure
 
 import gru_jax
-from experiments.bench.baselines import Shape
-from experiments.bench.timing import interleave
+from experiments.bench.shapes import ProblemSize
+from experiments.bench.timing import time_interleaved
 from experiments.plots import save
 from experiments.runs.run import num_parameters
 
@@ -22,25 +22,25 @@ INITS: dict[str, Callable[..., Any]] = {
 Rows = dict[str, dict[str, Any]]
 
 
-def time_cells(shape: Shape, seconds: float) -> dict[str, Rows]:
+def time_cells(size: ProblemSize, seconds: float) -> dict[str, Rows]:
     """Times forward pass and gradient of the three cells.
 
     Returns:
-        By "equal width" and "equal parameters", by cell: "units", "parameters", and the times of
-        "forward" and "gradient" as :func:`interleave` gives them.
+        By "equal width" and "equal parameters", then by cell: "units", "parameters", and the
+        times of "forward" and "gradient" as :func:`time_interleaved` returns them.
     """
     widths = {
-        "equal width": dict.fromkeys(INITS, shape.hidden),
-        "equal parameters": {name: _matching_width(name, shape) for name in INITS},
+        "equal width": dict.fromkeys(INITS, size.hidden),
+        "equal parameters": {name: _matching_width(name, size) for name in INITS},
     }
-    return {kind: _time(of_kind, shape, seconds / 2) for kind, of_kind in widths.items()}
+    return {kind: _time(of_kind, size, seconds / 2) for kind, of_kind in widths.items()}
 
 
-def _matching_width(name: str, shape: Shape) -> int:
-    """The width at which a cell has as many parameters as the GRU, as nearly as may be."""
-    wanted = _count("GRU", shape.input, shape.hidden)
+def _matching_width(name: str, size: ProblemSize) -> int:
+    """The width at which a cell's number of parameters is closest to the GRU's."""
+    expected = _count("GRU", size.input, size.hidden)
     return min(
-        range(1, 4 * shape.hidden), key=lambda width: abs(_count(name, shape.input, width) - wanted)
+        range(1, 4 * size.hidden), key=lambda width: abs(_count(name, size.input, width) - expected)
     )
 
 
@@ -48,19 +48,19 @@ def _count(name: str, inputs: int, width: int) -> int:
     return num_parameters(jax.eval_shape(lambda: INITS[name](jax.random.key(0), inputs, width)))
 
 
-def _time(widths: dict[str, int], shape: Shape, seconds: float) -> Rows:
-    xs = jax.random.normal(jax.random.key(1), (shape.time, shape.batch, shape.input))
+def _time(widths: dict[str, int], size: ProblemSize, seconds: float) -> Rows:
+    xs = jax.random.normal(jax.random.key(1), (size.time, size.batch, size.input))
     run = jax.jit(lambda params, xs: gru_jax.unroll(params, xs)[1])
     differentiate = jax.jit(jax.grad(lambda params, xs: jnp.sum(run(params, xs)), (0, 1)))
     forward, gradient, found = {}, {}, {}
     for name, width in widths.items():
-        params = INITS[name](jax.random.key(0), shape.input, width)
-        forward[name] = _bound(run, params, xs)
-        gradient[name] = _bound(differentiate, params, xs)
+        params = INITS[name](jax.random.key(0), size.input, width)
+        forward[name] = _bind(run, params, xs)
+        gradient[name] = _bind(differentiate, params, xs)
         found[name] = {"units": width, "parameters": num_parameters(params)}
     times = {
-        "forward": interleave(forward, seconds=seconds / 2),
-        "gradient": interleave(gradient, seconds=seconds / 2),
+        "forward": time_interleaved(forward, seconds=seconds / 2),
+        "gradient": time_interleaved(gradient, seconds=seconds / 2),
     }
     return {
         name: {**row, **{kind: of_kind[name] for kind, of_kind in times.items()}}
@@ -68,12 +68,12 @@ def _time(widths: dict[str, int], shape: Shape, seconds: float) -> Rows:
     }
 
 
-def _bound(run: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
+def _bind(run: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
     return lambda: jax.block_until_ready(run(*arguments))
 
 
-def draw(kinds: dict[str, Rows], title: str, path: Path) -> None:
-    """Draws parameters and times as multiples of the LSTM's."""
+def plot(kinds: dict[str, Rows], title: str, path: Path) -> None:
+    """Plots parameters and times as multiples of the LSTM's."""
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     panels = figure.subplots(1, len(kinds), sharey=True)
     measures: dict[str, Callable[[dict[str, Any]], float]] = {

@@ -1,4 +1,4 @@
-"""Measures what the options ask for, and writes it as JSON, as a table and as a plot."""
+"""The command line of `bench`: runs the benchmarks and writes JSON, a table and plots."""
 
 import dataclasses
 import sys
@@ -10,13 +10,13 @@ import tyro
 from rich.console import Console
 from tqdm import tqdm
 
-from experiments.bench import cells, layers, music, report, streaming
-from experiments.bench import implementations as contenders
-from experiments.bench.baselines import Shape, make_problem
-from experiments.bench.command_line import invocation
-from experiments.bench.matmul_bound import time_parts
+from experiments.bench import cells, implementations, layers, music, report, streaming
+from experiments.bench.baselines import make_problem
+from experiments.bench.command_line import invocation, parse_size
+from experiments.bench.matmul_bound import time_matmuls
+from experiments.bench.shapes import CPU_SIZES, ProblemSize
 from experiments.bench.subprocess_metrics import measure_process
-from experiments.bench.timing import interleave
+from experiments.bench.timing import time_interleaved
 from experiments.datasets.registry import default_data_dir
 from experiments.errors import UserError
 from experiments.files import write_atomically, write_json
@@ -26,38 +26,38 @@ from experiments.suggest import did_you_mean
 LONG = "32,10000,64,256"
 LAYERS = "32,256,64,128"
 CELLS = "32,256,64,128"
-SHAPES = ("1,512,64,64", "32,256,64,128", "64,128,128,256", "16,512,256,512", "128,64,32,32")
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Times our GRU beside the peers that are installed and the matrix products alone.
+    """Times our GRU, the installed baselines, and the GRU's matmuls without anything else.
 
-    All run in one process, in rounds; what counts are ratios from one run. `pip install -e
-    ".[bench]"` installs the peers. Outputs and gradients are held against ours before anything
-    is timed. `bench --gpu` times GRUs on a GPU, and has options of its own.
+    All run in one process, in interleaved rounds, so compare times of one run only. `pip install
+    -e ".[bench]"` installs the baselines. Outputs and gradients are compared with ours before
+    anything is timed. `bench --gpu` and `bench --revisions OLD_CHECKOUT` are other benchmarks,
+    with options of their own.
     """
 
-    shapes: tuple[str, ...] = SHAPES
+    sizes: tuple[str, ...] = CPU_SIZES
     """Batch, time, input and hidden size, as in 32,256,64,128."""
-    contenders: tuple[str, ...] = ()
-    """Which to time, by the names in the table; the default is all that are installed."""
+    implementations: tuple[str, ...] = ()
+    """Which implementations to time, by their names in the table; the default is all."""
     seconds: float = 20.0
-    """Seconds of rounds per shape and direction."""
+    """Seconds of rounds per size and direction."""
     processes: bool = True
-    """Whether to measure peak memory and time to the first gradient, in a process for each."""
+    """Whether to measure peak memory and the time to the first gradient, in separate processes."""
     long: str | None = LONG
-    """Shape at which our ways of keeping less memory are measured, in processes; or None."""
+    """Size at which the peak memory of our `checkpoint` options is measured; or None."""
     layers: str | None = LAYERS
-    """Shape at which one layer and two, in one direction and both, are timed; or None."""
+    """Size at which one and two layers, unidirectional and bidirectional, are timed; or None."""
     cells: str | None = CELLS
-    """Shape at which GRU, LSTM and plain RNN are held against each other; or None."""
-    products: bool = True
-    """Whether to time each kind of product by itself: what bounds the figures."""
+    """Size at which GRU, LSTM and plain RNN are compared; or None."""
+    matmuls: bool = True
+    """Whether to time each matmul by itself: a lower bound of the times."""
     streaming: bool = True
     """Whether to time a single step."""
     music: bool = True
-    """Whether to time training on the JSB Chorales, which must be in --data-dir."""
+    """Whether to time training on the JSB Chorales, whose data must be in --data-dir."""
     output: Path | None = None
     """Directory of bench.json, bench.md and the plots; the default is runs/bench/TIME."""
     data_dir: Annotated[Path, tyro.conf.arg(help_behavior_hint="(default: $GRU_JAX_DATA)")] = (
@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> int:
         0, the exit code.
 
     Raises:
-        UserError: options that will not do, or a peer that computes something else than we do.
+        UserError: if an option is invalid, or a baseline computes another function than ours.
     """
     options = tyro.cli(
         Options,
@@ -81,34 +81,32 @@ def main(arguments: list[str]) -> int:
         prog="python -m experiments bench",
         config=(tyro.conf.FlagConversionOff,),
     )
-    shapes = [_shape("shapes", sizes) for sizes in options.shapes]
-    long = None if options.long is None else _shape("long", options.long)
-    layered = None if options.layers is None else _shape("layers", options.layers)
-    of_cells = None if options.cells is None else _shape("cells", options.cells)
-    names = _names(options.contenders)
+    sizes = [parse_size("sizes", text) for text in options.sizes]
+    long = None if options.long is None else parse_size("long", options.long)
+    of_layers = None if options.layers is None else parse_size("layers", options.layers)
+    of_cells = None if options.cells is None else parse_size("cells", options.cells)
+    names = _names(options.implementations)
     if options.seconds <= 0:
         raise UserError(f"--seconds is {options.seconds}, but must be above 0.")
     if options.music:
-        # It comes last, a quarter of an hour from now.
+        # Missing data would otherwise be reported after a quarter of an hour.
         music.check(options.data_dir)
     output = options.output or Path("runs", "bench", time.strftime("%Y%m%d-%H%M%S"))
 
     result = {
         "command": invocation(arguments),
         **provenance(),
-        "contenders": {name: contenders.known_contenders()[name] for name in names},
-        "shapes": [dataclasses.asdict(shape) for shape in shapes],
-        **_time_contenders(shapes, names, options),
+        "implementations": {name: implementations.known_implementations()[name] for name in names},
+        "sizes": [dataclasses.asdict(size) for size in sizes],
+        **_time_implementations(sizes, names, options),
     }
-    if options.products:
-        result["products"] = {
-            str(shape): time_parts(shape, options.seconds / 4) for shape in shapes
-        }
-    ours = [name for name in contenders.OURS if name in names]
+    if options.matmuls:
+        result["matmuls"] = {str(size): time_matmuls(size, options.seconds / 4) for size in sizes}
+    ours = [name for name in implementations.OURS if name in names]
     if long is not None and ours:
         result["long"] = {str(long): {name: measure_process(name, long) for name in ours}}
-    if layered is not None:
-        result["layers"] = {str(layered): layers.time_layers(layered, options.seconds)}
+    if of_layers is not None:
+        result["layers"] = {str(of_layers): layers.time_layers(of_layers, options.seconds)}
     if of_cells is not None:
         result["cells"] = {str(of_cells): cells.time_cells(of_cells, options.seconds)}
     if options.streaming:
@@ -120,50 +118,43 @@ def main(arguments: list[str]) -> int:
     write_json(output / "bench.json", result)
     markdown = report.to_markdown(result)
     write_atomically(output / "bench.md", markdown)
-    report.draw(result, output / "bench.png")
-    for shape, kinds in result.get("cells", {}).items():
-        cells.draw(kinds, f"The three cells at {shape}", output / "cells.png")
+    report.plot(result, output / "bench.png")
+    for size, kinds in result.get("cells", {}).items():
+        cells.plot(kinds, f"The three cells at {size}", output / "cells.png")
     Console(soft_wrap=True, highlight=False, markup=False).print(markdown)
     print(f"Written to {output}")
     return 0
 
 
-def _time_contenders(shapes: list[Shape], names: list[str], options: Options) -> dict[str, Any]:
-    """Times all contenders on all shapes: "forward", "gradient" and "process", by shape."""
+def _time_implementations(
+    sizes: list[ProblemSize], names: list[str], options: Options
+) -> dict[str, Any]:
+    """Times all implementations on all sizes: "forward", "gradient" and "process", by size."""
     found: dict[str, Any] = {"forward": {}, "gradient": {}, "process": {}}
-    bar = tqdm(shapes, unit="shape", disable=not sys.stderr.isatty())
-    for shape in bar:
-        bar.set_postfix_str(str(shape))
-        ready = contenders.make_contenders(names, make_problem(shape))
-        forward = {name: contender.forward for name, contender in ready.items()}
+    bar = tqdm(sizes, unit="size", disable=not sys.stderr.isatty())
+    for size in bar:
+        bar.set_postfix_str(str(size))
+        ready = implementations.make_implementations(names, make_problem(size))
+        forward = {name: implementation.forward for name, implementation in ready.items()}
         gradient = {
-            name: contender.gradient
-            for name, contender in ready.items()
-            if contender.gradient is not None
+            name: implementation.gradient
+            for name, implementation in ready.items()
+            if implementation.gradient is not None
         }
-        found["forward"][str(shape)] = interleave(forward, seconds=options.seconds)
-        found["gradient"][str(shape)] = interleave(gradient, seconds=options.seconds)
+        found["forward"][str(size)] = time_interleaved(forward, seconds=options.seconds)
+        found["gradient"][str(size)] = time_interleaved(gradient, seconds=options.seconds)
         if options.processes:
-            found["process"][str(shape)] = {name: measure_process(name, shape) for name in gradient}
+            found["process"][str(size)] = {name: measure_process(name, size) for name in gradient}
     return found
 
 
-def _shape(option: str, sizes: str) -> Shape:
-    parts = sizes.split(",")
-    if len(parts) != 4 or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise UserError(
-            f"--{option} has {sizes}, but a shape is batch,time,input,hidden, as in 32,256,64,128."
-        )
-    return Shape(*map(int, parts))
-
-
-def _names(asked: tuple[str, ...]) -> list[str]:
-    known = list(contenders.known_contenders())
-    for name in asked:
+def _names(requested: tuple[str, ...]) -> list[str]:
+    known = list(implementations.known_implementations())
+    for name in requested:
         if name not in known:
             raise UserError(
-                f"There is no contender {name} here.{did_you_mean(name, known)} "
+                f"There is no implementation {name} here.{did_you_mean(name, known)} "
                 f"Those that can be timed are {', '.join(known)}; "
-                'pip install -e ".[bench]" installs the peers.'
+                'pip install -e ".[bench]" installs the baselines.'
             )
-    return list(asked) or known
+    return list(requested) or known

@@ -1,4 +1,4 @@
-"""Layers: one and two, in one direction and in both, beside the same of Flax's NNX."""
+"""One and two layers, unidirectional and bidirectional, of ours and of Flax's NNX."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,65 +10,68 @@ import numpy as np
 from flax import nnx
 
 import gru_jax
-from experiments.bench.baselines import Shape, nnx_cell
+from experiments.bench.baselines import nnx_cell
 from experiments.bench.implementations import compare
-from experiments.bench.timing import Spread, interleave
+from experiments.bench.shapes import ProblemSize
+from experiments.bench.timing import Summary, time_interleaved
 
 
-def time_layers(shape: Shape, seconds: float) -> dict[str, dict[str, Spread]]:
+def time_layers(size: ProblemSize, seconds: float) -> dict[str, dict[str, Summary]]:
     """Times the gradient with respect to parameters and inputs, by kind and library.
 
     Raises:
-        UserError: where the two compute different things.
+        UserError: if the two libraries compute different functions.
     """
-    return {
-        f"{count} {direction}": _time_kind(shape, count, direction == "both ways", seconds / 4)
-        for count in (1, 2)
-        for direction in ("one way", "both ways")
+    kinds = {
+        "1 layer": (1, False),
+        "1 bidirectional layer": (1, True),
+        "2 layers": (2, False),
+        "2 bidirectional layers": (2, True),
     }
+    return {name: _time_kind(size, *kind, seconds / len(kinds)) for name, kind in kinds.items()}
 
 
 def _time_kind(
-    shape: Shape, num_layers: int, bidirectional: bool, seconds: float
-) -> dict[str, Spread]:
+    size: ProblemSize, num_layers: int, bidirectional: bool, seconds: float
+) -> dict[str, Summary]:
     keys = jax.random.split(jax.random.key(0), 3)
     stack = gru_jax.init_stack(
         keys[0],
-        shape.input,
-        shape.hidden,
+        size.input,
+        size.hidden,
         num_layers=num_layers,
         bidirectional=bidirectional,
         init_cell=_without_b_hn,
     )
-    xs = jax.random.normal(keys[1], (shape.time, shape.batch, shape.input))
+    xs = jax.random.normal(keys[1], (size.time, size.batch, size.input))
     model = _Layers(stack.layers)
-    graph, weights, others = nnx.split(model, nnx.Param, ...)
+    graphdef, weights, rest = nnx.split(model, nnx.Param, ...)
 
-    def ours(stack: gru_jax.Stack, xs: jax.Array) -> jax.Array:
+    def unroll_stack(stack: gru_jax.Stack, xs: jax.Array) -> jax.Array:
         return gru_jax.unroll_stack(stack, xs)[1]
 
-    def theirs(weights: Any, xs: jax.Array) -> jax.Array:
-        return nnx.merge(graph, weights, others)(xs)
+    def unroll_nnx(weights: Any, xs: jax.Array) -> jax.Array:
+        return nnx.merge(graphdef, weights, rest)(xs)
 
-    expected = ours(stack, xs)
-    compare("The layers of nnx", np.asarray(theirs(weights, xs)), expected)
+    expected = unroll_stack(stack, xs)
+    compare("The outputs of the layers of nnx", np.asarray(unroll_nnx(weights, xs)), expected)
     factors = jax.random.normal(keys[2], expected.shape)
 
     def gradient(apply: Any) -> Any:
         return jax.jit(jax.grad(lambda params, xs: jnp.sum(apply(params, xs) * factors), (0, 1)))
 
-    of_ours, of_theirs = gradient(ours), gradient(theirs)
-    return interleave(
+    stack_gradient, nnx_gradient = gradient(unroll_stack), gradient(unroll_nnx)
+    return time_interleaved(
         {
-            "gru_jax": lambda: jax.block_until_ready(of_ours(stack, xs)),
-            "nnx": lambda: jax.block_until_ready(of_theirs(weights, xs)),
+            "gru_jax": lambda: jax.block_until_ready(stack_gradient(stack, xs)),
+            "nnx": lambda: jax.block_until_ready(nnx_gradient(weights, xs)),
         },
         seconds=seconds,
     )
 
 
 def _without_b_hn(key: jax.Array, input_size: int, hidden_size: int) -> gru_jax.GRUParams:
-    """Parameters that nnx.GRUCell can hold."""
+    """Parameters that nnx.GRUCell can represent."""
     params = gru_jax.init(key, input_size, hidden_size, bias_init="torch")
     return dataclasses.replace(params, b_hn=jnp.zeros((hidden_size,)))
 

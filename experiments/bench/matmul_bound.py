@@ -1,4 +1,4 @@
-"""The matrix products of a GRU and nothing else: what the arithmetic between them is held to."""
+"""The matmuls of a GRU without anything else: a lower bound of its time."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,27 +8,28 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from experiments.bench.baselines import Contender, Problem, Shape, make_problem
-from experiments.bench.timing import Spread, interleave
+from experiments.bench.baselines import Implementation, Problem, make_problem
+from experiments.bench.shapes import ProblemSize
+from experiments.bench.timing import Summary, time_interleaved
 
 LARGE = 2048
 
 
-def products(problem: Problem) -> Contender:
-    """All products; its gradient is those of the forward pass and of the gradient."""
+def matmul_only(problem: Problem) -> Implementation:
+    """The matmuls of the forward pass; its gradient is the matmuls of both passes."""
     arrays = jax.tree.map(jnp.asarray, (problem.params.w_x, problem.params.w_h, problem.xs))
 
     @jax.jit
     def forward(w_x: jax.Array, w_h: jax.Array, xs: jax.Array) -> Any:
-        return xs @ w_x, _recur(w_h, problem.shape)[0]
+        return xs @ w_x, _scan_forward(w_h, problem.size)[0]
 
     @jax.jit
     def gradient(w_x: jax.Array, w_h: jax.Array, xs: jax.Array) -> Any:
-        gates = _rows(_recur(w_h, problem.shape)[1])
-        states = _rows(_recur_back(w_h, problem.shape))
-        return xs @ w_x, states.T @ gates, _rows(xs).T @ gates, gates @ w_x.T
+        gates = _flatten_time_batch(_scan_forward(w_h, problem.size)[1])
+        states = _flatten_time_batch(_scan_backward(w_h, problem.size))
+        return xs @ w_x, states.T @ gates, _flatten_time_batch(xs).T @ gates, gates @ w_x.T
 
-    return Contender(
+    return Implementation(
         forward=lambda: jax.block_until_ready(forward(*arrays)),
         gradient=lambda: jax.block_until_ready(gradient(*arrays)),
         outputs=lambda: np.zeros(()),
@@ -37,35 +38,37 @@ def products(problem: Problem) -> Contender:
     )
 
 
-def time_parts(shape: Shape, seconds: float) -> dict[str, Spread]:
-    """Times each kind of product by itself, and a large square one for the machine's rate.
+def time_matmuls(size: ProblemSize, seconds: float) -> dict[str, Summary]:
+    """Times each matmul by itself, and a large square one for the machine's peak rate.
 
     Returns:
-        By product, milliseconds as :func:`interleave` gives them, and "gflops", 10^9
-        multiplications and additions a second.
+        By matmul, milliseconds as :func:`time_interleaved` returns them, and "gflops", GFLOP/s.
     """
-    problem = make_problem(shape)
+    problem = make_problem(size)
     w_x, w_h, xs = jax.tree.map(jnp.asarray, (problem.params.w_x, problem.params.w_h, problem.xs))
-    xs = _rows(xs)
-    gates, states = _rows(_recur(w_h, shape)[1]), _rows(_recur_back(w_h, shape))
+    xs = _flatten_time_batch(xs)
+    gates, states = (
+        _flatten_time_batch(_scan_forward(w_h, size)[1]),
+        _flatten_time_batch(_scan_backward(w_h, size)),
+    )
     square = jnp.ones((LARGE, LARGE)) / LARGE
-    rows, inner, outer = len(xs), shape.hidden, 3 * shape.hidden
-    parts: dict[str, tuple[int, Callable[..., Any], tuple[jax.Array, ...]]] = {
-        "x W": (rows * shape.input * outer, jnp.matmul, (xs, w_x)),
-        "h U, step by step": (rows * inner * outer, lambda u: _recur(u, shape)[0], (w_h,)),
-        "d U^T, step by step": (rows * inner * outer, lambda u: _recur_back(u, shape), (w_h,)),
+    rows, inner, outer = len(xs), size.hidden, 3 * size.hidden
+    matmuls: dict[str, tuple[int, Callable[..., Any], tuple[jax.Array, ...]]] = {
+        "x W": (rows * size.input * outer, jnp.matmul, (xs, w_x)),
+        "h U, step by step": (rows * inner * outer, lambda u: _scan_forward(u, size)[0], (w_h,)),
+        "d U^T, step by step": (rows * inner * outer, lambda u: _scan_backward(u, size), (w_h,)),
         "h^T d": (rows * inner * outer, lambda h, d: h.T @ d, (states, gates)),
-        "x^T d": (rows * shape.input * outer, lambda x, d: x.T @ d, (xs, gates)),
-        "d W^T": (rows * shape.input * outer, lambda d, w: d @ w.T, (gates, w_x)),
+        "x^T d": (rows * size.input * outer, lambda x, d: x.T @ d, (xs, gates)),
+        "d W^T": (rows * size.input * outer, lambda d, w: d @ w.T, (gates, w_x)),
         f"{LARGE} x {LARGE} x {LARGE}": (LARGE**3, jnp.matmul, (square, square)),
     }
-    times = interleave(
-        {name: _compiled(run, arrays) for name, (_, run, arrays) in parts.items()},
+    times = time_interleaved(
+        {name: _compiled(run, arrays) for name, (_, run, arrays) in matmuls.items()},
         seconds=seconds,
     )
     return {
-        name: {**spread, "gflops": 2e-6 * parts[name][0] / spread["median"]}
-        for name, spread in times.items()
+        name: {**summary, "gflops": 2e-6 * matmuls[name][0] / summary["median"]}
+        for name, summary in times.items()
     }
 
 
@@ -74,24 +77,24 @@ def _compiled(run: Callable[..., Any], arrays: tuple[jax.Array, ...]) -> Callabl
     return lambda: jax.block_until_ready(compiled(*arrays))
 
 
-def _recur(w_h: jax.Array, shape: Shape) -> tuple[jax.Array, jax.Array]:
+def _scan_forward(w_h: jax.Array, size: ProblemSize) -> tuple[jax.Array, jax.Array]:
     def step(h: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
         gates = h @ w_h
-        # Halved, so that nothing grows beyond what a float32 holds.
-        return gates[:, : shape.hidden] * 0.5, gates
+        # Halved, so that states do not overflow float32.
+        return gates[:, : size.hidden] * 0.5, gates
 
-    return lax.scan(step, jnp.ones((shape.batch, shape.hidden)), None, length=shape.time)
+    return lax.scan(step, jnp.ones((size.batch, size.hidden)), None, length=size.time)
 
 
-def _recur_back(w_h: jax.Array, shape: Shape) -> jax.Array:
+def _scan_backward(w_h: jax.Array, size: ProblemSize) -> jax.Array:
     transposed = w_h.T
 
     def step(gates: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
         h = gates @ transposed
         return jnp.concatenate([h, h, h], axis=-1) * 0.5, h
 
-    return lax.scan(step, jnp.ones((shape.batch, 3 * shape.hidden)), None, length=shape.time)[1]
+    return lax.scan(step, jnp.ones((size.batch, 3 * size.hidden)), None, length=size.time)[1]
 
 
-def _rows(array: jax.Array) -> jax.Array:
+def _flatten_time_batch(array: jax.Array) -> jax.Array:
     return array.reshape(-1, array.shape[-1])

@@ -1,4 +1,4 @@
-"""One step at a time: what a jitted step costs beside a call into JAX that computes nothing."""
+"""One step at a time: a jitted step, compared with a call into JAX that computes nothing."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 
 import gru_jax
-from experiments.bench.timing import Spread, interleave
+from experiments.bench.timing import Summary, time_interleaved
 
 
-def time_batches(seconds: float) -> dict[str, dict[str, Spread]]:
+def time_batches(seconds: float) -> dict[str, dict[str, Summary]]:
     """Times steps at batch 1 and 32."""
     input_size, hidden_size = 64, 128
     return {
@@ -21,11 +21,11 @@ def time_batches(seconds: float) -> dict[str, dict[str, Spread]]:
     }
 
 
-def time_steps(batch: int, input_size: int, hidden_size: int, seconds: float) -> dict[str, Spread]:
-    """Times a jitted step whose state is donated: each call takes what the last one gave.
+def time_steps(batch: int, input_size: int, hidden_size: int, seconds: float) -> dict[str, Summary]:
+    """Times a jitted step with a donated state: each call takes the state of the call before.
 
-    "dispatch" is a jitted function of the same arguments that gives the state back as it is, so
-    that what a step takes beyond it is the step; "products alone" multiplies and adds.
+    "dispatch" is a jitted function of the same arguments that returns the state unchanged: its
+    time is the overhead of a call. "matmul only" has only the matmuls of a step.
     """
     params = gru_jax.init(jax.random.key(0), input_size, hidden_size)
     x = jax.random.normal(jax.random.key(1), (batch, input_size))
@@ -35,18 +35,18 @@ def time_steps(batch: int, input_size: int, hidden_size: int, seconds: float) ->
         return h
 
     def multiply(params: gru_jax.GRUParams, h: jax.Array, x: jax.Array) -> jax.Array:
-        products = x @ params.w_x + h @ params.w_h
-        return products[:, :hidden_size] * 0.5
+        preactivations = x @ params.w_x + h @ params.w_h
+        return preactivations[:, :hidden_size] * 0.5
 
-    steps = {"gru_jax.step": gru_jax.step, "products alone": multiply, "dispatch": dispatch}
+    steps = {"gru_jax.step": gru_jax.step, "matmul only": multiply, "dispatch": dispatch}
     runs = {name: _stream(step, params, x, hidden_size) for name, step in steps.items()}
-    return interleave(runs, seconds=seconds)
+    return time_interleaved(runs, seconds=seconds)
 
 
 def _stream(
     step: Callable[..., jax.Array], params: gru_jax.GRUParams, x: jax.Array, hidden_size: int
 ) -> Callable[[], Any]:
-    # What a function does not read is kept, so that all are called with the same.
+    # Unused arguments are kept, so that all functions are called with the same arguments.
     compiled = jax.jit(step, donate_argnums=1, keep_unused=True)
     state = jnp.zeros((x.shape[0], hidden_size))
 

@@ -1,4 +1,4 @@
-"""What one contender costs a process of its own: time to the first gradient, and peak memory."""
+"""Metrics that need a process for each implementation: time to the first gradient, peak memory."""
 
 import ctypes
 import gc
@@ -8,53 +8,55 @@ import sys
 import time
 from pathlib import Path
 
-from experiments.bench.baselines import Shape, make_problem
-from experiments.bench.implementations import make_contender
+from experiments.bench.baselines import make_problem
+from experiments.bench.implementations import make_implementation
+from experiments.bench.shapes import ProblemSize
 
 MODULE = "experiments.bench.subprocess_metrics"
 
 
-def measure_process(name: str, shape: Shape, *, timeout: float = 600) -> dict[str, float | None]:
-    """Runs a contender in a new process.
+def measure_process(
+    name: str, size: ProblemSize, *, timeout: float = 600
+) -> dict[str, float | None]:
+    """Runs an implementation in a new process.
 
     Returns:
-        "first_ms": from the call until the first gradient is there: tracing, compiling, running.
-        "peak_mib": by how much the resident memory grows while a gradient is computed, once
-        everything is compiled; None where the system does not tell.
+        "first_ms": the time until the first gradient is computed: tracing, compiling, running.
+        "peak_mib": growth of the resident memory while a gradient is computed, after compiling;
+        None if the system does not report it.
 
     Raises:
         RuntimeError: if the process fails.
     """
     done = subprocess.run(
-        [sys.executable, "-m", MODULE, name, str(shape)],
+        [sys.executable, "-m", MODULE, name, str(size)],
         capture_output=True,
         text=True,
         cwd=Path(__file__).parents[2],
         timeout=timeout,
     )
     if done.returncode:
-        raise RuntimeError(f"{name} failed in a process of its own:\n{done.stderr[-2000:]}")
+        raise RuntimeError(f"The process of {name} failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _main(name: str, sizes: str) -> None:
-    shape = Shape(*map(int, sizes.split(",")))
-    contender = make_contender(name, make_problem(shape))
-    if contender.gradient is None:
+def _main(name: str, size: str) -> None:
+    implementation = make_implementation(name, make_problem(ProblemSize.parse(size)))
+    if implementation.gradient is None:
         raise ValueError(f"{name} has no gradient")
     begin = time.perf_counter()
-    contender.gradient()
+    implementation.gradient()
     first = time.perf_counter() - begin
-    before = _settle()
-    result = contender.gradient()
+    before = _reset_peak()
+    result = implementation.gradient()
     after = _status("VmHWM")
     del result
     peak = None if before is None or after is None else (after - before) / 1024
     print(json.dumps({"first_ms": first * 1e3, "peak_mib": peak}))
 
 
-def _settle() -> int | None:
-    """Gives unused memory back and forgets the peak so far; the resident memory in KiB."""
+def _reset_peak() -> int | None:
+    """Frees unused memory and resets the peak; returns the resident memory in KiB."""
     gc.collect()
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)

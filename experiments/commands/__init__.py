@@ -1,1 +1,1 @@
-"""The commands of `python -m experiments`, a module each."""
+"""The commands of `python -m experiments`, one module each."""

@@ -1,6 +1,7 @@
-"""The command `export RUN_DIR --to FORMAT`: a trained model for where it is to run."""
+"""The command `export RUN_DIR --to FORMAT`: writes a trained model for deployment."""
 
 import dataclasses
+import importlib.util
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -20,30 +21,30 @@ from gru_jax import training
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Writes the best parameters of a finished run, with the model around them, as files.
+    """Exports the model of a finished run with its best parameters.
 
-    onnx: model.onnx, the whole model with its GRUs as nodes of ONNX's operator, for any batch and
-    time. stablehlo: model.zip, and step.zip for streams, which `gru_jax.export.load` or JAX alone
-    runs on CPU, GPU and TPU. safetensors: all parameters by their paths. torch: a state dict for
+    onnx: model.onnx, the whole model with ONNX's GRU operator, for any batch size and length.
+    stablehlo: model.zip, and step.zip for streaming, which `gru_jax.export.load` or JAX itself runs
+    on CPU, GPU and TPU. safetensors: all parameters by their paths. torch: a state dict for
     torch.nn.GRU and torch.nn.Linear, as safetensors.
     """
 
     run_dir: Annotated[Path, tyro.conf.Positional]
-    """Directory of a run that `train` has finished."""
+    """Directory of a finished run of `train`."""
     to: str
     """Format: onnx, stablehlo, safetensors or torch."""
     output: Path | None = None
     """Directory of the files; the default is export/ of the run."""
     data_dir: Path = dataclasses.field(default_factory=default_data_dir)
-    """Directory of data files, of which some models have their sizes."""
+    """Directory of data files, which determine the sizes of some models."""
 
 
 def main(arguments: list[str]) -> int:
     """Runs the command; returns the exit code: 0, or 1 where a file cannot be written.
 
     Raises:
-        UserError: a directory without a finished run, a format that is none or cannot hold the
-            model, files that are there already.
+        UserError: a directory without a finished run, a format that is unknown, needs a package
+            that is not installed, or does not support the model, or files that exist already.
     """
     options = tyro.cli(Options, args=arguments, prog="python -m experiments export")
     if options.to not in FORMATS:
@@ -51,21 +52,27 @@ def main(arguments: list[str]) -> int:
             f"There is no format {options.to}.{did_you_mean(options.to, FORMATS)} "
             f"The formats are {', '.join(FORMATS)}."
         )
+    export_format = FORMATS[options.to]
+    if importlib.util.find_spec(export_format.package) is None:
+        raise UserError(
+            f"--to {options.to} needs {export_format.package}, which is not installed: "
+            "pip install -e '.[files]'"
+        )
     run = RunDirectory(options.run_dir)
     if not run.config.exists():
         raise UserError(f"There is no run in {run.path}: it holds no config.yaml.")
     config = load_config(run.config)
     try:
         task, params = restore_best(run, config, options.data_dir)
-        written = FORMATS[options.to](config, task.serving, params)
-    except (training.TrainingError, ImportError) as error:
+        written = export_format.write(config, task.export_spec, params)
+    except training.TrainingError as error:
         raise UserError(str(error)) from None
     folder = options.output or run.path / "export"
     paths = {folder / name: content for name, content in written.items()}
-    there = [str(path) for path in paths if path.exists()]
-    if there:
+    existing = [str(path) for path in paths if path.exists()]
+    if existing:
         raise UserError(
-            f"{' and '.join(there)} {'is' if len(there) == 1 else 'are'} there already. "
+            f"{' and '.join(existing)} {'exists' if len(existing) == 1 else 'exist'} already. "
             "Give another --output."
         )
     try:

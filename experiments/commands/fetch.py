@@ -1,4 +1,4 @@
-"""The command `fetch NAME`: downloads data sets, says their licences and checks them."""
+"""The command `fetch NAME`: downloads and verifies data sets, and shows their licences."""
 
 import sys
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from experiments.datasets import registry as data
+from experiments.datasets import registry
 from experiments.datasets.download import download
 from experiments.errors import UserError
 from experiments.suggest import did_you_mean
@@ -21,60 +21,60 @@ class _Arguments:
         tyro.conf.Positional[tuple[str, ...]],
         tyro.conf.arg(
             metavar="[NAME ...]",
-            help=f"{', '.join(data.DATA_SETS)}, or {ALL}.",
+            help=f"{', '.join(registry.DATA_SETS)}, or {ALL}.",
             help_behavior_hint="",
         ),
     ] = ()
-    data_dir: Path = field(default_factory=data.default_data_dir)
-    """Directory they go to; the default is $GRU_JAX_DATA, then ~/.cache/gru_jax."""
+    data_dir: Path = field(default_factory=registry.default_data_dir)
+    """Directory of data files; the default is $GRU_JAX_DATA, then ~/.cache/gru_jax."""
 
 
 def main(arguments: list[str]) -> int:
     """Runs the command and returns its exit code.
 
     Raises:
-        UserError: for a name that is none, and as `download` does.
+        UserError: an unknown name, and as `download`.
     """
-    chosen = tyro.cli(
+    options = tyro.cli(
         _Arguments,
         args=arguments,
         prog="python -m experiments fetch",
-        description="Downloads data sets, checks their SHA-256 and puts them where the tasks "
-        "look. A download that broke off goes on from there. Without a name, it lists the data "
-        "sets and their licences:\n\n" + _list(),
+        description="Downloads data sets into the data directory and verifies their SHA-256. An "
+        "interrupted download is resumed. Without a name, lists the data sets and their "
+        "licences:\n\n" + _list(),
     )
-    if not chosen.names:
+    if not options.names:
         print(_list())
-    for data_set in _chosen_sets(chosen.names):
+    for data_set in _selected_sets(options.names):
         print(f"{data_set.name}: {_terms(data_set)}", flush=True)
         try:
             for file in data_set.files:
-                print(f"{download(file, chosen.data_dir)} is there and verified.", flush=True)
+                print(f"{download(file, options.data_dir)} is verified.", flush=True)
         except KeyboardInterrupt:
-            command = data.fetch_command(data_set.name, chosen.data_dir)
-            print(f"What came is kept; `{command}` goes on from there.", file=sys.stderr)
+            command = registry.fetch_command(data_set.name, options.data_dir)
+            print(f"`{command}` resumes it.", file=sys.stderr)
             raise
     return 0
 
 
-def _chosen_sets(names: tuple[str, ...]) -> list[data.DataSet]:
+def _selected_sets(names: tuple[str, ...]) -> list[registry.DataSet]:
     for name in names:
-        if name not in (*data.DATA_SETS, ALL):
+        if name not in (*registry.DATA_SETS, ALL):
             raise UserError(
-                f"There is no data set {name}.{did_you_mean(name, data.DATA_SETS)} "
-                f"The data sets are {', '.join(data.DATA_SETS)}."
+                f"There is no data set {name}.{did_you_mean(name, registry.DATA_SETS)} "
+                f"The data sets are {', '.join(registry.DATA_SETS)}."
             )
-    return [data.DATA_SETS[name] for name in (data.DATA_SETS if ALL in names else names)]
+    return [registry.DATA_SETS[name] for name in (registry.DATA_SETS if ALL in names else names)]
 
 
 def _list() -> str:
-    width = max(map(len, data.DATA_SETS))
+    width = max(map(len, registry.DATA_SETS))
     return "\n".join(
-        f"  {name:{width}}  {_terms(data_set)}" for name, data_set in data.DATA_SETS.items()
+        f"  {name:{width}}  {_terms(data_set)}" for name, data_set in registry.DATA_SETS.items()
     )
 
 
-def _terms(data_set: data.DataSet) -> str:
+def _terms(data_set: registry.DataSet) -> str:
     if data_set.licence is None:
         return f"{data_set.home} states no licence"
     return f"{data_set.licence}, as {data_set.home} states"

@@ -1,4 +1,4 @@
-"""The command `gradients DIRECTORY`: how far a loss reaches back in time, cell by cell."""
+"""The command `gradients DIRECTORY`: norms of a loss's gradient through time, by cell."""
 
 import dataclasses
 from pathlib import Path
@@ -12,6 +12,7 @@ from rich.console import Console
 from experiments.datasets.registry import default_data_dir
 from experiments.errors import UserError
 from experiments.files import write_atomically, write_json
+from experiments.markdown import markdown_table
 from experiments.plots import save
 from experiments.runs.config_loading import load_config
 from experiments.runs.directory import RunDirectory
@@ -24,16 +25,17 @@ DISTANCES = (0, 10, 50, 100, 200, 400)
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Measures, on the runs of `compare` on the adding problem, the norm of d loss_T / d h_t.
+    """Measures the norm of d loss_T / d h_t, on runs of `compare` on the adding problem.
 
-    The loss is that of the last step T; its gradient with respect to the state after step t says
-    what can be learned about that step. Measured before training and after it, on test sequences.
+    The loss is that of the last step T. Its gradient with respect to the state after step t shows
+    how much the network can learn about that step. It is measured on test sequences, before and
+    after training.
     """
 
     directory: Annotated[Path, tyro.conf.Positional]
-    """What `compare` wrote: runs/compare/adding."""
+    """Output directory of `compare`: runs/compare/adding."""
     sequences: int = 100
-    """How many test sequences the norms are averaged over."""
+    """Test sequences to average the norms over."""
     data_dir: Path = dataclasses.field(default_factory=default_data_dir)
     """Directory of data files."""
 
@@ -42,7 +44,7 @@ def main(arguments: list[str]) -> int:
     """Runs the command; returns 0, the exit code.
 
     Raises:
-        UserError: a directory that holds no finished runs of the adding problem.
+        UserError: a directory without finished runs of the adding problem.
     """
     options = tyro.cli(Options, args=arguments, prog="python -m experiments gradients")
     runs = [
@@ -54,21 +56,21 @@ def main(arguments: list[str]) -> int:
             f"{options.directory} holds no finished runs. "
             "`python -m experiments compare configs/adding.yaml` makes them."
         )
-    found: dict[str, dict[str, list[np.ndarray]]] = {}
+    norms: dict[str, dict[str, list[np.ndarray]]] = {}
     for run in runs:
-        of_cell = found.setdefault(run.path.parent.name, {"before": [], "after": []})
+        of_cell = norms.setdefault(run.path.parent.name, {"before": [], "after": []})
         before, after = _norms(run, options)
         of_cell["before"].append(before)
         of_cell["after"].append(after)
     curves = {
-        cell: {when: _mean(norms) for when, norms in of_cell.items()}
-        for cell, of_cell in found.items()
+        cell: {when: _mean(of_runs) for when, of_runs in of_cell.items()}
+        for cell, of_cell in norms.items()
     }
     markdown = to_markdown(curves)
     result = {**provenance(), "norms": _plain(curves)}
     write_json(options.directory / "gradients.json", result)
     write_atomically(options.directory / "gradients.md", markdown)
-    draw(curves, options.directory / "gradients.png")
+    plot(curves, options.directory / "gradients.png")
     Console(soft_wrap=True, highlight=False, markup=False).print(markdown)
     print(f"Written to {options.directory / 'gradients.png'}")
     return 0
@@ -79,7 +81,7 @@ def _norms(run: RunDirectory, options: Options) -> tuple[np.ndarray, np.ndarray]
     if config.task != "adding":
         raise UserError(f"{run.path} is a run of {config.task}, but should be one of adding.")
     task, best = restore_best(run, config, options.data_dir)
-    test = adding.draw_sums(options.sequences, config.length, (adding.TEST,))
+    test = adding.sample_sums(options.sequences, config.length, (adding.TEST,))
     network = adding.make_network(config)
     return (
         adding.gradient_norms(network, task.params, test),
@@ -88,9 +90,9 @@ def _norms(run: RunDirectory, options: Options) -> tuple[np.ndarray, np.ndarray]
 
 
 def _mean(norms: list[np.ndarray]) -> np.ndarray:
-    """The geometric mean over the seeds of norms that are multiples of the last one, (T,)."""
+    """Returns the geometric mean over the seeds of norms relative to the last step's, (T,)."""
     relative = [norm / norm[-1] for norm in norms]
-    # What is nothing in float32 has no logarithm.
+    # Norms that underflow in float32 are 0, which has no logarithm.
     return np.exp(np.mean(np.log(np.maximum(relative, np.finfo(np.float32).tiny)), axis=0))
 
 
@@ -102,7 +104,7 @@ def _plain(curves: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[str, list
 
 
 def to_markdown(curves: dict[str, dict[str, np.ndarray]]) -> str:
-    """The norms at some distances from the last step, as multiples of that at the last step."""
+    """Returns a table of the norms at some distances, relative to that at the last step."""
     length = len(next(iter(curves.values()))["before"])
     distances = [*(distance for distance in DISTANCES if distance < length - 1), length - 1]
     header = ["T - t", *map(str, distances)]
@@ -111,17 +113,15 @@ def to_markdown(curves: dict[str, dict[str, np.ndarray]]) -> str:
         for cell, of_cell in curves.items()
         for when, norms in of_cell.items()
     ]
-    lines = [header, ["---", *["---:"] * len(distances)], *rows]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    least = np.finfo(np.float32).tiny
+    tiny = np.finfo(np.float32).tiny
     return (
         "Norm of d loss_T / d h_t, as a multiple of that at t = T, geometric mean over the seeds; "
-        f"{least:.1e} stands for nothing:\n\n{table}\n"
+        f"{tiny:.1e} means that it underflows in float32:\n\n{markdown_table(header, rows)}\n"
     )
 
 
-def draw(curves: dict[str, dict[str, np.ndarray]], path: Path) -> None:
-    """Draws the norms over the distance from the last step."""
+def plot(curves: dict[str, dict[str, np.ndarray]], path: Path) -> None:
+    """Plots the norms over the distance from the last step."""
     figure = Figure(figsize=(7.5, 4.5), layout="constrained")
     axes = figure.add_subplot()
     for color, (cell, of_cell) in enumerate(curves.items()):

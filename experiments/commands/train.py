@@ -1,4 +1,4 @@
-"""The command `train CONFIG`: trains what a config describes and reports it beside baselines."""
+"""The command `train CONFIG`: trains an experiment and reports it next to its baselines."""
 
 import contextlib
 import shlex
@@ -23,12 +23,12 @@ from experiments.runs.directory import (
     read_json,
 )
 from experiments.runs.run import (
-    begin,
     check_published,
     check_tensorboard,
-    finish,
-    fit_run,
+    finalize_run,
     num_parameters,
+    start_run,
+    train_run,
     write_tensorboard,
 )
 from experiments.tables import model_name, print_report
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
         Ctrl-C, 143 after SIGTERM.
 
     Raises:
-        UserError: options, config, data or run directory that will not do; nothing was written.
+        UserError: invalid options, config, data or run directory; nothing was written.
     """
     path = config_file(arguments, USAGE)
     if path is None:
@@ -72,7 +72,7 @@ def _run_directory(name: str, options: TrainOptions[ExperimentConfig]) -> RunDir
     if options.run_dir is not None:
         return chosen_run_directory(options.run_dir, options.config, options.resume)
     if options.resume == "must":
-        raise UserError("--resume must needs --run-dir, the directory of the run to go on with.")
+        raise UserError("--resume must needs --run-dir, the directory of the run to resume.")
     return new_run_directory(name, options.config.seed)
 
 
@@ -81,14 +81,14 @@ def _train(run: RunDirectory, options: TrainOptions[ExperimentConfig], arguments
     config = options.config
     task = load_task(config.task).build(config, options.data_dir)
     check_published(config, task)
-    meta = begin(run, config, f"{PROGRAM} {shlex.join(arguments)}")
+    meta = start_run(run, config, f"{PROGRAM} {shlex.join(arguments)}")
     print(f"{model_name(config.model)}, {num_parameters(task.params):,} parameters, in {run.path}")
-    # A run that was stopped before its first checkpoint has a directory and nothing in it.
+    # A run that was stopped before its first checkpoint has a directory, but nothing to resume.
     resume = "auto" if options.resume == "must" else options.resume
-    result = fit_run(run, task, config, resume, tensorboard=options.tensorboard)
+    result = train_run(run, task, config, resume, tensorboard=options.tensorboard)
     if result.status == "interrupted":
         return _stopped(result.signal == signal.SIGINT, run, options)
-    finish(run, task, config, result, meta, started)
+    finalize_run(run, task, config, result, meta, started)
     _print_result(run, config)
     return 0
 
@@ -112,16 +112,16 @@ def _how_to_resume(run: RunDirectory, options: TrainOptions[ExperimentConfig]) -
         return "Nothing was written."
     again = [str(run.config), "--run-dir", str(run.path), "--data-dir", str(options.data_dir)]
     again += ["--tensorboard"] * options.tensorboard
-    return f"To go on: {PROGRAM} {shlex.join(again)}"
+    return f"To resume: {PROGRAM} {shlex.join(again)}"
 
 
 class _Terminated(BaseException):
-    """SIGTERM came while the training loop, which meets signals itself, was not running."""
+    """SIGTERM arrived outside the training loop, which handles signals itself."""
 
 
 @contextlib.contextmanager
 def _sigterm_raises() -> Iterator[None]:
-    def stop(number: int, frame: object) -> None:
+    def stop(signum: int, frame: object) -> None:
         raise _Terminated
 
     before = signal.signal(signal.SIGTERM, stop)

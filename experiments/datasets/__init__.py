@@ -1,1 +1,1 @@
-"""Data sets: what they are, where they come from, how they are downloaded."""
+"""Data sets: registry, download and loading."""

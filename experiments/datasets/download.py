@@ -1,4 +1,4 @@
-"""Downloading published files: going on where it broke off, checked before they count as there."""
+"""Download of published files: resumed after an interruption, and verified before use."""
 
 import contextlib
 import http.client
@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from tqdm import tqdm
 
-from experiments.datasets.registry import DataFile, fetch_command, hash_differs, locate
+from experiments.datasets.registry import DataFile, fetch_command, hash_mismatch, locate
 from experiments.errors import UserError
 
 TIMEOUT_SECONDS = 60
@@ -20,14 +20,14 @@ CLOSED = "the connection was closed"
 
 
 def download(file: DataFile, data_dir: Path) -> Path:
-    """Downloads a file into the data directory, unless it is there already, and returns its path.
+    """Downloads a file into the data directory, unless it is there already; returns its path.
 
-    What has come lies beside the path, as .NAME.partial, until it is all there and its hash is
-    right. A download that broke off, or was killed, goes on from it.
+    Received bytes are kept next to the path, as .NAME.partial, until the file is complete and its
+    hash is verified. An interrupted or killed download resumes from them.
 
     Raises:
-        UserError: if it cannot be downloaded or written, breaks off, or is not the file; what the
-            path held before stays.
+        UserError: the file cannot be downloaded or written, the download is interrupted, or the
+            content is not the published file; a file at the path stays as it was.
     """
     with contextlib.suppress(UserError):
         return locate(file, data_dir)
@@ -35,50 +35,50 @@ def download(file: DataFile, data_dir: Path) -> Path:
     partial = path.with_name(f".{path.name}.partial")
     try:
         resumed = _receive(file, data_dir, partial)
-        fault = _fault(file, partial)
-        if fault and resumed:
+        error = _find_error(file, partial)
+        if error and resumed:
             print(
-                f"What there was of {path.name} and the rest of it are not the file: {fault} "
-                "It is downloaded anew.",
+                f"The resumed download of {path.name} is not the expected file: {error} "
+                "Downloading it again from the beginning.",
                 file=sys.stderr,
             )
             partial.unlink()
             _receive(file, data_dir, partial)
-            fault = _fault(file, partial)
-        if fault:
+            error = _find_error(file, partial)
+        if error:
             partial.unlink()
             raise UserError(
-                f"What {file.url} sent is not the file expected: {fault} Nothing was written."
+                f"The content of {file.url} is not the expected file: {error} Nothing was written."
             )
         os.replace(partial, path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}.") from None
+    except OSError as failure:
+        raise UserError(f"{path} cannot be written: {failure.strerror}.") from None
     return path
 
 
 def _receive(file: DataFile, data_dir: Path, partial: Path) -> bool:
-    """Downloads what the partial file lacks; returns whether what there was of it was kept.
+    """Downloads the rest of a partial file; returns whether its earlier bytes were used.
 
     Raises:
-        UserError: if the rest does not come, or is announced to have another size.
-        OSError: if it cannot be written.
+        UserError: the download is interrupted, or the server announces another size.
+        OSError: the partial file cannot be written.
     """
-    there = partial.stat().st_size if partial.exists() else 0
-    if there >= file.size:
+    offset = partial.stat().st_size if partial.exists() else 0
+    if offset >= file.size:
         return True
-    response = _request(file, there)
+    response = _request(file, offset)
     if response is None:
         return True
     with response:
         if response.status != http.HTTPStatus.PARTIAL_CONTENT:
-            there = 0
-        total = _total(file, response, there)
+            offset = 0
+        total = _total_size(file, response, offset)
         partial.parent.mkdir(parents=True, exist_ok=True)
         with (
-            open(partial, "ab" if there else "wb") as output,
+            open(partial, "ab" if offset else "wb") as output,
             tqdm(
                 desc=partial.name.removeprefix(".").removesuffix(".partial"),
-                initial=there,
+                initial=offset,
                 total=total,
                 unit="B",
                 unit_scale=True,
@@ -86,27 +86,27 @@ def _receive(file: DataFile, data_dir: Path, partial: Path) -> bool:
                 dynamic_ncols=True,
             ) as bar,
         ):
-            fault = _copy(response, output, bar, file.size)
-            came = output.tell()
-    if fault is None and total is not None and came < total:
-        fault = CLOSED
-    if fault is not None:
+            error = _copy(response, output, bar, file.size)
+            received = output.tell()
+    if error is None and total is not None and received < total:
+        error = CLOSED
+    if error is not None:
         raise UserError(
-            f"The download of {file.url} broke off after {came:,} bytes: {fault}. "
-            f"What came is kept; `{fetch_command(file.data_set, data_dir)}` goes on from there."
+            f"The download of {file.url} was interrupted after {received:,} bytes: {error}. "
+            f"`{fetch_command(file.data_set, data_dir)}` resumes it."
         )
-    return there > 0
+    return offset > 0
 
 
-def _request(file: DataFile, there: int) -> Any:
-    """Asks for a file from a byte on; None where the server has nothing from there on."""
-    headers = {"Range": f"bytes={there}-"} if there else {}
+def _request(file: DataFile, offset: int) -> Any:
+    """Requests a file from an offset; returns None if the file ends there."""
+    headers = {"Range": f"bytes={offset}-"} if offset else {}
     request = urllib.request.Request(file.url, headers=headers)
     try:
         return urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
         error.close()
-        if there and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+        if offset and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             return None
         reason = error
     except urllib.error.URLError as error:
@@ -116,27 +116,27 @@ def _request(file: DataFile, there: int) -> Any:
     raise UserError(f"{file.url} cannot be downloaded: {reason}.")
 
 
-def _total(file: DataFile, response: Any, there: int) -> int | None:
-    """How many bytes there will be with those that are there; None where that is not known.
+def _total_size(file: DataFile, response: Any, offset: int) -> int | None:
+    """Returns the size of the complete file; None if it is unknown.
 
     Raises:
-        UserError: if the server announces what cannot be the file.
+        UserError: the announced size is not that of the published file.
     """
     announced = response.headers["Content-Length"]
     if announced is None:
         return None if file.members else file.size
-    total = there + int(announced)
+    total = offset + int(announced)
     if total > file.size or (total < file.size and not file.members):
         raise UserError(
-            f"What {file.url} sends is not the file expected: it has {total:,} bytes, but should "
-            f"have {'at most ' if file.members else ''}{file.size:,}. Nothing was written."
+            f"The content of {file.url} is not the expected file: it has {total:,} bytes, but "
+            f"should have {'at most ' if file.members else ''}{file.size:,}. Nothing was written."
         )
     return total
 
 
-def _copy(response: Any, output: BinaryIO, bar: tqdm, most: int) -> str | None:
-    """Writes what comes, until it is more than can be right; returns why it broke off, if so."""
-    while output.tell() <= most:
+def _copy(response: Any, output: BinaryIO, bar: tqdm, max_size: int) -> str | None:
+    """Writes the response, stopping beyond `max_size`; returns an error, or None."""
+    while output.tell() <= max_size:
         try:
             chunk = response.read1(CHUNK)
         except (OSError, http.client.HTTPException) as error:
@@ -144,17 +144,17 @@ def _copy(response: Any, output: BinaryIO, bar: tqdm, most: int) -> str | None:
         if not chunk:
             break
         output.write(chunk)
-        # What has come outlives the process.
+        # A killed process must not lose received bytes.
         output.flush()
         bar.update(len(chunk))
     return None
 
 
-def _fault(file: DataFile, partial: Path) -> str | None:
-    """Says why what came is not the file; None where it is."""
+def _find_error(file: DataFile, partial: Path) -> str | None:
+    """Returns why a downloaded file is not the published one; None if it is."""
     size = partial.stat().st_size
     if size > file.size:
         return f"it has {size:,} bytes or more, but should have {file.size:,}."
     with open(partial, "rb") as content:
         found = file.digest(content)
-    return None if found == file.sha256 else hash_differs(file, found)
+    return None if found == file.sha256 else hash_mismatch(file, found)

@@ -1,4 +1,4 @@
-"""Data sets that others publish: their files, licences and hashes, and finding them."""
+"""Registry of published data sets: files, licences and hashes, and how to locate them."""
 
 import hashlib
 import io
@@ -18,13 +18,13 @@ class DataFile:
     """A published file.
 
     Attributes:
-        data_set: the name of its data set, which is what `python -m experiments fetch` takes.
-        filename: its name in the data directory, with the folder where it has one.
+        data_set: the name of its data set, an argument of `python -m experiments fetch`.
+        filename: its path in the data directory.
         url: where it is published.
-        size: its size in bytes, or the most that an archive may have.
+        size: its size in bytes; for an archive the maximum size.
         sha256: the hash of its bytes, or of the members of an archive.
-        members: for an archive, how the names end of those members that are hashed, with their
-            names and in their order; how they are packed does not matter then.
+        members: for an archive, the suffix of the members that are hashed, by name and content in
+            sorted order; the hash then does not depend on the compression.
     """
 
     data_set: str
@@ -35,12 +35,12 @@ class DataFile:
     members: str = ""
 
     def digest(self, content: Opened) -> str:
-        """Returns the SHA-256 of a file's bytes, or of its members; "" where it is no archive."""
+        """Returns the SHA-256 of a file's bytes or members; "" if it is not a valid archive."""
         if not self.members:
             return hashlib.file_digest(content, "sha256").hexdigest()
         try:
             members = read_members(content, self.members)
-        # The reader raises errors of many kinds for a damaged archive.
+        # zipfile raises errors of many types for a corrupted archive.
         except Exception:
             return ""
         whole = hashlib.sha256()
@@ -54,9 +54,9 @@ class DataSet:
     """Files that are published together.
 
     Attributes:
-        name: what `python -m experiments fetch` calls it.
-        home: the page of those who publish it.
-        licence: its licence as that page states it; None where none is stated.
+        name: its name, an argument of `python -m experiments fetch`.
+        home: the publishers' page.
+        licence: the licence stated on that page, or None.
         files: its files.
     """
 
@@ -67,13 +67,13 @@ class DataSet:
 
     @property
     def file(self) -> DataFile:
-        """The file of a data set that has one."""
+        """The only file of the data set."""
         (file,) = self.files
         return file
 
 
 def read_members(archive: Path | Opened, ending: str) -> dict[str, bytes]:
-    """Returns the members of a ZIP archive whose names end so, by name without directories."""
+    """Returns the members of a ZIP archive with this suffix, by name without directories."""
     with zipfile.ZipFile(archive) as opened:
         return {
             name.rsplit("/", 1)[-1]: opened.read(name)
@@ -116,7 +116,7 @@ SPOKEN_DIGITS = DataFile(
     "spoken-digits",
     "fsdd.zip",
     f"https://github.com/Jakobovski/free-spoken-digit-dataset/archive/{_FSDD_REVISION}.zip",
-    # The recordings alone have 21 MB before they are packed.
+    # The recordings have 21 MB uncompressed.
     64_000_000,
     "8fed8b0b058a7efa7544bbb3e8e98607ecdcbd47a2f0ea31139cab18a6b679c9",
     members=".wav",
@@ -181,10 +181,11 @@ DATA_SETS = {
 
 
 def locate(file: DataFile, data_dir: Path) -> Path:
-    """Returns the path of a file in the data directory, its hash checked.
+    """Returns the path of a file in the data directory, after checking its hash.
 
     Raises:
-        UserError: if it is absent (says how to get it), unreadable or has another hash.
+        UserError: the file is absent (the message says how to get it), unreadable, or has another
+            hash.
     """
     path = data_dir / file.filename
     command = f"`{fetch_command(file.data_set, data_dir)}`"
@@ -199,16 +200,27 @@ def locate(file: DataFile, data_dir: Path) -> Path:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
     if found != file.sha256:
         raise UserError(
-            f"{path} is not the published file, or not all of it: {hash_differs(file, found)} "
+            f"{path} is not the published file, or incomplete: {hash_mismatch(file, found)} "
             f"{command} replaces it."
         )
     return path
 
 
-def hash_differs(file: DataFile, found: str) -> str:
-    """Says that the digest of what was found is not that of the file."""
+def data_path(data_file: str | None, data_set: str, data_dir: Path) -> Path:
+    """Returns the path of the user's own file, or else of the data set's file.
+
+    Raises:
+        UserError: as :func:`locate`.
+    """
+    if data_file is not None:
+        return Path(data_file)
+    return locate(DATA_SETS[data_set].file, data_dir)
+
+
+def hash_mismatch(file: DataFile, found: str) -> str:
+    """Returns a sentence that says how the digest differs from the expected one."""
     if not found:
-        return "it is no archive that can be read."
+        return "it is not a valid archive."
     return f"its SHA-256 is {found}, but should be {file.sha256}."
 
 
@@ -220,6 +232,6 @@ def fetch_command(data_set: str, data_dir: Path) -> str:
 
 
 def default_data_dir() -> Path:
-    """Returns $GRU_JAX_DATA, or ~/.cache/gru_jax where that is unset or empty."""
+    """Returns $GRU_JAX_DATA, or ~/.cache/gru_jax if that is unset or empty."""
     chosen = os.environ.get("GRU_JAX_DATA")
     return Path(chosen) if chosen else Path.home() / ".cache" / "gru_jax"

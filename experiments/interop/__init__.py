@@ -1,4 +1,4 @@
-"""The command `interop`: measures every pair of libraries, and what becomes of bad files."""
+"""The command `interop`: measures conversions between libraries, and reads bad files."""
 
 from experiments.interop.command import main
 

@@ -1,4 +1,4 @@
-"""Measures what the options ask for, and writes it as JSON and as tables."""
+"""The command line of `interop`: measures conversions, reads bad files, writes JSON and tables."""
 
 import dataclasses
 import shlex
@@ -17,25 +17,25 @@ from experiments.files import write_atomically, write_json
 from experiments.interop import report
 from experiments.interop.bad_files.formats import FORMATS, SLOW
 from experiments.interop.frameworks import FRAMEWORKS
-from experiments.interop.pairs import Pair, all_pairs
+from experiments.interop.measurements import Measurement, all_measurements
 from experiments.runs.provenance import provenance
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Converts weights between gru_jax and the libraries that are installed, both ways.
+    """Converts weights between gru_jax and the installed libraries, in both directions.
 
-    Each model runs in both with the same inputs and states, and the largest difference counts.
-    Then damaged and hostile files are read, in a process of its own. `pip install -e
+    Each model runs in both libraries with the same inputs and states; the largest difference is
+    reported. Then corrupted and adversarial files are read in a subprocess. `pip install -e
     ".[interop,experiments]"` installs the libraries.
     """
 
     seeds: int = 5
-    """How many random weights and inputs each pair of models is measured with."""
+    """Number of random weights and inputs that each conversion is measured with."""
     files: int = 3000
-    """How many damaged files of each format; 0 reads none, and no hostile ones."""
+    """Number of corrupted files of each format; with 0 no bad files are read."""
     slow_files: int = 1000
-    """How many of those formats that take a process for each file."""
+    """The same number for formats that need a process for each file."""
     output: Path | None = None
     """Directory of interop.json and interop.md; the default is runs/interop/TIME."""
 
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
         0, the exit code.
 
     Raises:
-        UserError: options that will not do.
+        UserError: if an option is invalid.
     """
     options = tyro.cli(Options, args=arguments, prog="python -m experiments interop")
     for name, least in (("seeds", 1), ("files", 0), ("slow_files", 0)):
@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> int:
             if framework.version
         },
         "seeds": options.seeds,
-        "pairs": _measure_pairs(options.seeds),
+        "measurements": _measure_all(options.seeds),
         "files": _read_files(options) if options.files else [],
     }
     output.mkdir(parents=True, exist_ok=True)
@@ -76,18 +76,18 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _measure_pairs(seeds: int) -> list[dict[str, Any]]:
-    bar = tqdm(all_pairs(), unit="pair", disable=not sys.stderr.isatty())
-    return [_measure(pair, seeds) for pair in bar]
+def _measure_all(seeds: int) -> list[dict[str, Any]]:
+    bar = tqdm(all_measurements(), unit="conversion", disable=not sys.stderr.isatty())
+    return [_measure(measurement, seeds) for measurement in bar]
 
 
-def _measure(pair: Pair, seeds: int) -> dict[str, Any]:
+def _measure(measurement: Measurement, seeds: int) -> dict[str, Any]:
     return {
-        "library": pair.name,
-        "variant": pair.variant,
-        "direction": pair.direction,
-        "dtype": pair.dtype,
-        "error": max(pair.measure(seed) for seed in range(seeds)),
+        "library": measurement.name,
+        "variant": measurement.variant,
+        "direction": measurement.direction,
+        "dtype": measurement.dtype,
+        "error": max(measurement.measure(seed) for seed in range(seeds)),
     }
 
 
@@ -96,24 +96,26 @@ def _read_files(options: Options) -> list[dict[str, Any]]:
     for name in tqdm(FORMATS, unit="format", disable=not sys.stderr.isatty()):
         with tempfile.TemporaryDirectory() as folder:
             try:
-                made = FORMATS[name](Path(folder))
+                file_format = FORMATS[name](Path(folder))
             except ImportError:
-                # What writes such files is not installed.
+                # The library that writes such files is not installed.
                 continue
             count = options.slow_files if name in SLOW else options.files
-            found = made.survey([*made.hostile.values(), *made.damaged(count)])
-        hostile = len(made.hostile)
+            fuzzed = file_format.fuzz(
+                [*file_format.adversarial.values(), *file_format.corrupted(count)]
+            )
+        num_adversarial = len(file_format.adversarial)
         rows.append(
             {
-                "format": made.name,
-                "hostile": hostile,
-                "hostile_refused": found.outcomes[:hostile].count("refused"),
-                "damaged": count,
-                "damaged_refused": found.outcomes[hostile:].count("refused"),
-                "damaged_loaded": found.outcomes[hostile:].count("loaded"),
-                "wrong": len(found.wrong),
-                "slowest_seconds": found.slowest,
-                "memory_mib": found.memory / (1 << 20),
+                "format": file_format.name,
+                "adversarial": num_adversarial,
+                "adversarial_rejected": fuzzed.outcomes[:num_adversarial].count("rejected"),
+                "corrupted": count,
+                "corrupted_rejected": fuzzed.outcomes[num_adversarial:].count("rejected"),
+                "corrupted_loaded": fuzzed.outcomes[num_adversarial:].count("loaded"),
+                "unexpected": len(fuzzed.unexpected),
+                "slowest_seconds": fuzzed.slowest,
+                "memory_mib": fuzzed.memory / (1 << 20),
             }
         )
     return rows

@@ -1,6 +1,6 @@
-"""The frameworks themselves: random weights of theirs, and what these make of inputs."""
+"""The other libraries: their random weights, and their outputs for given inputs."""
 
-# They come with an extra of their own; without it they are left out.
+# The libraries come with the extra `interop`; those that are not installed are skipped.
 # pyright: reportMissingImports=false
 
 import contextlib
@@ -21,22 +21,22 @@ from experiments.interop.models import Model, Result, uniform
 
 @dataclasses.dataclass(frozen=True)
 class Framework:
-    """A live library.
+    """A library, which need not be installed.
 
     Attributes:
-        name: of its module in `gru_jax.interop`.
-        distribution: what has to be installed.
-        models: by name, those of ours that it can express.
-        draw: `(model, chance)` to random weights, as its `load` takes them.
-        run: `(model, theirs, xs, states)` to what the library makes of inputs with weights as
-            its `load` takes and its `dump` returns them.
-        options: of `load` for a model, which weights alone do not say.
+        name: name of its converter in `gru_jax.interop`.
+        distribution: name of the distribution that contains it.
+        models: the models that it can express, by name.
+        init: `(model, rng)` to random weights in the form that its `load` takes.
+        run: `(model, weights, xs, states)` to the library's outputs and last states, with weights
+            in the form that its `load` takes and its `dump` returns.
+        options: `(model)` to the keyword arguments of `load` that do not follow from weights.
     """
 
     name: str
     distribution: str
     models: dict[str, Model]
-    draw: Callable[[Model, np.random.Generator], Any]
+    init: Callable[[Model, np.random.Generator], Any]
     run: Callable[[Model, Any, np.ndarray, list[np.ndarray]], Result]
     options: Callable[[Model], dict[str, Any]] = lambda model: {}
 
@@ -54,7 +54,7 @@ CELLS = {
     "2 layers": Model(layers=2),
     "2 layers, both directions": Model(layers=2, directions=2),
 }
-BOTH_WAYS = Model(layers=1, directions=2)
+BIDIRECTIONAL = Model(layers=1, directions=2)
 
 
 def torch() -> Framework:
@@ -69,20 +69,20 @@ def torch() -> Framework:
         both = model.directions == 2
         return torch.nn.GRU(model.input, model.hidden, model.layers, bidirectional=both, **options)
 
-    def draw(model: Model, chance: np.random.Generator) -> dict[str, Any]:
+    def init(model: Model, rng: np.random.Generator) -> dict[str, Any]:
         import torch
 
         weights = build(model).state_dict().items()
         return {
-            name: torch.from_numpy(uniform(chance, tuple(each.shape), model.dtype))
+            name: torch.from_numpy(uniform(rng, tuple(each.shape), model.dtype))
             for name, each in weights
         }
 
-    def run(model: Model, theirs: Any, xs: np.ndarray, states: list[np.ndarray]) -> Result:
+    def run(model: Model, weights: Any, xs: np.ndarray, states: list[np.ndarray]) -> Result:
         import torch
 
         module = build(model)
-        module.load_state_dict(theirs, strict=True)
+        module.load_state_dict(weights, strict=True)
         with torch.no_grad():
             if model.layers:
                 ys, last = module(torch.from_numpy(xs), torch.from_numpy(np.stack(states)))
@@ -95,12 +95,12 @@ def torch() -> Framework:
 
     models = {
         **{name.replace("cell", "GRUCell"): model for name, model in CELLS.items()},
-        "1 layer, both directions": BOTH_WAYS,
+        "1 layer, both directions": BIDIRECTIONAL,
         "GRUCell without bias": Model(bias=False),
         "2 layers, both directions, without bias": Model(layers=2, directions=2, bias=False),
         "2 layers, both directions, float64": Model(layers=2, directions=2, dtype="float64"),
     }
-    return Framework("torch", "torch", models, draw, run)
+    return Framework("torch", "torch", models, init, run)
 
 
 def keras() -> Framework:
@@ -124,28 +124,28 @@ def keras() -> Framework:
             if model.directions == 2:
                 mode = merge_modes[model.merge]
                 layer = keras.layers.Bidirectional(layer, merge_mode=mode, dtype=model.dtype)
-            layer.build((None, None, model.inputs_of(index)))
+            layer.build((None, None, model.input_size_of(index)))
             layers.append(layer)
         return layers
 
-    def draw(model: Model, chance: np.random.Generator) -> Any:
+    def init(model: Model, rng: np.random.Generator) -> Any:
         with promotion():
             lists = [
-                [uniform(chance, each.shape, model.dtype) for each in layer.get_weights()]
+                [uniform(rng, each.shape, model.dtype) for each in layer.get_weights()]
                 for layer in build(model)
             ]
         return lists if model.layers else lists[0]
 
-    def run(model: Model, theirs: Any, xs: np.ndarray, states: list[np.ndarray]) -> Result:
+    def run(model: Model, weights: Any, xs: np.ndarray, states: list[np.ndarray]) -> Result:
         last = []
-        given = iter(states)
+        remaining = iter(states)
         with promotion():
             ys = np.swapaxes(xs, 0, 1)
-            for layer, weights in zip(
-                build(model), theirs if model.layers else [theirs], strict=True
+            for layer, layer_weights in zip(
+                build(model), weights if model.layers else [weights], strict=True
             ):
-                layer.set_weights(weights)
-                initial = [jnp.asarray(next(given)) for _ in range(model.directions)]
+                layer.set_weights(layer_weights)
+                initial = [jnp.asarray(next(remaining)) for _ in range(model.directions)]
                 ys, *layer_last = layer(ys, initial_state=initial)
                 last += map(np.asarray, layer_last)
         return np.swapaxes(np.asarray(ys), 0, 1), last
@@ -158,16 +158,16 @@ def keras() -> Framework:
         for name, model in {
             "GRU": Model(),
             "GRU without bias": Model(bias=False),
-            "Bidirectional": BOTH_WAYS,
+            "Bidirectional": BIDIRECTIONAL,
             "2 Bidirectional, added": Model(layers=2, directions=2, merge="sum"),
         }.items()
         for reset in ("after", "before")
     }
-    return Framework("keras", "keras", models, draw, run, options)
+    return Framework("keras", "keras", models, init, run, options)
 
 
 def onnx() -> Framework:
-    """ONNX's operator GRU, as onnxruntime runs it: in float32."""
+    """The operator GRU of ONNX in onnxruntime, in float32."""
     models = {
         f"{name}, linear_before_reset={int(reset == 'after')}": dataclasses.replace(
             model, reset=reset
@@ -175,14 +175,14 @@ def onnx() -> Framework:
         for name, model in {
             "forward": Model(),
             "forward without bias": Model(bias=False),
-            "bidirectional": BOTH_WAYS,
+            "bidirectional": BIDIRECTIONAL,
             "2 nodes": Model(layers=2),
             "3 nodes, bidirectional": Model(layers=3, directions=2),
             "2 nodes, bidirectional, added": Model(layers=2, directions=2, merge="sum"),
         }.items()
         for reset in ("after", "before")
     }
-    return Framework("onnx", "onnxruntime", models, onnx_models.draw, onnx_models.run)
+    return Framework("onnx", "onnxruntime", models, onnx_models.init, onnx_models.run)
 
 
 def linen() -> Framework:
@@ -193,15 +193,15 @@ def linen() -> Framework:
 
         return linen.GRUCell(model.hidden, param_dtype=jnp.dtype(model.dtype))
 
-    def draw(model: Model, chance: np.random.Generator) -> Any:
+    def init(model: Model, rng: np.random.Generator) -> Any:
         state, x = jnp.zeros((1, model.hidden)), jnp.zeros((1, model.input))
         weights = jax.eval_shape(build(model).init, jax.random.key(0), state, x)["params"]
-        return jax.tree.map(lambda leaf: uniform(chance, leaf.shape, model.dtype), weights)
+        return jax.tree.map(lambda leaf: uniform(rng, leaf.shape, model.dtype), weights)
 
-    def step(model: Model, theirs: Any, h: jax.Array, x: jax.Array) -> Any:
-        return build(model).apply({"params": theirs}, h, x)[0]
+    def step(model: Model, weights: Any, h: jax.Array, x: jax.Array) -> Any:
+        return build(model).apply({"params": weights}, h, x)[0]
 
-    return of_cells("linen", "flax", "after", draw, step)
+    return framework_of_cells("linen", "flax", "after", init, step)
 
 
 def nnx() -> Framework:
@@ -213,24 +213,24 @@ def nnx() -> Framework:
         dtype = jnp.dtype(model.dtype)
         return nnx.GRUCell(model.input, model.hidden, param_dtype=dtype, rngs=nnx.Rngs(0))
 
-    def draw(model: Model, chance: np.random.Generator) -> Any:
+    def init(model: Model, rng: np.random.Generator) -> Any:
         from flax import nnx
 
         cell = build(model)
         state = nnx.state(cell, nnx.Param)
-        nnx.update(cell, jax.tree.map(lambda leaf: uniform(chance, leaf.shape, model.dtype), state))
+        nnx.update(cell, jax.tree.map(lambda leaf: uniform(rng, leaf.shape, model.dtype), state))
         return cell
 
-    def step(model: Model, theirs: Any, h: jax.Array, x: jax.Array) -> Any:
+    def step(model: Model, weights: Any, h: jax.Array, x: jax.Array) -> Any:
         from flax import nnx
 
-        cell = theirs
-        if isinstance(theirs, dict):
+        cell = weights
+        if isinstance(weights, dict):
             cell = build(model)
-            nnx.update(cell, theirs)
+            nnx.update(cell, weights)
         return cell(h, x)[0]
 
-    return of_cells("nnx", "flax", "after", draw, step)
+    return framework_of_cells("nnx", "flax", "after", init, step)
 
 
 def haiku() -> Framework:
@@ -243,70 +243,68 @@ def haiku() -> Framework:
             haiku.transform(lambda x, h: haiku.GRU(model.hidden)(x, h)[1])
         )
 
-    def draw(model: Model, chance: np.random.Generator) -> Any:
+    def init(model: Model, rng: np.random.Generator) -> Any:
         x, h = jnp.zeros((1, model.input)), jnp.zeros((1, model.hidden))
         weights = jax.eval_shape(build(model).init, jax.random.key(0), x, h)
-        return jax.tree.map(lambda leaf: uniform(chance, leaf.shape, model.dtype), weights)
+        return jax.tree.map(lambda leaf: uniform(rng, leaf.shape, model.dtype), weights)
 
-    def step(model: Model, theirs: Any, h: jax.Array, x: jax.Array) -> Any:
-        return build(model).apply(theirs, x, h)
+    def step(model: Model, weights: Any, h: jax.Array, x: jax.Array) -> Any:
+        return build(model).apply(weights, x, h)
 
-    return of_cells("haiku", "dm-haiku", "before", draw, step)
+    return framework_of_cells("haiku", "dm-haiku", "before", init, step)
 
 
 def equinox() -> Framework:
     """equinox.nn.GRUCell."""
 
-    def draw(model: Model, chance: np.random.Generator) -> Any:
+    def init(model: Model, rng: np.random.Generator) -> Any:
         import equinox
 
         key, dtype = jax.random.key(0), jnp.dtype(model.dtype)
         cell = equinox.nn.GRUCell(model.input, model.hidden, model.bias, dtype, key=key)
-        return jax.tree.map(
-            lambda leaf: jnp.asarray(uniform(chance, leaf.shape, model.dtype)), cell
-        )
+        return jax.tree.map(lambda leaf: jnp.asarray(uniform(rng, leaf.shape, model.dtype)), cell)
 
-    def step(model: Model, theirs: Any, h: jax.Array, x: jax.Array) -> Any:
-        return jax.vmap(theirs)(x, h)
+    def step(model: Model, weights: Any, h: jax.Array, x: jax.Array) -> Any:
+        return jax.vmap(weights)(x, h)
 
-    framework = of_cells("equinox", "equinox", "after", draw, step)
+    framework = framework_of_cells("equinox", "equinox", "after", init, step)
     return dataclasses.replace(
         framework, models=framework.models | {"cell without bias": Model(bias=False)}
     )
 
 
-def of_cells(
+def framework_of_cells(
     name: str,
     distribution: str,
     reset: Any,
-    draw_cell: Callable[[Model, np.random.Generator], Any],
+    init_cell: Callable[[Model, np.random.Generator], Any],
     step: Callable[[Model, Any, jax.Array, jax.Array], Any],
 ) -> Framework:
-    """A framework that has cells, of which the caller makes layers: `theirs[layer][direction]`."""
+    """A framework with cells only; its layers are `weights[layer][direction]`."""
 
     def sized(model: Model, layer: int) -> Model:
-        return dataclasses.replace(model, input=model.inputs_of(layer))
+        return dataclasses.replace(model, input=model.input_size_of(layer))
 
-    def draw(model: Model, chance: np.random.Generator) -> Any:
+    def init(model: Model, rng: np.random.Generator) -> Any:
         with promotion():
             if model.layers == 0:
-                return draw_cell(model, chance)
+                return init_cell(model, rng)
             return tuple(
-                tuple(draw_cell(sized(model, layer), chance) for _ in range(model.directions))
+                tuple(init_cell(sized(model, layer), rng) for _ in range(model.directions))
                 for layer in range(model.layers)
             )
 
-    def run(model: Model, theirs: Any, xs: np.ndarray, states: list[np.ndarray]) -> Result:
-        given, last = iter(states), []
+    def run(model: Model, weights: Any, xs: np.ndarray, states: list[np.ndarray]) -> Result:
+        remaining, last = iter(states), []
         with promotion():
-            for index, layer in enumerate(theirs if model.layers else ((theirs,),)):
+            for index, layer in enumerate(weights if model.layers else ((weights,),)):
                 outputs = []
                 for direction, cell in enumerate(layer):
                     order = slice(None, None, -1 if direction else 1)
-                    advance = jax.jit(functools.partial(step, sized(model, index), cell))
-                    h, ys = jnp.asarray(next(given)), []
+                    step_cell = jax.jit(functools.partial(step, sized(model, index), cell))
+                    h, ys = jnp.asarray(next(remaining)), []
                     for x in xs[order]:
-                        h = advance(h, jnp.asarray(x))
+                        h = step_cell(h, jnp.asarray(x))
                         ys.append(np.asarray(h))
                     last.append(ys[-1])
                     outputs.append(np.stack(ys)[order])
@@ -317,7 +315,7 @@ def of_cells(
         "2 layers, both directions, float64": Model(layers=2, directions=2, dtype="float64")
     }
     models = {each: dataclasses.replace(model, reset=reset) for each, model in models.items()}
-    return Framework(name, distribution, models, draw, run)
+    return Framework(name, distribution, models, init, run)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What is converted: models of many kinds, their random weights, and how ours run them."""
+"""The models that are converted: their sizes, random parameters, and outputs in gru_jax."""
 
 import dataclasses
 from typing import Any
@@ -22,7 +22,7 @@ class Model:
     """A GRU's kind and sizes.
 
     Attributes:
-        layers, directions: how many; 0 layers is one cell by itself, GRUParams and no Stack.
+        layers, directions: their numbers; 0 layers is a single cell, GRUParams instead of a Stack.
         reset, bias, merge, dtype: as in gru_jax.
         input, hidden: D and H.
     """
@@ -45,19 +45,19 @@ class Model:
             for direction in range(self.directions)
         ]
 
-    def inputs_of(self, layer: int) -> int:
-        """How many features a layer reads."""
+    def input_size_of(self, layer: int) -> int:
+        """The number of input features of a layer."""
         merged = self.directions if self.merge == "concat" else 1
         return self.hidden * merged if layer else self.input
 
-    def draw(self, seed: int) -> gru_jax.GRUParams | gru_jax.Stack:
-        """Our parameters: random numbers in [-1, 1), no two alike, biases too."""
+    def init(self, seed: int) -> gru_jax.GRUParams | gru_jax.Stack:
+        """Random parameters in [-1, 1), biases included."""
         options: dict[str, Any] = {"reset": self.reset, "bias": self.bias, "dtype": self.dtype}
         key = jax.random.key(0)
         if self.layers == 0:
-            ours = gru_jax.init(key, self.input, self.hidden, **options)
+            params = gru_jax.init(key, self.input, self.hidden, **options)
         else:
-            ours = gru_jax.init_stack(
+            params = gru_jax.init_stack(
                 key,
                 self.input,
                 self.hidden,
@@ -66,31 +66,31 @@ class Model:
                 merge=self.merge,
                 **options,
             )
-        chance = np.random.default_rng(seed)
-        return jax.tree.map(lambda leaf: jnp.asarray(uniform(chance, leaf.shape, self.dtype)), ours)
+        rng = np.random.default_rng(seed)
+        return jax.tree.map(lambda leaf: jnp.asarray(uniform(rng, leaf.shape, self.dtype)), params)
 
-    def draw_inputs(self, seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    def sample_inputs(self, seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
         """Inputs (T, B, D), and an initial state (B, H) for each cell."""
-        chance = np.random.default_rng([seed, 1])
-        xs = uniform(chance, (TIME, BATCH, self.input), self.dtype)
-        return xs, [uniform(chance, (BATCH, self.hidden), self.dtype) for _ in self.cells]
+        rng = np.random.default_rng([seed, 1])
+        xs = uniform(rng, (TIME, BATCH, self.input), self.dtype)
+        return xs, [uniform(rng, (BATCH, self.hidden), self.dtype) for _ in self.cells]
 
 
-def uniform(chance: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """Random numbers in [-1, 1)."""
-    return chance.uniform(-1, 1, shape).astype(dtype)
+def uniform(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """Uniform random elements in [-1, 1)."""
+    return rng.uniform(-1, 1, shape).astype(dtype)
 
 
-def run_ours(
-    ours: gru_jax.GRUParams | gru_jax.Stack, xs: np.ndarray, states: list[np.ndarray]
+def run_gru_jax(
+    params: gru_jax.GRUParams | gru_jax.Stack, xs: np.ndarray, states: list[np.ndarray]
 ) -> Result:
-    """What our model makes of inputs, from a state of each cell."""
-    if not isinstance(ours, gru_jax.Stack):
-        last, ys = unroll(ours, jnp.asarray(xs), jnp.asarray(states[0]))
+    """Outputs and last states, from an initial state of each cell."""
+    if not isinstance(params, gru_jax.Stack):
+        last, ys = unroll(params, jnp.asarray(xs), jnp.asarray(states[0]))
         return np.asarray(ys), [np.asarray(last)]
-    given = map(jnp.asarray, states)
-    by_layer = tuple(tuple(next(given) for _ in layer) for layer in ours.layers)
-    last, ys = unroll_stack(ours, jnp.asarray(xs), by_layer)
+    remaining = map(jnp.asarray, states)
+    by_layer = tuple(tuple(next(remaining) for _ in layer) for layer in params.layers)
+    last, ys = unroll_stack(params, jnp.asarray(xs), by_layer)
     return np.asarray(ys), [np.asarray(state) for layer in last for state in layer]
 
 
@@ -98,7 +98,7 @@ unroll = jax.jit(gru_jax.unroll)
 unroll_stack = jax.jit(gru_jax.unroll_stack)
 
 
-def largest_error(found: Result, expected: Result) -> float:
+def largest_error(actual: Result, expected: Result) -> float:
     """The largest absolute difference in outputs and last states; those are within [-1, 1]."""
-    pairs = [(found[0], expected[0]), *zip(found[1], expected[1], strict=True)]
-    return max(float(np.abs(mine - other).max()) for mine, other in pairs)
+    pairs = [(actual[0], expected[0]), *zip(actual[1], expected[1], strict=True)]
+    return max(float(np.abs(a - b).max()) for a, b in pairs)

@@ -1,4 +1,4 @@
-"""ONNX models of random weights, put together here from the operator's documentation."""
+"""ONNX models with random weights, built from the operator's documentation."""
 
 # pyright: reportMissingImports=false
 
@@ -11,10 +11,10 @@ from experiments.interop.models import Model, Result, uniform
 NAMES = ("xs", "h0"), ("ys", "h_last")
 
 
-def draw(model: Model, chance: np.random.Generator) -> Any:
+def init(model: Model, rng: np.random.Generator) -> Any:
     """A model with inputs xs and h0, outputs ys and h_last, as `gru_jax.interop.onnx` names them.
 
-    Time leads; states are (layers * directions, batch, H).
+    Inputs and outputs are time-major; states are (layers * directions, batch, H).
     """
     from onnx import TensorProto, helper, numpy_helper
 
@@ -31,13 +31,13 @@ def draw(model: Model, chance: np.random.Generator) -> Any:
     xs = "xs"
     for layer in range(layers):
         shapes: dict[str, tuple[int, ...]] = {
-            "W": (3 * hidden, model.inputs_of(layer)),
+            "W": (3 * hidden, model.input_size_of(layer)),
             "R": (3 * hidden, hidden),
         }
         if model.bias:
             shapes["B"] = (6 * hidden,)
         arrays = [
-            constant(f"{name}_{layer}", uniform(chance, (directions, *shape), model.dtype))
+            constant(f"{name}_{layer}", uniform(rng, (directions, *shape), model.dtype))
             for name, shape in shapes.items()
         ]
         nodes.append(
@@ -58,10 +58,11 @@ def draw(model: Model, chance: np.random.Generator) -> Any:
             axes = constant(f"axes_{layer}", np.array([1], np.int64))
             nodes.append(helper.make_node("ReduceSum", [f"y_{layer}", axes], [xs], keepdims=0))
         else:
-            beside = f"beside_{layer}"
-            nodes.append(helper.make_node("Transpose", [f"y_{layer}"], [beside], perm=[0, 2, 1, 3]))
+            transposed = f"transposed_{layer}"
+            y = f"y_{layer}"
+            nodes.append(helper.make_node("Transpose", [y], [transposed], perm=[0, 2, 1, 3]))
             shape = constant(f"shape_{layer}", np.array([0, 0, -1], np.int64))
-            nodes.append(helper.make_node("Reshape", [beside, shape], [xs]))
+            nodes.append(helper.make_node("Reshape", [transposed, shape], [xs]))
     last = [f"last_{layer}" for layer in range(layers)]
     nodes.append(helper.make_node("Concat", last, ["h_last"], axis=0))
     nodes.append(helper.make_node("Identity", [xs], ["ys"]))
@@ -69,22 +70,22 @@ def draw(model: Model, chance: np.random.Generator) -> Any:
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * 3) for name in names]
         for names in NAMES
     )
-    graph = helper.make_graph(nodes, "drawn", inputs, outputs, weights)
+    graph = helper.make_graph(nodes, "random", inputs, outputs, weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def run(model: Model, theirs: Any, xs: np.ndarray, states: list[np.ndarray]) -> Result:
-    """What onnxruntime makes of inputs, (time, batch, input)."""
+def run(model: Model, onnx_model: Any, xs: np.ndarray, states: list[np.ndarray]) -> Result:
+    """Outputs and last states of onnxruntime for inputs (time, batch, input)."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    # It warns of shapes that it cannot infer.
+    # Otherwise onnxruntime warns of shapes that it cannot infer.
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(
-        theirs.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        onnx_model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    axes = {value.name: len(value.type.tensor_type.shape.dim) for value in theirs.graph.input}
-    # The states of a model of one cell, as ours dumps it, are (batch, H).
+    axes = {value.name: len(value.type.tensor_type.shape.dim) for value in onnx_model.graph.input}
+    # `dump` of a single cell gives states (batch, H).
     h0 = states[0] if axes["h0"] == 2 else np.stack(states)
     ys, last = map(np.asarray, session.run(["ys", "h_last"], {"xs": xs, "h0": h0}))
     return ys, list(last.reshape(-1, *last.shape[-2:]))

@@ -1,4 +1,4 @@
-"""A convolutional GRU: a cell on the library's seam whose state is an image with channels."""
+"""A convolutional GRU: a custom cell with an image as state."""
 
 import dataclasses
 from typing import ClassVar, Literal
@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-import gru_jax
 from gru_jax import initializers
+from gru_jax.cells import Cell, add_bias, dot
 
 Frame = tuple[int, int]
 
@@ -22,7 +22,7 @@ def init_conv_gru(
     kernel: int = 3,
     reset: Literal["after", "before"] = "after",
 ) -> "ConvGRU":
-    """Draws the parameters of a convolutional GRU, in the manner of :func:`gru_jax.init`.
+    """Initialises the parameters of a convolutional GRU; compare :func:`gru_jax.init`.
 
     Args:
         key: a random key.
@@ -30,19 +30,19 @@ def init_conv_gru(
         hidden_size: H, channels of the state.
         frame: height and width of inputs and state.
         kernel: height and width of the convolutions, odd.
-        reset: which equation, see :class:`ConvGRU`.
+        reset: the equation, see :class:`ConvGRU`.
 
     Raises:
-        ValueError: a kernel of even size, which has no centre.
+        ValueError: an even kernel size.
     """
     if kernel % 2 == 0:
         raise ValueError(f"kernel must be odd, got {kernel}")
     key_x, key_h = jax.random.split(key)
-    draw_x, draw_h = (initializers.per_gate(name, 3) for name in ("glorot", "orthogonal"))
+    init_x, init_h = (initializers.per_gate(name, 3) for name in ("glorot", "orthogonal"))
     width = 3 * hidden_size
     return ConvGRU(
-        w_x=draw_x(key_x, (kernel, kernel, input_size, width), jnp.float32),
-        w_h=draw_h(key_h, (kernel, kernel, hidden_size, width), jnp.float32),
+        w_x=init_x(key_x, (kernel, kernel, input_size, width), jnp.float32),
+        w_h=init_h(key_h, (kernel, kernel, hidden_size, width), jnp.float32),
         b=jnp.zeros(width),
         b_hn=jnp.zeros(hidden_size) if reset == "after" else None,
         frame=frame,
@@ -52,20 +52,20 @@ def init_conv_gru(
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class ConvGRU(gru_jax.Cell):
-    """A GRU whose products are convolutions (Ballas et al. 2016, arXiv 1511.06432, section 3).
+class ConvGRU(Cell):
+    """A GRU with convolutions for matmuls (Ballas et al. 2016, arXiv 1511.06432, section 3).
 
-    With * for a convolution, beyond whose borders all is zero, the gates are those of
-    :class:`gru_jax.GRUParams`: `r = sigmoid(x * W_r + h * U_r + b_r)`, z likewise, and n by
-    either equation. Inputs are (*batch, height, width, D), states (*batch, height, width, H).
+    With * for a zero-padded convolution, the gates are those of :class:`gru_jax.GRUParams`:
+    `r = sigmoid(x * W_r + h * U_r + b_r)`, z is analogous, and n follows either equation. Inputs
+    are (*batch, height, width, D), states (*batch, height, width, H).
 
     Attributes:
-        w_x: W, (kernel, kernel, D, 3H); gates lie side by side in the order r, z, n.
+        w_x: W, (kernel, kernel, D, 3H); gates are concatenated in the order r, z, n.
         w_h: U, (kernel, kernel, H, 3H).
         b: (3H,).
-        b_hn: (H,); None with `reset="before"`, whose equation has none.
+        b_hn: (H,); None with `reset="before"`.
         frame: height and width.
-        reset: which equation the parameters obey.
+        reset: the equation.
     """
 
     num_feature_axes: ClassVar[int] = 3
@@ -86,7 +86,7 @@ class ConvGRU(gru_jax.Cell):
     def project(self, xs: jax.Array) -> tuple[jax.Array, ...]:
         if xs.shape[-3:-1] != self.frame:
             raise ValueError(f"frames have shape {xs.shape[-3:-1]}, expected {self.frame}")
-        gates = gru_jax.add_bias(convolve(xs, self.w_x), self.b)
+        gates = add_bias(convolve(xs, self.w_x), self.b)
         return tuple(jnp.split(gates, 3, axis=-1))
 
     def recur(self, state: jax.Array, projected: tuple[jax.Array, ...]) -> jax.Array:
@@ -95,7 +95,7 @@ class ConvGRU(gru_jax.Cell):
         if self.reset == "after":
             h_r, h_z, h_n = jnp.split(convolve(h, self.w_h), 3, axis=-1)
             r, z = jax.nn.sigmoid(x_r + h_r), jax.nn.sigmoid(x_z + h_z)
-            n = jnp.tanh(x_n + r * gru_jax.add_bias(h_n, self.b_hn))
+            n = jnp.tanh(x_n + r * add_bias(h_n, self.b_hn))
         else:
             u_rz, u_n = jnp.split(self.w_h, [2 * h.shape[-1]], axis=-1)
             h_r, h_z = jnp.split(convolve(h, u_rz), 2, axis=-1)
@@ -105,18 +105,20 @@ class ConvGRU(gru_jax.Cell):
 
 
 def convolve(x: jax.Array, w: jax.Array) -> jax.Array:
-    """Images (..., height, width, D) by w (kernel, kernel, D, K), zeros around: (..., K).
+    """Zero-padded convolution of images (..., height, width, D) with w (kernel, kernel, D, K).
 
-    As one product with every pixel's neighbourhood: on a CPU, XLA's own convolution is slow in the
-    gradient of a loop.
+    Computed as one matmul with every pixel's neighbourhood, because XLA:CPU's own convolution is
+    slow in the gradient of a loop.
+
+    Returns:
+        (..., height, width, K).
     """
     kernel, (height, width) = len(w), x.shape[-3:-1]
-    around = kernel // 2
-    edges = (around, around)
-    padded = jnp.pad(x, [*((0, 0),) * (x.ndim - 3), edges, edges, (0, 0)])
+    margin = (kernel // 2, kernel // 2)
+    padded = jnp.pad(x, [*((0, 0),) * (x.ndim - 3), margin, margin, (0, 0)])
     neighbours = [
         padded[..., row : row + height, column : column + width, :]
         for row in range(kernel)
         for column in range(kernel)
     ]
-    return gru_jax.dot(jnp.concatenate(neighbours, axis=-1), w.reshape(-1, w.shape[-1]))
+    return dot(jnp.concatenate(neighbours, axis=-1), w.reshape(-1, w.shape[-1]))

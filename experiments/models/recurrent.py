@@ -1,6 +1,7 @@
-"""The network of every task: recurrent layers, dropout and a linear readout."""
+"""The network of most tasks: recurrent layers, dropout and a linear readout."""
 
 import dataclasses
+import inspect
 from typing import Any, Literal
 
 import jax
@@ -9,27 +10,28 @@ from flax import nnx
 
 import gru_jax
 from experiments.config import ModelConfig
-from experiments.task import Array, Params
-from gru_jax import dropout as regularize
+from experiments.typing import Array, Params
 from gru_jax import initializers, nn
+from gru_jax.cells import CELLS
+from gru_jax.dropout import dropout
 
 Readout = Literal["every step", "last step"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A network's structure, and the parameters that it begins with.
+    """Structure and initial parameters of a network.
 
     Attributes:
         params: the initial parameters, a pytree.
-        graph: the structure, as Flax takes it apart.
-        streams: the network's own random keys, in whose place every call brings its own.
+        graphdef: the structure, from :func:`flax.nnx.split`.
+        rng_state: the network's random keys; every call passes its own instead.
         dropconnect: the rate at which recurrent weights are zeroed in training.
     """
 
     params: Params
-    graph: nnx.GraphDef
-    streams: nnx.State
+    graphdef: nnx.GraphDef
+    rng_state: nnx.State
     dropconnect: float
 
     def apply(
@@ -42,17 +44,17 @@ class Network:
     ) -> jax.Array:
         """Runs the network on sequences.
 
-        DropConnect zeroes weights of `w_h`, the same for all steps and sequences of a batch
+        DropConnect zeroes the same weights of `w_h` for all steps and sequences of a batch
         (Wan et al. 2013; on recurrent weights, Merity et al. 2018, arXiv 1708.02182, section 2).
 
         Args:
-            params: parameters like the initial ones.
+            params: parameters, of the structure of the initial ones.
             inputs: (batch, T, in_features).
             lengths: (batch,), where sequences are shorter than T.
-            key: a random key for dropout and DropConnect; without one there is neither.
+            key: a random key for dropout and DropConnect; None disables both.
 
         Returns:
-            (batch, T, out_features), or (batch, out_features) where the last step is read out.
+            (batch, T, out_features), or (batch, out_features) for a readout of the last step.
         """
         return self.run(params, inputs, lengths=lengths, key=key)[0]
 
@@ -65,14 +67,14 @@ class Network:
         lengths: Array | None = None,
         key: jax.Array | None = None,
     ) -> tuple[jax.Array, Any]:
-        """Runs the network on sequences that go on from others.
+        """Runs the network on chunks of sequences, with the state carried over.
 
         Args:
             params, inputs, lengths, key: as for :meth:`apply`.
-            carry: the states that :meth:`run` returned of what came before; None: nothing did.
+            carry: the states returned for the previous chunk; None for the first.
 
         Returns:
-            What :meth:`apply` returns, and the states after the last step.
+            The outputs, as :meth:`apply`, and the states after the last step.
         """
         if key is not None and self.dropconnect:
             params = self.drop_recurrent_weights(params, jax.random.fold_in(key, 1))
@@ -81,28 +83,28 @@ class Network:
         return network(jnp.asarray(inputs), lengths, key, carry=carry)
 
     def initial_carry(self, inputs: Array | jax.ShapeDtypeStruct) -> Any:
-        """Zeros for the states of :meth:`run` on inputs like these (or their shapes)."""
+        """Returns the zero states of :meth:`run` for inputs of this shape."""
         carry = jax.eval_shape(lambda inputs: self.run(self.params, inputs)[1], inputs)
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), carry)
 
     def drop_recurrent_weights(self, params: Params, key: jax.Array) -> Params:
-        """Returns parameters in which a share of every layer's recurrent weights is zero."""
+        """Returns the parameters with DropConnect applied to every layer's recurrent weights."""
         leaves, structure = jax.tree.flatten_with_path(params)
         keys = jax.random.split(key, len(leaves))
 
         def drop(path: jax.tree_util.KeyPath, leaf: jax.Array, key: jax.Array) -> jax.Array:
             recurrent = "['w_h']" in jax.tree_util.keystr(path)
-            return regularize.dropout(key, leaf, self.dropconnect) if recurrent else leaf
+            return dropout(key, leaf, self.dropconnect) if recurrent else leaf
 
         dropped = [drop(path, leaf, key) for (path, leaf), key in zip(leaves, keys, strict=True)]
         return jax.tree.unflatten(structure, dropped)
 
     def first_cell(self, params: Params) -> gru_jax.Cell:
-        """Returns the cell of the first layer that reads forward."""
+        """Returns the forward cell of the first layer."""
         return self._merge(params).recurrent.layers[0][0].params
 
     def stack(self, params: Params) -> gru_jax.Stack:
-        """Returns the recurrent layers as the library's functions take them."""
+        """Returns the recurrent layers as a :class:`gru_jax.Stack`."""
         return self._merge(params).recurrent.stack
 
     def readout(self, params: Params) -> tuple[jax.Array, jax.Array]:
@@ -112,61 +114,62 @@ class Network:
 
     @property
     def reads_last_step(self) -> bool:
-        """Whether the readout sees each direction's last state, and not every step."""
+        """Whether the readout is of each direction's last state, not of every step."""
         return self._merge(self.params).reads_last_step
 
     @property
     def num_cells(self) -> int:
-        """How many cells the recurrent layers have, in all directions."""
+        """The number of cells of all layers and directions."""
         return sum(map(len, self._merge(self.params).recurrent.layers))
 
     def read_out(self, params: Params, hidden: jax.Array) -> jax.Array:
-        """Returns what the readout makes of hidden states (..., H), without dropout."""
+        """Applies the readout to hidden states (..., H), without dropout."""
         return self._merge(params).readout(hidden)
 
     def _merge(self, params: Params) -> Any:
-        return nnx.merge(self.graph, params, self.streams)
+        return nnx.merge(self.graphdef, params, self.rng_state)
 
 
 def build_network(
     config: ModelConfig, in_features: int, out_features: int, *, readout: Readout, seed: int
 ) -> Network:
-    """Draws a network.
+    """Initialises a network.
 
     Args:
         config: cell, sizes and dropout.
         in_features: features of an input.
-        out_features: outputs of the readout.
-        readout: at "every step", or from each direction's state after the "last step" it reads.
+        out_features: features of an output.
+        readout: of "every step", or of the state after each direction's "last step".
         seed: seed of the parameters.
     """
     network = _Network(config, in_features, out_features, readout, rngs=nnx.Rngs(seed))
-    graph, params, streams = nnx.split(network, nnx.Param, ...)
-    return Network(params, graph, streams, config.dropconnect)
+    graphdef, params, rng_state = nnx.split(network, nnx.Param, ...)
+    return Network(params, graphdef, rng_state, config.dropconnect)
 
 
 def recurrent_layers(
     config: ModelConfig, in_features: int, *, bidirectional: bool = False, rngs: nnx.Rngs
 ) -> nn.GRU | nn.LSTM | nn.RNN:
-    """Draws the recurrent layers that a config describes; their direction is the caller's."""
-    options: dict[str, Any] = {
-        "num_layers": config.num_layers,
-        "bidirectional": bidirectional,
-        "dropout": config.dropout,
-        "rngs": rngs,
-    }
-    keeps: Any = {}
-    if config.time_scales is not None:
-        gate = {"gru": "update_bias", "lstm": "forget_bias", "rnn": None}[config.cell]
-        biases = initializers.chrono_bias(config.time_scales, config.hidden_size)
-        keeps = {gate: biases} if gate else {}
-    match config.cell:
-        case "gru":
-            return nn.GRU(in_features, config.hidden_size, reset=config.reset, **keeps, **options)
-        case "lstm":
-            return nn.LSTM(in_features, config.hidden_size, **keeps, **options)
-        case "rnn":
-            return nn.RNN(in_features, config.hidden_size, **options)
+    """Initialises the recurrent layers of a config; the caller chooses the direction.
+
+    The cell gets those of the config's options that its initialiser has.
+    """
+    available = inspect.signature(CELLS[config.cell].init).parameters
+    options: dict[str, Any] = {"reset": config.reset}
+    if config.chrono_bias is not None:
+        biases = initializers.chrono_bias(config.chrono_bias, config.hidden_size)
+        options |= {"update_bias": biases, "forget_bias": biases}
+    # The module of a cell has the cell's name in capitals.
+    module: type[nn.GRU | nn.LSTM | nn.RNN] = getattr(nn, config.cell.upper())
+    return module(
+        in_features,
+        config.hidden_size,
+        num_layers=config.num_layers,
+        bidirectional=bidirectional,
+        dropout=config.dropout,
+        rngs=rngs,
+        **{name: value for name, value in options.items() if name in available},
+    )
 
 
 class _Network(nnx.Module):
@@ -206,8 +209,8 @@ class _Network(nnx.Module):
         )
         if self.reads_last_step:
             hidden = self._last_hidden(carry)
-        shown = self.dropout(hidden, deterministic=deterministic, rngs=rngs)
-        return self.readout(shown), carry
+        features = self.dropout(hidden, deterministic=deterministic, rngs=rngs)
+        return self.readout(features), carry
 
     def _last_hidden(self, carry: Any) -> jax.Array:
         cells = self.recurrent.layers[-1]

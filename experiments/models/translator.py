@@ -11,62 +11,61 @@ from flax import nnx
 from experiments.config import ModelConfig
 from experiments.models.beam_search import Beam, beam_search
 from experiments.models.recurrent import recurrent_layers
-from experiments.task import Array, Params
+from experiments.typing import Array, Params
 
 
-class Memory(NamedTuple):
-    """What the decoder looks at: of each source its places' keys, values, and which are there.
+class EncoderMemory(NamedTuple):
+    """Inputs of the decoder's attention.
 
     Attributes:
-        keys: (*batch, S, H), what a query is compared with.
+        keys: (*batch, S, H).
         values: (*batch, S, 2H), the encoder's outputs.
-        is_there: (*batch, S), False where a source has ended.
+        mask: (*batch, S), False at padding.
     """
 
     keys: jax.Array
     values: jax.Array
-    is_there: jax.Array
+    mask: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
 class Translator:
-    """A translator's structure, and the parameters that it begins with.
+    """Structure and initial parameters of a translator.
 
     Attributes:
         params: the initial parameters, a pytree.
-        graph: the structure, as Flax takes it apart.
-        streams: the network's own random keys, in whose place every call brings its own.
+        graphdef: the structure, from :func:`flax.nnx.split`.
+        rng_state: the network's random keys; every call passes its own instead.
     """
 
     params: Params
-    graph: nnx.GraphDef
-    streams: nnx.State
+    graphdef: nnx.GraphDef
+    rng_state: nnx.State
 
     def logits(
         self,
         params: Params,
         source: Array,
         lengths: Array,
-        read: Array,
+        decoder_inputs: Array,
         key: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
-        """What follows each place of a target that is known.
+        """Returns the logits of each next symbol, given a target (teacher forcing).
 
         Args:
-            params: parameters like the initial ones.
+            params: parameters, of the structure of the initial ones.
             source: (N, S) symbols.
             lengths: (N,), of the sources.
-            read: (N, T) symbols of the target, the begin symbol first.
-            key: a random key for dropout; without one there is none.
+            decoder_inputs: (N, T) symbols of the target, beginning with the begin symbol.
+            key: a random key for dropout; None disables it.
 
         Returns:
-            Logits (N, T, symbols), and the attention (N, T, S) that each place paid to each place
-            of the source.
+            Logits (N, T, symbols), and attention weights (N, T, S).
         """
-        network = nnx.merge(self.graph, params, self.streams)
+        network = self._merge(params)
         rngs = None if key is None else nnx.Rngs(dropout=key)
         memory = network.encode(jnp.asarray(source), jnp.asarray(lengths), rngs)
-        logits, attention, _ = network.decode(memory, jnp.asarray(read), None, rngs)
+        logits, attention, _ = network.decode(memory, jnp.asarray(decoder_inputs), None, rngs)
         return logits, attention
 
     def translate(
@@ -80,13 +79,13 @@ class Translator:
         begin: int,
         end: int,
     ) -> Beam:
-        """The likeliest targets of sources (N, S), as :func:`beam_search` finds them."""
-        network = nnx.merge(self.graph, params, self.streams)
-        number = len(source)
+        """Returns the most probable targets of sources (N, S), found by :func:`beam_search`."""
+        network = self._merge(params)
+        num_searches = len(source)
         memory = network.encode(jnp.asarray(source), jnp.asarray(lengths), None)
-        # All hypotheses of a search look at the same source.
+        # All hypotheses of a search attend to the same source.
         memory = jax.tree.map(lambda leaf: leaf[:, None], memory)
-        first = jnp.full((number, beams, 1), begin)
+        first = jnp.full((num_searches, beams, 1), begin)
         _, _, states = jax.eval_shape(lambda: network.decode(memory, first, None, None))
         states = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), states)
 
@@ -97,39 +96,39 @@ class Translator:
         return beam_search(
             next_log_probabilities,
             states,
-            number=number,
+            num_searches=num_searches,
             beams=beams,
             length=longest,
             begin=begin,
             end=end,
         )
 
+    def _merge(self, params: Params) -> Any:
+        return nnx.merge(self.graphdef, params, self.rng_state)
+
 
 def build_translator(
     config: ModelConfig, source_symbols: int, target_symbols: int, *, seed: int
 ) -> Translator:
-    """Draws a translator between so many symbols, whose embeddings are as wide as a state."""
+    """Initialises a translator; embeddings have the size of the hidden state."""
     network = _Network(config, source_symbols, target_symbols, rngs=nnx.Rngs(seed))
-    graph, params, streams = nnx.split(network, nnx.Param, ...)
-    return Translator(params, graph, streams)
+    graphdef, params, rng_state = nnx.split(network, nnx.Param, ...)
+    return Translator(params, graphdef, rng_state)
 
 
-def smoothed_cross_entropy(logits: jax.Array, right: jax.Array, smoothing: float) -> jax.Array:
-    """Cross-entropy against `smoothing` spread over all symbols and the rest on the right one.
-
-    Szegedy et al. 2016, arXiv 1512.00567, section 7.
-    """
+def smoothed_cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
+    """Cross-entropy with label smoothing (Szegedy et al. 2016, arXiv 1512.00567, section 7)."""
     log_probabilities = jax.nn.log_softmax(logits)
-    on_right = optax.softmax_cross_entropy_with_integer_labels(logits, right)
-    return (1 - smoothing) * on_right - smoothing * log_probabilities.mean(axis=-1)
+    of_labels = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return (1 - smoothing) * of_labels - smoothing * log_probabilities.mean(axis=-1)
 
 
 class _Network(nnx.Module):
-    """The decoder has two layers, and the attention between them.
+    """Encoder, and a decoder of two layers with attention between them.
 
-    What the lower one has read of the target asks the source (scaled product, Luong et al. 2015,
-    arXiv 1508.04025, "general"); the upper one reads the answers, and so knows what was asked
-    before. As no answer goes back into the lower layer, each layer runs over all steps at once.
+    The outputs of the lower layer are the queries (scaled dot product with a learned matrix, Luong
+    et al. 2015, arXiv 1508.04025, "general"). The upper layer takes queries and context vectors.
+    The context is not fed back into the lower layer, so each layer runs over all steps at once.
     """
 
     def __init__(
@@ -140,35 +139,35 @@ class _Network(nnx.Module):
         self.source = nnx.Embed(source_symbols, width, embedding_init=small, rngs=rngs)
         self.target = nnx.Embed(target_symbols, width, embedding_init=small, rngs=rngs)
         self.encoder = recurrent_layers(config, width, bidirectional=True, rngs=rngs)
-        seen = self.encoder.out_features
-        self.key = nnx.Linear(seen, width, use_bias=False, rngs=rngs)
+        encoded = self.encoder.out_features
+        self.key = nnx.Linear(encoded, width, use_bias=False, rngs=rngs)
         self.lower = recurrent_layers(config, width, rngs=rngs)
-        self.upper = recurrent_layers(config, width + seen, rngs=rngs)
-        self.readout = nnx.Linear(width + seen, width, rngs=rngs)
+        self.upper = recurrent_layers(config, width + encoded, rngs=rngs)
+        self.readout = nnx.Linear(width + encoded, width, rngs=rngs)
         self.bias = nnx.Param(jnp.zeros(target_symbols))
         self.dropout = nnx.Dropout(config.dropout)
 
-    def encode(self, source: jax.Array, lengths: jax.Array, rngs: nnx.Rngs | None) -> Memory:
+    def encode(self, source: jax.Array, lengths: jax.Array, rngs: nnx.Rngs | None) -> EncoderMemory:
         options: Any = {"deterministic": rngs is None, "rngs": rngs}
         embedded = self.dropout(self.source(source), **options)
         values = self.dropout(self.encoder(embedded, seq_lengths=lengths, **options), **options)
-        is_there = jnp.arange(source.shape[1])[None] < lengths[:, None]
-        return Memory(self.key(values), values, is_there)
+        mask = jnp.arange(source.shape[1])[None] < lengths[:, None]
+        return EncoderMemory(self.key(values), values, mask)
 
     def decode(
-        self, memory: Memory, read: jax.Array, carry: Any, rngs: nnx.Rngs | None
+        self, memory: EncoderMemory, inputs: jax.Array, carry: Any, rngs: nnx.Rngs | None
     ) -> tuple[jax.Array, jax.Array, Any]:
         options: Any = {"deterministic": rngs is None, "rngs": rngs}
         lower, upper = (None, None) if carry is None else carry
-        embedded = self.dropout(self.target(read), **options)
-        lower, asked = self.lower(embedded, initial_carry=lower, return_carry=True, **options)
-        scores = asked @ memory.keys.swapaxes(-1, -2) * asked.shape[-1] ** -0.5
-        attention = jax.nn.softmax(jnp.where(memory.is_there[..., None, :], scores, -1e9))
-        answers = attention @ memory.values
-        heard = self.dropout(jnp.concatenate([asked, answers], axis=-1), **options)
-        upper, hidden = self.upper(heard, initial_carry=upper, return_carry=True, **options)
-        shown = jnp.tanh(self.readout(jnp.concatenate([hidden, answers], axis=-1)))
-        shown = self.dropout(shown, **options)
-        logits = self.target.attend(shown)
+        embedded = self.dropout(self.target(inputs), **options)
+        lower, queries = self.lower(embedded, initial_carry=lower, return_carry=True, **options)
+        scores = queries @ memory.keys.swapaxes(-1, -2) * queries.shape[-1] ** -0.5
+        attention = jax.nn.softmax(jnp.where(memory.mask[..., None, :], scores, -1e9))
+        context = attention @ memory.values
+        attended = self.dropout(jnp.concatenate([queries, context], axis=-1), **options)
+        upper, hidden = self.upper(attended, initial_carry=upper, return_carry=True, **options)
+        features = jnp.tanh(self.readout(jnp.concatenate([hidden, context], axis=-1)))
+        features = self.dropout(features, **options)
+        logits = self.target.attend(features)
         logits += jnp.broadcast_to(self.bias[...], logits.shape)
         return logits, attention, (lower, upper)

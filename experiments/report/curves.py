@@ -12,13 +12,13 @@ LARGEST = 1e300
 SHARED = ("step", "split", "seconds", "steps_per_second")
 
 
-def draw_curves(runs: Sequence[RunRecord]) -> bytes | None:
-    """Draws the training loss and each validation figure over the steps; None without any row.
+def plot_curves(runs: Sequence[RunRecord]) -> bytes | None:
+    """Plots the training loss and each validation metric over the steps.
 
-    A model has a colour. The lines of runs that are not finished are broken.
+    Each model has its own colour. Unfinished runs have dashed lines.
 
     Returns:
-        The PNG.
+        The PNG, or None if no run has metrics.
     """
     names = dict.fromkeys(
         name
@@ -59,27 +59,27 @@ def draw_curves(runs: Sequence[RunRecord]) -> bytes | None:
         if min(lowest) > 0 and max(highest) > 10 * min(lowest):
             panel.set_yscale("log")
         elif max(highest) > 2 * max(later) > 0:
-            # The first steps, which are far above the rest, would leave it no room.
+            # The first values are far higher, and would squeeze the rest of the curves.
             margin = (max(later) - min(lowest) or max(later)) / 10
             panel.set_ylim(min(lowest) - margin, max(later) + margin)
         panel.set_ylabel(f"{'training' if split == 'train' else split}\n{name.replace('_', ' ')}")
         panel.grid(alpha=0.3)
     axes[0].legend(frameon=False, fontsize="small")
     axes[-1].set_xlabel("step")
-    written = io.BytesIO()
-    figure.savefig(written, format="png", dpi=110)
-    return written.getvalue()
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=110)
+    return png.getvalue()
 
 
 def _series(
-    rows: Sequence[Mapping[str, Any]], split: str, figure: str
+    rows: Sequence[Mapping[str, Any]], split: str, metric: str
 ) -> tuple[list[int], list[float]]:
-    """Steps and values of a figure where it is a number that can be drawn."""
+    """Returns the steps and values of a metric, without values that cannot be plotted."""
     chosen = [
-        (row["step"], row[figure])
+        (row["step"], row[metric])
         for row in rows
         if row.get("split") == split
-        and isinstance(row.get(figure), int | float)
-        and abs(row[figure]) < LARGEST
+        and isinstance(row.get(metric), int | float)
+        and abs(row[metric]) < LARGEST
     ]
     return [step for step, _ in chosen], [value for _, value in chosen]

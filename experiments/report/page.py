@@ -1,4 +1,4 @@
-"""The page: what was collected as tables, in the template."""
+"""Renders the collected experiments with the page's template."""
 
 import base64
 import datetime
@@ -11,14 +11,14 @@ import jinja2
 
 from experiments.commands.compare import report
 from experiments.report.collect import Experiment
-from experiments.report.curves import draw_curves
+from experiments.report.curves import plot_curves
 from experiments.report.run_table import Row, below, run_table, typeset
 from experiments.tables import sources
 
 
 @dataclass(frozen=True)
 class Section:
-    """An experiment as the template shows it."""
+    """One experiment, in the form that the template needs."""
 
     experiment: Experiment
     anchor: str
@@ -29,7 +29,7 @@ class Section:
 
 
 def render(experiments: Sequence[Experiment], folder: Path, command: str) -> str:
-    """Returns the page, in which every text that came from outside is escaped."""
+    """Returns the page; all text from files is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -38,7 +38,7 @@ def render(experiments: Sequence[Experiment], folder: Path, command: str) -> str
         lstrip_blocks=True,
     )
     environment.filters["data_uri"] = _data_uri
-    environment.filters["pairs"] = _pairs
+    environment.filters["key_values"] = _key_values
     environment.filters["below"] = below
     environment.filters["paragraphs"] = _paragraphs
     return environment.get_template("page.html").render(
@@ -50,45 +50,45 @@ def render(experiments: Sequence[Experiment], folder: Path, command: str) -> str
     )
 
 
-def _section(experiment: Experiment, place: int) -> Section:
+def _section(experiment: Experiment, number: int) -> Section:
     result = experiment.comparison and experiment.comparison.result
     published = [entry for run in experiment.runs for entry in run.published]
     comparison = None
     if result:
         values = result.model_dump()
-        published += report.published_figures(values)
+        published += report.published_metrics(values)
         header, rows = report.table(values)
         models = {model.model for model in result.models}
         comparison = (
             header,
-            [Row([*map(typeset, row)], "" if row[0] in models else "other") for row in rows],
+            [Row([*map(typeset, row)], "" if row[0] in models else "baseline") for row in rows],
         )
-    anchor = f"experiment-{place}"
+    anchor = f"experiment-{number}"
     return Section(
         experiment,
         anchor,
         comparison,
         run_table(experiment, anchor) if experiment.runs else None,
         sources(published),
-        draw_curves(experiment.runs),
+        plot_curves(experiment.runs),
     )
 
 
 def _paragraphs(markdown: str) -> list[tuple[str, list[Row]]]:
-    """The paragraphs of what a command wrote; of a table, its rows, the header first."""
-    found = []
+    """Returns the paragraphs of a Markdown text; those that are tables with their rows."""
+    paragraphs = []
     for paragraph in markdown.strip().split("\n\n"):
         lines = paragraph.splitlines()
         is_table = len(lines) > 1 and lines[1].startswith("| ---")
         rows = [Row(line.strip("| ").split(" | ")) for line in lines] if is_table else []
-        found.append((paragraph, rows[:1] + rows[2:]))
-    return found
+        paragraphs.append((paragraph, rows[:1] + rows[2:]))
+    return paragraphs
 
 
 def _data_uri(image: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(image).decode()}"
 
 
-def _pairs(values: Mapping[str, Any]) -> str:
-    """A line of names and values."""
+def _key_values(values: Mapping[str, Any]) -> str:
+    """Returns names and values as one line."""
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.commands.compare import report
-from experiments.config import DESCRIPTIVE
+from experiments.config import METADATA_FIELDS
 from experiments.report.collect import Experiment, RunRecord
 from experiments.runs.config_loading import flat
-from experiments.tables import number, rows_of_others
+from experiments.tables import baseline_rows, number
 
-# What the columns model and seed say already.
-NAMED = {"task", "seed"} | {
+# Config keys that the columns model and seed show.
+SHOWN_KEYS = {"task", "seed"} | {
     f"model.{name}" for name in ("cell", "hidden_size", "num_layers", "bidirectional")
 }
 
@@ -22,8 +22,8 @@ class Row:
 
     Attributes:
         cells: a text for each column.
-        kind: "other" for figures that ours are held against, "mean", or a run's status.
-        link: of the first cell.
+        kind: "baseline", "mean", or a run's status.
+        link: target of the first cell.
     """
 
     cells: Sequence[str]
@@ -32,19 +32,19 @@ class Row:
 
 
 def run_table(experiment: Experiment, anchor: str) -> tuple[list[str], list[Row]]:
-    """Returns the header and the rows, a run each.
+    """Returns the header and the rows, one per run.
 
-    Unless a comparison has them, what the runs are held against stands above, means below.
+    Baselines are above them and means below, unless the experiment has a comparison with both.
 
     Args:
-        experiment: has runs.
-        anchor: what the links to runs begin with.
+        experiment: an experiment with runs.
+        anchor: prefix of the links to runs.
     """
     runs = experiment.runs
     tests = [run.summary.test for run in runs if run.summary]
     entries = [entry for run in runs for entry in run.published]
-    figures = list(
-        dict.fromkeys([name for test in tests for name in test] or [e.figure for e in entries])
+    metrics = list(
+        dict.fromkeys([name for test in tests for name in test] or [e.metric for e in entries])
     )
     settings = [_settings(run) for run in runs]
     varying = [
@@ -53,16 +53,16 @@ def run_table(experiment: Experiment, anchor: str) -> tuple[list[str], list[Row]
         if len({of_run.get(key, "") for of_run in settings if of_run}) > 1
     ]
     after = ["best step", "steps", "parameters", "seconds"]
-    named = [name.replace("_", " ") for name in figures]
-    header = ["run", "status", "model", "seed", *varying, *named, *after]
+    titles = [name.replace("_", " ") for name in metrics]
+    header = ["run", "status", "model", "seed", *varying, *titles, *after]
     is_compared = experiment.comparison and experiment.comparison.result
-    others = [] if is_compared else _others(runs, figures)
-    means = [] if is_compared else _means(runs, settings, varying, figures)
+    baselines = [] if is_compared else _baselines(runs, metrics)
+    means = [] if is_compared else _means(runs, settings, varying, metrics)
     rows = [
-        Row([name, *[""] * (3 + len(varying)), *texts, *[""] * len(after)], "other")
-        for name, texts in others
+        Row([name, *[""] * (3 + len(varying)), *texts, *[""] * len(after)], "baseline")
+        for name, texts in baselines
     ]
-    for place, (run, of_run) in enumerate(zip(runs, settings, strict=True)):
+    for index, (run, of_run) in enumerate(zip(runs, settings, strict=True)):
         rows.append(
             Row(
                 [
@@ -71,14 +71,14 @@ def run_table(experiment: Experiment, anchor: str) -> tuple[list[str], list[Row]
                     run.model,
                     run.seed,
                     *(of_run.get(key, "") for key in varying),
-                    *(number(run.summary and run.summary.test.get(name)) for name in figures),
+                    *(number(run.summary and run.summary.test.get(name)) for name in metrics),
                     f"{run.summary.best_step:,}" if run.summary else "",
                     _steps(run),
                     f"{run.summary.parameters:,}" if run.summary else "",
                     "" if run.seconds is None else f"{run.seconds:,.0f}",
                 ],
                 run.status,
-                f"{anchor}-run-{place}",
+                f"{anchor}-run-{index}",
             )
         )
     rows += [Row([*cells, *[""] * len(after)], "mean") for cells in means]
@@ -89,12 +89,12 @@ def _means(
     runs: Sequence[RunRecord],
     settings: Sequence[Mapping[str, str]],
     varying: Sequence[str],
-    figures: Sequence[str],
+    metrics: Sequence[str],
 ) -> list[list[str]]:
-    """For finished runs that differ in the seed alone, their mean and deviation."""
+    """Returns rows of mean and deviation for finished runs that differ only in the seed."""
     groups: dict[tuple[str, ...], list[RunRecord]] = {}
     for run, of_run in zip(runs, settings, strict=True):
-        if run.summary and run.summary.test.keys() == set(figures):
+        if run.summary and run.summary.test.keys() == set(metrics):
             key = run.model, "", *(of_run.get(key, "") for key in varying)
             groups.setdefault(key, []).append(run)
     rows = []
@@ -102,30 +102,34 @@ def _means(
         summaries = [run.summary for run in members if run.summary]
         if len({summary.seed for summary in summaries}) == len(members) > 1:
             tests = [summary.test for summary in summaries]
-            means = [report.mean(report.spread([test[name] for test in tests])) for name in figures]
+            means = [
+                report.mean(report.summarize([test[name] for test in tests])) for name in metrics
+            ]
             rows.append([f"mean of {len(members)} seeds", "", *key, *map(typeset, means)])
     return rows
 
 
-def _others(runs: Sequence[RunRecord], figures: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """Baselines and published figures, each once: where runs differ in theirs, all are there."""
+def _baselines(runs: Sequence[RunRecord], metrics: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Returns the distinct rows of baselines and published metrics of all runs."""
     rows = []
     for run in runs:
         baselines = run.summary.baselines if run.summary else {}
-        rows += rows_of_others(baselines, [], figures)
+        rows += baseline_rows(baselines, [], metrics)
     for run in runs:
-        rows += rows_of_others({}, run.published, figures)
-    return [row for place, row in enumerate(rows) if row not in rows[:place]]
+        rows += baseline_rows({}, run.published, metrics)
+    return [row for index, row in enumerate(rows) if row not in rows[:index]]
 
 
 def _settings(run: RunRecord) -> dict[str, str]:
-    """The config as texts by dotted key, without what is named elsewhere or changes nothing.
+    """Returns the config as texts by dotted key, without metadata and keys that have a column.
 
-    Without what is None, too: versions in which there is no such key are the same then.
+    Keys with the value None are left out, as versions without the key lack them.
     """
-    values = {key: value for key, value in run.values.items() if key not in DESCRIPTIVE}
+    values = {key: value for key, value in run.values.items() if key not in METADATA_FIELDS}
     return {
-        key: str(value) for key, value in flat(values) if key not in NAMED and value is not None
+        key: str(value)
+        for key, value in flat(values)
+        if key not in SHOWN_KEYS and value is not None
     }
 
 
@@ -138,11 +142,11 @@ def _steps(run: RunRecord) -> str:
 
 
 def typeset(text: str) -> str:
-    """A text of a plain table as print would have it."""
+    """Returns a text of a Markdown table with typographic symbols."""
     return text.replace("+-", "±")
 
 
 def below(path: Path, parent: Path) -> str:
-    """A path as it is seen from another above it."""
+    """Returns a path relative to a parent, or unchanged if it is not below it."""
     is_below = path != parent and path.is_relative_to(parent)
     return str(path.relative_to(parent) if is_below else path)

@@ -1,4 +1,4 @@
-"""What the page needs of the files that runs and comparisons leave behind, checked."""
+"""Schema of the files of runs and comparisons, as far as the page needs them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,18 +16,17 @@ from pydantic import (
 from experiments.config import ModelConfig, Published
 from experiments.errors import UserError
 from experiments.runs.directory import read_json
-
-Figures = dict[str, float]
+from experiments.typing import Metrics
 
 
 class Record(BaseModel, frozen=True):
-    """Part of a file; keys that the page has no use for are passed over."""
+    """Part of a file; other keys are ignored."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
 
 class Config(Record, frozen=True):
-    """The part of `config.yaml`, which may be that of an earlier version."""
+    """Part of `config.yaml`, possibly of an earlier version."""
 
     task: str
     seed: int
@@ -37,14 +36,14 @@ class Config(Record, frozen=True):
     @field_validator("model", mode="before")
     @classmethod
     def drop_unknown(cls, value: Any) -> Any:
-        """Passes over what models had, or will have."""
+        """Drops keys of earlier or later versions."""
         if not isinstance(value, Mapping):
             return value
         return {key: value[key] for key in value if key in ModelConfig.model_fields}
 
 
 class Summary(Record, frozen=True):
-    """The part of `summary.json`."""
+    """Part of `summary.json`."""
 
     task: str
     seed: int
@@ -53,12 +52,12 @@ class Summary(Record, frozen=True):
     status: Literal["finished", "early_stopped"]
     steps: int
     best_step: int
-    test: Figures
-    baselines: dict[str, Figures]
+    test: Metrics
+    baselines: dict[str, Metrics]
 
 
 class Provenance(Record, frozen=True):
-    """The part of `compare.json` and `meta.json` that says what a result was made with."""
+    """Provenance of a result, part of `compare.json` and `meta.json`."""
 
     command: str
     git_revision: str
@@ -68,11 +67,11 @@ class Provenance(Record, frozen=True):
 
 
 class Meta(Provenance, frozen=True):
-    """The part of `meta.json`."""
+    """Part of `meta.json`."""
 
     started: str | None = None
     wall_seconds: float | None = None
-    side_by_side: list[int] = []
+    vmapped_seeds: list[int] = []
     earlier_sessions: list[dict[str, Any]] = []
 
 
@@ -90,18 +89,18 @@ class ComparedModel(Record, frozen=True):
 
 
 class Comparison(Provenance, frozen=True):
-    """The part of `compare.json`."""
+    """Part of `compare.json`."""
 
     name: str
     models: list[ComparedModel] = Field(min_length=1)
-    baselines: dict[str, Figures]
+    baselines: dict[str, Metrics]
     published: list[Published] = []
 
     @model_validator(mode="after")
-    def check_figures(self) -> Self:
-        """Refuses models with different test figures, which make no table."""
+    def check_metrics(self) -> Self:
+        """Rejects models with different test metrics."""
         if any(model.test.keys() != self.models[0].test.keys() for model in self.models):
-            raise ValueError("the models have different test figures.")
+            raise ValueError("the models have different test metrics.")
         return self
 
 
@@ -109,23 +108,25 @@ Kind = TypeVar("Kind", bound=Record)
 
 
 def read_record(kind: type[Kind], path: Path) -> Kind:
-    """Reads a JSON file.
+    """Reads and validates a JSON file.
 
     Raises:
-        UserError: if it is absent, is no JSON object, or does not say what it should.
+        UserError: the file is absent, is not a JSON object, or has another schema.
     """
     return check_record(kind, read_json(path), path)
 
 
 def check_record(kind: type[Kind], values: Mapping[str, Any], path: Path) -> Kind:
-    """Takes from a file's values what is needed.
+    """Validates the values of a file.
 
     Raises:
-        UserError: if they do not say what they should.
+        UserError: the values have another schema.
     """
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        fault = error.errors()[0]
-        key = ".".join(str(part) for part in fault["loc"])
-        raise UserError(f"{path} is damaged: {key + ': ' if key else ''}{fault['msg']}.") from None
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise UserError(
+            f"{path} is corrupted: {key + ': ' if key else ''}{first['msg']}."
+        ) from None

@@ -1,1 +1,1 @@
-"""One training run: its config, its directory, where its figures come from."""
+"""Training runs: config, directory, training and provenance."""

@@ -1,4 +1,4 @@
-"""Options after a config file: its fields, and, for `train`, where to read, write and resume."""
+"""Command-line options of commands with a config: the config's fields, and the command's own."""
 
 import dataclasses
 from pathlib import Path
@@ -12,7 +12,7 @@ from tyro.constructors import (
     StructTypeInfo,
 )
 
-from experiments.config import DESCRIPTIVE, ExperimentConfig, Frozen
+from experiments.config import METADATA_FIELDS, ExperimentConfig, FrozenModel
 from experiments.datasets.registry import default_data_dir
 from experiments.errors import UserError
 from experiments.runs.config_loading import check, load_config
@@ -23,33 +23,30 @@ Options = TypeVar("Options")
 PROGRAM = "python -m experiments train"
 USAGE = f"""usage: {PROGRAM} CONFIG [--seed 3 --model.hidden-size 64 ...]
 
-Trains what the YAML file CONFIG describes, such as configs/digits.yaml, and reports it beside its
-baselines. `{PROGRAM} CONFIG --help` lists the fields of that config."""
+Trains the experiment of the YAML file CONFIG, such as configs/digits.yaml, and reports its test
+metrics next to baselines. `{PROGRAM} CONFIG --help` lists the fields of that config."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions(Generic[Config]):
-    """What the command line says.
-
-    Attributes are options; those of `config` stand without a prefix.
-    """
+    """Options of `train`; the fields of `config` are options without a prefix."""
 
     config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
     run_dir: Path | None = None
-    """Directory of the run, new or to be resumed; the default is runs/NAME/TIME-sSEED."""
+    """Directory of the run, new or to resume; the default is runs/NAME/TIME-sSEED."""
     resume: Resume = "auto"
-    """Whether to go on with the run in --run-dir: if there is one, never, or it must be there."""
+    """Whether to resume the run in --run-dir: if there is one, never, or there must be one."""
     data_dir: Path = dataclasses.field(default_factory=default_data_dir)
     """Directory of data files; the default is $GRU_JAX_DATA, then ~/.cache/gru_jax."""
     tensorboard: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Writes the rows of metrics.jsonl as event files, too, into tensorboard/ of the run."""
+    """Also writes the metrics as TensorBoard event files, to tensorboard/ of the run."""
 
 
 def config_file(arguments: list[str], usage: str) -> Path | None:
-    """The config file, which comes first; None where help is asked for, which is printed.
+    """Returns the config file, the first argument; prints the usage and returns None for --help.
 
     Raises:
-        UserError: if there is none.
+        UserError: there is no config file.
     """
     if arguments in (["-h"], ["--help"]):
         print(usage)
@@ -60,7 +57,7 @@ def config_file(arguments: list[str], usage: str) -> Path | None:
 
 
 def parse_train_options(path: Path, arguments: list[str]) -> TrainOptions[ExperimentConfig]:
-    """Reads the config file of `train` and puts the options after it over its values.
+    """Reads the config file of `train` and overrides its values with the options after it.
 
     Raises:
         UserError, SystemExit: as :func:`parse_options`.
@@ -69,16 +66,16 @@ def parse_train_options(path: Path, arguments: list[str]) -> TrainOptions[Experi
 
 
 def parse_options(kind: type[Options], path: Path, arguments: list[str], program: str) -> Options:
-    """Reads a config file and puts the options after it over its values.
+    """Reads a config file and overrides its values with the options after it.
 
     Args:
-        kind: a generic dataclass of options, whose field `config` is the config.
+        kind: a generic dataclass of options, with the config as its field `config`.
         path: the config file.
-        arguments: what stands after it.
-        program: what the user typed before it.
+        arguments: the arguments after it.
+        program: the command line before it.
 
     Raises:
-        UserError: a value that the config does not allow, in the file or among the options.
+        UserError: an invalid value, in the file or among the options.
         SystemExit: by tyro, after --help (0) or an option that it cannot parse (2).
     """
     from_file = load_config(path)
@@ -100,15 +97,15 @@ _PLAIN_VALUES = ConstructorRegistry()
 
 @_PLAIN_VALUES.struct_rule
 def _plain_values(info: StructTypeInfo) -> StructConstructorSpec | None:
-    """Has tyro give a config's values as a dict, so that `check` judges them as it does a file's.
+    """Makes tyro return a config's values as a dict, which `check` validates like a file's.
 
-    The task is left out of the options, since it decides which options there are, and so is what
-    only describes an experiment.
+    The task is no option, because it decides which options there are; metadata fields are none
+    either.
     """
-    if not (isinstance(info.type, type) and issubclass(info.type, Frozen)):
+    if not (isinstance(info.type, type) and issubclass(info.type, FrozenModel)):
         return None
-    held = {"task", *DESCRIPTIVE}
-    fields = {name: field for name, field in info.type.model_fields.items() if name not in held}
+    fixed = {"task", *METADATA_FIELDS}
+    fields = {name: field for name, field in info.type.model_fields.items() if name not in fixed}
     annotations: dict[str, Any] = {name: field.annotation for name, field in fields.items()}
     specs = [
         StructFieldSpec(
@@ -119,11 +116,11 @@ def _plain_values(info: StructTypeInfo) -> StructConstructorSpec | None:
         )
         for name, field in fields.items()
     ]
-    kept = {}
+    fixed_values = {}
     if isinstance(info.default, ExperimentConfig):
-        kept = info.default.model_dump(include=held)
+        fixed_values = info.default.model_dump(include=fixed)
 
-    def values(**given: Any) -> dict[str, Any]:
-        return {**kept, **given}
+    def values(**options: Any) -> dict[str, Any]:
+        return {**fixed_values, **options}
 
     return StructConstructorSpec(instantiate=values, fields=tuple(specs))

@@ -1,4 +1,4 @@
-"""From a YAML file to a checked config, with messages that name the key at fault."""
+"""Loading and validation of configs from YAML, with error messages that name the key."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import ValidationError
 
-from experiments.config import ExperimentConfig, Frozen
+from experiments.config import ExperimentConfig, FrozenModel
 from experiments.errors import UserError
 from experiments.suggest import did_you_mean
 from experiments.tasks import TASKS, load_task
@@ -17,10 +17,10 @@ Config = TypeVar("Config", bound=ExperimentConfig)
 
 
 def load_config(path: Path) -> ExperimentConfig:
-    """Reads a YAML file into the config class of the task it names.
+    """Reads a YAML file into the config class of its task.
 
     Raises:
-        UserError: naming the file and each key that is unknown, missing or has a wrong value.
+        UserError: an unknown or missing key, or an invalid value; names the file and every key.
     """
     values = read_yaml(path)
     task = values.get("task")
@@ -38,8 +38,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Reads a YAML file that holds a mapping.
 
     Raises:
-        UserError: if there is no such file, or it is not YAML, or not a mapping, or says a key
-            twice.
+        UserError: the file is absent, is not valid YAML, has a duplicate key, or is not a mapping.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -66,27 +65,27 @@ def check(
 
     Args:
         config_class: the task's config class.
-        values: nested plain values, as YAML gives them.
-        where: what the messages begin with: the file, or "Command line".
-        options: whether to write keys as options, --model.hidden-size.
+        values: nested plain values, as from YAML.
+        where: prefix of the messages: the file, or "Command line".
+        options: whether messages write keys as options, such as --model.hidden-size.
 
     Raises:
-        UserError: one line for each fault.
+        UserError: one line for each error.
     """
     try:
         return config_class.model_validate(values)
     except ValidationError as error:
-        faults = [f"{where}: {_fault(config_class, fault, options)}" for fault in error.errors()]
-        raise UserError("\n".join(faults)) from None
+        messages = [f"{where}: {_message(config_class, e, options)}" for e in error.errors()]
+        raise UserError("\n".join(messages)) from None
 
 
 def with_values(
     config: ExperimentConfig, values: Mapping[str, Any], *, where: str
 ) -> ExperimentConfig:
-    """The config with other values, by key as in "model.hidden_size".
+    """Returns the config with other values, by dotted key such as "model.hidden_size".
 
     Raises:
-        UserError: for a key or a value that the config does not allow; it begins with ``where``.
+        UserError: an unknown key or an invalid value; the message begins with ``where``.
     """
     changed = config.model_dump()
     for key, value in values.items():
@@ -111,32 +110,32 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[
             yield f"{key} ({ours_shown} here, {theirs_shown} there)"
 
 
-def _fault(config_class: type[Frozen], fault: Any, options: bool) -> str:
-    *parents, last = [str(part) for part in fault["loc"]] or [""]
+def _message(config_class: type[FrozenModel], error: Any, options: bool) -> str:
+    *parents, last = [str(part) for part in error["loc"]] or [""]
     key = ".".join([*parents, last])
     name = "--" + key.replace("_", "-") if options else key
-    value = repr(fault["input"])
-    if fault["type"] == "extra_forbidden":
+    value = repr(error["input"])
+    if error["type"] == "extra_forbidden":
         known = _fields(config_class, parents)
         nearest = did_you_mean(last, known) or f" Known are {', '.join(known)}."
         return f"unknown key {name} (its value is {value}).{nearest}"
-    if fault["type"] == "value_error":
-        return f"{name + ': ' if key else ''}{fault['ctx']['error']}"
-    if fault["type"] == "invalid_key":
+    if error["type"] == "value_error":
+        return f"{name + ': ' if key else ''}{error['ctx']['error']}"
+    if error["type"] == "invalid_key":
         return f"unknown key {key}: keys are words."
-    expected = fault["msg"].removeprefix("Input should be ").replace("a valid ", "a ")
+    expected = error["msg"].removeprefix("Input should be ").replace("a valid ", "a ")
     if "dictionary" in expected:
         expected = "a mapping of keys to values"
-    nearest = did_you_mean(str(fault["input"]), re.findall(r"'([^']*)'", expected))
+    nearest = did_you_mean(str(error["input"]), re.findall(r"'([^']*)'", expected))
     return f"{name} is {value}, but should be {expected}.{nearest}"
 
 
-def _fields(config_class: type[Frozen], parents: list[str]) -> list[str]:
+def _fields(config_class: type[FrozenModel], parents: list[str]) -> list[str]:
     remaining = iter(parents)
     for parent in remaining:
         annotation: Any = config_class.model_fields[parent].annotation
         if get_args(annotation):
-            # A list of parts, or a mapping of keys to them: the place is a parent, too.
+            # For a list or mapping of models, the index or key is a parent as well.
             next(remaining)
             annotation = get_args(annotation)[-1]
         config_class = annotation
@@ -157,14 +156,14 @@ def _either(names: Iterable[str]) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key may stand only once, and 1e-3 is a number as in YAML 1.2."""
+    """YAML without duplicate keys, in which 1e-3 is a number as in YAML 1.2."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key} stands twice", node.start_mark
+                    None, None, f"duplicate key {key}", node.start_mark
                 )
         return super().construct_mapping(node, deep)
 

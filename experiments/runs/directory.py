@@ -1,4 +1,4 @@
-"""The directory of one run: which files it holds, and whether a run may use it."""
+"""The directory of one run: its files, and whether a run may be started or resumed there."""
 
 import datetime
 import json
@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import yaml
 
-from experiments.config import DESCRIPTIVE, ExperimentConfig
+from experiments.config import METADATA_FIELDS, ExperimentConfig
 from experiments.errors import UserError
 from experiments.files import write_atomically
 from experiments.runs.config_loading import differences, read_yaml
@@ -19,7 +19,7 @@ Resume = Literal["auto", "never", "must"]
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """The files of a run by name."""
+    """Paths of a run's files."""
 
     path: Path
 
@@ -52,14 +52,14 @@ class RunDirectory:
         return self.path / "tensorboard"
 
     def is_finished(self) -> bool:
-        """Whether the run's final figures are there."""
+        """Whether the run has its final metrics."""
         return self.summary.exists()
 
     def create(self, config: ExperimentConfig) -> None:
-        """Makes the directory, unless it is there, and writes the config.
+        """Makes the directory, unless it exists, and writes the config.
 
         Raises:
-            UserError: if it cannot be written.
+            UserError: it cannot be written.
         """
         try:
             self.plots.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ class RunDirectory:
 
 
 def new_run_directory(name: str, seed: int) -> RunDirectory:
-    """Returns runs/NAME/<time>-s<seed>, which is not there yet."""
+    """Returns runs/NAME/<time>-s<seed>, a path that does not exist."""
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     base = Path("runs") / name / f"{now}-s{seed}"
     path, number = base, 1
@@ -82,13 +82,13 @@ def new_run_directory(name: str, seed: int) -> RunDirectory:
 
 
 def chosen_run_directory(path: Path, config: ExperimentConfig, resume: Resume) -> RunDirectory:
-    """Returns the directory the user named, if a run of this config may begin or go on there.
+    """Returns the user's directory, if a run of this config may be started or resumed there.
 
-    What only describes the experiment may differ from what the directory holds.
+    Metadata fields may differ from those of the existing run.
 
     Raises:
-        UserError: if it is a file, holds another experiment or anything that is not a run, or
-            `resume` forbids what is found.
+        UserError: the path is a file, holds another experiment or files that are no run, or
+            `resume` does not allow its state.
     """
     run = RunDirectory(path)
     if path.exists() and not path.is_dir():
@@ -97,10 +97,12 @@ def chosen_run_directory(path: Path, config: ExperimentConfig, resume: Resume) -
         if resume == "must":
             raise UserError(f"There is nothing to resume in {path}: it holds no config.yaml.")
         if path.exists() and any(not file.name.startswith(".") for file in path.iterdir()):
-            raise UserError(f"{path} holds files, but no run: there is no config.yaml among them.")
+            raise UserError(_not_a_run(path))
         return run
-    theirs = {key: value for key, value in read_yaml(run.config).items() if key not in DESCRIPTIVE}
-    changed = list(differences(config.model_dump(exclude={*DESCRIPTIVE}), theirs))
+    theirs = {
+        key: value for key, value in read_yaml(run.config).items() if key not in METADATA_FIELDS
+    }
+    changed = list(differences(config.model_dump(exclude={*METADATA_FIELDS}), theirs))
     if changed:
         raise UserError(
             f"{path} holds another experiment. It differs in {'; '.join(changed)}. "
@@ -109,16 +111,29 @@ def chosen_run_directory(path: Path, config: ExperimentConfig, resume: Resume) -
     if resume == "never":
         raise UserError(
             f"{path} holds a run of this experiment already, and --resume is never. "
-            "Give another --run-dir, or --resume auto to go on with it."
+            "Give another --run-dir, or --resume auto to resume it."
         )
     return run
+
+
+def _not_a_run(path: Path) -> str:
+    """Returns the message for a directory with other files than those of a run."""
+    runs = [config.parent for config in path.glob("*/config.yaml")]
+    if not runs:
+        return f"{path} holds files, but no run: there is no config.yaml among them."
+    latest = max(runs, key=lambda run: (run / "config.yaml").stat().st_mtime)
+    return (
+        f"{path} is not a run, but a folder of runs. Its latest run is {latest}. To resume that "
+        f"one, give --run-dir {latest}; for a new run, give the path of a directory that does not "
+        "exist or is empty."
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object.
 
     Raises:
-        UserError: if the file is absent or is not a JSON object.
+        UserError: the file is absent or is not a JSON object.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What a run was made with: revision, versions and device, for `meta.json`."""
+"""Provenance of a run: revision, versions and device, for `meta.json`."""
 
 import importlib.metadata
 import os
@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2", "avx": "AVX", "sve": "SVE", "asimd": "NEON"}
-"""What a processor's flags call vectors, the widest first."""
+"""Vector extensions by CPU flag, the widest first."""
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
 
@@ -19,8 +19,7 @@ def provenance() -> dict[str, Any]:
     """Returns the git revision, the versions of Python and the packages, and the device."""
     device = jax.devices()[0]
     return {
-        "git_revision": _git("rev-parse", "HEAD"),
-        "git_changed_files": _git("status", "--porcelain", "--untracked-files=no").splitlines(),
+        **git_state(Path(__file__).parent),
         "versions": {
             "python": platform.python_version(),
             **{package: version for package in PACKAGES if (version := _version(package))},
@@ -38,10 +37,22 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def cpu(cpuinfo: Path) -> str | None:
-    """The processor's name and its widest vectors, by Linux's account; None where there is none.
+def git_state(folder: Path) -> dict[str, Any]:
+    """Returns the git revision of a checkout, and the tracked files that differ from it."""
+    changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return {
+        "git_revision": _git(folder, "rev-parse", "HEAD"),
+        "git_changed_files": changed.splitlines(),
+    }
 
-    Products run at a rate that follows from the vectors, and virtual machines hide the name.
+
+def cpu(cpuinfo: Path) -> str | None:
+    """Returns the processor's name and its widest vector extension, from Linux's cpuinfo.
+
+    The vector width determines the speed of matmuls, and virtual machines often hide the name.
+
+    Returns:
+        The text, or None without such a file or such fields.
     """
     try:
         lines = cpuinfo.read_text().splitlines()
@@ -54,18 +65,18 @@ def cpu(cpuinfo: Path) -> str | None:
 
 
 def _version(package: str) -> str | None:
-    """Of an installed package; the benchmarks need fewer than training does."""
+    """Returns the version of a package; None if it is absent, as some are for the benchmarks."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
 
 
-def _git(*arguments: str) -> str:
+def _git(folder: Path, *arguments: str) -> str:
     try:
         done = subprocess.run(
             ["git", *arguments],
-            cwd=Path(__file__).parent,
+            cwd=folder,
             capture_output=True,
             text=True,
             check=True,

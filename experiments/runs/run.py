@@ -1,4 +1,4 @@
-"""One run: a config trained in a directory of its own, until its summary is there."""
+"""One run: training of a config in its own directory, up to the summary."""
 
 import contextlib
 import datetime
@@ -17,13 +17,14 @@ from experiments.files import write_json
 from experiments.runs.directory import RunDirectory, read_json
 from experiments.runs.provenance import provenance
 from experiments.tables import model_name
-from experiments.task import Params, Task
+from experiments.task import Task
 from experiments.tasks import load_task
+from experiments.typing import Params
 from gru_jax import training
 from gru_jax.training.checkpoint import CheckpointStore
 
 
-def fit_run(
+def train_run(
     run: RunDirectory,
     task: Task,
     config: ExperimentConfig,
@@ -31,14 +32,14 @@ def fit_run(
     *,
     tensorboard: bool = False,
 ) -> Any:
-    """Trains a task, or goes on with it, as the config says: :func:`gru_jax.training.fit`."""
+    """Trains a task, or resumes its training, with :func:`gru_jax.training.fit`."""
     optimizer = make_optimizer(config)
     with open_log(run, tensorboard=tensorboard) as log:
         return training.fit(
             training.TrainState.create(task.params, optimizer, task.carry),
             training.make_train_step(task.loss, optimizer, seed=config.seed),
             task.batch_at,
-            evaluate=lambda params: task.figures(params, "validation"),
+            evaluate=lambda params: task.evaluate(params, "validation"),
             monitor=task.monitor,
             mode=task.mode,
             patience=config.training.patience,
@@ -49,59 +50,72 @@ def fit_run(
 
 
 @contextlib.contextmanager
-def open_log(run: RunDirectory, *, tensorboard: bool) -> Iterator[training.Log]:
-    """What a run reports its rows to: its file of metrics, and TensorBoard's files if asked for."""
-    metrics = training.MetricsLog(run.metrics)
+def open_log(run: RunDirectory, *, tensorboard: bool) -> Iterator[training.MetricsWriter]:
+    """Opens the metrics log of a run, and optionally TensorBoard's event files."""
+    metrics = training.JsonlWriter(run.metrics)
     if not tensorboard:
         yield metrics
         return
-    with training.TensorBoardLog(metrics, run.tensorboard) as log:
+    with training.TensorBoardWriter(metrics, run.tensorboard) as log:
         yield log
 
 
 def check_tensorboard() -> None:
-    """Raises UserError where what writes TensorBoard's files is not installed."""
+    """Raises UserError if tensorboardX is not installed."""
     if importlib.util.find_spec("tensorboardX") is None:
         raise UserError(
-            "--tensorboard needs tensorboardX, which is not installed. "
-            "It is the extra tensorboard: pip install -e '.[tensorboard]'."
+            "--tensorboard needs tensorboardX, which is not installed: "
+            "pip install -e '.[tensorboard]'"
         )
 
 
 def write_tensorboard(run: RunDirectory) -> None:
-    """Writes the event files for TensorBoard of a finished run.
+    """Writes the TensorBoard event files of a finished run.
 
     Raises:
         UserError: the metrics cannot be read, or the files cannot be written.
     """
     steps = read_json(run.summary)["steps"]
     try:
-        with training.TensorBoardLog(training.MetricsLog(run.metrics), run.tensorboard) as log:
-            log.begin(steps)
+        with training.TensorBoardWriter(training.JsonlWriter(run.metrics), run.tensorboard) as log:
+            log.resume_from(steps)
     except training.TrainingError as error:
         raise UserError(str(error)) from None
 
 
 def make_optimizer(config: ExperimentConfig) -> Any:
-    """The optimiser that a config describes."""
-    return training.make_optimizer(**config.optimizer.model_dump(), steps=config.training.steps)
+    """Returns the optimiser of a config."""
+    options = config.optimizer
+    return training.make_optimizer(
+        options.learning_rate,
+        name=options.name,
+        schedule=options.schedule,
+        steps=config.training.steps,
+        warmup_steps=options.warmup_steps,
+        final_scale=options.final_scale,
+        max_grad_norm=options.max_grad_norm,
+        weight_decay=options.weight_decay,
+        accumulate_steps=options.accumulate_steps,
+    )
 
 
 def fit_options(run: RunDirectory, config: ExperimentConfig) -> dict[str, Any]:
-    """How long to train, how often to look, and where to save, for `training.fit`."""
+    """Returns the options of `training.fit` for length, intervals and checkpoints."""
     return {
         "steps": config.training.steps,
         "eval_every": config.training.eval_every,
         "log_every": config.training.log_every,
-        "checkpoints": training.Checkpoints(run.checkpoints, keep=config.training.keep_checkpoints),
+        "checkpoints": training.CheckpointOptions(
+            run.checkpoints, max_to_keep=config.training.keep_checkpoints
+        ),
     }
 
 
-def begin(run: RunDirectory, config: ExperimentConfig, command: str) -> dict[str, Any]:
-    """Makes the directory, writes config and meta data, and returns the latter.
+def start_run(run: RunDirectory, config: ExperimentConfig, command: str) -> dict[str, Any]:
+    """Makes the directory, writes config and metadata, and returns the metadata.
 
     Raises:
-        UserError: if it cannot be written.
+        UserError: the directory cannot be written.
     """
     meta = {
         "command": command,
@@ -116,7 +130,7 @@ def begin(run: RunDirectory, config: ExperimentConfig, command: str) -> dict[str
     return meta
 
 
-def finish(
+def finalize_run(
     run: RunDirectory,
     task: Task,
     config: ExperimentConfig,
@@ -124,48 +138,48 @@ def finish(
     meta: dict[str, Any],
     started: float,
 ) -> None:
-    """Draws plots and writes the final figures of a run that has come to its end.
+    """Writes the plots and the final metrics of a finished run.
 
     Args:
-        run, task, config: what was trained.
-        result: of the training.
-        meta: as :func:`begin` returned it.
-        started: `time.monotonic()` when this command began.
+        run, task, config: the run.
+        result: the result of its training.
+        meta: its metadata, from :func:`start_run`.
+        started: `time.monotonic()` at the start of the command.
     """
     assert result.best_step is not None
     rows = training.read_metrics(run.metrics)
     plots.learning_curves(
         rows,
-        task.loss_figure,
+        task.loss_metric,
         task.monitor,
-        task.labels,
+        task.metric_labels,
         result.best_step,
         run.plots / "learning_curves.png",
     )
-    task.draw(result.best_params, run.plots)
+    task.plot(result.best_params, run.plots)
     rate = result.steps_per_second
-    # Of a run that was resumed the training alone is known, from its rows; they leave breaks out.
-    lasted = max(time.monotonic() - started, rows[-1]["seconds"])
+    # The rows of a resumed run count the time of its training only, without the interruptions.
+    elapsed = max(time.monotonic() - started, rows[-1]["seconds"])
     write_json(
         run.meta,
         {
             **meta,
-            "wall_seconds": round(lasted, 2),
+            "wall_seconds": round(elapsed, 2),
             "steps_per_second": rate,
             "sequences_per_second": rate and rate * config.training.batch_size,
         },
     )
-    # The summary comes last: where it is, the run is finished.
+    # The summary is written last: it marks the run as finished.
     write_json(run.summary, _summary(task, config, result))
 
 
 def check_published(config: ExperimentConfig, task: Task) -> None:
-    """Raises UserError where a figure is published that the task does not measure."""
-    for place, entry in enumerate(config.published):
-        if entry.figure not in task.labels:
+    """Raises UserError for a published metric that the task does not have."""
+    for index, entry in enumerate(config.published):
+        if entry.metric not in task.metric_labels:
             raise UserError(
-                f"published.{place}.figure is {entry.figure!r}, but should be "
-                f"{' or '.join(task.labels)}, the figures of {config.task}."
+                f"published.{index}.metric is {entry.metric!r}, but should be "
+                f"{' or '.join(task.metric_labels)}, the metrics of {config.task}."
             )
 
 
@@ -175,26 +189,27 @@ def restore_best(
     """Returns the task of a finished run, and its best parameters.
 
     Raises:
-        UserError: if the run is not finished, or its checkpoint is gone or damaged.
+        UserError: the run is not finished, or its best checkpoint is missing.
+        TrainingError: the checkpoint is corrupted.
     """
     if not run.is_finished():
         raise UserError(f"The run in {run.path} is not finished: it has no summary.json.")
     task = load_task(config.task).build(config, data_dir)
     like = training.TrainState.create(task.params, make_optimizer(config), task.carry)
-    with CheckpointStore(training.Checkpoints(run.checkpoints)) as store:
+    with CheckpointStore(training.CheckpointOptions(run.checkpoints)) as store:
         restored = store.restore(read_json(run.summary)["best_step"], like)
     if restored is None:
-        raise UserError(f"The best parameters of the run in {run.path} are gone.")
+        raise UserError(f"The run in {run.path} has no checkpoint of its best parameters.")
     return task, restored[0].params
 
 
 def num_parameters(params: Any) -> int:
-    """How many numbers the leaves of a tree hold."""
+    """Returns the total number of elements of a tree's leaves."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def _summary(task: Task, config: ExperimentConfig, result: training.FitResult) -> dict[str, Any]:
-    """The final figures. Nothing here depends on times or places, so equal runs write it alike."""
+    """Returns the final metrics. They hold no times or paths, so equal runs write equal files."""
     return {
         "task": config.task,
         "seed": config.seed,
@@ -204,6 +219,6 @@ def _summary(task: Task, config: ExperimentConfig, result: training.FitResult) -
         "steps": int(result.state.step),
         "best_step": result.best_step,
         "validation": result.best_metrics,
-        "test": task.figures(result.best_params, "test"),
+        "test": task.evaluate(result.best_params, "test"),
         "baselines": task.baselines(),
     }

@@ -1,4 +1,4 @@
-"""The tasks by name. A task is one file: its config, its data, its model and its figures."""
+"""The tasks by name. A task is one module: its config, data, model and metrics."""
 
 import importlib
 from typing import Protocol, cast
@@ -20,12 +20,12 @@ TASKS = (
 
 
 class TaskModule(Protocol):
-    """What a file in this folder defines."""
+    """Interface of a module in this folder."""
 
     Config: type[ExperimentConfig]
     build: Build
 
 
 def load_task(name: str) -> TaskModule:
-    """Imports the module of a task in `TASKS`; the other tasks' libraries stay unloaded."""
+    """Imports the module of a task in `TASKS`; other tasks' dependencies are not imported."""
     return cast(TaskModule, importlib.import_module(f"experiments.tasks.{name}"))

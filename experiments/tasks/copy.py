@@ -1,4 +1,4 @@
-"""The copy memory: ten symbols, a long silence, a signal, and the ten symbols again."""
+"""The copy memory task: repeat ten symbols after a long delay."""
 
 from functools import partial
 from pathlib import Path
@@ -12,70 +12,71 @@ from pydantic import Field
 
 from experiments import plots
 from experiments.config import ExperimentConfig
-from experiments.export_spec import OneHot, serving
+from experiments.export_spec import OneHot, make_export_spec
 from experiments.models.recurrent import build_network
-from experiments.task import Array, Figures, Params, Split, Task
+from experiments.task import Task
+from experiments.typing import Array, Metrics, Params, Split
 
 TRAIN, VALIDATION, TEST = range(3)
-REMEMBERED = 10
+COPY_LENGTH = 10
 BLANK, SYMBOLS, SIGNAL = 0, 8, 9
 INPUTS, CLASSES = 10, 9
 
 
 class Config(ExperimentConfig, frozen=True):
-    """Repeats ten symbols after a silence (Hochreiter & Schmidhuber 1997; Arjovsky et al. 2016)."""
+    """Repeats ten symbols after a delay (Hochreiter & Schmidhuber 1997; Arjovsky et al. 2016)."""
 
     task: Literal["copy"] = "copy"
-    length: int = Field(default=500, ge=1, description="Steps of silence, T; T + 20 in all.")
+    length: int = Field(default=500, ge=1, description="Delay in steps, T; a sequence has T + 20.")
     held_out: int = Field(
-        default=200, ge=1, description="Sequences in the validation split, and in the test split."
+        default=200, ge=1, description="Sequences of the validation and of the test split, each."
     )
 
 
 class Copies(NamedTuple):
-    """Symbols read and symbols to be written, both (N, T + 20)."""
+    """Input and target symbols, both (N, T + 20)."""
 
-    read: Array
-    written: Array
+    inputs: Array
+    targets: Array
 
 
 def build(config: Config, data_dir: Path) -> Task:
-    """Binds a config to generated sequences: nothing is read from `data_dir`."""
+    """Binds a config to generated sequences; `data_dir` is not used."""
     del data_dir
-    # The held-out sequences are the same for every seed of the run.
+    # Validation and test sequences do not depend on the seed of the run.
     splits: dict[Split, Copies] = {
-        "validation": draw_copies(config.held_out, config.length, (VALIDATION,)),
-        "test": draw_copies(config.held_out, config.length, (TEST,)),
+        "validation": sample_copies(config.held_out, config.length, (VALIDATION,)),
+        "test": sample_copies(config.held_out, config.length, (TEST,)),
     }
-    ends = OneHot(INPUTS)
+    pre_post = OneHot(INPUTS)
     network = build_network(config.model, INPUTS, CLASSES, readout="every step", seed=config.seed)
 
     def batch_at(step: int) -> Copies:
-        return draw_copies(config.training.batch_size, config.length, (TRAIN, config.seed, step))
+        return sample_copies(config.training.batch_size, config.length, (TRAIN, config.seed, step))
 
-    def logits_of(params: Params, read: Array, key: jax.Array | None = None) -> jax.Array:
-        return network.apply(params, ends.before(jnp.asarray(read)), key=key)
+    def logits_of(params: Params, inputs: Array, key: jax.Array | None = None) -> jax.Array:
+        return network.apply(params, pre_post.before(jnp.asarray(inputs)), key=key)
 
     def loss(
         params: Params, batch: Copies, key: jax.Array | None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        logits = logits_of(params, batch.read, key)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.written)
-        right = logits[:, -REMEMBERED:].argmax(-1) == batch.written[:, -REMEMBERED:]
-        return losses.mean(), {"recalled": jnp.mean(right)}
+        logits = logits_of(params, batch.inputs, key)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets)
+        is_recalled = logits[:, -COPY_LENGTH:].argmax(-1) == batch.targets[:, -COPY_LENGTH:]
+        return losses.mean(), {"recalled": jnp.mean(is_recalled)}
 
-    evaluate = jax.jit(partial(loss, key=None))
+    evaluate_loss = jax.jit(partial(loss, key=None))
 
-    def figures(params: Params, split: Split) -> Figures:
-        value, further = evaluate(params, splits[split])
-        return {"cross_entropy": float(value), "recalled": float(further["recalled"])}
+    def evaluate(params: Params, split: Split) -> Metrics:
+        value, auxiliary = evaluate_loss(params, splits[split])
+        return {"cross_entropy": float(value), "recalled": float(auxiliary["recalled"])}
 
-    def draw(params: Params, directory: Path) -> None:
-        logits = np.asarray(jax.jit(logits_of)(params, splits["test"].read[:1]))[0]
+    def plot(params: Params, directory: Path) -> None:
+        logits = np.asarray(jax.jit(logits_of)(params, splits["test"].inputs[:1]))[0]
         plots.confidence(
-            np.asarray(jax.nn.softmax(logits))[-REMEMBERED:].T,
-            splits["test"].written[0, -REMEMBERED:],
-            f"The last {REMEMBERED} steps of a test sequence, {config.length} after the first",
+            np.asarray(jax.nn.softmax(logits))[-COPY_LENGTH:].T,
+            splits["test"].targets[0, -COPY_LENGTH:],
+            f"The last {COPY_LENGTH} steps of a test sequence, {config.length} after the first",
             directory / "recall.png",
         )
 
@@ -83,40 +84,40 @@ def build(config: Config, data_dir: Path) -> Task:
         params=network.params,
         loss=loss,
         batch_at=batch_at,
-        figures=figures,
-        labels={
+        evaluate=evaluate,
+        metric_labels={
             "cross_entropy": "cross-entropy per step (nats)",
-            "recalled": "share of the symbols recalled",
+            "recalled": "fraction of the symbols recalled",
         },
-        loss_figure="cross_entropy",
+        loss_metric="cross_entropy",
         monitor="cross_entropy",
         mode="min",
         baselines=partial(baselines, config.length),
-        draw=draw,
-        serving=serving(
-            network, ends, ("batch", "time"), ("batch", "time", CLASSES), dtype="int32"
+        plot=plot,
+        export_spec=make_export_spec(
+            network, pre_post, ("batch", "time"), ("batch", "time", CLASSES), dtype="int32"
         ),
     )
 
 
-def draw_copies(number: int, length: int, seed: tuple[int, ...]) -> Copies:
-    """Draws sequences: ten of eight symbols, the silence, and the signal to repeat them.
+def sample_copies(number: int, length: int, seed: tuple[int, ...]) -> Copies:
+    """Samples sequences of ten of eight symbols, the delay, and the signal to repeat them.
 
-    As Bai et al. 2018 (arXiv 1803.01271, section 5.1) have it: the silence lasts `length - 1`
-    steps, and the signal stands at the eleven last ones.
+    As in Bai et al. 2018 (arXiv 1803.01271, section 5.1), the delay has `length - 1` blanks, and
+    the last eleven inputs are the signal.
     """
     random = np.random.default_rng(seed)
-    symbols = random.integers(1, SYMBOLS + 1, (number, REMEMBERED), dtype=np.int32)
-    read = np.full((number, length + 2 * REMEMBERED), BLANK, np.int32)
-    read[:, :REMEMBERED] = symbols
-    read[:, -REMEMBERED - 1 :] = SIGNAL
-    written = np.full_like(read, BLANK)
-    written[:, -REMEMBERED:] = symbols
-    return Copies(read, written)
+    symbols = random.integers(1, SYMBOLS + 1, (number, COPY_LENGTH), dtype=np.int32)
+    inputs = np.full((number, length + 2 * COPY_LENGTH), BLANK, np.int32)
+    inputs[:, :COPY_LENGTH] = symbols
+    inputs[:, -COPY_LENGTH - 1 :] = SIGNAL
+    targets = np.full_like(inputs, BLANK)
+    targets[:, -COPY_LENGTH:] = symbols
+    return Copies(inputs, targets)
 
 
-def baselines(length: int) -> dict[str, Figures]:
-    """Returns the figures of a model that knows when to write, but has forgotten what."""
-    steps = length + 2 * REMEMBERED
-    figures = {"cross_entropy": REMEMBERED * np.log(SYMBOLS) / steps, "recalled": 1 / SYMBOLS}
-    return {"without memory": figures}
+def baselines(length: int) -> dict[str, Metrics]:
+    """Returns the metrics of a model that knows where the symbols are, but not which."""
+    steps = length + 2 * COPY_LENGTH
+    metrics = {"cross_entropy": COPY_LENGTH * np.log(SYMBOLS) / steps, "recalled": 1 / SYMBOLS}
+    return {"without memory": metrics}

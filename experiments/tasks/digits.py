@@ -1,4 +1,4 @@
-"""Handwritten digits read pixel by pixel: scikit-learn's 1,797 images of 8 x 8, 64 steps each."""
+"""Handwritten digits, one pixel per step: scikit-learn's 1,797 images of 8 x 8, 64 steps each."""
 
 from functools import partial
 from pathlib import Path
@@ -14,12 +14,13 @@ from sklearn.model_selection import train_test_split
 
 import gru_jax
 from experiments import plots
-from experiments.classifiers import LABELS, baselines, draw_confusion, figures_of
+from experiments.classifiers import METRIC_LABELS, baselines, make_evaluate, plot_confusion
 from experiments.config import ExperimentConfig
-from experiments.export_spec import Standardised, serving
+from experiments.export_spec import Standardize, make_export_spec
 from experiments.models.gate_activations import gates
 from experiments.models.recurrent import build_network
-from experiments.task import Array, Params, Task
+from experiments.task import Task
+from experiments.typing import Array, Params
 from gru_jax import training
 
 CLASSES = 10
@@ -27,38 +28,38 @@ SPLIT_SEED = 0
 
 
 class Config(ExperimentConfig, frozen=True):
-    """Classifies scikit-learn's handwritten digits, reading one pixel a step."""
+    """Classifies scikit-learn's handwritten digits from one pixel per step."""
 
     task: Literal["digits"] = "digits"
     noise: float = Field(
         default=0.0,
         ge=0,
-        description="Deviation of the noise on training pixels, which are in [0, 1].",
+        description="Standard deviation of the noise on training pixels, which are in [0, 1].",
     )
 
 
 class Images(NamedTuple):
-    """Images as sequences: pixels (N, 64) in [0, 1], row by row, and labels (N,)."""
+    """Images as sequences: pixels (N, 64) in [0, 1], in row-major order, and labels (N,)."""
 
     pixels: Array
     labels: Array
 
 
 def build(config: Config, data_dir: Path) -> Task:
-    """Binds a config to the digits, which come with scikit-learn: `data_dir` is not read."""
+    """Binds a config to the digits, which scikit-learn includes; `data_dir` is not used."""
     del data_dir
     splits = split_digits()
     train, test = splits["train"], splits["test"]
     network = build_network(config.model, 1, CLASSES, readout="last step", seed=config.seed)
-    ends = Standardised(float(train.pixels.mean()), float(train.pixels.std()))
-    batches = training.Batches(config.seed, len(train.labels), config.training.batch_size)
+    pre_post = Standardize(float(train.pixels.mean()), float(train.pixels.std()))
+    batches = training.ShuffledIndices(config.seed, len(train.labels), config.training.batch_size)
 
     def batch_at(step: int) -> Images:
         chosen = batches(step)
         return Images(train.pixels[chosen], train.labels[chosen])
 
     def logits_of(params: Params, pixels: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        return network.apply(params, ends.before(pixels), key=key)
+        return network.apply(params, pre_post.before(pixels), key=key)
 
     def loss(
         params: Params, batch: Images, key: jax.Array | None
@@ -71,16 +72,16 @@ def build(config: Config, data_dir: Path) -> Task:
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
         return losses.mean(), {"accuracy": jnp.mean(logits.argmax(-1) == batch.labels)}
 
-    def draw(params: Params, directory: Path) -> None:
+    def plot(params: Params, directory: Path) -> None:
         predicted = np.asarray(jax.jit(logits_of)(params, test.pixels).argmax(-1))
-        draw_confusion(test.labels, predicted, "Test digits", directory)
+        plot_confusion(test.labels, predicted, "Test digits", directory)
         cell = network.first_cell(params)
-        if isinstance(cell, gru_jax.GRUParams):
+        if type(cell) is gru_jax.GRUParams:
             digit = test.pixels[0]
             plots.gate_activity(
-                gates(cell, ends.before(digit)),
+                gates(cell, pre_post.before(digit)),
                 digit,
-                f"Gates of the first layer while it reads a {test.labels[0]}",
+                f"Gates of the first layer, on a {test.labels[0]}",
                 directory / "gate_activity.png",
             )
 
@@ -88,29 +89,29 @@ def build(config: Config, data_dir: Path) -> Task:
         params=network.params,
         loss=loss,
         batch_at=batch_at,
-        figures=figures_of(loss, splits),
-        labels=LABELS,
-        loss_figure="cross_entropy",
+        evaluate=make_evaluate(loss, splits),
+        metric_labels=METRIC_LABELS,
+        loss_metric="cross_entropy",
         monitor="accuracy",
         mode="max",
         baselines=partial(baselines, train.pixels, train.labels, test.pixels, test.labels),
-        draw=draw,
-        serving=serving(network, ends, ("batch", "time"), ("batch", CLASSES)),
+        plot=plot,
+        export_spec=make_export_spec(network, pre_post, ("batch", "time"), ("batch", CLASSES)),
     )
 
 
 def split_digits() -> dict[str, Images]:
     """Splits the digits into 60 % train, 20 % validation and 20 % test, the same for every seed.
 
-    Each split holds the classes in equal shares.
+    The splits are stratified: each has the same class frequencies.
     """
     digits: Any = load_digits()
     pixels = (digits.data / 16).astype(np.float32)
     labels = digits.target.astype(np.int32)
 
-    def divide(indices: np.ndarray, share: float) -> list[Any]:
+    def divide(indices: np.ndarray, fraction: float) -> list[Any]:
         return train_test_split(
-            indices, test_size=share, stratify=labels[indices], random_state=SPLIT_SEED
+            indices, test_size=fraction, stratify=labels[indices], random_state=SPLIT_SEED
         )
 
     rest, test = divide(np.arange(len(labels)), 0.2)

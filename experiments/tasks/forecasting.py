@@ -1,4 +1,4 @@
-"""Forecasting: an electricity transformer's loads and temperature, hourly, for the next hours."""
+"""Forecasting of an electricity transformer's hourly loads and oil temperature."""
 
 import csv
 import itertools
@@ -16,11 +16,12 @@ from pydantic import Field, model_validator
 
 from experiments import plots
 from experiments.config import ExperimentConfig
-from experiments.datasets import registry as data
+from experiments.datasets import registry
 from experiments.errors import UserError
-from experiments.export_spec import Changes, serving
+from experiments.export_spec import DifferenceForecast, make_export_spec
 from experiments.models.recurrent import build_network
-from experiments.task import Array, Figures, Params, Split, Task
+from experiments.task import Task
+from experiments.typing import Array, Metrics, Params, Split
 from gru_jax import training
 
 TIME = "date"
@@ -28,34 +29,34 @@ COLUMNS = ("HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT")
 MONTH, DAY = 30 * 24, 24
 # Training, validation and test: 12, 4 and 4 months (Zhou et al. 2021, arXiv 2012.07436).
 BORDERS = (0, 12 * MONTH, 16 * MONTH, 20 * MONTH)
-EVALUATED_AT_ONCE = 256
-SHOWN = ("HUFL", "OT")
+EVAL_BATCH = 256
+PLOTTED_COLUMNS = ("HUFL", "OT")
 
 
 class Config(ExperimentConfig, frozen=True):
-    """Forecasts all seven columns of ETTh1, or of a file like it, from the hours before."""
+    """Forecasts all seven columns of ETTh1, or of a file like it."""
 
     task: Literal["forecasting"] = "forecasting"
     data_file: str | None = Field(
         default=None,
-        description="A .csv file of hours in their place, with the same columns: the time, date, "
-        "as 2016-07-01 00:00:00, and HUFL, HULL, MUFL, MULL, LUFL, LULL and OT.",
+        description="Your own .csv file instead, one row per hour, with the same columns: date, as "
+        "in 2016-07-01 00:00:00, and HUFL, HULL, MUFL, MULL, LUFL, LULL and OT.",
     )
-    window: int = Field(default=96, ge=DAY, description="Hours that are read.")
-    horizon: int = Field(default=24, ge=1, description="Hours that are forecast.")
+    window: int = Field(default=96, ge=DAY, description="Hours of input.")
+    horizon: int = Field(default=24, ge=1, description="Hours of the forecast.")
     columns: Literal["together", "apart"] = Field(
         default="apart",
-        description="Whether the network reads all columns at once, or each by itself.",
+        description="Whether the network's inputs are all columns together, or one column.",
     )
     segment: int = Field(
         default=1,
         ge=1,
-        description="Hours that are read in one step (Lin et al. 2023, arXiv 2308.11200).",
+        description="Hours of input per time step (Lin et al. 2023, arXiv 2308.11200).",
     )
 
     @model_validator(mode="after")
     def check_segment(self) -> Self:
-        """Refuses segments that do not fill the window."""
+        """Rejects segments that do not divide the window."""
         if self.window % self.segment:
             raise ValueError(
                 f"segment is {self.segment}, but should divide window, which is {self.window}."
@@ -64,30 +65,29 @@ class Config(ExperimentConfig, frozen=True):
 
 
 class Windows(NamedTuple):
-    """Hours read (N, window, 7) and the hours after them (N, horizon, 7), standardised."""
+    """Standardised inputs (N, window, 7) and targets (N, horizon, 7)."""
 
-    read: Array
-    after: Array
+    inputs: Array
+    targets: Array
 
 
 def build(config: Config, data_dir: Path) -> Task:
     """Binds a config to its data file, or to ETTh1 in `data_dir`.
 
     Raises:
-        UserError: if the file is absent or damaged.
+        UserError: the file is absent or corrupted.
     """
-    if config.data_file is None:
-        path = data.locate(data.DATA_SETS["etth1"].file, data_dir)
-    else:
-        path = Path(config.data_file)
-    hours = standardised(read_hours(path))
+    path = registry.data_path(config.data_file, "etth1", data_dir)
+    hours = standardize(read_hours(path))
     series: dict[str, np.ndarray] = {
         split: hours[max(0, begin - config.window) : end]
         for split, begin, end in zip(
             ("train", "validation", "test"), BORDERS[:-1], BORDERS[1:], strict=True
         )
     }
-    count = {name: len(part) - config.window - config.horizon + 1 for name, part in series.items()}
+    count = {
+        split: len(hours) - config.window - config.horizon + 1 for split, hours in series.items()
+    }
     features = len(COLUMNS) if config.columns == "together" else 1
     network = build_network(
         config.model,
@@ -96,59 +96,59 @@ def build(config: Config, data_dir: Path) -> Task:
         readout="last step",
         seed=config.seed,
     )
-    ends = Changes(
+    pre_post = DifferenceForecast(
         config.window,
         config.horizon,
         len(COLUMNS),
         config.segment,
-        together=config.columns == "together",
+        joint_columns=config.columns == "together",
     )
-    batches = training.Batches(config.seed, count["train"], config.training.batch_size)
+    batches = training.ShuffledIndices(config.seed, count["train"], config.training.batch_size)
 
     def windows(split: str, first: np.ndarray) -> Windows:
-        at = first[:, None] + np.arange(config.window + config.horizon)
-        whole = series[split][at]
-        return Windows(whole[:, : config.window], whole[:, config.window :])
+        indices = first[:, None] + np.arange(config.window + config.horizon)
+        hours = series[split][indices]
+        return Windows(hours[:, : config.window], hours[:, config.window :])
 
-    def predict(params: Params, read: Array, key: jax.Array | None = None) -> jax.Array:
-        # Forecast is the change from the last hour, which keeps up with a level that drifts.
-        read = jnp.asarray(read)
-        return ends.after(read, network.apply(params, ends.before(read), key=key))
+    def predict(params: Params, inputs: Array, key: jax.Array | None = None) -> jax.Array:
+        # Forecasting the difference from the last hour makes the model invariant to drift.
+        inputs = jnp.asarray(inputs)
+        return pre_post.after(inputs, network.apply(params, pre_post.before(inputs), key=key))
 
     def loss(
         params: Params, batch: Windows, key: jax.Array | None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        return jnp.mean(jnp.square(predict(params, batch.read, key) - batch.after)), {}
+        return jnp.mean(jnp.square(predict(params, batch.inputs, key) - batch.targets)), {}
 
     @jax.jit
     def errors(params: Params, batch: Windows) -> tuple[dict[str, jax.Array], int]:
-        missed = predict(params, batch.read) - batch.after
+        missed = predict(params, batch.inputs) - batch.targets
         means = {"mse": jnp.mean(jnp.square(missed)), "mae": jnp.mean(jnp.abs(missed))}
-        number = len(batch.read)
-        return {name: number * mean for name, mean in means.items()}, number
+        count = len(batch.inputs)
+        return {name: count * mean for name, mean in means.items()}, count
 
-    def all_windows(split: str) -> Iterator[Windows]:
-        for first in range(0, count[split], EVALUATED_AT_ONCE):
-            last = min(first + EVALUATED_AT_ONCE, count[split])
+    def batches_of(split: str) -> Iterator[Windows]:
+        for first in range(0, count[split], EVAL_BATCH):
+            last = min(first + EVAL_BATCH, count[split])
             yield windows(split, np.arange(first, last))
 
-    def figures(params: Params, split: Split) -> Figures:
-        return training.evaluate_mean(errors, params, all_windows(split))
+    def evaluate(params: Params, split: Split) -> Metrics:
+        return training.mean_metrics(errors, params, batches_of(split))
 
-    def every(split: str) -> Windows:
+    def all_windows(split: str) -> Windows:
         return windows(split, np.arange(count[split]))
 
-    def draw(params: Params, directory: Path) -> None:
-        # Three test windows, a third of the way apart.
+    def plot(params: Params, directory: Path) -> None:
+        # Three evenly spaced test windows.
         chosen = windows("test", np.arange(3) * (count["test"] // 3))
-        linear = fit_linear(every("train"))
+        linear = fit_linear(all_windows("train"))
         plots.forecasts(
             chosen,
             {
-                config.model.cell.upper(): np.asarray(jax.jit(predict)(params, chosen.read)),
-                "linear map": linear(np.asarray(chosen.read)),
+                config.model.cell.upper(): np.asarray(jax.jit(predict)(params, chosen.inputs)),
+                "linear map": linear(np.asarray(chosen.inputs)),
             },
-            [(name, COLUMNS.index(name)) for name in SHOWN],
+            [(name, COLUMNS.index(name)) for name in PLOTTED_COLUMNS],
             f"{path.stem}, {config.horizon} hours ahead: three test windows",
             directory / "forecasts.png",
         )
@@ -157,19 +157,19 @@ def build(config: Config, data_dir: Path) -> Task:
         params=network.params,
         loss=loss,
         batch_at=lambda step: windows("train", batches(step)),
-        figures=figures,
-        labels={
+        evaluate=evaluate,
+        metric_labels={
             "mse": "mean squared error (standardised)",
             "mae": "mean absolute error (standardised)",
         },
-        loss_figure="mse",
+        loss_metric="mse",
         monitor="mse",
         mode="min",
-        baselines=lambda: baselines(every("train"), every("test")),
-        draw=draw,
-        serving=serving(
+        baselines=lambda: baselines(all_windows("train"), all_windows("test")),
+        plot=plot,
+        export_spec=make_export_spec(
             network,
-            ends,
+            pre_post,
             ("batch", config.window, len(COLUMNS)),
             ("batch", config.horizon, len(COLUMNS)),
         ),
@@ -180,8 +180,7 @@ def read_hours(path: Path) -> np.ndarray:
     """Reads the file: (hours, 7), float64.
 
     Raises:
-        UserError: if it is not such a file, or an hour is missing, stands twice or in disorder;
-            names the line.
+        UserError: an invalid file, or missing, repeated or unsorted hours; names the line.
     """
     try:
         with open(path, encoding="utf-8", newline="") as file:
@@ -190,19 +189,19 @@ def read_hours(path: Path) -> np.ndarray:
         raise UserError(f"{path} is not a readable table: {error}.") from None
     _check_columns(path, header)
     # The header is line 1.
-    read = [_read_row(row, f"{path}, line {line}") for line, row in enumerate(rows, 2)]
-    _check_times(path, [time for time, _ in read])
-    if len(read) < BORDERS[-1]:
+    parsed = [_parse_row(row, f"{path}, line {line}") for line, row in enumerate(rows, 2)]
+    _check_times(path, [time for time, _ in parsed])
+    if len(parsed) < BORDERS[-1]:
         raise UserError(
-            f"{path} has {len(read)} hours, but should have {BORDERS[-1]} or more: "
+            f"{path} has {len(parsed)} hours, but should have {BORDERS[-1]} or more: "
             "12 months for training, 4 for validation and 4 for the test."
         )
-    hours = np.array([values for _, values in read])
+    hours = np.array([values for _, values in parsed])
     spans = np.ptp(hours[BORDERS[0] : BORDERS[1]], axis=0)
     if not spans.all():
         raise UserError(
             f"{path}: {COLUMNS[int(spans.argmin())]} is the same in every hour of the "
-            "training months, but should vary: each column is divided by its deviation."
+            "training months, but should vary: each column is divided by its standard deviation."
         )
     return hours
 
@@ -219,7 +218,7 @@ def _check_columns(path: Path, header: list[str]) -> None:
         raise UserError(f"{path} has the columns {header}, but should have {expected}.")
 
 
-def _read_row(row: list[str], where: str) -> tuple[datetime, list[float]]:
+def _parse_row(row: list[str], where: str) -> tuple[datetime, list[float]]:
     if len(row) != 1 + len(COLUMNS):
         raise UserError(f"{where} has {len(row)} values, but should have {1 + len(COLUMNS)}.")
     try:
@@ -247,62 +246,62 @@ def _check_times(path: Path, times: list[datetime]) -> None:
         if time - before == timedelta(hours=1):
             continue
         if time == before:
-            fault = "the same hour as the line before it"
+            error = "the same hour as the line before it"
         elif time < before:
-            fault = f"earlier than the line before it, {before}"
+            error = f"earlier than the line before it, {before}"
         else:
-            fault = f"{(time - before) / timedelta(hours=1):g} hours after the line before it"
+            error = f"{(time - before) / timedelta(hours=1):g} hours after the line before it"
         raise UserError(
-            f"{path}, line {line} is of {time}, {fault}; every line should be an hour after the "
-            "one before it."
+            f"{path}, line {line} is of {time}, {error}; every line should be one hour after the "
+            "line before it."
         )
 
 
-def standardised(hours: np.ndarray) -> np.ndarray:
-    """Each column less its mean over its deviation, both of the training months; float32."""
+def standardize(hours: np.ndarray) -> np.ndarray:
+    """Standardises each column by its statistics in the training months; returns float32."""
     train = hours[BORDERS[0] : BORDERS[1]]
     return ((hours - train.mean(axis=0)) / train.std(axis=0)).astype(np.float32)
 
 
-def baselines(train: Windows, test: Windows) -> dict[str, Figures]:
-    """Returns the test figures of three forecasts that need no network."""
-    read, after = np.asarray(test.read), np.asarray(test.after)
-    horizon = after.shape[1]
-    yesterday = read[:, -DAY + np.arange(horizon) % DAY]
+def baselines(train: Windows, test: Windows) -> dict[str, Metrics]:
+    """Returns the test metrics of three forecasts that need no network."""
+    inputs, targets = np.asarray(test.inputs), np.asarray(test.targets)
+    horizon = targets.shape[1]
+    yesterday = inputs[:, -DAY + np.arange(horizon) % DAY]
     forecasts = {
-        "persistence": np.broadcast_to(read[:, -1:], after.shape),
+        "persistence": np.broadcast_to(inputs[:, -1:], targets.shape),
         "seasonal naive (24 hours)": yesterday,
-        "linear map": fit_linear(train)(read),
+        "linear map": fit_linear(train)(inputs),
     }
-    return {name: _errors(forecast - after) for name, forecast in forecasts.items()}
+    return {name: _errors(forecast - targets) for name, forecast in forecasts.items()}
 
 
 def fit_linear(train: Windows) -> "partial[np.ndarray]":
-    """Least squares from the hours read to those after, less the last hour, for every column alike.
+    """Fits a linear map from inputs to targets, both minus the last hour, shared by all columns.
 
-    One of the linear maps of Zeng et al. 2023 (arXiv 2205.13504, "NLinear") but for the intercept,
-    fitted in closed form.
+    This is "NLinear" of Zeng et al. 2023 (arXiv 2205.13504) without the intercept, fitted in closed
+    form.
     """
-    read, after = _alone(np.asarray(train.read)), _alone(np.asarray(train.after))
-    last = read[:, -1:]
-    inputs = (read - last)[:, :-1]
-    # Ridge by a hair: the hours of smooth columns nearly determine each other.
-    square = inputs.T @ inputs + 1e-3 * len(inputs) * np.eye(inputs.shape[1], dtype=inputs.dtype)
-    weights = np.linalg.solve(square.astype(np.float64), (inputs.T @ (after - last)))
+    windows, targets = _flatten(np.asarray(train.inputs)), _flatten(np.asarray(train.targets))
+    last = windows[:, -1:]
+    inputs = (windows - last)[:, :-1]
+    # A small ridge penalty, because neighbouring hours of smooth columns are nearly collinear.
+    gram = inputs.T @ inputs + 1e-3 * len(inputs) * np.eye(inputs.shape[1], dtype=inputs.dtype)
+    weights = np.linalg.solve(gram.astype(np.float64), (inputs.T @ (targets - last)))
     return partial(_linear, weights.astype(np.float32))
 
 
-def _linear(weights: np.ndarray, read: np.ndarray) -> np.ndarray:
-    alone = _alone(read)
-    last = alone[:, -1:]
-    forecast = last + (alone - last)[:, :-1] @ weights
-    return forecast.reshape(len(read), read.shape[2], -1).swapaxes(1, 2)
+def _linear(weights: np.ndarray, inputs: np.ndarray) -> np.ndarray:
+    windows = _flatten(inputs)
+    last = windows[:, -1:]
+    forecast = last + (windows - last)[:, :-1] @ weights
+    return forecast.reshape(len(inputs), inputs.shape[2], -1).swapaxes(1, 2)
 
 
-def _alone(hours: np.ndarray) -> np.ndarray:
-    """Windows (N, hours, columns) as (N * columns, hours)."""
+def _flatten(hours: np.ndarray) -> np.ndarray:
+    """Reshapes windows (N, hours, columns) to (N * columns, hours)."""
     return hours.swapaxes(1, 2).reshape(-1, hours.shape[1])
 
 
-def _errors(missed: np.ndarray) -> Figures:
+def _errors(missed: np.ndarray) -> Metrics:
     return {"mse": float(np.mean(np.square(missed))), "mae": float(np.mean(np.abs(missed)))}

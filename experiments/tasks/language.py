@@ -1,153 +1,142 @@
-"""A character language model on Shakespeare or any text, the state carried over windows."""
+"""A character language model on Shakespeare or any text, trained by truncated BPTT."""
 
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from experiments.config import ExperimentConfig
-from experiments.datasets import registry as data
+from experiments.config import UnidirectionalConfig
+from experiments.datasets import registry
 from experiments.errors import UserError
-from experiments.export_spec import OneHot, serving
+from experiments.export_spec import OneHot, make_export_spec
 from experiments.files import write_atomically
 from experiments.models.recurrent import Network, build_network
-from experiments.task import Array, Figures, Params, Split, Task
+from experiments.task import Task
+from experiments.typing import Array, Metrics, Params, Split
 
 VALIDATION_FROM, TEST_FROM = 0.9, 0.95
-# The baseline counts all there can be of three symbols: 134 MB.
-MOST_SYMBOLS = 256
-# Characters that the longest baseline reads before the one it predicts.
+# The trigram baseline has a table of MAX_SYMBOLS ** 3 counts: 134 MB.
+MAX_SYMBOLS = 256
+# Context of the trigram baseline, in characters.
 CONTEXT = 2
 
 
-class Config(ExperimentConfig, frozen=True):
+class Config(UnidirectionalConfig, frozen=True):
     """Predicts each character of a text from those before it."""
 
     task: Literal["language"] = "language"
     data_file: str | None = Field(
         default=None,
-        description="A text in Shakespeare's place, UTF-8: the first 90 % are for training, the "
-        "next 5 % for validation.",
+        description="Your own text instead of Shakespeare, UTF-8. The first 90 % are for training, "
+        "the next 5 % for validation.",
     )
-    window: int = Field(
-        default=100, ge=1, description="Characters through which gradients go back."
-    )
-    sample: int = Field(default=600, ge=0, description="Characters that are drawn at the end.")
-
-    @model_validator(mode="after")
-    def check_direction(self) -> Self:
-        """Refuses a model that would see the characters it is to predict."""
-        if self.model.bidirectional:
-            raise ValueError(
-                "model.bidirectional is True, but should be False: "
-                "a model that reads from the end has seen the character it is to predict."
-            )
-        return self
+    window: int = Field(default=100, ge=1, description="Characters per window of truncated BPTT.")
+    sample: int = Field(default=600, ge=0, description="Characters to sample at the end.")
 
 
 class Window(NamedTuple):
-    """A piece of each stream: characters (N, window + 1), and whether a new pass begins."""
+    """One window of each stream: characters (N, window + 1), and whether an epoch starts."""
 
     characters: Array
-    begins: Array
+    is_start: Array
 
 
 def build(config: Config, data_dir: Path) -> Task:
     """Binds a config to its data file, or to Shakespeare in `data_dir`.
 
     Raises:
-        UserError: if the file is absent or damaged, or too short for the batch.
+        UserError: the file is absent or corrupted, or too short for the batch.
     """
-    if config.data_file is None:
-        path = data.locate(data.DATA_SETS["shakespeare"].file, data_dir)
-    else:
-        path = Path(config.data_file)
-    alphabet, parts = read_text(path)
+    path = registry.data_path(config.data_file, "shakespeare", data_dir)
+    alphabet, splits = read_text(path)
     size = len(alphabet)
     network = build_network(config.model, size, size, readout="every step", seed=config.seed)
     streams = config.training.batch_size
-    batch_at = partial(window_at, parts["train"], streams, config.window, config.seed)
+    batch_at = partial(window_at, splits["train"], streams, config.window, config.seed)
     batch_at(0)
 
     def loss(
         params: Params, batch: Window, key: jax.Array | None, carry: Any
     ) -> tuple[jax.Array, Any]:
-        read, following = batch.characters[:, :-1], batch.characters[:, 1:]
-        carry = jax.tree.map(lambda h: jnp.where(batch.begins, jnp.zeros_like(h), h), carry)
-        logits, carry = network.run(params, jax.nn.one_hot(read, size), carry=carry, key=key)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, following)
+        inputs, targets = batch.characters[:, :-1], batch.characters[:, 1:]
+        carry = jax.tree.map(lambda h: jnp.where(batch.is_start, jnp.zeros_like(h), h), carry)
+        logits, carry = network.run(params, jax.nn.one_hot(inputs, size), carry=carry, key=key)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
         return losses.mean(), ({}, jax.lax.stop_gradient(carry))
 
     @jax.jit
-    def evaluate(params: Params, part: jax.Array) -> jax.Array:
-        logits = network.apply(params, jax.nn.one_hot(part[None, :-1], size))
-        return optax.softmax_cross_entropy_with_integer_labels(logits, part[None, 1:]).mean()
+    def cross_entropy(params: Params, text: jax.Array) -> jax.Array:
+        logits = network.apply(params, jax.nn.one_hot(text[None, :-1], size))
+        return optax.softmax_cross_entropy_with_integer_labels(logits, text[None, 1:]).mean()
 
-    def figures(params: Params, split: Split) -> Figures:
-        return {"bits_per_character": float(evaluate(params, parts[split])) / float(np.log(2))}
+    def evaluate(params: Params, split: Split) -> Metrics:
+        nats = float(cross_entropy(params, splits[split]))
+        return {"bits_per_character": nats / float(np.log(2))}
 
-    def draw(params: Params, directory: Path) -> None:
-        drawn = draw_text(network, params, parts["train"][:1], size, config.sample)
-        write_atomically(directory / "sample.txt", "".join(alphabet[i] for i in drawn) + "\n")
+    def plot(params: Params, directory: Path) -> None:
+        sample = sample_text(network, params, splits["train"][:1], size, config.sample)
+        write_atomically(directory / "sample.txt", "".join(alphabet[i] for i in sample) + "\n")
 
     return Task(
         params=network.params,
         loss=loss,
         batch_at=batch_at,
-        figures=figures,
-        labels={"bits_per_character": "bits per character"},
-        loss_figure="bits_per_character",
+        evaluate=evaluate,
+        metric_labels={"bits_per_character": "bits per character"},
+        loss_metric="bits_per_character",
         monitor="bits_per_character",
         mode="min",
-        baselines=lambda: baselines(parts, size),
-        draw=draw,
+        baselines=lambda: baselines(splits, size),
+        plot=plot,
         carry=network.initial_carry(
             jax.ShapeDtypeStruct((streams, config.window, size), jnp.float32)
         ),
-        serving=serving(
+        export_spec=make_export_spec(
             network, OneHot(size), ("batch", "time"), ("batch", "time", size), dtype="int32"
         ),
     )
 
 
 def read_text(path: Path) -> tuple[str, dict[str, np.ndarray]]:
-    """Reads a text: the symbols of its training part in order of their codes, and its parts.
+    """Reads a text.
 
-    Each part (N,), int32, says which of the symbols its characters are.
+    Returns:
+        The alphabet, which is the sorted symbols of the training split, and the splits: indices
+        into the alphabet, (N,) int32.
 
     Raises:
-        UserError: if it is not UTF-8, too short, has too many symbols, or one in the validation or
-            test part that the training part lacks; names it and its place.
+        UserError: the text is not UTF-8, too short, has too many symbols, or a symbol in the
+            validation or test split that the training split lacks.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as text: {error}.") from None
-    first, second = (round(share * len(text)) for share in (VALIDATION_FROM, TEST_FROM))
+    first, second = (round(fraction * len(text)) for fraction in (VALIDATION_FROM, TEST_FROM))
     if min(second - first, len(text) - second) <= CONTEXT:
         raise UserError(
-            f"{path} has {len(text)} characters, but should have more: 5 % of them are the test, "
-            f"which needs more than {CONTEXT}."
+            f"{path} has {len(text)} characters, but should have more: 5 % of them are the test "
+            f"split, which needs more than {CONTEXT}."
         )
     alphabet = "".join(sorted(set(text[:first])))
-    if len(alphabet) > MOST_SYMBOLS:
+    if len(alphabet) > MAX_SYMBOLS:
         raise UserError(
-            f"{path} has {len(alphabet)} different symbols, but should have {MOST_SYMBOLS} at most."
+            f"{path} has {len(alphabet)} different symbols, but should have {MAX_SYMBOLS} at most."
         )
-    place = {symbol: index for index, symbol in enumerate(alphabet)}
-    unknown = next((at for at, symbol in enumerate(text) if symbol not in place), None)
+    index_of = {symbol: index for index, symbol in enumerate(alphabet)}
+    unknown = next((at for at, symbol in enumerate(text) if symbol not in index_of), None)
     if unknown is not None:
         raise UserError(
-            f"{_place(path, text, unknown)}: the symbol {text[unknown]!r} is not in the training "
-            f"part, the first {first:,} characters, whose {len(alphabet)} symbols are all that the "
-            "model knows."
+            f"{_position(path, text, unknown)}: the symbol {text[unknown]!r} is not in the "
+            f"training split, the first {first:,} characters. The model's alphabet is the "
+            f"{len(alphabet)} symbols of that split."
         )
-    codes = np.array([place[symbol] for symbol in text], np.int32)
+    codes = np.array([index_of[symbol] for symbol in text], np.int32)
     return alphabet, {
         "train": codes[:first],
         "validation": codes[first:second],
@@ -155,37 +144,37 @@ def read_text(path: Path) -> tuple[str, dict[str, np.ndarray]]:
     }
 
 
-def _place(path: Path, text: str, at: int) -> str:
+def _position(path: Path, text: str, at: int) -> str:
     line, before = text.count("\n", 0, at) + 1, text.rfind("\n", 0, at)
     return f"{path}, line {line}, column {at - before}"
 
 
 def window_at(text: np.ndarray, streams: int, window: int, seed: int, step: int) -> Window:
-    """The window of a step: each stream reads its part of the text from end to end, pass by pass.
+    """Returns the windows of a step: each stream is a contiguous segment of the text.
 
-    A pass begins at a place of its own, drawn from (seed, pass), within the first window.
+    Every epoch starts at another offset within the first window, sampled from (seed, epoch).
 
     Raises:
-        UserError: where the text is too short for so many streams.
+        UserError: the text is too short for so many streams.
     """
     length = (len(text) - window) // streams
-    per_pass = (length - 1) // window
-    if per_pass < 1:
+    per_epoch = (length - 1) // window
+    if per_epoch < 1:
         raise UserError(
             f"training.batch_size is {streams} and window is {window}, but a text of {len(text)} "
-            "characters has no such window for each sequence of a batch."
+            "characters is too short for a window in each sequence of a batch."
         )
-    number, at = divmod(step, per_pass)
-    shift = int(np.random.default_rng([seed, number]).integers(window))
-    first = shift + np.arange(streams) * length + at * window
+    epoch, index = divmod(step, per_epoch)
+    offset = int(np.random.default_rng([seed, epoch]).integers(window))
+    first = offset + np.arange(streams) * length + index * window
     characters = text[first[:, None] + np.arange(window + 1)]
-    return Window(characters, np.asarray(at == 0))
+    return Window(characters, np.asarray(index == 0))
 
 
-def draw_text(
+def sample_text(
     network: Network, params: Params, first: np.ndarray, size: int, number: int
 ) -> list[int]:
-    """Draws characters one by one, each from what the network predicts after those before it."""
+    """Samples characters autoregressively."""
 
     def one_hot(character: jax.Array) -> jax.Array:
         return jax.nn.one_hot(character, size)[None, None]
@@ -193,8 +182,8 @@ def draw_text(
     def step(state: Any, key: jax.Array) -> tuple[Any, jax.Array]:
         carry, character = state
         logits, carry = network.run(params, one_hot(character), carry=carry)
-        following = jax.random.categorical(key, logits[0, 0])
-        return (carry, following), following
+        sampled = jax.random.categorical(key, logits[0, 0])
+        return (carry, sampled), sampled
 
     begin = jnp.asarray(first[0])
     keys = jax.random.split(jax.random.key(0), number)
@@ -202,51 +191,51 @@ def draw_text(
     return np.asarray(jax.jit(lambda: jax.lax.scan(step, state, keys)[1])()).tolist()
 
 
-def baselines(parts: dict[str, np.ndarray], size: int) -> dict[str, Figures]:
-    """Returns the test figures of two models that count."""
-    # One is added, so that nothing is impossible.
-    unigram = count_ngrams(parts["train"], 1, size) + 1
-    trigram = count_ngrams(parts["train"], 3, size)
+def baselines(splits: dict[str, np.ndarray], size: int) -> dict[str, Metrics]:
+    """Returns the test metrics of two n-gram models."""
+    # Add-one smoothing: unseen characters stay possible.
+    unigram = count_ngrams(splits["train"], 1, size) + 1
+    trigram = count_ngrams(splits["train"], 3, size)
     return {
-        "unigram": {"bits_per_character": bits(parts["test"], [unigram], [1.0])},
-        "3-gram, interpolated": interpolated(parts, size, trigram, unigram),
+        "unigram": {"bits_per_character": bits(splits["test"], [unigram], [1.0])},
+        "3-gram, interpolated": interpolated(splits, size, trigram, unigram),
     }
 
 
 def count_ngrams(text: np.ndarray, order: int, size: int) -> np.ndarray:
-    """How often each character follows each `order - 1` characters: (size ** (order - 1), size)."""
+    """Returns the counts of each character after each context: (size ** (order - 1), size)."""
     context = np.zeros(len(text) - order + 1, np.int64)
-    for place in range(order - 1):
-        context = context * size + text[place : len(text) - order + 1 + place]
+    for position in range(order - 1):
+        context = context * size + text[position : len(text) - order + 1 + position]
     counts = np.bincount(context * size + text[order - 1 :], minlength=size**order)
     return counts.reshape(-1, size)
 
 
 def interpolated(
-    parts: dict[str, np.ndarray], size: int, trigram: np.ndarray, unigram: np.ndarray
-) -> Figures:
-    """A weighted mean of the 3-gram, the 2-gram, the unigram and the uniform distribution.
+    splits: dict[str, np.ndarray], size: int, trigram: np.ndarray, unigram: np.ndarray
+) -> Metrics:
+    """Interpolates the 3-gram, 2-gram, unigram and uniform distributions.
 
-    The weights are those most likely on the validation text, found by expectation maximisation
-    (Jelinek & Mercer 1980).
+    The weights maximise the likelihood of the validation text; they are found by expectation
+    maximisation (Jelinek & Mercer 1980).
     """
-    models = [trigram, count_ngrams(parts["train"], 2, size), unigram, np.ones((1, size))]
-    likelihoods = _likelihoods(parts["validation"], models)
+    models = [trigram, count_ngrams(splits["train"], 2, size), unigram, np.ones((1, size))]
+    likelihoods = _likelihoods(splits["validation"], models)
     weights = np.full(len(models), 1 / len(models))
     for _ in range(50):
-        shares = weights[:, None] * likelihoods
-        weights = (shares / shares.sum(axis=0)).mean(axis=1)
-    return {"bits_per_character": bits(parts["test"], models, weights)}
+        joint = weights[:, None] * likelihoods
+        weights = (joint / joint.sum(axis=0)).mean(axis=1)
+    return {"bits_per_character": bits(splits["test"], models, weights)}
 
 
 def bits(text: np.ndarray, models: list[np.ndarray], weights: Array | list[float]) -> float:
-    """Bits per character of a weighted mean of models, over all characters but the first two."""
+    """Returns the bits per character of a mixture of models, without the first two characters."""
     likelihood = np.asarray(weights) @ _likelihoods(text, models)
     return float(-np.log2(likelihood).mean())
 
 
 def _likelihoods(text: np.ndarray, models: list[np.ndarray]) -> np.ndarray:
-    """What each model gives each character but the first two: (models, N - 2)."""
+    """Returns each model's probability of each character but the first two: (models, N - 2)."""
     rows = []
     for counts in models:
         size = counts.shape[1]

@@ -1,22 +1,23 @@
-"""Polyphonic music: predict which of a piano's 88 keys sound next, JSB Chorales and Nottingham."""
+"""Polyphonic music: prediction of the 88 piano keys, on JSB Chorales and Nottingham."""
 
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple, Self
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.io
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from experiments import plots
-from experiments.config import ExperimentConfig
-from experiments.datasets import registry as data
+from experiments.config import UnidirectionalConfig
+from experiments.datasets import registry
 from experiments.errors import UserError
-from experiments.export_spec import Ends, serving
+from experiments.export_spec import PrePost, make_export_spec
 from experiments.models.recurrent import Network, build_network
-from experiments.task import Array, Figures, LossFunction, Params, Split, Task
+from experiments.task import Task
+from experiments.typing import Array, LossFunction, Metrics, Params, Split
 from gru_jax import training
 
 KEYS = 88
@@ -26,106 +27,92 @@ FILE_KEYS = {"train": "traindata", "validation": "validdata", "test": "testdata"
 Piece = np.ndarray
 
 
-class Config(ExperimentConfig, frozen=True):
+class Config(UnidirectionalConfig, frozen=True):
     """Predicts each frame of a piece from the frames before it."""
 
     task: Literal["music"] = "music"
-    dataset: Literal["jsb", "nottingham"] = Field(default="jsb", description="Which pieces.")
+    dataset: Literal["jsb", "nottingham"] = Field(default="jsb", description="The data set.")
     data_file: str | None = Field(
         default=None,
-        description="A .mat file of pieces in their place: cells traindata, validdata and "
-        "testdata of frames x 88 keys.",
+        description="Your own .mat file instead: cells traindata, validdata and testdata of "
+        "frames x 88 keys.",
     )
     longest: int = Field(
         default=200,
         ge=2,
-        description="Frames after which a training piece is cut; others stay whole.",
+        description="Maximum frames of a training piece; longer ones are split.",
     )
-
-    @model_validator(mode="after")
-    def check_direction(self) -> Self:
-        """Refuses a model that would see the frames it is to predict."""
-        if self.model.bidirectional:
-            raise ValueError(
-                "model.bidirectional is True, but should be False: "
-                "a model that reads from the end has seen the frame it is to predict."
-            )
-        return self
 
 
 class Pieces(NamedTuple):
-    """Pieces padded to one length: frames (N, T, 88) of 0 and 1, and lengths (N,) in frames."""
+    """Padded pieces: frames (N, T, 88) of 0 and 1, and lengths (N,) in frames."""
 
     frames: Array
     lengths: Array
 
 
 def build(config: Config, data_dir: Path) -> Task:
-    """Binds a config to its data file, or to the pieces in `data_dir`.
+    """Binds a config to its data file, or to the data set in `data_dir`.
 
     Raises:
-        UserError: if the file is absent or damaged.
+        UserError: the file is absent or corrupted.
     """
-    if config.data_file is None:
-        path = data.locate(data.DATA_SETS[config.dataset].file, data_dir)
-    else:
-        path = Path(config.data_file)
+    path = registry.data_path(config.data_file, config.dataset, data_dir)
     pieces = read_pieces(path)
-    train = pad(cut(pieces["train"], config.longest))
+    train = pad(split_pieces(pieces["train"], config.longest))
     splits: dict[Split, Pieces] = {
         "validation": pad(pieces["validation"]),
         "test": pad(pieces["test"]),
     }
     network = build_network(config.model, KEYS, KEYS, readout="every step", seed=config.seed)
-    batches = training.Batches(config.seed, len(train.lengths), config.training.batch_size)
+    batches = training.ShuffledIndices(config.seed, len(train.lengths), config.training.batch_size)
 
     def batch_at(step: int) -> Pieces:
         chosen = batches(step)
         return Pieces(train.frames[chosen], train.lengths[chosen])
 
     loss = make_loss(network)
-    evaluate = jax.jit(lambda params, batch: loss(params, batch, None)[0])
+    nll_per_frame = jax.jit(lambda params, batch: loss(params, batch, None)[0])
 
-    def figures(params: Params, split: Split) -> Figures:
-        return {"nll_per_frame": float(evaluate(params, splits[split]))}
+    def evaluate(params: Params, split: Split) -> Metrics:
+        return {"nll_per_frame": float(nll_per_frame(params, splits[split]))}
 
-    def draw(params: Params, directory: Path) -> None:
+    def plot(params: Params, directory: Path) -> None:
         piece = pieces["test"][0][:200].astype(np.float32)
         predicted = np.asarray(jax.nn.sigmoid(network.apply(params, piece[None, :-1])[0]))
-        title = f"First test piece of {path.stem}, and each frame as predicted"
-        roll = directory / "piano_roll.png"
-        plots.piano_roll(piece[1:], predicted, LOWEST_NOTE, title, roll)
+        title = f"First test piece of {path.stem}, and the prediction of each frame"
+        plots.piano_roll(piece[1:], predicted, LOWEST_NOTE, title, directory / "piano_roll.png")
 
     return Task(
         params=network.params,
         loss=loss,
         batch_at=batch_at,
-        figures=figures,
-        labels={"nll_per_frame": "NLL per frame (nats)"},
-        loss_figure="nll_per_frame",
+        evaluate=evaluate,
+        metric_labels={"nll_per_frame": "NLL per frame (nats)"},
+        loss_metric="nll_per_frame",
         monitor="nll_per_frame",
         mode="min",
         baselines=partial(baselines, pieces["train"], pieces["test"]),
-        draw=draw,
-        serving=serving(
-            network, Ends(), ("batch", "time", KEYS), ("batch", "time", KEYS), lengths=True
+        plot=plot,
+        export_spec=make_export_spec(
+            network, PrePost(), ("batch", "time", KEYS), ("batch", "time", KEYS), lengths=True
         ),
     )
 
 
 def make_loss(network: Network) -> LossFunction:
-    """Returns the loss: the negative log-likelihood of a frame, in nats, given those before it."""
+    """Returns the loss: the negative log-likelihood per frame, in nats, given earlier frames."""
 
     def loss(
         params: Params, batch: Pieces, key: jax.Array | None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         frames = jnp.asarray(batch.frames, jnp.float32)
-        known, target = frames[:, :-1], frames[:, 1:]
-        predicted = batch.lengths - 1
-        logits = network.apply(params, known, lengths=predicted, key=key)
-        nll = jnp.sum(jax.nn.softplus(logits) - target * logits, axis=-1)
-        counts = jnp.arange(nll.shape[1])[None, :] < predicted[:, None]
-        return jnp.sum(nll, where=counts) / jnp.sum(predicted).astype(nll.dtype), {}
+        inputs, targets = frames[:, :-1], frames[:, 1:]
+        lengths = batch.lengths - 1
+        logits = network.apply(params, inputs, lengths=lengths, key=key)
+        nll = jnp.sum(jax.nn.softplus(logits) - targets * logits, axis=-1)
+        is_valid = jnp.arange(nll.shape[1])[None, :] < lengths[:, None]
+        return jnp.sum(nll, where=is_valid) / jnp.sum(lengths).astype(nll.dtype), {}
 
     return loss
 
@@ -134,11 +121,11 @@ def read_pieces(path: Path) -> dict[str, list[Piece]]:
     """Reads the splits of a .mat file: each piece (frames, 88), uint8, 1 where a key sounds.
 
     Raises:
-        UserError: if it is not such a file, or a piece in it is not one.
+        UserError: an invalid file, or an invalid piece in it.
     """
     try:
         content = scipy.io.loadmat(path, variable_names=list(FILE_KEYS.values()))
-    # SciPy's reader raises errors of many kinds for a damaged file.
+    # SciPy's reader raises errors of many types for a corrupted file.
     except Exception as error:
         raise UserError(f"{path} is not a readable .mat file: {error}.") from None
     splits = {}
@@ -146,7 +133,7 @@ def read_pieces(path: Path) -> dict[str, list[Piece]]:
         if key not in content:
             raise UserError(f"{path} has no {key}, the pieces of the {split} split.")
         pieces = [
-            _checked(piece, f"{path}, {key}[{n}]") for n, piece in enumerate(content[key].flat)
+            _check_piece(piece, f"{path}, {key}[{n}]") for n, piece in enumerate(content[key].flat)
         ]
         if not pieces:
             raise UserError(f"{path} has no piece in {key}.")
@@ -154,22 +141,22 @@ def read_pieces(path: Path) -> dict[str, list[Piece]]:
     return splits
 
 
-def _checked(piece: np.ndarray, where: str) -> Piece:
+def _check_piece(piece: np.ndarray, where: str) -> Piece:
     if piece.ndim != 2 or piece.shape[1] != KEYS or len(piece) < 2:
         raise UserError(
             f"{where} has shape {piece.shape}, but a piece is (frames, {KEYS}) "
             "with two frames or more."
         )
     if piece.dtype.kind not in "buif" or not np.isin(piece, (0, 1)).all():
-        strange = piece[~np.isin(piece, (0, 1))]
-        raise UserError(f"{where} holds {strange.flat[0]}, but every key of a frame is 0 or 1.")
+        invalid = piece[~np.isin(piece, (0, 1))]
+        raise UserError(f"{where} holds {invalid.flat[0]}, but every key of a frame is 0 or 1.")
     return piece.astype(np.uint8)
 
 
-def cut(pieces: list[Piece], longest: int) -> list[Piece]:
-    """Cuts pieces so that none is longer; each part begins with the last frame before it.
+def split_pieces(pieces: list[Piece], longest: int) -> list[Piece]:
+    """Splits pieces into segments of at most `longest` frames that overlap by one frame.
 
-    So every frame but a piece's first is still predicted once.
+    Every frame but a piece's first is thus still predicted exactly once.
     """
     step = longest - 1
     return [
@@ -180,7 +167,7 @@ def cut(pieces: list[Piece], longest: int) -> list[Piece]:
 
 
 def pad(pieces: list[Piece]) -> Pieces:
-    """Pads pieces with silence to the length of the longest."""
+    """Pads pieces with zeros to the length of the longest."""
     lengths = np.array([len(piece) for piece in pieces], np.int32)
     frames = np.zeros((len(pieces), lengths.max(), KEYS), np.uint8)
     for row, piece in zip(frames, pieces, strict=True):
@@ -188,36 +175,36 @@ def pad(pieces: list[Piece]) -> Pieces:
     return Pieces(frames, lengths)
 
 
-def baselines(train: list[Piece], test: list[Piece]) -> dict[str, Figures]:
-    """Returns the test figures of two models that count, over the frames the network predicts.
+def baselines(train: list[Piece], test: list[Piece]) -> dict[str, Metrics]:
+    """Returns the test metrics of two count-based models, over the frames the network predicts.
 
-    In the unigram model a key sounds as often as in training, whatever came before. In the Markov
-    model that depends on whether the same key sounds in the frame before.
+    In the unigram model, the probability of a key is its frequency in training. In the Markov
+    model it depends on whether the same key sounds in the previous frame.
     """
-    before = np.concatenate([piece[:-1] for piece in train])
-    after = np.concatenate([piece[1:] for piece in train])
-    ever = share_sounding(np.concatenate(train))
-    after_sound, after_silence = (share_sounding(after, before == state) for state in (1, 0))
-    known = np.concatenate([piece[:-1] for piece in test])
-    target = np.concatenate([piece[1:] for piece in test])
+    previous = np.concatenate([piece[:-1] for piece in train])
+    following = np.concatenate([piece[1:] for piece in train])
+    unigram = key_frequencies(np.concatenate(train))
+    after_sound, after_silence = (key_frequencies(following, previous == state) for state in (1, 0))
+    inputs = np.concatenate([piece[:-1] for piece in test])
+    targets = np.concatenate([piece[1:] for piece in test])
     return {
-        "unigram": {"nll_per_frame": frame_nll(target, ever)},
+        "unigram": {"nll_per_frame": frame_nll(targets, unigram)},
         "Markov chain per key": {
-            "nll_per_frame": frame_nll(target, np.where(known, after_sound, after_silence))
+            "nll_per_frame": frame_nll(targets, np.where(inputs, after_sound, after_silence))
         },
     }
 
 
-def share_sounding(frames: np.ndarray, chosen: np.ndarray | bool = True) -> np.ndarray:
-    """Returns the share of the chosen frames in which each key sounds, (88,).
+def key_frequencies(frames: np.ndarray, where: np.ndarray | bool = True) -> np.ndarray:
+    """Returns the fraction of the selected frames in which each key sounds, (88,).
 
-    Half a frame is added to either outcome, so that nothing is impossible that never occurred.
+    Additive smoothing of 1/2 keeps unseen events possible (Krichevsky & Trofimov 1981).
     """
-    chosen = np.broadcast_to(chosen, frames.shape)
-    return (np.sum(frames, axis=0, where=chosen) + 0.5) / (np.sum(chosen, axis=0) + 1)
+    where = np.broadcast_to(where, frames.shape)
+    return (np.sum(frames, axis=0, where=where) + 0.5) / (np.sum(where, axis=0) + 1)
 
 
-def frame_nll(target: np.ndarray, probability: np.ndarray) -> float:
+def frame_nll(targets: np.ndarray, probability: np.ndarray) -> float:
     """Returns the negative log-likelihood of frames (N, 88), in nats, summed over the keys."""
-    nll = -np.log(np.where(target, probability, 1 - probability))
+    nll = -np.log(np.where(targets, probability, 1 - probability))
     return float(nll.sum(axis=1).mean())

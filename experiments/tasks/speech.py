@@ -1,4 +1,4 @@
-"""Spoken digits: log-mel frames of recordings of any length, read in both directions."""
+"""Spoken digits: classification of recordings of any length from log-mel frames."""
 
 import io
 import math
@@ -13,13 +13,14 @@ import scipy.io.wavfile
 from pydantic import Field
 from scipy.signal.windows import hann
 
-from experiments.classifiers import LABELS, baselines, draw_confusion, figures_of
+from experiments.classifiers import METRIC_LABELS, baselines, make_evaluate, plot_confusion
 from experiments.config import ExperimentConfig
-from experiments.datasets import registry as data
+from experiments.datasets import registry
 from experiments.errors import UserError
-from experiments.export_spec import Ends, serving
+from experiments.export_spec import PrePost, make_export_spec
 from experiments.models.recurrent import build_network
-from experiments.task import Array, Params, Task
+from experiments.task import Task
+from experiments.typing import Array, Params
 from gru_jax import training
 
 CLASSES = 10
@@ -37,14 +38,14 @@ class Config(ExperimentConfig, frozen=True):
         Literal["george", "jackson", "lucas", "nicolas", "theo", "yweweler"] | None
     ) = Field(
         default=None,
-        description="Whose recordings are the test split; None for the official one, the "
-        "recordings numbered 0 to 4 of everyone.",
+        description="Speaker of the test split; None for the official split, recordings 0 to 4 "
+        "of every speaker.",
     )
-    longest: int = Field(default=100, ge=1, description="Frames (10 ms) that are read at most.")
+    longest: int = Field(default=100, ge=1, description="Maximum frames (10 ms) of a recording.")
     noise: float = Field(
         default=0.0,
         ge=0,
-        description="Deviation of the noise on training frames, whose own deviation is 1.",
+        description="Standard deviation of the noise on training frames, which have 1.",
     )
 
 
@@ -60,13 +61,13 @@ def build(config: Config, data_dir: Path) -> Task:
     """Binds a config to the recordings in `data_dir`.
 
     Raises:
-        UserError: if the file is absent or damaged.
+        UserError: the file is absent or corrupted.
     """
-    path = data.locate(data.DATA_SETS["spoken-digits"].file, data_dir)
+    path = registry.locate(registry.DATA_SETS["spoken-digits"].file, data_dir)
     splits = split_recordings(read_recordings(path), config.held_out_speaker, config.longest)
     train, test = splits["train"], splits["test"]
     network = build_network(config.model, BANDS, CLASSES, readout="last step", seed=config.seed)
-    batches = training.Batches(config.seed, len(train.labels), config.training.batch_size)
+    batches = training.ShuffledIndices(config.seed, len(train.labels), config.training.batch_size)
 
     def batch_at(step: int) -> Utterances:
         chosen = batches(step)
@@ -86,24 +87,24 @@ def build(config: Config, data_dir: Path) -> Task:
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
         return losses.mean(), {"accuracy": jnp.mean(logits.argmax(-1) == batch.labels)}
 
-    def draw(params: Params, directory: Path) -> None:
+    def plot(params: Params, directory: Path) -> None:
         predicted = np.asarray(jax.jit(logits_of)(params, test).argmax(-1))
-        who = config.held_out_speaker or "all speakers"
-        draw_confusion(test.labels, predicted, f"Spoken digits of {who}", directory)
+        speaker = config.held_out_speaker or "all speakers"
+        plot_confusion(test.labels, predicted, f"Spoken digits of {speaker}", directory)
 
     return Task(
         params=network.params,
         loss=loss,
         batch_at=batch_at,
-        figures=figures_of(loss, splits),
-        labels=LABELS,
-        loss_figure="cross_entropy",
+        evaluate=make_evaluate(loss, splits),
+        metric_labels=METRIC_LABELS,
+        loss_metric="cross_entropy",
         monitor="cross_entropy",
         mode="min",
         baselines=lambda: baselines(summaries(train), train.labels, summaries(test), test.labels),
-        draw=draw,
-        serving=serving(
-            network, Ends(), ("batch", "time", BANDS), ("batch", CLASSES), lengths=True
+        plot=plot,
+        export_spec=make_export_spec(
+            network, PrePost(), ("batch", "time", BANDS), ("batch", CLASSES), lengths=True
         ),
     )
 
@@ -118,20 +119,20 @@ class Recording(NamedTuple):
 
 
 def read_recordings(path: Path) -> list[Recording]:
-    """Reads the recordings of an archive, in order of their names.
+    """Reads the recordings of an archive, sorted by name.
 
     Raises:
-        UserError: where one is not what its name and the data set's description say.
+        UserError: a recording that contradicts its name or the data set's description.
     """
     found = []
-    for name, content in sorted(data.read_members(path, ".wav").items()):
+    for name, content in sorted(registry.read_members(path, ".wav").items()):
         try:
             digit, speaker, number = name.removesuffix(".wav").split("_")
             rate, samples = scipy.io.wavfile.read(io.BytesIO(content))
             found.append(Recording(int(digit), speaker, int(number), samples / 2.0**15))
-        # SciPy's reader raises errors of many kinds for a damaged file.
+        # SciPy's reader raises errors of many types for a corrupted file.
         except Exception as error:
-            raise UserError(f"{path}: {name} is no recording of a digit: {error}.") from None
+            raise UserError(f"{path}: {name} is not a recording of a digit: {error}.") from None
         channels = math.prod(samples.shape[1:])
         if (rate, channels, samples.dtype) != (RATE, 1, np.int16):
             raise UserError(
@@ -144,11 +145,11 @@ def read_recordings(path: Path) -> list[Recording]:
 def split_recordings(
     recordings: list[Recording], held_out_speaker: str | None, longest: int
 ) -> dict[str, Utterances]:
-    """Splits recordings; what is neither test nor validation is for training.
+    """Splits recordings into train, validation and test.
 
-    Officially the numbers 0 to 4 of each digit and speaker are for testing; 5 to 9 are taken for
-    validation here. With a speaker held out, all of that speaker's are for testing, and of the
-    others' the numbers 0 to 4 for validation.
+    The official test split is recordings 0 to 4 of each digit and speaker; the validation split is
+    recordings 5 to 9. With a held-out speaker, the test split is all recordings of that speaker,
+    and the validation split is recordings 0 to 4 of the others.
     """
 
     def split_of(recording: Recording) -> str:
@@ -163,37 +164,37 @@ def split_recordings(
     splits: dict[str, list[Recording]] = {"train": [], "validation": [], "test": []}
     for recording in recordings:
         splits[split_of(recording)].append(recording)
-    return {name: utterances(part, longest) for name, part in splits.items()}
+    return {name: utterances(of_split, longest) for name, of_split in splits.items()}
 
 
 def utterances(recordings: list[Recording], longest: int) -> Utterances:
-    """The log-mel frames of recordings, padded with zeros to `longest`."""
+    """Returns the log-mel frames of recordings, truncated or zero-padded to `longest`."""
     frames = np.zeros((len(recordings), longest, BANDS), np.float32)
     lengths = np.zeros(len(recordings), np.int32)
     for index, recording in enumerate(recordings):
-        found = log_mel(recording.samples)[:longest]
-        frames[index, : len(found)] = found
-        lengths[index] = len(found)
+        features = log_mel(recording.samples)[:longest]
+        frames[index, : len(features)] = features
+        lengths[index] = len(features)
     return Utterances(frames, lengths, np.array([r.digit for r in recordings], np.int32))
 
 
 def log_mel(samples: np.ndarray) -> np.ndarray:
-    """Returns the logarithms of the power in 40 mel bands, (frames, 40), float32.
+    """Returns the log power in 40 mel bands, (frames, 40), float32.
 
-    Frames of 25 ms every 10 ms. Each band's mean over the recording is taken off, which takes
-    off most of microphone and voice; the whole is divided by its deviation.
+    Frames are 25 ms long, with a hop of 10 ms. Each band's mean over the recording is subtracted,
+    which removes most of microphone and voice; the result is scaled to a standard deviation of 1.
     """
     samples = np.pad(samples, (0, max(0, WINDOW - len(samples))))
     windows = np.lib.stride_tricks.sliding_window_view(samples, WINDOW)[::HOP]
     spectrum = np.fft.rfft(windows * hann(WINDOW, sym=False), axis=1)
     power = np.square(np.abs(spectrum)) @ mel_filters()
-    logarithm = np.log(power + 1e-10)
-    logarithm -= logarithm.mean(axis=0)
-    return (logarithm / (logarithm.std() + 1e-6)).astype(np.float32)
+    log_power = np.log(power + 1e-10)
+    log_power -= log_power.mean(axis=0)
+    return (log_power / (log_power.std() + 1e-6)).astype(np.float32)
 
 
 def mel_filters() -> np.ndarray:
-    """Returns triangles evenly spaced in mel, (frequencies, 40) (O'Shaughnessy 1987)."""
+    """Returns triangular filters evenly spaced in mel, (frequencies, 40) (O'Shaughnessy 1987)."""
     frequencies = np.fft.rfftfreq(WINDOW, 1 / RATE)
     mels = np.linspace(0, 2595 * np.log10(1 + RATE / 2 / 700), BANDS + 2)
     edges = 700 * (10 ** (mels / 2595) - 1)
@@ -202,11 +203,11 @@ def mel_filters() -> np.ndarray:
     return np.maximum(0, np.minimum(rising, falling))
 
 
-def summaries(part: Utterances) -> np.ndarray:
-    """Each band's mean over the first, second and last third of a recording: (N, 120)."""
+def summaries(split: Utterances) -> np.ndarray:
+    """Returns each band's mean over each third of a recording: (N, 120)."""
     return np.stack(
         [
             np.concatenate([third.mean(axis=0) for third in np.array_split(frames[:length], 3)])
-            for frames, length in zip(np.asarray(part.frames), part.lengths, strict=True)
+            for frames, length in zip(np.asarray(split.frames), split.lengths, strict=True)
         ]
     )

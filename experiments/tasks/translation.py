@@ -1,99 +1,90 @@
-"""Translation: German captions of photographs into English, with attention and beam search."""
+"""Translation of photograph captions, German to English, with attention and beam search."""
 
 import itertools
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import sacrebleu
-from pydantic import Field, model_validator
+from pydantic import Field
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from experiments import plots
-from experiments.config import ExperimentConfig
-from experiments.datasets.multi30k import BEGIN, END, Corpus, Pairs, pad, read_multi30k
+from experiments.config import UnidirectionalConfig
+from experiments.datasets.multi30k import BEGIN, END, Corpus, SentencePairs, pad, read_multi30k
 from experiments.errors import UserError
 from experiments.files import write_atomically
 from experiments.models.translator import Translator, build_translator, smoothed_cross_entropy
-from experiments.task import Array, Figures, Params, Split, Task
+from experiments.task import Task
+from experiments.typing import Array, Metrics, Params, Split
 from gru_jax import training
 
 SOURCE, TARGET = "de", "en"
-TRANSLATED_AT_ONCE = 128
-SHOWN = 8
+TRANSLATE_BATCH = 128
+NUM_PLOTTED = 8
 
 
-class Config(ExperimentConfig, frozen=True):
-    """Translates Multi30k from German to English."""
+class Config(UnidirectionalConfig, frozen=True):
+    """Translates Multi30k from German to English; the encoder is always bidirectional."""
 
     task: Literal["translation"] = "translation"
     pieces: int = Field(default=4000, ge=8, description="Subword pieces of each language.")
     longest: int = Field(
         default=40,
         ge=1,
-        description="Pieces of the longest sentences that are trained on, and of a translation.",
+        description="Maximum pieces of a training sentence and of a translation.",
     )
     length_classes: int = Field(
         default=8,
         ge=1,
-        description="Classes of sentences of like lengths; a batch is padded to the longest of "
-        "its class, and for each class a program is compiled.",
+        description="Buckets of sentences by length. A batch is padded to the longest sentence of "
+        "its bucket; each bucket is compiled separately.",
     )
     label_smoothing: float = Field(
-        default=0.1, ge=0, lt=1, description="Share of the target spread over all pieces."
+        default=0.1, ge=0, lt=1, description="Probability spread uniformly over all pieces."
     )
     beams: int = Field(default=5, ge=1, description="Hypotheses of the beam search.")
-
-    @model_validator(mode="after")
-    def check_direction(self) -> Self:
-        """Refuses what has no meaning: the encoder reads both ways, the decoder cannot."""
-        if self.model.bidirectional:
-            raise ValueError(
-                "model.bidirectional is True, but should be False: the encoder reads in both "
-                "directions anyway, and the decoder writes what it would read."
-            )
-        return self
 
 
 def build(config: Config, data_dir: Path) -> Task:
     """Binds a config to the corpus in `data_dir`.
 
     Raises:
-        UserError: if a file is absent or damaged, or no sentence is short enough.
+        UserError: a file is absent or corrupted, or too few sentences are short enough.
     """
     corpus = read_multi30k(data_dir, config.pieces)
     translator = build_translator(config.model, config.pieces, config.pieces, seed=config.seed)
-    batch_at = Ordered(corpus, config)
+    batch_at = BucketedBatches(corpus, config)
 
     def loss(
-        params: Params, batch: Pairs, key: jax.Array | None
+        params: Params, batch: SentencePairs, key: jax.Array | None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        read, right = batch.target[:, :-1], jnp.asarray(batch.target[:, 1:])
-        logits, _ = translator.logits(params, batch.source, batch.source_lengths, read, key)
+        inputs, labels = batch.target[:, :-1], jnp.asarray(batch.target[:, 1:])
+        logits, _ = translator.logits(params, batch.source, batch.source_lengths, inputs, key)
         smoothing = 0.0 if key is None else config.label_smoothing
-        losses = smoothed_cross_entropy(logits, right, smoothing)
-        counts = jnp.arange(right.shape[1])[None] < jnp.asarray(batch.target_lengths)[:, None]
-        return jnp.mean(losses, where=counts), {}
+        losses = smoothed_cross_entropy(logits, labels, smoothing)
+        is_valid = jnp.arange(labels.shape[1])[None] < jnp.asarray(batch.target_lengths)[:, None]
+        return jnp.mean(losses, where=is_valid), {}
 
     @jax.jit
-    def losses(params: Params, batch: Pairs) -> tuple[dict[str, jax.Array], jax.Array]:
-        number = jnp.sum(jnp.asarray(batch.target_lengths)).astype(jnp.float32)
-        return {"cross_entropy": number * loss(params, batch, None)[0]}, number
+    def losses(params: Params, batch: SentencePairs) -> tuple[dict[str, jax.Array], jax.Array]:
+        count = jnp.sum(jnp.asarray(batch.target_lengths)).astype(jnp.float32)
+        return {"cross_entropy": count * loss(params, batch, None)[0]}, count
 
     translate = make_translate(translator, corpus, config)
 
-    def figures(params: Params, split: Split) -> Figures:
+    def evaluate(params: Params, split: Split) -> Metrics:
         sentences = corpus.encode(split, SOURCE)
         pairs = pad(sentences, corpus.encode(split, TARGET))
-        found = training.evaluate_mean(losses, params, chunks(pairs))
-        return {"bleu": bleu(translate(params, sentences), corpus.texts[split]), **found}
+        metrics = training.mean_metrics(losses, params, split_batches(pairs))
+        return {"bleu": bleu(translate(params, sentences), corpus.texts[split]), **metrics}
 
-    def draw(params: Params, directory: Path) -> None:
-        sentences = corpus.encode("test", SOURCE)[:SHOWN]
+    def plot(params: Params, directory: Path) -> None:
+        sentences = corpus.encode("test", SOURCE)[:NUM_PLOTTED]
         translations = translate(params, sentences)
         write_atomically(
             directory / "translations.txt",
@@ -106,15 +97,15 @@ def build(config: Config, data_dir: Path) -> Task:
                 )
             ),
         )
-        pieces = corpus.pieces[TARGET].encode(translations[0])
-        pair = pad(sentences[:1], [pieces])
+        pieces = corpus.tokenizers[TARGET].encode(translations[0])
+        first = pad(sentences[:1], [pieces])
         _, attention = jax.jit(translator.logits)(
-            params, pair.source, pair.source_lengths, pair.target[:, :-1]
+            params, first.source, first.source_lengths, first.target[:, :-1]
         )
         plots.attention(
             np.asarray(attention)[0, : len(pieces) + 1, : len(sentences[0])],
-            asked=[*map(corpus.pieces[TARGET].id_to_piece, pieces), "end"],
-            seen=list(map(corpus.pieces[SOURCE].id_to_piece, sentences[0])),
+            target=[*map(corpus.tokenizers[TARGET].id_to_piece, pieces), "end"],
+            source=list(map(corpus.tokenizers[SOURCE].id_to_piece, sentences[0])),
             title="Attention to the first sentence of the test split",
             path=directory / "attention.png",
         )
@@ -123,21 +114,20 @@ def build(config: Config, data_dir: Path) -> Task:
         params=translator.params,
         loss=loss,
         batch_at=batch_at,
-        figures=figures,
-        labels={"bleu": "BLEU", "cross_entropy": "cross-entropy per piece (nats)"},
-        loss_figure="cross_entropy",
+        evaluate=evaluate,
+        metric_labels={"bleu": "BLEU", "cross_entropy": "cross-entropy per piece (nats)"},
+        loss_metric="cross_entropy",
         monitor="bleu",
         mode="max",
         baselines=partial(baselines, corpus.texts),
-        draw=draw,
+        plot=plot,
     )
 
 
-class Ordered:
-    """The batch of each step: sentences of like lengths, so that little of it is padding.
+class BucketedBatches:
+    """The batch of each step, of sentences of similar lengths, which keeps padding small.
 
-    Which class of lengths a step has is a function of the step alone, and which sentences of it,
-    of (seed, step).
+    The bucket of a step is a function of the step only, its sentences one of (seed, step).
     """
 
     def __init__(self, corpus: Corpus, config: Config):
@@ -145,37 +135,36 @@ class Ordered:
         pairs = [pair for pair in encoded if 0 < max(map(len, pair)) <= config.longest]
         if len(pairs) < config.length_classes:
             raise UserError(
-                f"longest is {config.longest}, but of all sentences {len(pairs)} have so few "
-                "pieces."
+                f"longest is {config.longest}, but only {len(pairs)} sentences are that short."
             )
         pairs.sort(key=lambda pair: max(map(len, pair)))
         bounds = np.linspace(0, len(pairs), config.length_classes + 1).round().astype(int)
-        self.classes = [
-            pad([source for source, _ in part], [target for _, target in part])
-            for part in (pairs[first:last] for first, last in itertools.pairwise(bounds))
+        self.buckets = [
+            pad([source for source, _ in bucket], [target for _, target in bucket])
+            for bucket in (pairs[first:last] for first, last in itertools.pairwise(bounds))
         ]
         self.batches = [
-            training.Batches(config.seed, len(pairs.source), config.training.batch_size)
-            for pairs in self.classes
+            training.ShuffledIndices(config.seed, len(pairs.source), config.training.batch_size)
+            for pairs in self.buckets
         ]
 
-    def __call__(self, step: int) -> Pairs:
+    def __call__(self, step: int) -> SentencePairs:
         """Returns the batch of a step."""
-        # Every class comes once in so many steps, in an order drawn anew each time.
-        turn, place = divmod(step, len(self.classes))
-        chosen = np.random.default_rng(turn).permutation(len(self.classes))[place]
-        indices = self.batches[chosen](turn)
-        return Pairs(*(array[indices] for array in self.classes[chosen]))
+        # Each cycle visits every bucket once, in another random order.
+        cycle, position = divmod(step, len(self.buckets))
+        chosen = np.random.default_rng(cycle).permutation(len(self.buckets))[position]
+        indices = self.batches[chosen](cycle)
+        return SentencePairs(*(array[indices] for array in self.buckets[chosen]))
 
 
 def make_translate(
     translator: Translator, corpus: Corpus, config: Config
 ) -> Callable[[Params, list[list[int]]], list[str]]:
-    """Returns (params, sentences in pieces) -> texts."""
+    """Returns (params, sentences as indices of pieces) -> texts."""
 
     @jax.jit
     def search(params: Params, source: Array, lengths: Array) -> jax.Array:
-        found = translator.translate(
+        beam = translator.translate(
             params,
             source,
             lengths,
@@ -184,33 +173,33 @@ def make_translate(
             begin=BEGIN,
             end=END,
         )
-        return found.symbols[:, 0]
+        return beam.symbols[:, 0]
 
     def translate(params: Params, sentences: list[list[int]]) -> list[str]:
         pairs = pad(sentences, [[]] * len(sentences))
-        found = [
+        symbols = [
             np.asarray(search(params, batch.source, batch.source_lengths))
-            for batch in chunks(pairs)
+            for batch in split_batches(pairs)
         ]
-        pieces = [row[row != END].tolist() for row in np.concatenate(found)]
-        return corpus.pieces[TARGET].decode(pieces)
+        pieces = [row[row != END].tolist() for row in np.concatenate(symbols)]
+        return corpus.tokenizers[TARGET].decode(pieces)
 
     return translate
 
 
-def chunks(pairs: Pairs) -> Iterator[Pairs]:
-    """Yields pairs in parts of a size that fits the memory."""
-    for first in range(0, len(pairs.source), TRANSLATED_AT_ONCE):
-        yield Pairs(*(array[first : first + TRANSLATED_AT_ONCE] for array in pairs))
+def split_batches(pairs: SentencePairs) -> Iterator[SentencePairs]:
+    """Yields pairs in batches of a size that fits into memory."""
+    for first in range(0, len(pairs.source), TRANSLATE_BATCH):
+        yield SentencePairs(*(array[first : first + TRANSLATE_BATCH] for array in pairs))
 
 
 def bleu(translations: list[str], texts: dict[str, list[str]]) -> float:
-    """BLEU in percent, with the settings sacrebleu has of its own accord (Post 2018)."""
+    """Returns BLEU in percent, with sacrebleu's default settings (Post 2018)."""
     return sacrebleu.corpus_bleu(translations, [texts[TARGET]]).score
 
 
-def baselines(texts: dict[str, dict[str, list[str]]]) -> dict[str, Figures]:
-    """Returns the test figures of two translations that need no network."""
+def baselines(texts: dict[str, dict[str, list[str]]]) -> dict[str, Metrics]:
+    """Returns the test metrics of two translations that need no network."""
     source = texts["test"][SOURCE]
     weights = TfidfVectorizer(token_pattern=r"\w+")
     train = weights.fit_transform(texts["train"][SOURCE])

@@ -1,4 +1,4 @@
-"""A function with a pullback of its own, which keeps forward mode."""
+"""A custom VJP that keeps forward mode."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -17,18 +17,19 @@ def custom_vjp_with_jvp(
     forward: Callable[..., tuple[Tree, Tree]],
     pullback: Callable[[Tree, Tree], tuple[Tree, ...]],
 ) -> Callable[..., Tree]:
-    """``function`` whose reverse mode is ``pullback``, and whose forward mode is JAX's.
+    """``function`` with ``pullback`` as its reverse mode and JAX's forward mode.
 
     :class:`jax.custom_vjp` gives up ``jvp``, ``jacfwd``, ``hessian`` and ``linearize``. Here the
-    tangents are a linear map like any other, ``jax.jvp`` of ``function``; only how that map is
-    transposed is said by hand. So every transformation holds, in any order.
+    tangents are ``jax.jvp`` of ``function``, a linear map whose transpose alone is custom, so that
+    every transformation works, in any order. ``jax.custom_derivatives.linear_call`` is JAX's
+    relative of that map; it supports neither ``vmap`` nor derivatives of its residuals.
 
     Args:
-        function: of positional arguments, trees of arrays.
-        forward: ``arguments -> (value, residuals)``, run in place of ``function`` where there
-            is something to differentiate.
+        function: takes positional arguments, trees of arrays.
+        forward: ``arguments -> (value, residuals)``, runs in place of ``function`` if anything is
+            differentiated.
         pullback: ``(residuals, cotangent of the value) -> cotangents of the arguments``, one
-            tree for each; what stands for arguments without a derivative is not read.
+            tree for each; those of arguments without a derivative are not read.
     """
 
     @jax.custom_jvp
@@ -36,38 +37,42 @@ def custom_vjp_with_jvp(
         return function(*arguments)
 
     def rule(primals: tuple[Tree, ...], tangents: tuple[Tree, ...]) -> tuple[Tree, Tree]:
-        value, residuals = forward(*primals)
-        structure = jax.tree.structure(primals)
-        tangent_leaves = structure.flatten_up_to(tangents)
-        live = tuple(index for index, leaf in enumerate(tangent_leaves) if not _is_zero(leaf))
-        known, known_structure = jax.tree.flatten((primals, residuals))
-        value_leaves, value_structure = jax.tree.flatten(value)
+        value, saved = forward(*primals)
+        treedef = jax.tree.structure(primals)
+        tangent_leaves = treedef.flatten_up_to(tangents)
+        nonzero = tuple(index for index, leaf in enumerate(tangent_leaves) if not _is_zero(leaf))
+        residuals, residuals_treedef = jax.tree.flatten((primals, saved))
+        value_leaves, value_treedef = jax.tree.flatten(value)
 
-        def push(known: list[jax.Array], moved: list[jax.Array]) -> list[jax.Array]:
-            primals, _ = jax.tree.unflatten(known_structure, known)
+        def fun(residuals: list[jax.Array], linear_args: list[jax.Array]) -> list[jax.Array]:
+            primals, _ = jax.tree.unflatten(residuals_treedef, residuals)
             leaves = jax.tree.leaves(primals)
 
-            def of_live(*live_leaves: jax.Array) -> Tree:
+            def of_nonzero(*nonzero_leaves: jax.Array) -> Tree:
                 changed = list(leaves)
-                for index, leaf in zip(live, live_leaves, strict=True):
+                for index, leaf in zip(nonzero, nonzero_leaves, strict=True):
                     changed[index] = leaf
-                return function(*jax.tree.unflatten(structure, changed))
+                return function(*jax.tree.unflatten(treedef, changed))
 
-            at = tuple(leaves[index] for index in live)
-            return jax.tree.leaves(jax.jvp(of_live, at, tuple(moved))[1])
+            at = tuple(leaves[index] for index in nonzero)
+            return jax.tree.leaves(jax.jvp(of_nonzero, at, tuple(linear_args))[1])
 
-        def pull(known: list[jax.Array], cotangent: list[jax.Array]) -> list[jax.Array]:
-            _, residuals = jax.tree.unflatten(known_structure, known)
-            pulled = pullback(residuals, jax.tree.unflatten(value_structure, cotangent))
-            pulled_leaves = structure.flatten_up_to(pulled)
-            return [pulled_leaves[index] for index in live]
+        def fun_transpose(
+            residuals: list[jax.Array], cotangent: list[jax.Array]
+        ) -> list[jax.Array]:
+            _, saved = jax.tree.unflatten(residuals_treedef, residuals)
+            pulled = pullback(saved, jax.tree.unflatten(value_treedef, cotangent))
+            pulled_leaves = treedef.flatten_up_to(pulled)
+            return [pulled_leaves[index] for index in nonzero]
 
-        moved = _linear.bind(
-            *known,
-            *(tangent_leaves[index] for index in live),
-            map=_LinearMap(push, pull, len(known), tuple(map(jax.typeof, value_leaves))),
+        tangents_out = _linear.bind(
+            *residuals,
+            *(tangent_leaves[index] for index in nonzero),
+            call=_LinearCall(
+                fun, fun_transpose, len(residuals), tuple(map(jax.typeof, value_leaves))
+            ),
         )
-        return value, jax.tree.unflatten(value_structure, moved)
+        return value, jax.tree.unflatten(value_treedef, tangents_out)
 
     differentiable.defjvp(rule, symbolic_zeros=True)
     return differentiable
@@ -81,60 +86,64 @@ def _is_zero(tangent: Any) -> bool:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _LinearMap:
-    """A linear map of some arguments, given others, and its transpose.
+class _LinearCall:
+    """A function linear in some of its arguments, and its transpose.
 
     Attributes:
-        push: ``(known, moved) -> values``, linear in ``moved``.
-        pull: ``(known, cotangents of the values) -> cotangents of moved``.
-        num_known: how many arguments are known, which come first.
-        types: of the values; None where they are found by tracing ``push``.
+        fun: ``(residuals, linear_args) -> values``, linear in ``linear_args``.
+        fun_transpose: ``(residuals, cotangents of the values) -> cotangents of linear_args``.
+        num_residuals: how many arguments are residuals; they come first.
+        avals: types of the values; None if they are found by tracing ``fun``.
     """
 
-    push: Callable[[list[jax.Array], list[jax.Array]], list[jax.Array]]
-    pull: Callable[[list[jax.Array], list[jax.Array]], list[jax.Array]]
-    num_known: int
-    types: tuple[Any, ...] | None = None
+    fun: Callable[[list[jax.Array], list[jax.Array]], list[jax.Array]]
+    fun_transpose: Callable[[list[jax.Array], list[jax.Array]], list[jax.Array]]
+    num_residuals: int
+    avals: tuple[Any, ...] | None = None
 
     def __call__(self, *arguments: jax.Array) -> list[jax.Array]:
-        return self.push(list(arguments[: self.num_known]), list(arguments[self.num_known :]))
+        return self.fun(
+            list(arguments[: self.num_residuals]), list(arguments[self.num_residuals :])
+        )
 
 
-_linear = Primitive("linear_with_transpose")
+_linear = Primitive("linear_call")
 _linear.multiple_results = True
 
 
 @_linear.def_impl
-def _apply(*arguments: jax.Array, map: _LinearMap) -> list[jax.Array]:
-    return map(*arguments)
+def _impl(*arguments: jax.Array, call: _LinearCall) -> list[jax.Array]:
+    return call(*arguments)
 
 
 @_linear.def_abstract_eval
-def _types(*avals: Any, map: _LinearMap) -> list[Any]:
-    return list(map.types or jax.make_jaxpr(map)(*avals).out_avals)
+def _abstract_eval(*avals: Any, call: _LinearCall) -> list[Any]:
+    return list(call.avals or jax.make_jaxpr(call)(*avals).out_avals)
 
 
-mlir.register_lowering(_linear, mlir.lower_fun(_apply, multiple_results=True))
+mlir.register_lowering(_linear, mlir.lower_fun(_impl, multiple_results=True))
 
 
-def _differentiate(
-    primals: Sequence[Any], tangents: Sequence[Any], *, map: _LinearMap
+def _jvp_rule(
+    primals: Sequence[Any], tangents: Sequence[Any], *, call: _LinearCall
 ) -> tuple[list[Any], list[Any]]:
-    # Only second derivatives come here: the map moved along, and moved in what it is given.
-    return jax.jvp(map, tuple(primals), tuple(ad.instantiate_zeros(t) for t in tangents))
+    # Only second derivatives get here: they differentiate in the residuals, too.
+    return jax.jvp(call, tuple(primals), tuple(ad.instantiate_zeros(t) for t in tangents))
 
 
-def _transpose(cotangents: Sequence[Any], *arguments: Any, map: _LinearMap) -> list[Any]:
-    known = list(arguments[: map.num_known])
-    pulled = map.pull(known, [ad.instantiate_zeros(cotangent) for cotangent in cotangents])
-    return [None] * map.num_known + [
+def _transpose_rule(cotangents: Sequence[Any], *arguments: Any, call: _LinearCall) -> list[Any]:
+    residuals = list(arguments[: call.num_residuals])
+    pulled = call.fun_transpose(
+        residuals, [ad.instantiate_zeros(cotangent) for cotangent in cotangents]
+    )
+    return [None] * call.num_residuals + [
         cotangent if ad.is_undefined_primal(argument) else None
-        for cotangent, argument in zip(pulled, arguments[map.num_known :], strict=True)
+        for cotangent, argument in zip(pulled, arguments[call.num_residuals :], strict=True)
     ]
 
 
-def _vectorize(
-    arguments: Sequence[Any], axes: Sequence[Any], *, map: _LinearMap
+def _batching_rule(
+    arguments: Sequence[Any], axes: Sequence[Any], *, call: _LinearCall
 ) -> tuple[list[Any], list[int]]:
     is_mapped = [axis is not None for axis in axes]
     size = next(
@@ -146,19 +155,21 @@ def _vectorize(
         jnp.moveaxis(argument, axis, 0) if mapped else argument
         for argument, axis, mapped in zip(arguments, axes, is_mapped, strict=True)
     ]
-    known, moved = arguments[: map.num_known], arguments[map.num_known :]
-    # A cotangent is mapped if anything is; what is not is repeated first, and transposing that
-    # adds the cotangents up.
-    moved = [
+    residuals, linear_args = arguments[: call.num_residuals], arguments[call.num_residuals :]
+    # A cotangent is mapped if anything is. An argument that is not mapped is broadcast first; the
+    # transpose of that sums its cotangents.
+    linear_args = [
         argument if mapped else jnp.broadcast_to(argument, (size, *argument.shape))
-        for argument, mapped in zip(moved, is_mapped[map.num_known :], strict=True)
+        for argument, mapped in zip(linear_args, is_mapped[call.num_residuals :], strict=True)
     ]
-    in_axes = ([0 if mapped else None for mapped in is_mapped[: map.num_known]], 0)
-    push, pull = jax.vmap(map.push, in_axes), jax.vmap(map.pull, in_axes)
-    values = _linear.bind(*known, *moved, map=_LinearMap(push, pull, map.num_known))
+    in_axes = ([0 if mapped else None for mapped in is_mapped[: call.num_residuals]], 0)
+    fun, fun_transpose = jax.vmap(call.fun, in_axes), jax.vmap(call.fun_transpose, in_axes)
+    values = _linear.bind(
+        *residuals, *linear_args, call=_LinearCall(fun, fun_transpose, call.num_residuals)
+    )
     return values, [0] * len(values)
 
 
-ad.primitive_jvps[_linear] = _differentiate
-ad.primitive_transposes[_linear] = _transpose
-batching.primitive_batchers[_linear] = _vectorize
+ad.primitive_jvps[_linear] = _jvp_rule
+ad.primitive_transposes[_linear] = _transpose_rule
+batching.primitive_batchers[_linear] = _batching_rule

@@ -1,41 +1,49 @@
 """The public functions: one step, a whole sequence, and a sequence with truncated gradients."""
 
 import functools
-from types import ModuleType
-from typing import Literal, TypeAlias
+from typing import NamedTuple
 
 import jax
 
 from gru_jax import _checks
-from gru_jax._unroll import reference as scan
-from gru_jax._unroll.call_spec import Call, Memory, describe
-from gru_jax._unroll.chunks import run_checkpointed, run_truncated
-from gru_jax._unroll.fused import hopper as mosaic_gpu
-from gru_jax._unroll.fused import tpu as pallas_tpu
-from gru_jax._unroll.masking import Controls, Steps, check_controls, plan
-from gru_jax._unroll.sharding import settle
+from gru_jax._unroll.call_spec import CallSpec, RematPolicy, make_call_spec
+from gru_jax._unroll.carry import initial_carry
+from gru_jax._unroll.dispatch import IMPLEMENTATIONS, select_implementation
+from gru_jax._unroll.masking import (
+    ScanInputs,
+    SequenceControls,
+    make_scan_inputs,
+    validate_controls,
+)
+from gru_jax._unroll.remat import run_with_remat
+from gru_jax._unroll.sharding import match_carry_sharding
+from gru_jax._unroll.tbptt import run_truncated
 from gru_jax._unroll.validation import batch_shape_of, check_cell, check_state
-from gru_jax._unroll.xla import run as xla
-from gru_jax.cells.base import Cell, accum_dtype, cast_and_step, project
-from gru_jax.typing import Array, Inputs, Lengths, Outputs, Shape, State, StepInputs, TimeMask
-
-Checkpoint: TypeAlias = Literal["step", "chunk"] | int | None
-
-IMPLEMENTATIONS: dict[str, ModuleType] = {
-    "mosaic_gpu": mosaic_gpu,
-    "pallas_tpu": pallas_tpu,
-    "xla": xla,
-    "scan": scan,
-}
-"""Implementations by name, the fastest first: modules with ``unsupported`` and ``run``."""
+from gru_jax.cells.base import Cell
+from gru_jax.cells.precision import cast_and_step, project, promote_params
+from gru_jax.typing import (
+    Array,
+    Checkpoint,
+    ImplementationName,
+    Inputs,
+    Lengths,
+    Outputs,
+    Shape,
+    State,
+    StepInputs,
+    TimeMask,
+)
 
 
 def step(params: Cell, state: State, x: StepInputs) -> State:
     """One step of a cell: the state after reading ``x``.
 
+    The state comes before the input, as in the body of ``lax.scan``; :func:`unroll` takes them in
+    the other order, because there the state is optional.
+
     Args:
-        params: the cell, as :func:`gru_jax.init` makes one.
-        state: (*batch, H) for a GRU; for others what :func:`initial_state` gives.
+        params: the cell, as :func:`gru_jax.init` returns one.
+        state: (*batch, H) for a GRU; for others as :func:`initial_state` returns it.
         x: inputs (*batch, D).
 
     Returns:
@@ -49,14 +57,14 @@ def step(params: Cell, state: State, x: StepInputs) -> State:
     x = _checks.floating_array("x", x)
     batch_shape = batch_shape_of("x", params, x, 0)
     state = check_state("state", params, state, batch_shape)
-    return _step(params, state, x, kind=type(params))
+    return _step(params, state, x, cell_type=type(params))
 
 
 def initial_state(params: Cell, batch_shape: Shape = ()) -> State:
     """The state before the first step: zeros, or the learned one.
 
     Args:
-        params: the cell, or a :class:`gru_jax.Stack`, whose states come as ``[layer][direction]``.
+        params: the cell, or a :class:`gru_jax.Stack`, whose states are ``[layer][direction]``.
         batch_shape: axes of the batch, () for a single sequence.
 
     Returns:
@@ -79,39 +87,41 @@ def unroll(
     mask: TimeMask | None = None,
     starts: TimeMask | None = None,
     reverse: bool = False,
-    implementation: str | None = None,
+    implementation: ImplementationName | None = None,
     checkpoint: Checkpoint = None,
 ) -> tuple[State, Outputs]:
     """Runs a cell over a sequence: ``lax.scan`` of :func:`step`, in the same order of results.
 
-    Products run in the dtype of ``xs`` with float32 accumulation; gates are computed in float32
-    at least; the state keeps the dtype of ``h0``, which is float32 at least where it is None.
+    Matmuls run in the dtype of ``xs`` with float32 accumulation. Gates are computed in float32 at
+    least. The state keeps the dtype of ``h0``, which is float32 at least if it is None.
+    (``unroll`` is not loop unrolling, as the argument of ``lax.scan`` is.)
 
     Args:
-        params: the cell, as :func:`gru_jax.init` makes one.
+        params: the cell, as :func:`gru_jax.init` returns one.
         xs: inputs (T, *batch, D); any number of batch axes, none too.
-        h0: the state before the first step, leaves (*batch, H); None for
-            :func:`initial_state`.
-        lengths: (*batch,) integers in [0, T]. Steps at and after a sequence's length leave its
-            state as it is and give zeros. Under tracing, values beyond the range are clipped.
-        mask: (T, *batch) booleans. Where False, the state is held and the output is zero. What
-            stands in ``xs`` there, NaN included, changes neither values nor gradients.
-        starts: (T, *batch) booleans. Where True, a new segment begins: the state becomes the
-            initial one (zeros or the learned h0; not the ``h0`` handed in) before ``xs[t]`` is
-            read, also where that step is masked, but not beyond a sequence's length. For
-            episodes of reinforcement learning, ``done[t]`` is ``starts[t + 1]``.
+        h0: the state before the first step, leaves (*batch, H); an LSTM's may be a plain tuple
+            ``(h, c)``. None for :func:`initial_state`.
+        lengths: (*batch,) integers in [0, T]. Steps at and after a sequence's length do not change
+            its state and give zero outputs. Under tracing, values out of range are clipped.
+        mask: (T, *batch) booleans, or numbers of which those that are not zero are true. Where
+            False, the state is held and the output is zero. What stands in ``xs`` there, NaN
+            included, changes neither values nor gradients.
+        starts: (T, *batch), as ``mask``. Where True, a new segment begins: the initial state (zeros
+            or the learned h0, not the argument ``h0``) replaces the state before ``xs[t]`` is read,
+            also where that step is masked, but not beyond a sequence's length. An episode's
+            ``done[t]`` is ``starts[t + 1]``. Others call it ``resets`` (PureJaxRL), ``is_first``
+            (RLDS, Dreamer) or ``episode_starts`` (Stable-Baselines3).
         reverse: read from the last valid step to the first; ``ys[t]`` stays aligned with
             ``xs[t]``. With ``starts``, every segment is read from its last step to its first:
-            the state is replaced on entering step t where ``starts[t + 1]``. The segment that
-            is read first begins with ``h0``, and ``starts[0]`` changes nothing.
-        implementation: ``"xla"``, whose derivative is written by hand, ``"scan"``, which is
-            differentiated by JAX, ``"mosaic_gpu"`` and ``"pallas_tpu"``, fused kernels for some
-            GRUs on Hopper GPUs and on TPU, or None for the fastest that serves the call and has
-            run on such a device.
-        checkpoint: what to keep for the gradient. None: what makes it fastest, on a CPU all that
-            enters the gates, or the states alone. ``"step"``: the states, gates are computed
-            again. ``"chunk"``: a state for every chunk of about sqrt(T) steps, chunks are run
-            again; an integer: chunks of that many steps.
+            the state is replaced at step t where ``starts[t + 1]``. The segment that is read first
+            begins with ``h0``, and ``starts[0]`` has no effect.
+        implementation: ``"xla"`` has a custom derivative, ``"scan"`` is differentiated by JAX,
+            ``"mosaic_gpu"`` and ``"pallas_tpu"`` are fused kernels for some GRUs on Hopper GPUs and
+            on TPU. None selects the fastest implementation that supports the call and has been
+            verified on this kind of device; :func:`gru_jax.explain` tells which, and why.
+        checkpoint: what to save for the backward pass. None: whatever is fastest. ``"step"``: all
+            states; gates are recomputed. ``"chunk"``: one state for each chunk of about sqrt(T)
+            steps; chunks are rerun. An integer sets the steps of a chunk.
 
     Returns:
         ``(h_last, ys)``: the state after the last valid step, and outputs (T, *batch, H) in the
@@ -120,10 +130,19 @@ def unroll(
     Raises:
         TypeError: an argument of the wrong type or dtype.
         ValueError: shapes that do not fit, lengths out of range, an unknown option.
-        NotImplementedError: the implementation asked for cannot serve the call.
+        NotImplementedError: the requested implementation does not support the call.
     """
     return unroll_with_policy(
-        1, params, xs, h0, lengths, mask, starts, reverse, implementation, checkpoint
+        params,
+        xs,
+        h0,
+        num_live_cells=1,
+        lengths=lengths,
+        mask=mask,
+        starts=starts,
+        reverse=reverse,
+        implementation=implementation,
+        checkpoint=checkpoint,
     )
 
 
@@ -137,14 +156,14 @@ def unroll_truncated(
     mask: TimeMask | None = None,
     starts: TimeMask | None = None,
     reverse: bool = False,
-    implementation: str | None = None,
+    implementation: ImplementationName | None = None,
     checkpoint: Checkpoint = None,
 ) -> tuple[State, Outputs]:
-    """:func:`unroll` with backpropagation through time truncated (Williams & Peng 1990).
+    """:func:`unroll` with truncated backpropagation through time (Williams & Peng 1990).
 
     Values are those of :func:`unroll`. Gradients do not cross from a window of ``window`` steps
     into the one that was read before it; the gradient with respect to ``h0`` comes from the
-    window that is read first. For an update per window see :func:`tbptt_windows`.
+    window that is read first. For one update per window see :func:`tbptt_windows`.
 
     Args:
         params, xs, h0, lengths, mask, starts, reverse, implementation, checkpoint: as for
@@ -157,109 +176,176 @@ def unroll_truncated(
     """
     window = _checks.positive_int("window", window)
     return unroll_with_policy(
-        1, params, xs, h0, lengths, mask, starts, reverse, implementation, checkpoint, window
+        params,
+        xs,
+        h0,
+        num_live_cells=1,
+        lengths=lengths,
+        mask=mask,
+        starts=starts,
+        reverse=reverse,
+        implementation=implementation,
+        checkpoint=checkpoint,
+        window=window,
     )
 
 
 # The class of the parameters is an argument of its own: jax.jit tells trees apart by structures
 # whose equality ignores the class of a registered dataclass, so that one cell could be given the
 # program of another.
-@functools.partial(jax.jit, inline=True, static_argnames="kind")
-def _step(params: Cell, state: State, x: Array, *, kind: type[Cell]) -> State:
-    del kind
+@functools.partial(jax.jit, inline=True, static_argnames="cell_type")
+def _step(params: Cell, state: State, x: Array, *, cell_type: type[Cell]) -> State:
+    del cell_type
     return cast_and_step(params, state, project(params, x), x.dtype)
 
 
 def unroll_with_policy(
-    calls: int,
+    params: Cell,
+    xs: Inputs,
+    h0: State | None,
+    *,
+    num_live_cells: int,
+    lengths: Lengths | None,
+    mask: TimeMask | None,
+    starts: TimeMask | None,
+    reverse: bool,
+    implementation: ImplementationName | None,
+    checkpoint: Checkpoint,
+    window: int | None = None,
+) -> tuple[State, Outputs]:
+    """:func:`unroll`; ``num_live_cells`` is the number of cells whose residuals are alive at once.
+
+    ``window`` truncates the gradient, see :func:`unroll_truncated`.
+    """
+    # What can be checked outside of a trace is, and the rest runs compiled.
+    arguments = validate_call(
+        params, xs, h0, lengths, mask, starts, reverse=reverse, checkpoint=checkpoint
+    )
+    return _unroll(
+        arguments,
+        cell_type=type(params),
+        reverse=bool(reverse),
+        requested=implementation,
+        checkpoint=checkpoint,
+        window=window,
+        num_live_cells=num_live_cells,
+    )
+
+
+class CallArguments(NamedTuple):
+    """The arrays of a call, validated."""
+
+    params: Cell
+    xs: Array
+    h0: State | None
+    controls: SequenceControls
+
+
+def validate_call(
     params: Cell,
     xs: Inputs,
     h0: State | None,
     lengths: Lengths | None,
     mask: TimeMask | None,
     starts: TimeMask | None,
+    *,
     reverse: bool,
-    implementation: str | None,
     checkpoint: Checkpoint,
-    window: int | None = None,
-) -> tuple[State, Outputs]:
-    """:func:`unroll`, as one of several calls that together have their gradients computed."""
-    # What can be checked outside of a trace is, and the rest runs compiled.
+) -> CallArguments:
+    """The arrays of a call; TypeError or ValueError unless all arguments fit together."""
     check_cell(params)
     xs = _checks.floating_array("xs", xs)
     batch_shape = batch_shape_of("xs", params, xs, 1)
     if h0 is not None:
         h0 = check_state("h0", params, h0, batch_shape)
-    controls = check_controls((xs.shape[0], *batch_shape), lengths, mask, starts)
+    controls = validate_controls((xs.shape[0], *batch_shape), lengths, mask, starts)
     _checks.one_of("reverse", reverse, (False, True))
     if isinstance(checkpoint, str):
         _checks.one_of("checkpoint", checkpoint, ("step", "chunk"))
     elif checkpoint is not None:
         _checks.positive_int("checkpoint", checkpoint)
-    return _unroll(
+    return CallArguments(params, xs, h0, controls)
+
+
+class PreparedCall(NamedTuple):
+    """A call whose implementation is selected.
+
+    Attributes:
+        spec: its description.
+        implementation: the name of the implementation.
+        params: in float32 at least.
+        h0: the carry before the first step.
+    """
+
+    spec: CallSpec
+    implementation: str
+    params: Cell
+    h0: State
+
+
+def prepare_call(
+    arguments: CallArguments,
+    *,
+    requested: ImplementationName | None,
+    checkpoint: Checkpoint,
+    num_live_cells: int,
+) -> PreparedCall:
+    """Describes a call and selects its implementation."""
+    params, xs, h0, controls = arguments
+    # Outside of all loops, so that gradients accumulate in float32 over windows and chunks, too.
+    params = promote_params(params)
+    spec = make_call_spec(
         params,
         xs,
         h0,
-        controls,
-        kind=type(params),
-        reverse=bool(reverse),
-        implementation=_choose(implementation, describe(params, xs, h0, named=implementation)),
-        checkpoint=checkpoint,
-        window=window,
-        memory=Memory(recompute=checkpoint == "step", calls=calls),
+        has_resets=controls.starts is not None,
+        is_explicit=requested is not None,
+        remat=RematPolicy(recompute=checkpoint == "step", num_live_cells=num_live_cells),
     )
+    h0 = initial_carry(params, xs) if h0 is None else h0
+    return PreparedCall(spec, select_implementation(requested, spec), params, h0)
 
 
 @functools.partial(
     jax.jit,
     inline=True,
-    static_argnames=("kind", "reverse", "implementation", "checkpoint", "window", "memory"),
+    static_argnames=(
+        "cell_type",
+        "reverse",
+        "requested",
+        "checkpoint",
+        "window",
+        "num_live_cells",
+    ),
 )
 def _unroll(
-    params: Cell,
-    xs: Array,
-    state: State | None,
-    controls: Controls,
+    arguments: CallArguments,
     *,
-    kind: type[Cell],
+    cell_type: type[Cell],
     reverse: bool,
-    implementation: str,
+    requested: ImplementationName | None,
     checkpoint: Checkpoint,
     window: int | None,
-    memory: Memory,
+    num_live_cells: int,
 ) -> tuple[State, Array]:
-    del kind
-    if state is None:
-        dtype = accum_dtype(xs.dtype)
-        batch_shape = batch_shape_of("xs", params, xs, 1)
-        state = jax.tree.map(lambda leaf: leaf.astype(dtype), params.initial_state(batch_shape))
+    del cell_type
+    spec, implementation, params, h0 = prepare_call(
+        arguments, requested=requested, checkpoint=checkpoint, num_live_cells=num_live_cells
+    )
 
-    def run(steps: Steps, state: State) -> tuple[State, Array]:
-        return IMPLEMENTATIONS[implementation].run(
-            params, steps, state, reverse=reverse, memory=memory
-        )
+    def run(inputs: ScanInputs, state: State) -> tuple[State, Array]:
+        return IMPLEMENTATIONS[implementation].run(spec, params, inputs, state, reverse=reverse)
 
     if checkpoint not in (None, "step"):
-        chunk = None if checkpoint == "chunk" else checkpoint
-        run = functools.partial(run_checkpointed, run, window=chunk, reverse=reverse)
+        chunk_size = None if checkpoint == "chunk" else checkpoint
+        run = functools.partial(run_with_remat, run, chunk_size=chunk_size, reverse=reverse)
     if window is not None:
         run = functools.partial(run_truncated, run, window=window, reverse=reverse)
-    steps = plan(xs, controls, reverse=reverse)
+    xs = arguments.xs
+    inputs = make_scan_inputs(xs, arguments.controls, reverse=reverse)
     if xs.shape[0]:
-        first = steps.xs[0]
-        state = settle(lambda h: cast_and_step(params, h, project(params, first), xs.dtype), state)
-    return run(steps, state)
-
-
-def _choose(implementation: str | None, call: Call) -> str:
-    if implementation is None:
-        return next(
-            name
-            for name, candidate in IMPLEMENTATIONS.items()
-            if candidate.unsupported(call) is None
+        first = inputs.xs[0]
+        h0 = match_carry_sharding(
+            lambda h: cast_and_step(params, h, project(params, first), xs.dtype), h0
         )
-    _checks.one_of("implementation", implementation, IMPLEMENTATIONS)
-    reason = IMPLEMENTATIONS[implementation].unsupported(call)
-    if reason is not None:
-        raise NotImplementedError(f'implementation="{implementation}" cannot serve: {reason}')
-    return implementation
+    return run(inputs, h0)

@@ -1,89 +1,128 @@
-"""What a choice between implementations is made from."""
+"""Description of a call, from which an implementation is selected."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 
-from gru_jax.cells.base import Cell, accum_dtype
+from gru_jax._autodiff.step_graph import StepGraph, trace_step
+from gru_jax.cells.base import AffineCell, Cell
+from gru_jax.cells.linear import accum_dtype
+from gru_jax.cells.precision import cast_params
 from gru_jax.typing import Array, DType, Shape, State
 
 
 @dataclasses.dataclass(frozen=True)
-class Call:
+class RematPolicy:
+    """What a call may save for its backward pass.
+
+    Attributes:
+        recompute: whether to save the states alone.
+        num_live_cells: how many cells have their residuals alive at the same time and share the
+            memory that is fast: the cells of a stack.
+    """
+
+    recompute: bool = False
+    num_live_cells: int = 1
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CallSpec:
     """A call of :func:`gru_jax.unroll`, as far as its implementations differ in it.
 
     Attributes:
-        cell: the parameters; their types, not their values.
-        shape: of the inputs, (T, *batch, D); sizes may be symbolic, see :attr:`is_sized`.
+        cell: the parameters; only their types are read.
+        shape: of the inputs, (T, *batch, D); sizes may be symbolic, see :attr:`has_static_shape`.
         dtype: of the inputs.
         state_dtypes: of the carry's leaves.
-        precision: what ``jax.default_matmul_precision`` is set to, None where it is not.
+        has_resets: whether ``starts`` was given.
+        precision: what ``jax.default_matmul_precision`` is set to, None if it is not.
         platform: where the program most likely runs: ``"cpu"``, ``"gpu"`` or ``"tpu"``. That is
-            certain only once it is lowered, see :mod:`gru_jax._unroll.transform_rules`.
+            certain only once it is lowered, see :mod:`gru_jax._unroll.fused.transforms`.
         device_kind: of a device of that platform, as JAX names it.
         num_devices: over how many of them the compiler may spread the program; 1 within
             :func:`jax.shard_map`.
-        is_named: whether an implementation is asked for by name.
+        mesh: the mesh in whose context the call is made.
+        is_explicit: whether an implementation was explicitly requested.
+        remat: what may be saved.
     """
 
     cell: Cell
     shape: Shape
     dtype: DType
     state_dtypes: tuple[DType, ...]
+    has_resets: bool
     precision: str | None
     platform: str
     device_kind: str
     num_devices: int
-    is_named: bool
+    mesh: jax.sharding.AbstractMesh
+    is_explicit: bool
+    remat: RematPolicy
 
     @property
-    def is_sized(self) -> bool:
-        """Whether all sizes are known, as they are not when exported with symbolic shapes."""
-        return are_known(self.shape)
+    def has_static_shape(self) -> bool:
+        """Whether all sizes are numbers; those of a program for any size are not."""
+        return is_static_shape(self.shape)
+
+    @property
+    def has_explicit_axes(self) -> bool:
+        """Whether sharding is part of the arrays' types."""
+        return jax.sharding.AxisType.Explicit in self.mesh.axis_types
+
+    @functools.cached_property
+    def step_graph(self) -> StepGraph | str:
+        """The graph of the cell's step, or why there is none."""
+        if not isinstance(self.cell, AffineCell):
+            name = type(self.cell).__name__
+            return f"{name} is not a gru_jax.AffineCell, whose matmuls can be told apart"
+        features = self.shape[len(self.shape) - self.cell.num_feature_axes :]
+        try:
+            graph = trace_step(cast_params(self.cell, self.dtype), features, self.dtype)
+        except Exception as error:
+            # The user's own code; if it fails for the batch of the call, too, the scan raises.
+            return f"the step of {type(self.cell).__name__} cannot be traced for any batch: {error}"
+        if graph.violations:
+            name = type(self.cell).__name__
+            return f"{name} breaks the rule of AffineCell: {'; '.join(graph.violations)}"
+        return graph
 
 
-@dataclasses.dataclass(frozen=True)
-class Memory:
-    """What a call may keep for its gradient.
-
-    Attributes:
-        recompute: whether nothing but the states.
-        calls: how many share what is fast, each of them keeping as much: the cells of a stack.
-    """
-
-    recompute: bool = False
-    calls: int = 1
-
-
-def describe(cell: Cell, xs: Array, state: State | None, *, named: str | None) -> Call:
-    """The call of ``unroll`` with these arguments, made here and now.
-
-    Args:
-        cell, xs, state: as they came; None for the initial state.
-        named: the implementation that is asked for.
-    """
+def make_call_spec(
+    cell: Cell,
+    xs: Array | jax.ShapeDtypeStruct,
+    h0: State | None,
+    *,
+    has_resets: bool,
+    is_explicit: bool,
+    remat: RematPolicy,
+) -> CallSpec:
+    """The call of ``unroll`` with these arguments, made here and now."""
     device = default_device()
-    if state is None:
+    if h0 is None:
         state_dtypes = (accum_dtype(xs.dtype),)
     else:
-        state_dtypes = tuple(leaf.dtype for leaf in jax.tree.leaves(state))
+        state_dtypes = tuple(leaf.dtype for leaf in jax.tree.leaves(h0))
     mesh = jax.sharding.get_abstract_mesh()
     is_manual = not mesh.empty and mesh.are_all_axes_manual
-    return Call(
+    return CallSpec(
         cell=cell,
         shape=xs.shape,
         dtype=xs.dtype,
         state_dtypes=state_dtypes,
+        has_resets=has_resets,
         precision=jax.config.jax_default_matmul_precision,  # pyright: ignore[reportAttributeAccessIssue]
         platform=device.platform,
         device_kind=device.device_kind,
         num_devices=1 if is_manual else count_devices(device),
-        is_named=named is not None,
+        mesh=mesh,
+        is_explicit=is_explicit,
+        remat=remat,
     )
 
 
-def are_known(shape: Shape) -> bool:
+def is_static_shape(shape: Shape) -> bool:
     """Whether sizes are numbers: those of a program for any size (:mod:`jax.export`) are not."""
     return all(isinstance(size, int) for size in shape)
 

@@ -1,157 +1,79 @@
-"""Sequences cut along time: gradients that stop at the cuts, and chunks handed out one by one."""
+"""Time split into chunks, and a scan over them."""
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gru_jax import _checks
-from gru_jax._unroll.masking import Steps
-from gru_jax.typing import Array, Inputs, Lengths, State, TimeMask
+from gru_jax._unroll.sharding import match_carry_sharding
 
-Run = Callable[[Steps, State], tuple[State, Array]]
+CarryT = TypeVar("CarryT")
 TreeT = TypeVar("TreeT")
 
 
-def tbptt_windows(
-    xs: Inputs,
-    window: int,
+def scan_chunks(
+    body: Callable[[CarryT, Any], tuple[CarryT, Any]],
+    carry: CarryT,
+    tree: Any,
+    chunk_size: int,
     *,
-    lengths: Lengths | None = None,
-    mask: TimeMask | None = None,
-    starts: TimeMask | None = None,
-) -> Iterator[dict[str, Any]]:
-    """Cuts a batch of sequences into windows of ``window`` steps, the last maybe shorter.
-
-    Each comes as the keyword arguments of :func:`gru_jax.unroll`, so that truncated
-    backpropagation through time (Williams & Peng 1990) with an update per window reads::
-
-        for inputs in tbptt_windows(xs, 35, lengths=lengths):
-            params, h = update(params, h, **inputs)   # unroll(params, h0=h, **inputs) in it
-
-    Running all windows with the state handed over gives what one pass gives.
+    reverse: bool,
+    per_chunk: tuple[Any, Any] = (None, None),
+) -> tuple[CarryT, Any]:
+    """``lax.scan`` over chunks of time instead of steps; the last chunk may be shorter.
 
     Args:
-        xs: inputs (T, *batch, D).
-        window: steps of a window.
-        lengths: (*batch,); each window gets what is left of a sequence within it.
-        mask: (T, *batch).
-        starts: (T, *batch).
+        body: ``(carry, (chunk, extra)) -> (carry, ys)``; a chunk has leaves (steps, ...), and so
+            have ``ys``.
+        carry: the carry before the first chunk.
+        tree: leaves (T, ...).
+        chunk_size: steps of a chunk.
+        reverse: whether the last chunk comes first.
+        per_chunk: the extras of the full chunks, leaves (T // chunk_size, ...), and of the rest.
 
-    Raises:
-        TypeError: ``window`` is not an integer.
-        ValueError: ``window`` is not positive.
+    Returns:
+        The last carry, and ``ys`` of all steps.
     """
-    window = _checks.positive_int("window", window)
-    return _windows(xs, window, lengths, mask, starts)
+    time = jax.tree.leaves(tree)[0].shape[0]
+    count, rest = divmod(time, chunk_size)
+    full, tail = split_chunks(tree, chunk_size)
+    full, tail = (full, per_chunk[0]), (tail, per_chunk[1])
+    has_tail = bool(rest) or not count
+    ys, ys_tail = None, None
+    if has_tail and reverse:
+        carry, ys_tail = body(carry, tail)
+    if count:
+        first = jax.tree.map(lambda leaf: leaf[0], full)
+        if count == 1:
+            carry, ys = body(carry, first)
+        else:
+            carry = match_carry_sharding(lambda carry: body(carry, first)[0], carry)
+            carry, ys = lax.scan(body, carry, full, reverse=reverse)
+            ys = jax.tree.map(lambda y: y.reshape(count * chunk_size, *y.shape[2:]), ys)
+    if has_tail and not reverse:
+        carry, ys_tail = body(carry, tail)
+    if not (count and has_tail):
+        return carry, ys if count else ys_tail
+    return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), ys, ys_tail)
 
 
-def _windows(
-    xs: Inputs, window: int, lengths: Lengths | None, mask: TimeMask | None, starts: TimeMask | None
-) -> Iterator[dict[str, Any]]:
-    for begin in range(0, xs.shape[0], window):
-        inside = slice(begin, begin + window)
-        cut: dict[str, Any] = {"xs": xs[inside]}
-        if lengths is not None:
-            cut["lengths"] = jnp.clip(jnp.asarray(lengths) - begin, 0, cut["xs"].shape[0])
-        if mask is not None:
-            cut["mask"] = mask[inside]
-        if starts is not None:
-            cut["starts"] = starts[inside]
-        yield cut
+def split_chunks(tree: TreeT, chunk_size: int) -> tuple[TreeT, TreeT]:
+    """Leaves (T, ...) as full chunks (T // chunk_size, chunk_size, ...), and the rest."""
 
+    def full(leaf: Any) -> Any:
+        count = leaf.shape[0] // chunk_size
+        return leaf[: count * chunk_size].reshape(count, chunk_size, *leaf.shape[1:])
 
-def run_truncated(
-    run: Run, steps: Steps, state: State, *, window: int, reverse: bool
-) -> tuple[State, Array]:
-    """``run`` over all steps, its gradients cut where one window hands its state to the next."""
-
-    def run_window(state: State, steps: Steps, first: Array) -> tuple[State, Array]:
-        handed_over = jax.tree.map(lax.stop_gradient, state)
-        state = jax.tree.map(lambda given, cut: jnp.where(first, given, cut), state, handed_over)
-        return run(steps, state)
-
-    return _over_windows(run_window, steps, state, window=window, reverse=reverse)
-
-
-def run_checkpointed(
-    run: Run, steps: Steps, state: State, *, window: int | None, reverse: bool
-) -> tuple[State, Array]:
-    """``run`` over all steps, keeping one state per window for the gradient (Chen et al. 2016).
-
-    ``window=None`` takes about sqrt(T) steps, which balances what is kept between the windows
-    with what is recomputed within one.
-    """
-    if window is None:
-        window = max(1, math.isqrt(steps.xs.shape[0]))
-
-    # prevent_cse=False: see the scan implementation; a window is a scan's body too.
-    checkpointed = jax.checkpoint(run, prevent_cse=False)
-    return run_windows(checkpointed, steps, state, window=window, reverse=reverse)
-
-
-def run_windows(
-    run: Run, steps: Steps, state: State, *, window: int, reverse: bool
-) -> tuple[State, Array]:
-    """``run`` over all steps, a window after another."""
-
-    def run_window(state: State, steps: Steps, first: Array) -> tuple[State, Array]:
-        del first
-        return run(steps, state)
-
-    return _over_windows(run_window, steps, state, window=window, reverse=reverse)
-
-
-def in_windows(tree: TreeT, window: int) -> tuple[TreeT, TreeT]:
-    """A tree of arrays (T, ...) as full windows (T // window, window, ...), and what is left."""
-
-    def full(leaf: Array) -> Array:
-        count = leaf.shape[0] // window
-        return leaf[: count * window].reshape(count, window, *leaf.shape[1:])
-
-    def rest(leaf: Array) -> Array:
-        return leaf[leaf.shape[0] // window * window :]
+    def rest(leaf: Any) -> Any:
+        return leaf[leaf.shape[0] // chunk_size * chunk_size :]
 
     return jax.tree.map(full, tree), jax.tree.map(rest, tree)
 
 
-def window_near(time: int, most: int) -> int:
-    """Steps of a window: at most ``most``, and a divisor of ``time`` where one is near."""
+def divisor_near(time: int, most: int) -> int:
+    """Steps of a chunk: at most ``most``, and a divisor of ``time`` if one is near."""
     if time <= most:
         return time
     return next((steps for steps in range(most, most // 2, -1) if time % steps == 0), most)
-
-
-def _over_windows(
-    run_window: Callable[[State, Steps, Array], tuple[State, Array]],
-    steps: Steps,
-    state: State,
-    *,
-    window: int,
-    reverse: bool,
-) -> tuple[State, Array]:
-    """Scans over full windows, and runs the shorter last one after them (in reverse: before)."""
-    time = steps.xs.shape[0]
-    count, rest = divmod(time, window)
-    full, last = in_windows(steps, window)
-    index = jnp.arange(count)
-
-    def body(state: State, numbered):
-        number, window_steps = numbered
-        is_first = number == (count - 1 if reverse else 0)
-        return run_window(state, window_steps, is_first & (not (reverse and rest)))
-
-    ys = []
-    if rest and reverse:
-        state, y = run_window(state, last, jnp.array(True))
-        ys.append(y)
-    if count:
-        state, y = lax.scan(body, state, (index, full), reverse=reverse)
-        ys.insert(0, y.reshape(count * window, *y.shape[2:]))
-    if (rest and not reverse) or not time:
-        state, y = run_window(state, last, jnp.array(count == 0))
-        ys.append(y)
-    return state, jnp.concatenate(ys)

@@ -1,4 +1,4 @@
-"""Sequence control: lengths, masks, starts and reading direction, brought into one form."""
+"""Lengths, masks, starts and direction of reading, in the one form that implementations read."""
 
 from typing import NamedTuple
 
@@ -12,14 +12,14 @@ from gru_jax import _checks
 from gru_jax.typing import Array, DType, Lengths, Shape, State, TimeMask
 
 
-class Steps(NamedTuple):
-    """What happens at each step: a tree of arrays (T, *batch, ...), cut anywhere along time.
+class ScanInputs(NamedTuple):
+    """The inputs of every step: a tree of arrays (T, *batch, ...), which can be split along time.
 
     Attributes:
         xs: the inputs (T, *batch, D), zero where a step is not valid.
         valid: (T, *batch), False where the state is held and the output is zero; None: all are.
-        resets: (T, *batch), True where the state becomes the initial one before ``xs[t]`` is
-            read, in whichever direction that is; None: nowhere.
+        resets: (T, *batch), True where the reset state replaces the state before ``xs[t]`` is
+            read, in either direction; None: nowhere.
     """
 
     xs: Array
@@ -27,18 +27,18 @@ class Steps(NamedTuple):
     resets: Array | None
 
 
-class Controls(NamedTuple):
-    """The controls as the caller gave them, None where there was nothing."""
+class SequenceControls(NamedTuple):
+    """``lengths``, ``mask`` and ``starts`` as the caller gave them, None if absent."""
 
     lengths: Array | None
     mask: Array | None
     starts: Array | None
 
 
-def check_controls(
+def validate_controls(
     time_shape: Shape, lengths: Lengths | None, mask: TimeMask | None, starts: TimeMask | None
-) -> Controls:
-    """Checks the controls of sequences of ``time_shape`` (T, *batch).
+) -> SequenceControls:
+    """Validates the controls of sequences of ``time_shape`` (T, *batch).
 
     Raises:
         TypeError: a wrong dtype.
@@ -49,12 +49,19 @@ def check_controls(
         _checks.shape("lengths", lengths, time_shape[1:], "(*batch)")
         _check_range(lengths, time_shape[0])
     if mask is not None:
-        mask = _checks.boolean_array("mask", mask)
-        _checks.shape("mask", mask, time_shape, "(time, *batch)")
+        mask = _time_mask("mask", mask, time_shape)
     if starts is not None:
-        starts = _checks.boolean_array("starts", starts)
-        _checks.shape("starts", starts, time_shape, "(time, *batch)")
-    return Controls(lengths, mask, starts)
+        starts = _time_mask("starts", starts, time_shape)
+    return SequenceControls(lengths, mask, starts)
+
+
+def _time_mask(name: str, value: TimeMask, time_shape: Shape) -> TimeMask:
+    mask = _checks.flag_array(name, value)
+    hint = ""
+    if mask.shape == (*time_shape, 1):
+        hint = f"; drop the last axis: {name}[..., 0]"
+    _checks.shape(name, mask, time_shape, f"(time, *batch){hint}")
+    return mask
 
 
 def _check_range(lengths: Array, time: int) -> None:
@@ -66,50 +73,50 @@ def _check_range(lengths: Array, time: int) -> None:
         raise ValueError(f"lengths must lie between 0 and {time}, the time steps; got {wrong[0]}")
 
 
-def plan(xs: Array, controls: Controls, *, reverse: bool) -> Steps:
-    """Brings inputs and controls into the form that implementations read.
+def make_scan_inputs(xs: Array, controls: SequenceControls, *, reverse: bool) -> ScanInputs:
+    """Inputs and controls in the form that implementations read.
 
-    With ``reverse``, nothing has to be flipped: reading the padding first holds the state, so
-    each sequence begins at its own last valid step. A segment that is read backwards ends where
-    it starts, so the state is replaced on entering the step before a start.
+    ``reverse`` flips nothing: the padding is read first and holds the state, so that each sequence
+    begins at its own last valid step. A segment that is read backwards ends at its start, so that
+    the state is replaced at the step before a start.
     """
     lengths, mask, starts = controls
     time = xs.shape[0]
-    inside = None
+    is_inside = None
     if lengths is not None:
         # A narrower dtype may hold the lengths and not the number of steps.
         lengths = jnp.broadcast_to(lengths.astype(jnp.int32), (time, *lengths.shape))
-        inside = lax.broadcasted_iota(jnp.int32, lengths.shape, 0) < lengths
+        is_inside = lax.broadcasted_iota(jnp.int32, lengths.shape, 0) < lengths
 
-    valid = mask if inside is None else inside if mask is None else inside & mask
-    resets = starts if inside is None or starts is None else starts & inside
+    valid = mask if is_inside is None else is_inside if mask is None else is_inside & mask
+    resets = starts if is_inside is None or starts is None else starts & is_inside
     if resets is not None and reverse:
         resets = jnp.concatenate([resets[1:], jnp.zeros_like(resets[:1])])
     if valid is not None:
         # Whatever stands at such a step must not reach the arithmetic: 0 * NaN is NaN, and so
         # would be the gradients of a projection that is masked only afterwards.
-        xs = jnp.where(expand(valid, xs), xs, jnp.zeros_like(xs))
-    return Steps(xs, valid, resets)
+        xs = jnp.where(broadcast_mask(valid, xs), xs, jnp.zeros_like(xs))
+    return ScanInputs(xs, valid, resets)
 
 
-def select(condition: Array, on_true: State, on_false: State) -> State:
-    """Chooses between two states where ``condition`` (*batch) says so."""
+def tree_where(condition: Array, on_true: State, on_false: State) -> State:
+    """``on_true`` where ``condition`` (*batch), ``on_false`` elsewhere."""
     return jax.tree.map(
-        lambda yes, no: jnp.where(expand(condition, yes), yes, no), on_true, on_false
+        lambda yes, no: jnp.where(broadcast_mask(condition, yes), yes, no), on_true, on_false
     )
 
 
-def expand(condition: Array, like: Array) -> Array:
-    """A condition broadcast over the trailing axes that ``like`` has and it has not."""
-    trailing = (1,) * (like.ndim - condition.ndim)
-    return jnp.broadcast_to(condition.reshape(condition.shape + trailing), like.shape)
+def broadcast_mask(mask: Array, like: Array) -> Array:
+    """A mask broadcast over the trailing axes that ``like`` has and it has not."""
+    trailing = (1,) * (like.ndim - mask.ndim)
+    return jnp.broadcast_to(mask.reshape(mask.shape + trailing), like.shape)
 
 
 def mask_outputs(outputs: Array, valid: Array | None, dtype: DType) -> Array:
     """Outputs of all steps in ``dtype``, zero at those that are not valid.
 
-    After the loop, not in it: there they would be a second array to write, of which the XLA of
-    JAX 0.10 on a CPU, where it is bfloat16, converts all to float32 and back at each step.
+    Applied after the loop. Inside, the outputs would be a second array to write, and if that is
+    bfloat16, XLA:CPU of JAX 0.10 converts all of it to float32 and back at each step.
     """
     ys = outputs.astype(dtype)
-    return ys if valid is None else jnp.where(expand(valid, ys), ys, jnp.zeros_like(ys))
+    return ys if valid is None else jnp.where(broadcast_mask(valid, ys), ys, jnp.zeros_like(ys))

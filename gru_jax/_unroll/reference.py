@@ -1,48 +1,55 @@
-"""The implementation that serves every cell everywhere: `lax.scan` of one step."""
+"""The implementation ``"scan"``, for every cell everywhere: ``lax.scan`` of one step."""
 
 import jax
 from jax import lax
 
-from gru_jax._unroll.call_spec import Call, Memory
-from gru_jax._unroll.masking import Steps, mask_outputs, select
-from gru_jax._unroll.sharding import place
-from gru_jax.cells.base import Cell, cast_and_step, project, promote_params
+from gru_jax._unroll.call_spec import CallSpec
+from gru_jax._unroll.carry import reset_state_like
+from gru_jax._unroll.masking import ScanInputs, mask_outputs, tree_where
+from gru_jax.cells.base import Cell
+from gru_jax.cells.precision import cast_and_step, project
 from gru_jax.typing import Array, State
 
 
-def unsupported(call: Call) -> str | None:
-    """Why this implementation cannot serve a call; None where it can, which is always."""
-    del call
-    return None
+def unsupported_reasons(spec: CallSpec) -> list[str]:
+    """Why this implementation does not support a call: it supports every one."""
+    del spec
+    return []
 
 
 def run(
-    cell: Cell, steps: Steps, state: State, *, reverse: bool, memory: Memory
+    spec: CallSpec, cell: Cell, inputs: ScanInputs, h0: State, *, reverse: bool
 ) -> tuple[State, Array]:
-    """Runs ``cell`` over time; ``memory`` says what is kept for gradients."""
-    dtype = steps.xs.dtype
-    batch_shape = steps.xs.shape[1 : steps.xs.ndim - cell.num_feature_axes]
-    # Gradients of the parameters add up over the steps in the dtype the loop reads them in.
-    cell = promote_params(cell)
+    """Runs ``cell`` over time; JAX differentiates the loop."""
+    return scan_steps(cell, inputs, h0, reverse=reverse, recompute=spec.remat.recompute)
 
-    initial = jax.tree.map(
-        lambda new, old: new.astype(old.dtype), cell.initial_state(batch_shape), state
-    )
-    initial = place(initial, state)
 
-    def body(state: State, step):
+def scan_steps(
+    cell: Cell, inputs: ScanInputs, h0: State, *, reverse: bool, recompute: bool
+) -> tuple[State, Array]:
+    """``lax.scan`` of one step; with ``recompute`` only the states are saved as residuals."""
+    dtype = inputs.xs.dtype
+    reset_state = reset_state_like(cell, inputs, h0)
+
+    def body(state: State, step: tuple) -> tuple[State, Array]:
         projected, valid, reset = step
         if reset is not None:
-            state = select(reset, initial, state)
+            state = tree_where(reset, reset_state, state)
         new = cast_and_step(cell, state, projected, dtype)
-        held = new if valid is None else select(valid, new, state)
-        return held, cell.output(held)
+        state = new if valid is None else tree_where(valid, new, state)
+        return state, cell.output(state)
 
-    if memory.recompute:
-        # A scan's body is never merged with what is outside it, so the barrier that would
-        # prevent it only costs time.
+    if recompute:
+        # XLA never merges a scan's body with what is outside of it, so that the barrier against
+        # that only costs time.
         body = jax.checkpoint(body, prevent_cse=False)
-    projected = project(cell, steps.xs)
-    read = (projected, steps.valid, steps.resets)
-    last, outputs = lax.scan(body, state, read, reverse=reverse)
-    return last, mask_outputs(outputs, steps.valid, dtype)
+    scan_inputs = (project(cell, inputs.xs), inputs.valid, inputs.resets)
+    h_last, outputs = lax.scan(body, h0, scan_inputs, reverse=reverse)
+    return h_last, mask_outputs(outputs, inputs.valid, dtype)
+
+
+def describe(spec: CallSpec, cell: Cell, inputs: ScanInputs, h0: State) -> list[str]:
+    """What :func:`run` does with a call, a line for each decision."""
+    del cell, inputs, h0
+    saved = "the states; gates are recomputed" if spec.remat.recompute else "what JAX saves"
+    return ["forward pass: lax.scan of one step", f"saved for the backward pass: {saved}"]

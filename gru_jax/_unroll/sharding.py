@@ -1,4 +1,8 @@
-"""Where a carry lives: under a mesh, placement is part of an array's type, and of a carry's."""
+"""Sharding of scan carries.
+
+Under a mesh, sharding is part of an array's type, and ``lax.scan`` requires a carry of constant
+type.
+"""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -11,46 +15,45 @@ from gru_jax.typing import Array, State
 TreeT = TypeVar("TreeT")
 
 
-def settle(next_state: Callable[[State], State], state: State) -> State:
-    """The state placed as ``next_state`` gives it back, which is what a scan asks of its carry.
+def match_carry_sharding(next_state: Callable[[State], State], state: State) -> State:
+    """The state with the sharding that ``next_state`` returns.
 
-    Zeros are the same everywhere, on one device as well as on all, but a step that reads a
-    sharded batch gives a sharded state; :func:`jax.shard_map` and explicit sharding both count
-    that a change of type.
+    Zeros are replicated, but a step that reads a sharded batch returns a sharded state:
+    :func:`jax.shard_map` and explicit sharding both count that as a change of type.
     """
     if jax.sharding.get_abstract_mesh().empty:
         return state
-    return place(state, jax.eval_shape(next_state, state))
+    return reshard_like(state, jax.eval_shape(next_state, state))
 
 
-def place(state: State, like: State) -> State:
-    """The state placed like another (arrays or their types)."""
+def reshard_like(state: State, like: State) -> State:
+    """The state with the sharding of another (arrays or their types)."""
     if jax.sharding.get_abstract_mesh().empty:
         return state
-    return jax.tree.map(_place, state, like)
+    return jax.tree.map(_reshard_leaf, state, like)
 
 
-def vary_alike(tree: TreeT) -> TreeT:
-    """The arrays of a tree differing from device to device along all axes that any of them does.
+def pvary_to_common_axes(tree: TreeT) -> TreeT:
+    """Casts all leaves to vary over the union of the manual mesh axes that any leaf varies over.
 
-    Within :func:`jax.shard_map` parameters are the same on every device while inputs are not.
-    Where a derivative is written by hand nobody adds up the parameters' gradients over devices;
-    transposing this does.
+    Within :func:`jax.shard_map` parameters are replicated and inputs are not. The transpose of this
+    cast sums the parameters' gradients over devices, which a custom backward pass does not do.
     """
     if jax.sharding.get_abstract_mesh().empty:
         return tree
-    axes = frozenset[str]().union(*(_varying(jax.typeof(leaf)) for leaf in jax.tree.leaves(tree)))
+    leaves = jax.tree.leaves(tree)
+    axes = frozenset[str]().union(*(_varying_axes(jax.typeof(leaf)) for leaf in leaves))
 
     def vary(leaf: Array) -> Array:
-        missing = axes - _varying(jax.typeof(leaf))
+        missing = axes - _varying_axes(jax.typeof(leaf))
         return lax.pcast(leaf, tuple(missing), to="varying") if missing else leaf
 
     return jax.tree.map(vary, tree)
 
 
-def _place(leaf: Array, like: Array | jax.ShapeDtypeStruct) -> Array:
+def _reshard_leaf(leaf: Array, like: Array | jax.ShapeDtypeStruct) -> Array:
     wanted = like if isinstance(like, jax.ShapeDtypeStruct) else jax.typeof(like)
-    missing = _varying(wanted) - _varying(jax.typeof(leaf))
+    missing = _varying_axes(wanted) - _varying_axes(jax.typeof(leaf))
     if missing:
         leaf = lax.pcast(leaf, tuple(missing), to="varying")
     sharding = wanted.sharding
@@ -59,6 +62,6 @@ def _place(leaf: Array, like: Array | jax.ShapeDtypeStruct) -> Array:
     return leaf
 
 
-def _varying(aval) -> frozenset[str]:
-    """The manual axes over which an array differs from device to device."""
+def _varying_axes(aval) -> frozenset[str]:
+    """The manual mesh axes over which an array varies."""
     return aval.manual_axis_type.varying if aval.manual_axis_type is not None else frozenset()

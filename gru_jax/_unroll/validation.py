@@ -1,4 +1,6 @@
-"""Checks of what every way of running a cell is called with."""
+"""Validation of what every way of running a cell is called with."""
+
+from typing import Any
 
 import jax
 
@@ -10,18 +12,23 @@ from gru_jax.typing import Array, Shape, State
 def check_cell(params: Cell) -> None:
     """TypeError or ValueError unless ``params`` is a cell whose parameters fit together."""
     if not isinstance(params, Cell):
-        raise TypeError(f"params must be a gru_jax.Cell, got {type(params).__name__}")
+        got = type(params).__name__
+        hint = {
+            "Stack": "; a Stack runs by gru_jax.unroll_stack",
+            "GRUCell": "; Flax cells run by flax.nnx.RNN or flax.linen.RNN",
+        }.get(got, "")
+        raise TypeError(f"params must be a gru_jax.Cell, got {got}{hint}")
     params.validate()
 
 
 def batch_shape_of(name: str, params: Cell, x: Array, leading: int) -> Shape:
-    """The batch axes of inputs; ValueError unless they have the rank and features of the cell's.
+    """The batch axes of inputs; ValueError unless their rank and features are the cell's.
 
     Args:
-        name: what the error calls ``x``.
+        name: the argument's name in the error.
         params: the cell.
-        x: inputs (*batch, D), or with time leading.
-        leading: how many axes stand before the batch: 1 for a sequence, 0 for a step.
+        x: inputs (*batch, D), or time-major.
+        leading: how many axes come before the batch: 1 for a sequence, 0 for a step.
     """
     features = params.num_feature_axes
     meaning = "(time, *batch, input)" if leading else "(*batch, input)"
@@ -38,15 +45,22 @@ def batch_shape_of(name: str, params: Cell, x: Array, leading: int) -> Shape:
 
 
 def check_state(name: str, params: Cell, state: State, batch_shape: Shape) -> State:
-    """The state as arrays; TypeError or ValueError unless it fits the cell and the batch."""
+    """The state as arrays; TypeError or ValueError unless it fits the cell and the batch.
+
+    A plain tuple or list is accepted for a NamedTuple of as many leaves, ``(h, c)`` for an
+    :class:`gru_jax.LSTMState`.
+    """
     expected = jax.eval_shape(lambda: params.initial_state(batch_shape))
+    fields = getattr(expected, "_fields", ())
+    if fields and type(state) in (tuple, list) and len(state) == len(fields):
+        state = type(expected)(*state)
     if jax.tree.structure(state) != jax.tree.structure(expected):
         raise TypeError(
-            f"{name} must be what gru_jax.initial_state(params) gives, "
+            f"{name} must be a state as gru_jax.initial_state(params) returns, "
             f"{_describe(expected)}; got {_describe(state)}"
         )
 
-    def check_leaf(path, want: jax.ShapeDtypeStruct, leaf: object) -> Array:
+    def check_leaf(path: Any, want: jax.ShapeDtypeStruct, leaf: object) -> Array:
         label = name + jax.tree_util.keystr(path)
         array = _checks.floating_array(label, leaf)
         _checks.shape(label, array, want.shape, "(*batch, hidden)")
@@ -55,6 +69,11 @@ def check_state(name: str, params: Cell, state: State, batch_shape: Shape) -> St
     return jax.tree_util.tree_map_with_path(check_leaf, expected, state)
 
 
-def _describe(state: State) -> str:
-    fields = getattr(state, "_fields", None)
-    return type(state).__name__ + (f"({', '.join(fields)})" if fields else "")
+def _describe(state: Any) -> str:
+    """A state's structure in words, such as ``LSTMState(h, c)`` or ``an array (4, 16)``."""
+    if fields := getattr(state, "_fields", None):
+        return f"{type(state).__name__}({', '.join(fields)})"
+    if isinstance(state, (tuple, list)):
+        return f"a {type(state).__name__} of {len(state)}"
+    shape = getattr(state, "shape", None)
+    return type(state).__name__ if shape is None else f"an array {tuple(shape)}"

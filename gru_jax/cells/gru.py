@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from gru_jax import _checks, initializers
-from gru_jax.cells.base import Affine, add_bias, dot
+from gru_jax.cells.base import AffineFn
+from gru_jax.cells.linear import add_bias, dot
 from gru_jax.cells.packed import PackedCell, init_packed
 from gru_jax.typing import Array, DType, Hidden, Initializer, Shape
 
@@ -77,9 +78,9 @@ def init(
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class GRUParams(PackedCell):
-    """A GRU's parameters; gates lie side by side in the order r (reset), z (update), n (new).
+    """A GRU's parameters; gates are concatenated in the order r (reset), z (update), n (new).
 
     With ``reset="after"`` (as cuDNN, PyTorch and Keras have it)::
 
@@ -122,13 +123,13 @@ class GRUParams(PackedCell):
         return self.broadcast_h0(self.h0, batch_shape)
 
     def project(self, xs: Array) -> tuple[Array, Array, Array]:
-        # Three arrays and not one packed: slicing a packed array inside the loop keeps XLA's
-        # CPU compiler from vectorising the gates.
+        # Three arrays, not a packed one: XLA:CPU does not vectorise gates that are sliced from a
+        # packed array inside the loop.
         r, z, n = jnp.split(add_bias(dot(xs, self.w_x), self.b), 3, axis=-1)
         return r, z, n
 
     def combine(
-        self, state: Hidden, projected: tuple[Array, Array, Array], affine: Affine
+        self, state: Hidden, projected: tuple[Array, Array, Array], affine: AffineFn
     ) -> Hidden:
         if self.reset == "after":
             return gru_step_reset_after(state, projected, self.w_h, self.b_hn, affine)
@@ -138,7 +139,7 @@ class GRUParams(PackedCell):
         r, z = affine(h, u_rz, (x_r, x_z))
         r, z = jax.nn.sigmoid(r), jax.nn.sigmoid(z)
         (n,) = affine(r * h, u_n, (x_n,))
-        return _between(z, h, jnp.tanh(n))
+        return _lerp(z, h, jnp.tanh(n))
 
 
 def gru_step_reset_after(
@@ -146,17 +147,17 @@ def gru_step_reset_after(
     projected: tuple[Array, Array, Array],
     w_h: Array,
     b_hn: Array | None,
-    affine: Affine,
+    affine: AffineFn,
 ) -> Hidden:
     """A step with ``reset="after"``, of arrays alone, so that a kernel can compute it, too."""
     x_r, x_z, x_n = projected
     r, z, h_n = affine(h, w_h, (x_r, x_z, b_hn))
     r, z = jax.nn.sigmoid(r), jax.nn.sigmoid(z)
-    return _between(z, h, jnp.tanh(x_n + r * h_n))
+    return _lerp(z, h, jnp.tanh(x_n + r * h_n))
 
 
-def _between(z: Array, h: Array, n: Array) -> Array:
+def _lerp(z: Array, h: Array, n: Array) -> Array:
     """``n + z * (h - n)``, and exactly ``h`` where z is 1."""
-    # That n is read once matters, too: else the one kernel that JAX 0.12 makes of a small loop on a
-    # CPU has gates that are not vectorised.
+    # Reading `n` only once also matters: with JAX 0.12, the single fused kernel of a small CPU loop
+    # is otherwise not vectorised.
     return z * h + (1 - z) * n

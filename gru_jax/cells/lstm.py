@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from gru_jax import _checks
-from gru_jax.cells.base import Affine, add_bias, dot
+from gru_jax.cells.base import AffineFn
+from gru_jax.cells.linear import add_bias, dot
 from gru_jax.cells.packed import PackedCell, init_packed
 from gru_jax.typing import Array, DType, Hidden, Initializer, Shape
 
@@ -62,9 +63,9 @@ class LSTMState(NamedTuple):
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class LSTMParams(PackedCell):
-    """An LSTM's parameters; gates lie side by side in the order i, f, g, o, as in PyTorch.
+    """An LSTM's parameters; gates are concatenated in the order i, f, g, o, as in PyTorch.
 
     ::
 
@@ -104,7 +105,7 @@ class LSTMParams(PackedCell):
         return i, f, g, o
 
     def combine(
-        self, state: LSTMState, projected: tuple[Array, Array, Array, Array], affine: Affine
+        self, state: LSTMState, projected: tuple[Array, Array, Array, Array], affine: AffineFn
     ) -> LSTMState:
         i, f, g, o = affine(state.h, self.w_h, projected)
         i, f, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jax.nn.sigmoid(o)

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from gru_jax import _checks, initializers
-from gru_jax.cells.base import AffineCell, accum_dtype
+from gru_jax.cells.base import AffineCell
+from gru_jax.cells.linear import accum_dtype
 from gru_jax.typing import Array, DType, Initializer, Shape
 
 

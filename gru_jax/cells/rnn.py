@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from gru_jax.cells.base import Affine, add_bias, dot
+from gru_jax.cells.base import AffineFn
+from gru_jax.cells.linear import add_bias, dot
 from gru_jax.cells.packed import PackedCell, init_packed
 from gru_jax.typing import Array, DType, Hidden, Initializer, Shape
 
@@ -42,7 +43,7 @@ def init_rnn(
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class RNNParams(PackedCell):
     """A plain RNN's parameters: ``h' = tanh(x W + h U + b)``.
 
@@ -69,6 +70,6 @@ class RNNParams(PackedCell):
     def project(self, xs: Array) -> Array:
         return add_bias(dot(xs, self.w_x), self.b)
 
-    def combine(self, state: Hidden, projected: Array, affine: Affine) -> Hidden:
+    def combine(self, state: Hidden, projected: Array, affine: AffineFn) -> Hidden:
         (a,) = affine(state, self.w_h, (projected,))
         return jnp.tanh(a)

@@ -1,4 +1,4 @@
-"""Weights in and out: one module a framework, each with `load(theirs)` and `dump(ours)`.
+"""Weight converters: one module for each framework, with `load(source)` and `dump(params)`.
 
-The modules are imported by name, `from gru_jax.interop import torch`; none is loaded here.
+Import the modules by name, `from gru_jax.interop import torch`. This package imports none of them.
 """

@@ -1,4 +1,4 @@
-"""Equinox: `equinox.nn.GRUCell`, which is its own parameters."""
+"""Equinox: `equinox.nn.GRUCell`."""
 
 from typing import Any
 
@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from gru_jax.cells import GRUParams
-from gru_jax.interop.files import needed
+from gru_jax.interop.files import import_optional, is_exactly
 from gru_jax.interop.gate_layout import (
-    Layout,
+    GateLayout,
     as_array,
     check_gru,
     dump_cells,
@@ -22,64 +22,62 @@ from gru_jax.interop.gate_layout import (
 )
 from gru_jax.stack import Stack
 
-LAYOUT = Layout("rzn", gates_first=True)
+LAYOUT = GateLayout("rzn", gates_first=True)
 
 
-def load(theirs: Any) -> GRUParams | Stack:
-    """Our parameters from Equinox's.
+def load(source: Any) -> GRUParams | Stack:
+    """Loads parameters from Equinox.
 
     Args:
-        theirs: an ``equinox.nn.GRUCell``; or a tuple of layers, each a cell or a pair of cells,
-            of which the second reads backward.
+        source: an ``equinox.nn.GRUCell``; or a tuple of layers, each a cell or a pair of cells. The
+            second cell of a pair reads backward.
 
     Returns:
         GRUParams for one cell, a Stack for a tuple.
 
     Raises:
-        TypeError: it is no GRUCell.
-        ValueError, TypeError: a weight has another shape or dtype.
+        TypeError: ``source`` is not a GRUCell or is of a subclass, or a weight has a wrong dtype.
+        ValueError: a weight has a wrong shape.
     """
-    return load_cells(_load_cell, theirs)
+    return load_cells(_load_cell, source)
 
 
-def dump(ours: GRUParams | Stack) -> Any:
-    """Equinox's cell from our parameters; the inverse of :func:`load`.
+def dump(params: GRUParams | Stack) -> Any:
+    """Converts parameters to an Equinox cell; the inverse of :func:`load`.
 
     Returns:
         An ``equinox.nn.GRUCell``; for a Stack a tuple of layers.
 
     Raises:
-        TypeError: another kind of cell.
-        ValueError: ``reset="before"``, a learned initial state, residual layers or directions
-            that are not concatenated.
+        TypeError: ``params`` is not a GRUParams or a Stack of them.
+        ValueError: ``reset="before"``, a learned initial state, ``residual=True``, or a ``merge``
+            other than ``"concat"``.
         ImportError: Equinox is not installed.
     """
-    return dump_cells(_dump_cell, ours, "equinox")
+    return dump_cells(_dump_cell, params, "equinox")
 
 
-def _load_cell(theirs: Any) -> GRUParams:
-    if not {"weight_ih", "weight_hh", "bias_n"} <= set(dir(theirs)):
-        raise TypeError(f"expected an equinox.nn.GRUCell, got {type(theirs).__name__}")
-    w_x, w_h = load_matrices(
-        LAYOUT, ("weight_ih", theirs.weight_ih), ("weight_hh", theirs.weight_hh)
-    )
-    if theirs.bias is None:
+def _load_cell(cell: Any) -> GRUParams:
+    if not is_exactly(cell, "equinox.nn", "GRUCell"):
+        raise TypeError(f"expected exactly an equinox.nn.GRUCell, got {type(cell).__name__}")
+    w_x, w_h = load_matrices(LAYOUT, ("weight_ih", cell.weight_ih), ("weight_hh", cell.weight_hh))
+    if cell.bias is None:
         return make_gru(w_x, w_h)
-    bias = load_bias(LAYOUT, "bias", theirs.bias, len(w_h))
-    return make_gru(w_x, w_h, bias, as_array("bias_n", theirs.bias_n, (len(w_h),), "(hidden,)"))
+    bias = load_bias(LAYOUT, "bias", cell.bias, len(w_h))
+    return make_gru(w_x, w_h, bias, as_array("bias_n", cell.bias_n, (len(w_h),), "(hidden,)"))
 
 
 def _dump_cell(params: GRUParams) -> Any:
     check_gru(params, "equinox", ["after"])
-    equinox = needed("equinox")
+    equinox = import_optional("equinox")
     biased = has_bias(params)
     cell = equinox.nn.GRUCell(
         params.input_size, params.hidden_size, use_bias=biased, key=jax.random.key(0)
     )
-    weights = [LAYOUT.from_ours(np.asarray(each)) for each in (params.w_x, params.w_h)]
+    weights = [LAYOUT.from_canonical(np.asarray(each)) for each in (params.w_x, params.w_h)]
     if biased:
         bias, recurrent_bias = split_biases(params)
-        weights += [LAYOUT.from_ours(bias), recurrent_bias[2 * params.hidden_size :]]
+        weights += [LAYOUT.from_canonical(bias), recurrent_bias[2 * params.hidden_size :]]
     return equinox.tree_at(
         lambda cell: [cell.weight_ih, cell.weight_hh, *([cell.bias, cell.bias_n] * biased)],
         cell,

@@ -1,6 +1,7 @@
-"""How a GRU's weights lie in memory, here and elsewhere: order of gates, transposes, signs, biases.
+"""Memory layouts of a GRU's weights: gate order, transposes, signs and biases.
 
-The converters share this description, so that each says no more than where its framework puts what.
+The canonical layout is that of :class:`gru_jax.GRUParams`. Each converter describes its framework's
+layout with a :class:`GateLayout` and shares the rest of this module.
 """
 
 import dataclasses
@@ -18,33 +19,35 @@ Arrays: TypeAlias = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
-    """Where the gates stand in a packed array; the default is ours.
+class GateLayout:
+    """Layout of the gates in a packed array; the default is the canonical one.
 
     Attributes:
-        order: the gates as they lie side by side: r (reset), z (update), n (new).
-        gates_first: whether they lie along the first axis, (3H, D), and not the last, (D, 3H).
-        update_writes: whether the update gate is the share of the new value and not, as ours,
-            of the old state. 1 - sigmoid(a) = sigmoid(-a): all that is summed for z changes sign.
+        order: the order in which the gates are concatenated: r (reset), z (update), n (new).
+        gates_first: whether the gates are concatenated along the first axis, (3H, D), instead of
+            the last, (D, 3H).
+        inverted_update_gate: whether z weights the new value. In the canonical layout it weights
+            the old state. Because 1 - sigmoid(a) = sigmoid(-a), the weights and biases of z change
+            sign.
     """
 
     order: str = "rzn"
     gates_first: bool = False
-    update_writes: bool = False
+    inverted_update_gate: bool = False
 
-    def to_ours(self, array: np.ndarray) -> np.ndarray:
-        """A packed array, (D, 3H), (3H, D) or (3H,), as (D, 3H) or (3H,) in our order."""
+    def to_canonical(self, array: np.ndarray) -> np.ndarray:
+        """Converts a packed array, (D, 3H), (3H, D) or (3H,), to the canonical layout."""
         packed = array.T if self.gates_first else array
         return _join(self._by_gate(packed, self.order), "rzn")
 
-    def from_ours(self, array: np.ndarray) -> np.ndarray:
-        """The inverse of :meth:`to_ours`."""
+    def from_canonical(self, array: np.ndarray) -> np.ndarray:
+        """The inverse of :meth:`to_canonical`."""
         packed = _join(self._by_gate(array, "rzn"), self.order)
         return np.ascontiguousarray(packed.T) if self.gates_first else packed
 
     def _by_gate(self, packed: np.ndarray, order: str) -> dict[str, np.ndarray]:
         gates = dict(zip(order, np.split(packed, 3, axis=-1), strict=True))
-        return gates | {"z": -gates["z"]} if self.update_writes else gates
+        return gates | {"z": -gates["z"]} if self.inverted_update_gate else gates
 
 
 def _join(gates: Mapping[str, np.ndarray], order: str) -> np.ndarray:
@@ -54,10 +57,10 @@ def _join(gates: Mapping[str, np.ndarray], order: str) -> np.ndarray:
 def sum_biases(
     bias: np.ndarray, recurrent_bias: np.ndarray, reset: Reset
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """The biases of inputs and states, (3H,) each in our order, as our `b` and `b_hn`.
+    """Converts an input bias and a recurrent bias, canonical (3H,) each, to ``b`` and ``b_hn``.
 
-    They are added to each other in every gate but one: with ``reset="after"`` the new gate's
-    recurrent bias stands within `r * (h U_n + b_hn)`.
+    The two biases of a gate are only ever added, so ``b`` holds their sum. The exception is the
+    new gate with ``reset="after"``, whose recurrent bias is ``b_hn`` in `r * (h U_n + b_hn)`.
     """
     if reset == "before":
         return bias + recurrent_bias, None
@@ -66,7 +69,7 @@ def sum_biases(
 
 
 def split_biases(params: GRUParams) -> tuple[np.ndarray, np.ndarray]:
-    """Our biases as one of inputs and one of states, (3H,) each; what is missing is zero."""
+    """Returns an input bias and a recurrent bias, (3H,) each; a missing bias is zero."""
     hidden, dtype = params.hidden_size, np.asarray(params.w_h).dtype
     bias = np.zeros(3 * hidden, dtype) if params.b is None else np.asarray(params.b)
     recurrent_bias = np.zeros_like(bias)
@@ -88,7 +91,7 @@ def make_gru(
     *,
     reset: Reset = "after",
 ) -> GRUParams:
-    """Our parameters from arrays in our layout; float64 stays so under x64."""
+    """Parameters from arrays in the canonical layout; float64 is kept only under x64."""
     biases = [None if bias is None else jnp.asarray(bias) for bias in (b, b_hn)]
     params = GRUParams(jnp.asarray(w_x), jnp.asarray(w_h), *biases, reset=reset)
     params.validate()
@@ -96,33 +99,33 @@ def make_gru(
 
 
 def as_array(name: str, value: Any, shape: Sequence[int | None], meaning: str) -> np.ndarray:
-    """A weight of any framework as an array of NumPy.
+    """Converts a weight of any framework to a NumPy array.
 
     Args:
-        name: what to call it in an error.
-        value: an array, a tensor, a variable.
-        shape: what is expected; None where any positive size will do.
-        meaning: the names of the axes, for the error.
+        name: the weight's name in error messages.
+        value: an array, a tensor or a variable.
+        shape: the expected shape; None allows any positive size.
+        meaning: the names of the axes, for error messages.
 
     Raises:
-        TypeError: it holds no floating point numbers.
-        ValueError: it has another shape.
+        TypeError: the dtype is not a floating point dtype.
+        ValueError: the shape differs.
     """
     array = _to_numpy(value)
     if not jnp.issubdtype(array.dtype, jnp.floating) or array.dtype.itemsize > 8:
-        raise TypeError(f"{name} must hold floating point numbers, got {array.dtype}")
+        raise TypeError(f"{name} must have a floating point dtype, got {array.dtype}")
     fits = array.ndim == len(shape) and all(
         got > 0 and want in (None, got) for got, want in zip(array.shape, shape, strict=True)
     )
     if not fits:
-        wanted = ", ".join("any" if size is None else str(size) for size in shape)
-        raise ValueError(f"{name} has shape {array.shape}, expected ({wanted}): {meaning}")
+        expected = ", ".join("any" if size is None else str(size) for size in shape)
+        raise ValueError(f"{name} has shape {array.shape}, expected ({expected}): {meaning}")
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def _to_numpy(value: Any) -> np.ndarray:
     if hasattr(value, "detach"):
-        # A tensor of PyTorch, which knows no NumPy array of bfloat16.
+        # A PyTorch tensor. Its numpy() does not support bfloat16.
         tensor = value.detach().cpu()
         if str(tensor.dtype) == "torch.bfloat16":
             return tensor.float().numpy().astype(jnp.bfloat16)
@@ -131,11 +134,11 @@ def _to_numpy(value: Any) -> np.ndarray:
 
 
 def load_matrices(
-    layout: Layout, named_x: tuple[str, Any], named_h: tuple[str, Any]
+    layout: GateLayout, named_x: tuple[str, Any], named_h: tuple[str, Any]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A framework's packed matrices, each with its name, in our layout.
+    """Converts a framework's packed matrices, each given with its name, to the canonical layout.
 
-    The recurrent matrix says how many units there are.
+    The recurrent matrix determines the hidden size.
 
     Raises:
         TypeError, ValueError: as :func:`as_array`.
@@ -149,36 +152,36 @@ def load_matrices(
 
     def take(name: str, value: Any, size: int | None, axis: str) -> np.ndarray:
         shape = (3 * hidden, size) if first else (size, 3 * hidden)
-        return layout.to_ours(as_array(name, value, shape, axes.format(axis) + hint))
+        return layout.to_canonical(as_array(name, value, shape, axes.format(axis) + hint))
 
     w_h = take(name_h, w_h, hidden, "hidden")
     return take(*named_x, None, "input"), w_h
 
 
-def load_bias(layout: Layout, name: str, value: Any, hidden: int) -> np.ndarray:
-    """A framework's packed bias in our layout; errors as :func:`as_array`."""
-    return layout.to_ours(as_array(name, value, (3 * hidden,), "(3 * hidden,)"))
+def load_bias(layout: GateLayout, name: str, value: Any, hidden: int) -> np.ndarray:
+    """Converts a framework's packed bias to the canonical layout; errors as :func:`as_array`."""
+    return layout.to_canonical(as_array(name, value, (3 * hidden,), "(3 * hidden,)"))
 
 
-def unwrap(theirs: Any, marker: str, what: str) -> Arrays:
-    """The mapping with a key, out of mappings that hold nothing but it.
+def unwrap_params(source: Any, marker: str, what: str) -> Arrays:
+    """Returns the mapping that has the key ``marker``, out of nested mappings with one item each.
 
     Raises:
-        TypeError: there is no mapping.
-        ValueError: none of them has the key.
+        TypeError: ``source`` is not a mapping.
+        ValueError: no mapping has the key.
     """
-    found = theirs
+    found = source
     while isinstance(found, Mapping) and marker not in found and len(found) == 1:
         (found,) = found.values()
-    if not isinstance(theirs, Mapping):
-        raise TypeError(f"expected {what}, a mapping; got {type(theirs).__name__}")
+    if not isinstance(source, Mapping):
+        raise TypeError(f"expected {what}, a mapping; got {type(source).__name__}")
     if not isinstance(found, Mapping) or marker not in found:
-        raise ValueError(f"expected {what}, with {marker!r}; got {', '.join(map(repr, theirs))}")
+        raise ValueError(f"expected {what}, with {marker!r}; got {', '.join(map(repr, source))}")
     return found
 
 
-def only(names: Sequence[str], found: Any, what: str) -> None:
-    """TypeError or ValueError unless ``found`` is a mapping of these names and no others."""
+def check_keys(names: Sequence[str], found: Any, what: str) -> None:
+    """TypeError or ValueError unless ``found`` is a mapping with exactly these keys."""
     if not isinstance(found, Mapping):
         raise TypeError(f"expected {what}, a mapping; got {type(found).__name__}")
     if set(found) != set(names):
@@ -188,44 +191,52 @@ def only(names: Sequence[str], found: Any, what: str) -> None:
         )
 
 
-def check_gru(ours: Any, framework: str, resets: Sequence[Reset]) -> None:
-    """Raises unless ``ours`` is a GRU whose function ``framework``'s parameters can express."""
-    if not isinstance(ours, GRUParams):
-        raise TypeError(f"{framework}: expected gru_jax.GRUParams, got {type(ours).__name__}")
-    ours.validate()
-    if ours.reset not in resets:
-        raise ValueError(
-            f'{framework} computes reset="{resets[0]}" only, these parameters obey '
-            f'reset="{ours.reset}"'
+def check_gru(params: Any, framework: str, resets: Sequence[Reset]) -> None:
+    """Raises unless ``framework``'s parameters can express the function of ``params``."""
+    if type(params) is not GRUParams:
+        raise TypeError(
+            f"{framework}: expected gru_jax.GRUParams or a Stack of them, got {class_name(params)}"
         )
-    if ours.h0 is not None:
+    params.validate()
+    if params.reset not in resets:
         raise ValueError(
-            f"{framework} has no learned initial state; hand h0 to it as a state, and dump "
-            "dataclasses.replace(params, h0=None)"
+            f'{framework} supports reset="{resets[0]}" only; params have reset="{params.reset}"'
         )
+    if params.h0 is not None:
+        raise ValueError(
+            f"{framework} has no learned initial state: dump dataclasses.replace(params, h0=None) "
+            "and pass h0 to the framework as the initial state"
+        )
+
+
+def class_name(params: object) -> str:
+    """The class of ``params`` for an error that expects exactly GRUParams."""
+    note = ", a subclass, which may compute another function"
+    return type(params).__name__ + note * isinstance(params, GRUParams)
 
 
 def check_stack(stack: Stack, framework: str, merges: Sequence[Merge] = ("concat",)) -> None:
-    """Raises unless how a stack's parts are joined is what ``framework`` does, too."""
-    checked(stack)
+    """Raises unless ``framework`` supports how a stack combines its layers and directions."""
+    validate_stack(stack)
     if stack.residual:
-        raise ValueError(f"{framework} has no residual layers")
+        raise ValueError(f"{framework} has no residual connections; the stack has residual=True")
     if stack.merge not in merges and any(len(layer) == 2 for layer in stack.layers):
         raise ValueError(
-            f'{framework} joins directions by {", ".join(merges)}; this stack by "{stack.merge}"'
+            f"{framework} supports merge={' or '.join(map(repr, merges))}; "
+            f'the stack has merge="{stack.merge}"'
         )
 
 
-def load_cells(load_cell: Callable[[Any], GRUParams], theirs: Any) -> GRUParams | Stack:
-    """One cell, or a stack of ``theirs[layer][direction]``."""
-    if not isinstance(theirs, (tuple, list)):
-        return load_cell(theirs)
-    layers = [layer if isinstance(layer, (tuple, list)) else (layer,) for layer in theirs]
-    return checked(Stack(tuple(tuple(map(load_cell, layer)) for layer in layers)))
+def load_cells(load_cell: Callable[[Any], GRUParams], source: Any) -> GRUParams | Stack:
+    """Loads one cell, or a stack from ``source[layer]`` or ``source[layer][direction]``."""
+    if not isinstance(source, (tuple, list)):
+        return load_cell(source)
+    layers = [layer if isinstance(layer, (tuple, list)) else (layer,) for layer in source]
+    return validate_stack(Stack(tuple(tuple(map(load_cell, layer)) for layer in layers)))
 
 
-def checked(stack: Stack) -> Stack:
-    """The stack; ValueError unless each layer reads as many features as the last one gives."""
+def validate_stack(stack: Stack) -> Stack:
+    """Returns the stack; ValueError unless each layer's input size is the previous output size."""
     stack.validate()
     if not stack.layers:
         raise ValueError("a stack must have at least one layer")
@@ -236,18 +247,23 @@ def checked(stack: Stack) -> Stack:
             if not hasattr(cell, "hidden_size"):
                 raise TypeError(f"expected cells of gru_jax, got {type(cell).__name__}")
             if cell.input_size != width:
-                came = "there are" if index == 0 else f"layer {index - 1} gives"
-                raise ValueError(f"layer {index} reads {cell.input_size} features, {came} {width}")
+                before = "its first cell reads" if index == 0 else f"layer {index - 1} gives"
+                raise ValueError(
+                    f"layer {index} reads {cell.input_size} features, {before} {width}"
+                )
         widths = [cell.hidden_size for cell in cells]
         if stack.merge != "concat" and len(set(widths)) > 1:
-            raise ValueError(f"layer {index} joins {widths} units by {stack.merge}")
+            raise ValueError(
+                f"merge={stack.merge!r} needs directions of one hidden size; layer {index} has "
+                f"{widths}"
+            )
         width = sum(widths) if stack.merge == "concat" else widths[0]
     return stack
 
 
-def dump_cells(dump_cell: Callable[[Any], Any], ours: Any, framework: str) -> Any:
-    """One cell's parameters, or those of a stack as ``[layer][direction]``."""
-    if not isinstance(ours, Stack):
-        return dump_cell(ours)
-    check_stack(ours, framework)
-    return tuple(tuple(map(dump_cell, layer)) for layer in ours.layers)
+def dump_cells(dump_cell: Callable[[Any], Any], params: Any, framework: str) -> Any:
+    """Dumps one cell, or a stack as ``[layer][direction]``."""
+    if not isinstance(params, Stack):
+        return dump_cell(params)
+    check_stack(params, framework)
+    return tuple(tuple(map(dump_cell, layer)) for layer in params.layers)

@@ -1,7 +1,7 @@
-"""A program that reads one HDF5 file from its standard input, within limits.
+"""A program that reads one HDF5 file from its standard input, with limits on time and memory.
 
-It is started by `gru_jax.interop.hdf5` and must not import this package. The HDF5 library may
-crash or loop for ever on a damaged file: here it takes nothing along but this process.
+`gru_jax.interop.hdf5` starts it; it must not import this package. The HDF5 library may crash or
+loop forever on a corrupted file, which then affects only this process.
 """
 
 import io
@@ -19,17 +19,17 @@ MAX_MEMBERS = 100_000
 
 
 def main() -> None:
-    """Writes a line of JSON, and then the numbers of each array.
+    """Writes a line of JSON and then the bytes of each array.
 
-    The line is `{"arrays": [[name, dtype, shape], ...]}` or `{"error": what is wrong}`.
+    The line is `{"arrays": [[name, dtype, shape], ...]}` or `{"error": message}`.
     """
     data = sys.stdin.buffer.read()
     _limit(len(data))
     try:
         with h5py.File(io.BytesIO(data), "r") as file:
-            arrays = list(Walk(len(data)).datasets(file, ""))
+            arrays = list(Hdf5Traversal(len(data)).datasets(file, ""))
     except Exception as error:
-        # h5py passes on whatever the library stumbled over.
+        # h5py raises exceptions of many types on corrupted files.
         print(json.dumps({"error": f"{type(error).__name__}: {error}"}))
         return
     out = sys.stdout.buffer
@@ -39,17 +39,17 @@ def main() -> None:
         out.write(array.tobytes())
 
 
-class Walk:
-    """Goes through a file's groups, and takes no more bytes than the file has."""
+class Hdf5Traversal:
+    """Traverses a file's groups; reads at most as many bytes as the file has."""
 
     def __init__(self, size: int):
         self.bytes_left = size
         self.members_left = MAX_MEMBERS
 
     def datasets(self, group: Any, path: str) -> Iterator[tuple[str, str, np.ndarray]]:
-        """The arrays of floating point numbers with their names and dtypes."""
+        """The floating point arrays, each with its name and dtype."""
         if path.count("/") > MAX_DEPTH:
-            raise ValueError(f"groups lie deeper than {MAX_DEPTH}")
+            raise ValueError(f"groups are nested deeper than {MAX_DEPTH}")
         for name in group:
             self.members_left -= 1
             if self.members_left < 0:
@@ -65,26 +65,26 @@ class Walk:
                     yield path + name, dtype, self.read(member, path + name)
 
     def read(self, dataset: Any, name: str) -> np.ndarray:
-        """An array that lies in the file as it is: not elsewhere, compressed or in pieces."""
+        """Reads an array stored contiguously in this file: not external, compressed or chunked."""
         creation = dataset.id.get_create_plist()
         plain = (h5py.h5d.CONTIGUOUS, h5py.h5d.COMPACT)
         if creation.get_layout() not in plain or creation.get_external_count():
-            raise ValueError(f"{name} does not lie in the file in one piece")
+            raise ValueError(f"{name} is not stored contiguously in the file")
         self.bytes_left -= dataset.size * dataset.dtype.itemsize
         if self.bytes_left < 0:
-            raise ValueError(f"{name} claims more bytes than there are")
+            raise ValueError(f"{name} claims more bytes than the file has")
         return dataset[()]
 
 
 def _dtype(dataset: Any) -> str:
-    """The name of a floating point dtype; nothing for others."""
+    """The name of a floating point dtype; an empty string for others."""
     if dataset.dtype.kind == "V" and dataset.dtype.itemsize == 2:
         return "bfloat16" if dataset.attrs.get("dtype") == "bfloat16" else ""
     return dataset.dtype.str if dataset.dtype.kind == "f" else ""
 
 
 def _limit(size: int) -> None:
-    """No more files, memory in proportion to the data, and seconds; where the system has that."""
+    """Limits open files, memory and CPU seconds, on systems that support it."""
     if os.name != "posix":
         return
     import resource

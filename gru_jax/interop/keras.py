@@ -9,172 +9,181 @@ import numpy as np
 
 from gru_jax.cells import GRUParams
 from gru_jax.cells.gru import Reset
-from gru_jax.interop.files import is_path, naming
+from gru_jax.interop.files import file_errors, import_optional, is_exactly, is_path
 from gru_jax.interop.gate_layout import (
-    Layout,
+    GateLayout,
     as_array,
     check_gru,
     check_stack,
-    checked,
     has_bias,
     load_bias,
     load_matrices,
     make_gru,
     split_biases,
     sum_biases,
+    validate_stack,
 )
-from gru_jax.interop.keras_files import Layer, numbered, read_file
+from gru_jax.interop.keras_files import Layer, class_of, numbered, read_file
 from gru_jax.stack import Merge, Stack
 
-LAYOUT = Layout("zrn")
+LAYOUT = GateLayout("zrn")
 
 MERGES: dict[str, Merge] = {"concat": "concat", "sum": "sum", "ave": "mean", "mul": "product"}
 KINDS = ("GRU", "GRUCell", "RNN", "Bidirectional")
+ACTIVATIONS = {"activation": "tanh", "recurrent_activation": "sigmoid"}
 
-Take: TypeAlias = Callable[[str, int], Sequence[Any]]
-"""`(group, count) -> arrays`: takes the weights of a cell."""
+ReadWeights: TypeAlias = Callable[[str, int], Sequence[Any]]
+"""`(group, count) -> arrays`: the weights of a cell."""
 
 
 def load(
-    theirs: Any,
+    source: Any,
     *,
     layer: str | None = None,
     reset_after: bool | None = None,
     merge: Merge | None = None,
 ) -> GRUParams | Stack:
-    """Our parameters from Keras'.
+    """Loads parameters from Keras.
 
-    With ``reset_after`` biases of inputs and states are added up in all gates but the new one's.
-    Dropout is no parameter: hand it to :func:`gru_jax.unroll_stack`. Neither is
-    ``return_sequences``: ours return outputs and last states.
+    With ``reset_after=True`` the input bias and the recurrent bias of the reset and update gates
+    are summed; Keras only adds them. Dropout and ``return_sequences`` are not parameters: pass
+    dropout to :func:`gru_jax.unroll_stack`, which returns both all outputs and the last states.
+
+    Weights without their layer, from a list or a .weights.h5 file, do not record the activations;
+    Keras' defaults are assumed.
 
     Args:
-        theirs: a built layer ``GRU``, ``GRUCell``, ``RNN`` of ``GRUCell``s or ``Bidirectional``
-            of these; what ``get_weights`` of a ``GRU`` or a cell returns; a list of layers, or
-            of the lists of weights of ``GRU`` and ``Bidirectional``, for a stack; or the path of
-            a .keras or .weights.h5 file.
-        layer: which layer of a file, by its name in a .keras file, "outer/inner" within another
-            model, and by its group, such as "gru_1", in a .weights.h5 file; it may be left out
-            where the file has one.
-        reset_after: which equation weights obey that have no bias; with one, its shape says so.
-        merge: how the directions of weights are joined, ``"concat"`` unless it is said.
-
-    Weights alone, from a list or a .weights.h5 file, do not say which activations they are for:
-    Keras' defaults are assumed.
+        source: a built layer ``GRU``, ``GRUCell``, ``RNN`` of ``GRUCell``s or ``Bidirectional`` of
+            these; the result of ``get_weights`` of a ``GRU`` or a ``GRUCell``; for a stack, a list
+            of layers, or of the weight lists of ``GRU`` and ``Bidirectional``; or the path of a
+            .keras or .weights.h5 file.
+        layer: the layer of a file: its name in a .keras file ("outer/inner" within a nested
+            model), its group in a .weights.h5 file, such as "gru_1". Optional if the file has only
+            one recurrent layer.
+        reset_after: the layer's ``reset_after``; needed only for weights without a bias, whose
+            shape would tell.
+        merge: how the directions of weights are combined; ``"concat"`` by default.
 
     Returns:
         GRUParams for one cell; a Stack for ``Bidirectional``, several cells, or a list of layers.
 
     Raises:
-        FileError: the file cannot be read or holds no such layer; a ValueError that names it.
-        TypeError: a layer of another kind.
-        ValueError: an option that gru_jax does not have (``activation``, ``go_backwards``,
-            ``stateful``, ``unroll``, masks), or weights that do not fit together.
+        FileError: the file cannot be read or holds no such layer; a ValueError that names the file.
+        TypeError: a layer of another class; a subclass counts as another.
+        ValueError: an option that is not supported (``activation``, ``go_backwards``, ``stateful``,
+            ``unroll``, masks), or weights whose shapes do not fit together.
         ImportError: h5py is not installed.
     """
-    said = Said(reset_after, merge)
-    if is_path(theirs):
-        with naming(theirs):
-            return _of_file(theirs, layer, said)
+    options = KerasOptions(reset_after, merge)
+    if is_path(source):
+        with file_errors(source):
+            return _load_file(source, layer, options)
     if layer is not None:
-        raise ValueError(f"layer is for files, got layer={layer!r} with {type(theirs).__name__}")
-    if not isinstance(theirs, (list, tuple)):
-        return _one(*_of_layer(theirs, said))
-    if theirs and all(hasattr(each, "ndim") for each in theirs):
-        if len(theirs) > 3:
+        raise ValueError(f"layer is for files, got layer={layer!r} with {type(source).__name__}")
+    if not isinstance(source, (list, tuple)):
+        return _one(*_load_layer(source, options))
+    if source and all(hasattr(each, "ndim") for each in source):
+        if len(source) > 3:
             raise ValueError(
-                f"{len(theirs)} arrays may be those of two directions or of two cells; hand over "
-                "the layer, or for Bidirectional a list of its list of weights"
+                f"{len(source)} arrays may be those of two directions or of two cells; pass the "
+                "layer, or for Bidirectional a list that holds its list of weights"
             )
-        return _one(*_of_weights(theirs, said))
-    for each in theirs[:-1]:
+        return _one(*_load_weights(source, options))
+    for each in source[:-1]:
         if getattr(each, "return_sequences", True) is False:
-            raise ValueError(f"the layer {each.name} gives the next one its last state only")
+            raise ValueError(
+                f"the layer {each.name} has return_sequences=False: the next layer reads its last "
+                "state only"
+            )
     parts = [
-        (_of_weights if isinstance(each, (list, tuple)) else _of_layer)(each, said)
-        for each in theirs
+        (_load_weights if isinstance(each, (list, tuple)) else _load_layer)(each, options)
+        for each in source
     ]
     return _stack([part for layers, _ in parts for part in layers], [part[1] for part in parts])
 
 
-def dump(ours: GRUParams | Stack) -> list[Any]:
-    """Keras' weight lists, arrays of NumPy, from our parameters.
+def dump(params: GRUParams | Stack) -> list[Any]:
+    """Converts parameters to Keras' weight lists, as NumPy arrays.
 
     Args:
-        ours: a GRU or a stack of them.
+        params: a GRU or a stack of GRUs.
 
     Returns:
-        For GRUParams what ``set_weights`` of ``GRU``, ``GRUCell`` or ``RNN(GRUCell)`` takes; for
-        a Stack a list of that for each layer, with two directions for ``Bidirectional``. The
-        layer's ``reset_after`` must be that of the parameters, ``use_bias`` whether they have
-        one, and ``merge_mode`` that of the stack.
+        For GRUParams the argument of ``set_weights`` of ``GRU``, ``GRUCell`` or ``RNN(GRUCell)``;
+        for a Stack a list with that argument for each layer, of two directions for
+        ``Bidirectional``. Create the layers with ``reset_after`` as in the parameters,
+        ``use_bias`` if they have a bias, and the ``merge_mode`` of the stack.
 
     Raises:
-        TypeError: another kind of cell.
-        ValueError: a learned initial state, residual layers, or directions of which one has
-            biases or another equation.
+        TypeError: ``params`` is not a GRUParams or a Stack of them.
+        ValueError: a learned initial state, ``residual=True``, or the two directions of a layer
+            have different values of ``reset``.
     """
-    if not isinstance(ours, Stack):
-        return _dump_cell(ours, None)
-    check_stack(ours, "keras", tuple(MERGES.values()))
-    return [_dump_layer(layer) for layer in ours.layers]
+    if not isinstance(params, Stack):
+        return _dump_cell(params, None)
+    check_stack(params, "keras", tuple(MERGES.values()))
+    return [_dump_layer(layer) for layer in params.layers]
 
 
 def _dump_layer(layer: tuple[Any, ...]) -> list[np.ndarray]:
     for cell in layer:
         check_gru(cell, "keras", ["after", "before"])
     if len({cell.reset for cell in layer}) > 1:
-        raise ValueError("both directions of a layer in keras obey one equation")
+        raise ValueError(
+            "keras supports one equation for both directions of a layer; these have different reset"
+        )
     biased = any(map(has_bias, layer))
     return [array for cell in layer for array in _dump_cell(cell, biased)]
 
 
 def _dump_cell(params: GRUParams, biased: bool | None) -> list[np.ndarray]:
     check_gru(params, "keras", ["after", "before"])
-    weights = [LAYOUT.from_ours(np.asarray(each)) for each in (params.w_x, params.w_h)]
+    weights = [LAYOUT.from_canonical(np.asarray(each)) for each in (params.w_x, params.w_h)]
     if biased or (biased is None and has_bias(params)):
-        pair = list(map(LAYOUT.from_ours, split_biases(params)))
-        weights.append(np.stack(pair) if params.reset == "after" else pair[0])
+        biases = list(map(LAYOUT.from_canonical, split_biases(params)))
+        weights.append(np.stack(biases) if params.reset == "after" else biases[0])
     return weights
 
 
 @dataclasses.dataclass(frozen=True)
-class Said:
-    """What a caller says of weights that do not say it themselves."""
+class KerasOptions:
+    """Options that the caller gives for weights that do not record them."""
 
     reset_after: bool | None
     merge: Merge | None
 
 
-Layers: TypeAlias = list[tuple[GRUParams, ...]]
+CellLayers: TypeAlias = list[tuple[GRUParams, ...]]
 
 
-def _one(layers: Layers, merge: Merge | None) -> GRUParams | Stack:
-    """What one layer of Keras is: parameters of a cell, or a stack."""
+def _one(layers: CellLayers, merge: Merge | None) -> GRUParams | Stack:
+    """Converts one Keras layer: to a cell's parameters, or to a stack."""
     if len(layers) == 1 and len(layers[0]) == 1:
         return layers[0][0]
     return _stack(layers, [merge])
 
 
-def _stack(layers: Layers, merges: Sequence[Merge | None]) -> Stack:
-    known: set[Merge] = {merge for merge in merges if merge}
-    if len(known) > 1:
-        raise ValueError(f"the layers join their directions by {' and by '.join(sorted(known))}")
-    return checked(Stack(tuple(layers), merge=known.pop() if known else "concat"))
+def _stack(layers: CellLayers, merges: Sequence[Merge | None]) -> Stack:
+    distinct: set[Merge] = {merge for merge in merges if merge}
+    if len(distinct) > 1:
+        raise ValueError(f"all layers must have one merge_mode, got {', '.join(sorted(distinct))}")
+    return validate_stack(Stack(tuple(layers), merge=distinct.pop() if distinct else "concat"))
 
 
-def _of_file(path: Any, name: str | None, said: Said) -> GRUParams | Stack:
+def _load_file(path: Any, name: str | None, options: KerasOptions) -> GRUParams | Stack:
     layers, arrays = read_file(path)
     candidates = [each for each, layer in layers.items() if layer.kind in KINDS]
     if name is None:
         if len(candidates) != 1:
             there = ", ".join(map(repr, candidates)) or "none"
-            raise ValueError(f"say which layer of the file to load, layer=...; there are {there}")
+            raise ValueError(f"pass layer=... to choose a recurrent layer; the file has {there}")
         name = candidates[0]
     if name not in layers:
-        raise ValueError(f"it has no layer {name!r}; there are {', '.join(candidates)}")
+        raise ValueError(
+            f"the file has no layer {name!r}; its recurrent layers are {', '.join(candidates)}"
+        )
 
-    def take(group: str, count: int) -> list[np.ndarray]:
+    def read_weights(group: str, count: int) -> list[np.ndarray]:
         names = [f"{group}vars/{index}" for index in range(count)]
         for each in names:
             if each not in arrays:
@@ -182,75 +191,107 @@ def _of_file(path: Any, name: str | None, said: Said) -> GRUParams | Stack:
         return [arrays[each] for each in names]
 
     try:
-        return _one(*_cells(layers[name], take, said))
+        return _one(*_cells(layers[name], read_weights, options))
     except (KeyError, AttributeError) as error:
-        raise ValueError(f"what describes the layer {name} is incomplete: {error!r}") from error
+        raise ValueError(f"the description of the layer {name} is incomplete: {error!r}") from error
 
 
-def _of_layer(layer: Any, said: Said) -> tuple[Layers, Merge | None]:
+def _load_layer(layer: Any, options: KerasOptions) -> tuple[CellLayers, Merge | None]:
     if not hasattr(layer, "get_config") or not hasattr(layer, "get_weights"):
-        raise TypeError(f"expected a layer of keras, weights or a path, got {type(layer).__name__}")
+        raise TypeError(f"expected a Keras layer, weights or a path, got {type(layer).__name__}")
     if not getattr(layer, "built", True):
-        raise ValueError(f"the layer {layer.name} is not built: it has no weights yet")
+        raise ValueError(f"the layer {layer.name} is not built, so it has no weights yet")
     weights = iter(layer.get_weights())
-    described = Layer(type(layer).__name__, layer.get_config())
-    return _cells(described, lambda _, count: list(itertools.islice(weights, count)), said)
+    description = Layer(type(layer).__name__, layer.get_config())
+    cells = _cells(description, lambda _, count: list(itertools.islice(weights, count)), options)
+    _check_functions(layer)
+    return cells
 
 
-def _of_weights(weights: Sequence[Any], said: Said) -> tuple[Layers, Merge | None]:
-    """A list of `get_weights`: of one cell, or of a forward one and then a backward one."""
+def _check_functions(layer: Any) -> None:
+    """Raises unless a layer, its inner layers and its activations are exactly Keras' own.
+
+    The description of a layer has only the names of its class and of its activations.
+    """
+    if not is_exactly(layer, "keras.layers", *KINDS, "StackedRNNCells"):
+        found = type(layer)
+        raise TypeError(
+            f"expected exactly a keras.layers.{found.__name__}, got "
+            f"{found.__module__}.{found.__qualname__}, which may compute another function"
+        )
+    for name in ("forward_layer", "backward_layer", "cell"):
+        if hasattr(layer, name):
+            _check_functions(getattr(layer, name))
+    for cell in getattr(layer, "cells", ()):
+        _check_functions(cell)
+    if is_exactly(layer, "keras.layers", "GRUCell"):
+        keras = import_optional("keras")
+        for name, supported in ACTIVATIONS.items():
+            if getattr(layer, name) is not getattr(keras.activations, supported):
+                raise ValueError(
+                    f"{name} is a function named {supported}, but not keras.activations.{supported}"
+                )
+
+
+def _load_weights(weights: Sequence[Any], options: KerasOptions) -> tuple[CellLayers, Merge | None]:
+    """Loads the result of `get_weights`: one cell, or a forward cell followed by a backward one."""
     if len(weights) not in (2, 3, 4, 6):
         raise ValueError(f"expected 2 or 3 weights for each direction, got {len(weights)}")
     directions = 1 if len(weights) <= 3 else 2
-    each = len(weights) // directions
-    parts = [weights[at : at + each] for at in range(0, len(weights), each)]
-    cells = tuple(_cell({"use_bias": each == 3}, part, said) for part in parts)
-    return [cells], said.merge or "concat"
+    count = len(weights) // directions
+    by_cell = [weights[at : at + count] for at in range(0, len(weights), count)]
+    cells = tuple(_cell({"use_bias": count == 3}, each, options) for each in by_cell)
+    return [cells], options.merge or "concat"
 
 
-def _cells(layer: Layer, take: Take, said: Said, backwards: bool = False) -> Any:
-    """The layers of cells that a layer of Keras is, and how directions are joined."""
+def _cells(
+    layer: Layer, read_weights: ReadWeights, options: KerasOptions, backwards: bool = False
+) -> Any:
+    """Converts a Keras layer: returns its cells by layer and direction, and its merge mode."""
     kind, config, group = layer.kind, layer.config, layer.group
     if kind == "Bidirectional":
-        ways = []
-        for key, way in (("layer", "forward"), ("backward_layer", "backward")):
-            inner = _child(config[key], f"{group}{way}_layer/")
+        directions = []
+        for key, direction in (("layer", "forward"), ("backward_layer", "backward")):
+            inner = _child(config[key], f"{group}{direction}_layer/")
             if inner.kind not in ("GRU", "RNN"):
                 raise TypeError(f"expected Bidirectional of GRU or RNN, got one of {inner.kind}")
-            ways.append(_cells(inner, take, said, way == "backward")[0])
-        if any(len(way) != 1 for way in ways):
-            raise ValueError("Bidirectional of several cells is no stack of bidirectional layers")
-        return [(ways[0][0][0], ways[1][0][0])], _merge(config, said)
+            directions.append(_cells(inner, read_weights, options, direction == "backward")[0])
+        if any(len(direction) != 1 for direction in directions):
+            raise ValueError(
+                "Bidirectional of an RNN of several cells is not supported: it is not a stack of "
+                "bidirectional layers"
+            )
+        return [(directions[0][0][0], directions[1][0][0])], _merge(config, options)
     if kind == "GRUCell":
-        return [(_cell(config, take(group, _count(config)), said),)], None
+        return [(_cell(config, read_weights(group, _count(config)), options),)], None
     if kind not in KINDS:
         raise TypeError(f"expected a layer {', '.join(KINDS)}; got {kind}")
     _check_sequence(config, backwards)
     if kind == "GRU":
         cell = Layer("GRUCell", config, f"{group}cell/")
-        return _cells(cell, take, said)
+        return _cells(cell, read_weights, options)
     inner = _child(config["cell"], f"{group}cell/")
     if inner.kind != "StackedRNNCells":
         if inner.kind != "GRUCell":
             raise TypeError(f"expected RNN of GRUCell, got RNN of {inner.kind}")
-        return _cells(inner, take, said)
+        return _cells(inner, read_weights, options)
     cells = inner.config["cells"]
     groups = numbered([cell["class_name"] for cell in cells])
     layers = []
     for cell, name in zip(cells, groups, strict=True):
-        if cell["class_name"] != "GRUCell":
-            raise TypeError(f"expected RNN of GRUCell, got {cell['class_name']} among its cells")
-        layers += _cells(_child(cell, f"{group}cell/cells/{name}/"), take, said)[0]
+        if class_of(cell) != "GRUCell":
+            raise TypeError(f"expected RNN of GRUCell, got {class_of(cell)} among its cells")
+        layers += _cells(_child(cell, f"{group}cell/cells/{name}/"), read_weights, options)[0]
     return layers, None
 
 
-def _child(described: Mapping[str, Any], group: str) -> Layer:
-    return Layer(described["class_name"], described["config"], group)
+def _child(description: Mapping[str, Any], group: str) -> Layer:
+    return Layer(class_of(description), description["config"], group)
 
 
-def _merge(config: Mapping[str, Any], said: Said) -> Merge:
+def _merge(config: Mapping[str, Any], options: KerasOptions) -> Merge:
     if "merge_mode" not in config:
-        return said.merge or "concat"
+        return options.merge or "concat"
     if config["merge_mode"] not in MERGES:
         raise ValueError(f"merge_mode={config['merge_mode']!r} is not supported")
     return MERGES[config["merge_mode"]]
@@ -261,28 +302,30 @@ def _count(config: Mapping[str, Any]) -> int:
 
 
 def _check_sequence(config: Mapping[str, Any], backwards: bool) -> None:
-    """ValueError for an option of a layer over sequences that changes what it computes."""
-    for option, ours in (("go_backwards", backwards), ("stateful", False), ("unroll", False)):
-        if config.get(option, ours) != ours:
+    """ValueError for an option of a sequence layer that changes what it computes."""
+    for option, supported in (("go_backwards", backwards), ("stateful", False), ("unroll", False)):
+        if config.get(option, supported) != supported:
             raise ValueError(
-                f"{option}={config[option]!r} is not supported; how steps run is said to "
-                "gru_jax.unroll (reverse, h0)"
+                f"{option}={config[option]!r} is not supported; use the arguments reverse and h0 "
+                "of gru_jax.unroll"
             )
 
 
-def _cell(config: Mapping[str, Any], weights: Sequence[Any], said: Said) -> GRUParams:
-    for option, ours in (("activation", "tanh"), ("recurrent_activation", "sigmoid")):
-        if config.get(option, ours) != ours:
-            raise ValueError(f"{option}={config[option]!r} is not supported, only {ours!r} is")
+def _cell(config: Mapping[str, Any], weights: Sequence[Any], options: KerasOptions) -> GRUParams:
+    for option, supported in ACTIVATIONS.items():
+        if config.get(option, supported) != supported:
+            raise ValueError(f"{option}={config[option]!r} is not supported, only {supported!r} is")
     if len(weights) != _count(config):
         raise ValueError(f"expected {_count(config)} weights, got {len(weights)}")
     w_x, w_h = load_matrices(LAYOUT, ("kernel", weights[0]), ("recurrent_kernel", weights[1]))
-    reset_after = config.get("reset_after", said.reset_after)
-    if said.reset_after is not None and said.reset_after != reset_after:
-        raise ValueError(f"the layer has reset_after={reset_after}, got {said.reset_after}")
+    reset_after = config.get("reset_after", options.reset_after)
+    if options.reset_after is not None and options.reset_after != reset_after:
+        raise ValueError(
+            f"got reset_after={options.reset_after}, but the layer has reset_after={reset_after}"
+        )
     if len(weights) == 2:
         if reset_after is None:
-            raise ValueError("say reset_after=...: weights without a bias do not")
+            raise ValueError("pass reset_after=...: weights without a bias do not show it")
         return make_gru(w_x, w_h, reset="after" if reset_after else "before")
 
     hidden = len(w_h)
@@ -294,6 +337,6 @@ def _cell(config: Mapping[str, Any], weights: Sequence[Any], said: Said) -> GRUP
         )
     if reset == "before":
         return make_gru(w_x, w_h, load_bias(LAYOUT, "bias", weights[2], hidden), reset=reset)
-    pair = as_array("bias", weights[2], (2, 3 * hidden), "(inputs and states, 3 * hidden)")
-    bias, recurrent_bias = LAYOUT.to_ours(pair)
+    biases = as_array("bias", weights[2], (2, 3 * hidden), "(input and recurrent, 3 * hidden)")
+    bias, recurrent_bias = LAYOUT.to_canonical(biases)
     return make_gru(w_x, w_h, *sum_biases(bias, recurrent_bias, reset))

@@ -1,4 +1,4 @@
-"""What is in Keras' files: the layers that their model has, and the weights of each."""
+"""Keras' files: the layers of the model, and the weights of each."""
 
 import dataclasses
 import json
@@ -18,12 +18,12 @@ MODELS = ("Sequential", "Functional", "Model")
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """A layer as Keras describes it.
+    """A serialised Keras layer.
 
     Attributes:
-        kind: its class.
-        config: what its ``get_config`` returns.
-        group: where its weights are in the file.
+        kind: the name of its class.
+        config: the result of its ``get_config``.
+        group: the prefix of its weights in the file.
     """
 
     kind: str
@@ -35,7 +35,7 @@ def read_file(path: str | os.PathLike[str]) -> tuple[dict[str, Layer], dict[str,
     """The layers of a file by name, and its arrays by group.
 
     Raises:
-        ValueError: it is no valid file, or its model masks steps.
+        ValueError: the file is not valid, or its model has a mask.
     """
     suffix = os.path.splitext(path)[1]
     if suffix == ".h5":
@@ -51,24 +51,30 @@ def read_file(path: str | os.PathLike[str]) -> tuple[dict[str, Layer], dict[str,
         model = json.loads(entries[CONFIG])
         layers = dict(_layers_of_model(model["class_name"], model["config"], ""))
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
-        raise ValueError(f"its {CONFIG} describes no model of Keras 3: {error!r}") from error
+        raise ValueError(f"its {CONFIG} does not describe a Keras 3 model: {error!r}") from error
     for name, layer in layers.items():
         if layer.kind == "Masking" or layer.config.get("mask_zero"):
             raise ValueError(
-                f"the layer {name} ({layer.kind}) masks steps: hand that mask to gru_jax.unroll, "
-                "and load the weights from a .weights.h5 file"
+                f"the layer {name} ({layer.kind}) masks steps, which is not supported: load the "
+                "weights from a .weights.h5 file and pass the mask to gru_jax.unroll"
             )
     return layers, parse_hdf5(entries[WEIGHTS])
 
 
+def class_of(description: Mapping[str, Any]) -> str:
+    """The class of a serialised layer, with its module unless it is one of Keras' layers."""
+    module, name = description.get("module", "keras.layers"), description["class_name"]
+    return name if module == "keras.layers" else f"{module}.{name}"
+
+
 def snake_case(kind: str) -> str:
-    """How Keras makes a group's name of a class."""
+    """The group name that Keras derives from a class name."""
     name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", kind))
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
 def numbered(kinds: list[str]) -> list[str]:
-    """The names of a list's groups: those of a class are counted, the first has no number."""
+    """The group names of a list of layers: repeated names are numbered from the second on."""
     names, seen = [], {}
     for kind in map(snake_case, kinds):
         names.append(f"{kind}_{seen[kind]}" if seen.setdefault(kind, 0) else kind)
@@ -79,9 +85,12 @@ def numbered(kinds: list[str]) -> list[str]:
 def _layers_of_model(
     kind: str, config: Mapping[str, Any], group: str, outer: str = ""
 ) -> Iterator[tuple[str, Layer]]:
-    """The layers of a model and of the models within it."""
+    """The layers of a model, including those of nested models."""
     if kind not in MODELS:
-        raise ValueError(f"a model of the class {kind} does not say which layers it has")
+        raise ValueError(
+            f"a model of class {kind} does not record its layers; expected one of "
+            f"{', '.join(MODELS)}"
+        )
     layers = config["layers"]
     names = numbered([layer["class_name"] for layer in layers])
     for layer, group_name in zip(layers, names, strict=True):
@@ -90,11 +99,11 @@ def _layers_of_model(
         if layer["class_name"] in MODELS:
             yield from _layers_of_model(layer["class_name"], inner, at, f"{name}/")
         else:
-            yield name, Layer(layer["class_name"], inner, at)
+            yield name, Layer(class_of(layer), inner, at)
 
 
 def _layers_of_weights(arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[str, Layer]]:
-    """The recurrent layers that groups look like, with Keras' defaults for what they do not say."""
+    """The recurrent layers inferred from group names, with Keras' defaults for their options."""
     cells: dict[str, list[str]] = {}
     for path in arrays:
         found = re.fullmatch(

@@ -1,4 +1,4 @@
-"""Flax Linen: the parameters of `flax.linen.GRUCell`."""
+"""Flax Linen: parameters of `flax.linen.GRUCell`."""
 
 from typing import Any
 
@@ -8,59 +8,60 @@ from gru_jax.cells import GRUParams
 from gru_jax.interop.gate_layout import (
     as_array,
     check_gru,
+    check_keys,
     dump_cells,
     load_cells,
     make_gru,
-    only,
     split_biases,
-    unwrap,
+    unwrap_params,
 )
 from gru_jax.stack import Stack
 
 GATES = "rzn"
 
 
-def load(theirs: Any) -> GRUParams | Stack:
-    """Our parameters from Linen's.
+def load(source: Any) -> GRUParams | Stack:
+    """Loads parameters from Linen.
 
-    They do not say which ``gate_fn`` and ``activation_fn`` they are for: the defaults are assumed.
+    Linen's parameters do not record ``gate_fn`` and ``activation_fn``; the defaults are assumed.
 
     Args:
-        theirs: the mapping of a cell, ``{"ir": {"kernel", "bias"}, ..., "hn": ...}``, bare or as
+        source: a cell's mapping, ``{"ir": {"kernel", "bias"}, ..., "hn": ...}``, either bare or as
             ``init`` of the cell or of ``flax.linen.RNN`` returns it; or a tuple of layers, each a
-            cell or a pair of cells, of which the second reads backward.
+            cell or a pair of cells. The second cell of a pair reads backward.
 
     Returns:
         GRUParams for one cell, a Stack for a tuple.
 
     Raises:
-        ValueError, TypeError: it is no GRUCell's; a weight has another shape or dtype.
+        ValueError, TypeError: ``source`` is not the mapping of a GRUCell, or a weight has a wrong
+            shape or dtype.
     """
-    return load_cells(_load_cell, theirs)
+    return load_cells(_load_cell, source)
 
 
-def dump(ours: GRUParams | Stack) -> Any:
-    """Linen's parameters, arrays of NumPy, from ours; the inverse of :func:`load`.
+def dump(params: GRUParams | Stack) -> Any:
+    """Converts parameters to Linen's, as NumPy arrays; the inverse of :func:`load`.
 
-    A model without biases comes with zeros, for Linen's has always some.
+    Linen's GRUCell always has biases, so missing biases become zeros.
 
     Returns:
         The mapping that ``GRUCell.apply({"params": ...})`` takes; for a Stack a tuple of layers.
 
     Raises:
-        TypeError: another kind of cell.
-        ValueError: ``reset="before"``, a learned initial state, residual layers or directions
-            that are not concatenated.
+        TypeError: ``params`` is not a GRUParams or a Stack of them.
+        ValueError: ``reset="before"``, a learned initial state, ``residual=True``, or a ``merge``
+            other than ``"concat"``.
     """
-    return dump_cells(_dump_cell, ours, "linen")
+    return dump_cells(_dump_cell, params, "linen")
 
 
-def _load_cell(theirs: Any) -> GRUParams:
-    cell = unwrap(theirs, "ir", "the parameters of flax.linen.GRUCell")
-    only([f"{side}{gate}" for side in "ih" for gate in GATES], cell, "a flax.linen.GRUCell")
+def _load_cell(source: Any) -> GRUParams:
+    cell = unwrap_params(source, "ir", "the parameters of flax.linen.GRUCell")
+    check_keys([f"{side}{gate}" for side in "ih" for gate in GATES], cell, "a flax.linen.GRUCell")
     for name, dense in cell.items():
         leaves = ["kernel"] if name in ("hr", "hz") else ["kernel", "bias"]
-        only(leaves, dense, f"{name} of a flax.linen.GRUCell")
+        check_keys(leaves, dense, f"{name} of a flax.linen.GRUCell")
 
     def packed(side: str, leaf: str, gates: str, *shape: int | None) -> np.ndarray:
         parts = [
@@ -87,6 +88,6 @@ def _dump_cell(params: GRUParams) -> dict[str, dict[str, np.ndarray]]:
         kernels, biases = (np.split(np.asarray(array), 3, axis=-1) for array in (kernel, bias))
         for gate, gate_kernel, gate_bias in zip(GATES, kernels, biases, strict=True):
             cell[side + gate] = {"kernel": gate_kernel, "bias": gate_bias}
-    # The recurrent biases of these two are within those of the inputs.
+    # Linen has one bias for each of these gates, on the input side.
     del cell["hr"]["bias"], cell["hz"]["bias"]
     return cell

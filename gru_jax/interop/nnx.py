@@ -1,4 +1,4 @@
-"""Flax NNX: the parameters of `flax.nnx.GRUCell`."""
+"""Flax NNX: parameters of `flax.nnx.GRUCell`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,67 +6,67 @@ from typing import Any
 import numpy as np
 
 from gru_jax.cells import GRUParams
-from gru_jax.interop.files import needed
+from gru_jax.interop.files import import_optional, is_exactly
 from gru_jax.interop.gate_layout import (
-    Layout,
+    GateLayout,
     check_gru,
+    check_keys,
     dump_cells,
     load_bias,
     load_cells,
     load_matrices,
     make_gru,
-    only,
     split_biases,
-    unwrap,
+    unwrap_params,
 )
 from gru_jax.stack import Stack
 
-LAYOUT = Layout("rzn")
+LAYOUT = GateLayout("rzn")
 
 
-def load(theirs: Any) -> GRUParams | Stack:
-    """Our parameters from NNX's.
+def load(source: Any) -> GRUParams | Stack:
+    """Loads parameters from NNX.
 
-    A state does not say which activations it is for: the defaults are assumed.
+    A state does not record the activations; the defaults are assumed.
 
     Args:
-        theirs: a ``flax.nnx.GRUCell``; its state, as ``nnx.state`` or a mapping
+        source: a ``flax.nnx.GRUCell``; its state, as ``nnx.state`` or a mapping
             ``{"dense_i": {"kernel", "bias"}, "dense_h": {"kernel"}}``; or a tuple of layers, each
-            a cell or a pair of cells, of which the second reads backward.
+            a cell or a pair of cells. The second cell of a pair reads backward.
 
     Returns:
-        GRUParams for one cell, without the bias ``b_hn`` that NNX's lacks; a Stack for a tuple.
+        GRUParams for one cell, without ``b_hn``, which NNX's cell lacks; a Stack for a tuple.
 
     Raises:
-        ValueError, TypeError: it is no GRUCell's; another activation than tanh and sigmoid; a
-            weight has another shape or dtype.
+        TypeError: ``source`` is neither a GRUCell, of exactly that class, nor a state.
+        ValueError, TypeError: its activations are not tanh and sigmoid, it has a ``carry_init``
+            other than zeros, or a weight is missing or has a wrong shape or dtype.
     """
-    return load_cells(_load_cell, theirs)
+    return load_cells(_load_cell, source)
 
 
-def dump(ours: GRUParams | Stack) -> Any:
-    """NNX's parameters, arrays of NumPy, from ours; the inverse of :func:`load`.
+def dump(params: GRUParams | Stack) -> Any:
+    """Converts parameters to NNX's, as NumPy arrays; the inverse of :func:`load`.
 
-    A model without biases comes with zeros, for NNX's has always some.
+    NNX's GRUCell always has an input bias, so a missing bias becomes zeros.
 
     Returns:
         The mapping that ``nnx.update(cell, ...)`` takes; for a Stack a tuple of layers.
 
     Raises:
-        TypeError: another kind of cell.
-        ValueError: ``b_hn`` is not zero, for NNX's cell has no such bias; ``reset="before"``, a
-            learned initial state, residual layers or directions that are not concatenated.
+        TypeError: ``params`` is not a GRUParams or a Stack of them.
+        ValueError: ``b_hn`` is not zero (NNX's cell has no such bias), ``reset="before"``, a
+            learned initial state, ``residual=True``, or a ``merge`` other than ``"concat"``.
     """
-    return dump_cells(_dump_cell, ours, "nnx")
+    return dump_cells(_dump_cell, params, "nnx")
 
 
-def _load_cell(theirs: Any) -> GRUParams:
-    if not isinstance(theirs, Mapping):
-        theirs = _state_of(theirs)
-    cell = unwrap(theirs, "dense_i", "the state of flax.nnx.GRUCell")
-    only(["dense_i", "dense_h"], cell, "a flax.nnx.GRUCell")
-    only(["kernel", "bias"], cell["dense_i"], "dense_i of a flax.nnx.GRUCell")
-    only(["kernel"], cell["dense_h"], "dense_h of a flax.nnx.GRUCell")
+def _load_cell(source: Any) -> GRUParams:
+    state = source if isinstance(source, Mapping) else _state_of(source)
+    cell = unwrap_params(state, "dense_i", "the state of flax.nnx.GRUCell")
+    check_keys(["dense_i", "dense_h"], cell, "a flax.nnx.GRUCell")
+    check_keys(["kernel", "bias"], cell["dense_i"], "dense_i of a flax.nnx.GRUCell")
+    check_keys(["kernel"], cell["dense_h"], "dense_h of a flax.nnx.GRUCell")
     w_x, w_h = load_matrices(
         LAYOUT,
         ("dense_i/kernel", cell["dense_i"]["kernel"]),
@@ -76,14 +76,21 @@ def _load_cell(theirs: Any) -> GRUParams:
 
 
 def _state_of(module: Any) -> Mapping[str, Any]:
-    nnx = needed("flax.nnx")
-    if not isinstance(module, nnx.GRUCell):
-        raise TypeError(f"expected a flax.nnx.GRUCell or its state, got {type(module).__name__}")
-    for name, ours in (("gate_fn", nnx.sigmoid), ("activation_fn", nnx.tanh)):
-        theirs = getattr(module, name)
-        if theirs is not ours:
-            came = getattr(theirs, "__name__", theirs)
-            raise ValueError(f"{name} is {came}; gru_jax has {ours.__name__} only")
+    if not is_exactly(module, "flax.nnx", "GRUCell"):
+        raise TypeError(
+            f"expected exactly a flax.nnx.GRUCell, or its state; got {type(module).__name__}"
+        )
+    nnx = import_optional("flax.nnx")
+    if module.carry_init not in (None, nnx.initializers.zeros_init()):
+        raise ValueError(
+            "carry_init is not supported: load nnx.state(cell), and pass the initial state to "
+            "gru_jax.unroll as h0"
+        )
+    for name, supported in (("gate_fn", nnx.sigmoid), ("activation_fn", nnx.tanh)):
+        function = getattr(module, name)
+        if function is not supported:
+            got = getattr(function, "__name__", function)
+            raise ValueError(f"{name} is {got}; only {supported.__name__} is supported")
     return nnx.state(module, nnx.Param)
 
 
@@ -93,7 +100,7 @@ def _dump_cell(params: GRUParams) -> dict[str, dict[str, np.ndarray]]:
     if recurrent_bias.any():
         raise ValueError(
             "b_hn is not zero, and flax.nnx.GRUCell has no such bias (google/flax issue 5594); "
-            "gru_jax.nn.GRUCell is a cell for nnx.RNN that has"
+            "gru_jax.nn.GRUCell has one and runs in nnx.RNN"
         )
     return {
         "dense_i": {"kernel": np.asarray(params.w_x), "bias": bias},

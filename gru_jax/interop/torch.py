@@ -12,31 +12,32 @@ import numpy as np
 from gru_jax.cells import GRUParams
 from gru_jax.interop.files import (
     FileError,
+    file_errors,
+    import_optional,
+    is_exactly,
     is_path,
-    naming,
-    needed,
     read_archive,
     read_bytes,
     read_safetensors,
 )
 from gru_jax.interop.gate_layout import (
-    Layout,
+    GateLayout,
     check_gru,
     check_stack,
-    checked,
     has_bias,
     load_bias,
     load_matrices,
     make_gru,
     split_biases,
     sum_biases,
+    validate_stack,
 )
 from gru_jax.stack import Stack
 
-LAYOUT = Layout("rzn", gates_first=True)
+LAYOUT = GateLayout("rzn", gates_first=True)
 
-# What the tensors of a state dict are made of.
-PICKLED = {
+# The globals that pickles of state dicts need.
+ALLOWED_GLOBALS = {
     "collections OrderedDict",
     "torch._utils _rebuild_tensor_v2",
     "torch._utils _rebuild_parameter",
@@ -47,92 +48,105 @@ PICKLED = {
     "torch LongStorage",
 }
 
-# Some 100 bytes a tensor are usual.
-MAX_PICKLE = 1 << 22
+# A pickle usually has about 100 bytes for each tensor.
+MAX_PICKLE_BYTES = 1 << 22
 
 
-def load(theirs: Any, *, prefix: str = "") -> GRUParams | Stack:
-    """Our parameters from PyTorch's.
+def load(source: Any, *, prefix: str = "") -> GRUParams | Stack:
+    """Loads parameters from PyTorch.
 
-    Biases of inputs and states are added up where the function allows it, in all gates but the new
-    one's; all else is kept as it is. Dropout is no parameter: hand it to
-    :func:`gru_jax.unroll_stack`. ``batch_first`` is none either: time leads here.
+    ``bias_ih`` and ``bias_hh`` are summed in the reset and update gates, where PyTorch only adds
+    them; all other weights are unchanged. Dropout and ``batch_first`` are not parameters: pass
+    dropout to :func:`gru_jax.unroll_stack`, whose inputs are time-major.
 
     Args:
-        theirs: a ``torch.nn.GRU`` or ``torch.nn.GRUCell``; a state dict of tensors or arrays; or
-            the path of a file with one, .safetensors or what ``torch.save`` writes (.pt, .pth),
-            of which nothing but tensors is read.
-        prefix: where the GRU stands in a state dict of more, such as "encoder.gru.".
+        source: a ``torch.nn.GRU`` or ``torch.nn.GRUCell``; a state dict of tensors or arrays; or
+            the path of a file with a state dict, .safetensors or as ``torch.save`` writes it
+            (.pt, .pth), of which only tensors are read.
+        prefix: the GRU's prefix in a larger state dict or module, such as "encoder.gru.".
 
     Returns:
         GRUParams for one layer in one direction, a Stack for more.
 
     Raises:
-        FileError: the file cannot be read or holds no GRU; a ValueError that names it.
-        TypeError: a module of another kind.
-        ValueError: a weight is missing, unknown or of another shape, as those of an LSTM and of
-            ``proj_size`` are.
+        FileError: the file cannot be read or holds no GRU; a ValueError that names the file.
+        TypeError: a module of another class; a subclass counts as another.
+        ValueError: a weight is missing, unknown or of a wrong shape, as with an LSTM or
+            ``proj_size``.
         ImportError: safetensors, or torch for a .pt file, is not installed.
     """
-    if is_path(theirs):
-        with naming(theirs):
-            return load(_read(theirs), prefix=prefix)
-    if isinstance(theirs, Mapping):
-        return _load_state_dict(theirs, prefix)
-    kind = type(theirs).__name__
-    if not hasattr(theirs, "state_dict"):
-        raise TypeError(f"expected a module of torch, a state dict or a path, got {kind}")
-    if not prefix and not {"GRU", "GRUCell"} & {base.__name__ for base in type(theirs).__mro__}:
-        raise TypeError(f"expected torch.nn.GRU or torch.nn.GRUCell, got {kind}")
-    return _load_state_dict(theirs.state_dict(), prefix)
+    if is_path(source):
+        with file_errors(source):
+            return load(_read(source), prefix=prefix)
+    if isinstance(source, Mapping):
+        return _load_state_dict(source, prefix)
+    kind = type(source).__name__
+    if not hasattr(source, "state_dict"):
+        raise TypeError(f"expected a torch module, a state dict or a path, got {kind}")
+    module = _submodule(source, prefix)
+    if module is not None and not is_exactly(module, "torch.nn", "GRU", "GRUCell"):
+        raise TypeError(
+            f"expected exactly a torch.nn.GRU or torch.nn.GRUCell, got {type(module).__name__}"
+        )
+    return _load_state_dict(source.state_dict(), prefix)
 
 
 def dump(
-    ours: GRUParams | Stack, *, prefix: str = "", cell: bool = False, tensors: bool = True
+    params: GRUParams | Stack, *, prefix: str = "", cell: bool = False, tensors: bool = True
 ) -> dict[str, Any]:
-    """PyTorch's state dict from our parameters, for ``load_state_dict(strict=True)``.
+    """Converts parameters to a PyTorch state dict, for ``load_state_dict(strict=True)``.
 
-    Where one cell has a bias, all have, and those that are missing are zeros.
+    If any cell has a bias, the missing biases become zeros.
 
     Args:
-        ours: a GRU with ``reset="after"``, or a stack of them.
-        prefix: put before each name.
-        cell: use the names of ``torch.nn.GRUCell``, not those of ``torch.nn.GRU``.
-        tensors: False gives arrays of NumPy, for which torch need not be installed, as
-            ``safetensors.numpy.save_file`` takes them.
+        params: a GRU with ``reset="after"``, or a stack of them.
+        prefix: prepended to each name.
+        cell: use the names of ``torch.nn.GRUCell`` instead of those of ``torch.nn.GRU``.
+        tensors: if False, the values are NumPy arrays, as ``safetensors.numpy.save_file`` takes
+            them, and torch is not needed.
 
     Raises:
-        TypeError: another kind of cell.
-        ValueError: ``reset="before"``, a learned initial state, residual layers or directions
-            that are not concatenated, layers of different sizes, none of which PyTorch has;
-            ``cell`` for a stack.
-        ImportError: ``tensors`` without torch.
+        TypeError: ``params`` is not a GRUParams or a Stack of them.
+        ValueError: a feature that PyTorch lacks: ``reset="before"``, a learned initial state,
+            ``residual=True``, a ``merge`` other than ``"concat"``, layers of different sizes;
+            ``cell=True`` for a stack.
+        ImportError: ``tensors=True`` and torch is not installed.
     """
-    layers: Any = ((ours,),)
-    if isinstance(ours, Stack):
+    layers: Any = ((params,),)
+    if isinstance(params, Stack):
         if cell:
-            raise ValueError("torch.nn.GRUCell is one cell; got a stack")
-        check_stack(ours, "torch")
-        layers = ours.layers
+            raise ValueError("cell=True needs a single cell, got a stack")
+        check_stack(params, "torch")
+        layers = params.layers
     cells = [each for layer in layers for each in layer]
     for each in cells:
         check_gru(each, "torch", ["after"])
     if len(set(map(len, layers))) > 1 or len({each.hidden_size for each in cells}) > 1:
-        raise ValueError("all layers of torch.nn.GRU have the same directions and hidden size")
+        raise ValueError(
+            "all layers of torch.nn.GRU have the same directions and hidden size; these differ"
+        )
     biased = any(map(has_bias, cells))
     named = {}
     for index, layer in enumerate(layers):
-        for params, ending in zip(layer, ("", "_reverse"), strict=False):
+        for each, ending in zip(layer, ("", "_reverse"), strict=False):
             suffix = "" if cell else f"_l{index}{ending}"
             named |= {
-                f"{prefix}weight_ih{suffix}": LAYOUT.from_ours(np.asarray(params.w_x)),
-                f"{prefix}weight_hh{suffix}": LAYOUT.from_ours(np.asarray(params.w_h)),
+                f"{prefix}weight_ih{suffix}": LAYOUT.from_canonical(np.asarray(each.w_x)),
+                f"{prefix}weight_hh{suffix}": LAYOUT.from_canonical(np.asarray(each.w_h)),
             }
             if biased:
-                bias, recurrent_bias = map(LAYOUT.from_ours, split_biases(params))
+                bias, recurrent_bias = map(LAYOUT.from_canonical, split_biases(each))
                 named |= {f"{prefix}bias_ih{suffix}": bias}
                 named |= {f"{prefix}bias_hh{suffix}": recurrent_bias}
     return {name: _tensor(array) for name, array in named.items()} if tensors else named
+
+
+def _submodule(module: Any, prefix: str) -> Any:
+    """The module whose weights have the prefix; None if there is none."""
+    try:
+        return module.get_submodule(prefix.removesuffix(".")) if prefix else module
+    except AttributeError:
+        return None
 
 
 def _load_state_dict(state_dict: Mapping[str, Any], prefix: str) -> GRUParams | Stack:
@@ -142,46 +156,46 @@ def _load_state_dict(state_dict: Mapping[str, Any], prefix: str) -> GRUParams | 
         if str(name).startswith(prefix)
     }
     if "weight_ih" in found:
-        params = _take_cell(found, "")
-        _check_all_taken(found, prefix)
+        params = _pop_cell(found, "")
+        _check_consumed(found, prefix)
         return params
     if "weight_ih_l0" not in found:
-        raise ValueError(_no_gru(state_dict, prefix))
+        raise ValueError(_missing_gru_message(state_dict, prefix))
     endings = ("", "_reverse") if "weight_ih_l0_reverse" in found else ("",)
     layers = []
     while f"weight_ih_l{len(layers)}" in found:
-        layers.append(tuple(_take_cell(found, f"_l{len(layers)}{ending}") for ending in endings))
-    _check_all_taken(found, prefix)
-    stack = checked(Stack(tuple(layers)))
+        layers.append(tuple(_pop_cell(found, f"_l{len(layers)}{ending}") for ending in endings))
+    _check_consumed(found, prefix)
+    stack = validate_stack(Stack(tuple(layers)))
     return layers[0][0] if len(layers) == len(endings) == 1 else stack
 
 
-def _take_cell(found: dict[str, Any], suffix: str) -> GRUParams:
-    """Takes one cell's weights out of the mapping."""
+def _pop_cell(found: dict[str, Any], suffix: str) -> GRUParams:
+    """Removes one cell's weights from the mapping and returns the cell."""
 
-    def take(name: str) -> tuple[str, Any]:
+    def pop(name: str) -> tuple[str, Any]:
         name += suffix
         if name not in found:
             raise ValueError(f"the weight {name} is missing")
         return name, found.pop(name)
 
-    w_x, w_h = load_matrices(LAYOUT, take("weight_ih"), take("weight_hh"))
+    w_x, w_h = load_matrices(LAYOUT, pop("weight_ih"), pop("weight_hh"))
     if not {f"bias_ih{suffix}", f"bias_hh{suffix}"} & set(found):
         return make_gru(w_x, w_h)
     bias, recurrent_bias = (
-        load_bias(LAYOUT, *take(name), len(w_h)) for name in ("bias_ih", "bias_hh")
+        load_bias(LAYOUT, *pop(name), len(w_h)) for name in ("bias_ih", "bias_hh")
     )
     return make_gru(w_x, w_h, *sum_biases(bias, recurrent_bias, "after"))
 
 
-def _check_all_taken(found: Mapping[str, Any], prefix: str) -> None:
+def _check_consumed(found: Mapping[str, Any], prefix: str) -> None:
     if found:
         names = ", ".join(prefix + name for name in found)
         proj_size = "; proj_size is not supported" if any("weight_hr" in n for n in found) else ""
-        raise ValueError(f"these are no weights of the GRU: {names}{proj_size}")
+        raise ValueError(f"the state dict has unknown weights of the GRU: {names}{proj_size}")
 
 
-def _no_gru(state_dict: Mapping[str, Any], prefix: str) -> str:
+def _missing_gru_message(state_dict: Mapping[str, Any], prefix: str) -> str:
     prefixes = {
         str(name).removesuffix(key)
         for name in state_dict
@@ -189,48 +203,48 @@ def _no_gru(state_dict: Mapping[str, Any], prefix: str) -> str:
         if str(name).endswith(key)
     }
     where = f" under {prefix!r}" if prefix else ""
-    hint = f"; say prefix={' or '.join(map(repr, sorted(prefixes)))}" if prefixes else ""
-    return f"no weights of a GRU{where}: neither weight_ih_l0 nor weight_ih is there{hint}"
+    hint = f"; pass prefix={' or '.join(map(repr, sorted(prefixes)))}" if prefixes else ""
+    return f"no weights of a GRU{where}: neither weight_ih_l0 nor weight_ih was found{hint}"
 
 
 def _read(path: str | os.PathLike[str]) -> Mapping[str, Any]:
-    """A state dict from a file."""
+    """Reads a state dict from a file."""
     suffix = os.path.splitext(path)[1]
     if suffix == ".safetensors":
         return read_safetensors(path)
     if suffix not in (".pt", ".pth"):
         raise FileError(f"{os.fspath(path)}: expected a name ending in .safetensors, .pt or .pth")
     data = read_bytes(path)
-    torch = needed("torch")
+    torch = import_optional("torch")
     try:
         for entry in read_archive(data, (".pkl",)).values():
             _check_pickle(entry)
         loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:
-        # PyTorch raises whatever its parser stumbled over.
+        # torch.load raises exceptions of many types on corrupted files.
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise ValueError(f"no state dict that torch.save wrote: {reason}") from error
     if not isinstance(loaded, Mapping):
         raise ValueError(f"expected a state dict, got {type(loaded).__name__}")
     for name, value in loaded.items():
-        # A tensor's strides may claim more numbers than there are.
+        # A tensor's strides may claim more elements than its storage has.
         if isinstance(value, torch.Tensor) and value.nbytes > len(data):
             raise ValueError(f"{name} claims {value.nbytes} bytes in a file of {len(data)}")
     return loaded
 
 
 def _check_pickle(data: bytes) -> None:
-    if len(data) > MAX_PICKLE:
-        raise ValueError(f"its pickle has {len(data)} bytes, more than {MAX_PICKLE}")
+    if len(data) > MAX_PICKLE_BYTES:
+        raise ValueError(f"its pickle has {len(data)} bytes, more than {MAX_PICKLE_BYTES}")
     for opcode, argument, _ in pickletools.genops(data):
         if opcode.name in ("INST", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):
             raise ValueError(f"its pickle has the opcode {opcode.name}")
-        if opcode.name == "GLOBAL" and argument not in PICKLED:
-            raise ValueError(f"its pickle names {argument}, which is no part of a state dict")
+        if opcode.name == "GLOBAL" and argument not in ALLOWED_GLOBALS:
+            raise ValueError(f"its pickle names {argument}, which state dicts do not need")
 
 
 def _tensor(array: np.ndarray) -> Any:
-    torch = needed("torch")
+    torch = import_optional("torch")
     if array.dtype == jnp.bfloat16:
         return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
     return torch.from_numpy(array.copy())

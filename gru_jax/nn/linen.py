@@ -1,36 +1,93 @@
-"""Flax Linen modules: thin shells around the core."""
+"""Flax Linen modules, which hold parameters and call the core."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.core import FrozenDict
 
+from gru_jax import _checks
 from gru_jax._unroll import step
-from gru_jax._unroll.api import Checkpoint
-from gru_jax.cells import GRUParams, init
-from gru_jax.cells.base import accum_dtype
+from gru_jax.cells import Cell, init, init_lstm, init_rnn
 from gru_jax.cells.gru import Reset
-from gru_jax.nn.sequence import run_sequence
+from gru_jax.nn.sequence import check_options, run_sequence
 from gru_jax.stack import Merge, Stack
-from gru_jax.typing import Array, DType, Initializer, Lengths, Shape, TimeMask
+from gru_jax.typing import (
+    Array,
+    Checkpoint,
+    DType,
+    ImplementationName,
+    Initializer,
+    Lengths,
+    Shape,
+    State,
+    TimeMask,
+)
 
 
-class GRUOptions(nn.Module):
-    """What describes a GRU's parameters in both modules.
+class CellConfig(nn.Module):
+    """The configuration of a cell, common to the cells and to the modules over sequences.
 
     Attributes:
         features: H, features of the state.
-        dtype: inputs are cast to it, and products run in it; None leaves them as they are.
-        param_dtype: of all parameters.
-        reset, bias, learned_h0, kernel_init, recurrent_kernel_init, bias_init, update_bias: as
-            for :func:`gru_jax.init`. Initialisers may be wrapped by ``nn.with_partitioning``.
+        dtype: inputs are cast to it, and matmuls run in it; None keeps the inputs' dtype.
+        param_dtype: dtype of all parameters.
+        init_cell: initialises one cell, ``(key, input_size, features, *, dtype, **cell_options)``;
+            :func:`gru_jax.init` by default.
+        cell_options: further keyword arguments of ``init_cell``.
     """
 
     features: int
     dtype: DType | None = None
     param_dtype: DType = jnp.float32
+    init_cell: Callable[..., Cell] = init
+    cell_options: Mapping[str, Any] = FrozenDict()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.scope is None:
+            # Constructed by the user, and not cloned by Linen: the options are not checked yet.
+            self.check_options()
+
+    @nn.nowrap
+    def check_options(self) -> None:
+        """Raises TypeError or ValueError if an option is not valid."""
+        _checks.positive_int("features", self.features)
+        self.param_shapes(1)
+
+    @nn.nowrap
+    def all_cell_options(self) -> dict[str, Any]:
+        """The keyword arguments of ``init_cell``."""
+        return dict(self.cell_options)
+
+    @nn.nowrap
+    def init_params(self, key: Array, input_size: int) -> Cell:
+        """Initialises the parameters of one cell."""
+        options = self.all_cell_options()
+        return self.init_cell(key, input_size, self.features, dtype=self.param_dtype, **options)
+
+    @nn.nowrap
+    def param_shapes(self, input_size: int) -> Any:
+        """The shapes of :meth:`init_params`, with the metadata of its initialisers."""
+        return jax.eval_shape(lambda key: self.init_params(key, input_size), jax.random.key(0))
+
+    @nn.nowrap
+    def cast(self, inputs: Array) -> Array:
+        """The inputs in ``dtype``."""
+        return inputs if self.dtype is None else jnp.asarray(inputs, self.dtype)
+
+
+class GRUConfig(nn.Module):
+    """The options of :func:`gru_jax.init` as attributes.
+
+    Attributes:
+        reset, bias, learned_h0, kernel_init, recurrent_kernel_init, bias_init, update_bias: as
+            for :func:`gru_jax.init`. Initialisers may be wrapped by ``nn.with_partitioning``.
+    """
+
     reset: Reset = "after"
     bias: bool = True
     learned_h0: bool = False
@@ -39,20 +96,17 @@ class GRUOptions(nn.Module):
     bias_init: str | Initializer = "zeros"
     update_bias: float = 0.0
 
-    def options(self) -> dict[str, Any]:
+    @nn.nowrap
+    def all_cell_options(self) -> dict[str, Any]:
         """The attributes above by name."""
-        names = (field.name for field in dataclasses.fields(GRUOptions))
+        names = (field.name for field in dataclasses.fields(GRUConfig))
         return {name: getattr(self, name) for name in names if name not in ("parent", "name")}
 
-    def cast(self, inputs: Array) -> Array:
-        """The inputs in the dtype asked for."""
-        return inputs if self.dtype is None else jnp.asarray(inputs, self.dtype)
 
+class RecurrentCell(CellConfig, nn.RNNCellBase):
+    """One step of any cell, for use in :class:`flax.linen.RNN`."""
 
-class GRUCell(GRUOptions, nn.RNNCellBase):
-    """A GRU's step, which drops into :class:`flax.linen.RNN`."""
-
-    def __call__(self, carry: Array, inputs: Array) -> tuple[Array, Array]:
+    def __call__(self, carry: State, inputs: Array) -> tuple[State, Array]:
         """One step: carry (*batch, H) and inputs (*batch, D) to (carry, outputs)."""
         inputs = self.cast(inputs)
         params = self.params(inputs.shape[-1])
@@ -60,50 +114,66 @@ class GRUCell(GRUOptions, nn.RNNCellBase):
         return carry, params.output(carry).astype(inputs.dtype)
 
     @nn.compact
-    def params(self, input_size: int) -> GRUParams:
-        """The parameters as the core's functions take them, drawn at initialisation."""
-        options = self.options()
-        del options["features"], options["dtype"]
-        dtype = options.pop("param_dtype")
+    def params(self, input_size: int) -> Cell:
+        """The parameters as the core's functions take them."""
+        shapes = self.param_shapes(input_size)
+        initialising = self.is_initializing()
+        initial = self.init_params(self.make_rng("params"), input_size) if initialising else None
 
-        def draw(key: Array) -> GRUParams:
-            return init(key, input_size, self.features, dtype=dtype, **options)
-
-        shapes = jax.eval_shape(draw, jax.random.key(0))
-        drawn = draw(self.make_rng("params")) if self.is_initializing() else None
-
-        def take(key: Array, name: str) -> Array:
-            # Outside of initialisation, Linen asks for no more than the shape.
-            return getattr(draw(key) if drawn is None else drawn, name)
+        def param_init(key: Array, name: str) -> Array:
+            # Except at initialisation, Linen evaluates only the shape.
+            params = self.init_params(key, input_size) if initial is None else initial
+            return getattr(params, name)
 
         arrays = {
-            field.name: self.param(field.name, take, field.name)
-            for field in dataclasses.fields(GRUParams)
+            field.name: self.param(field.name, param_init, field.name)
+            for field in dataclasses.fields(shapes)
             if not field.metadata.get("static") and getattr(shapes, field.name) is not None
         }
-        return GRUParams(**arrays, reset=self.reset)
+        return dataclasses.replace(shapes, **arrays)
 
     @nn.nowrap
-    def initialize_carry(self, rng: Array, input_shape: Shape) -> Array:
-        """Zeros (*batch, H); ``rng`` is Linen's convention and not used.
+    def initialize_carry(self, rng: Array, input_shape: Shape) -> State:
+        """A carry of zeros, (*batch, H); ``rng`` is part of Linen's interface and not used.
 
         Raises:
-            ValueError: the initial state is learned, and Linen has no parameters at hand here.
+            ValueError: the initial state is learned; Linen's interface passes no parameters.
         """
         del rng
-        if self.learned_h0:
-            raise ValueError("learned_h0 needs gru_jax.nn.linen.GRU, not a cell in nn.RNN")
-        shape = (*input_shape[:-1], self.features)
-        return jnp.zeros(shape, accum_dtype(self.param_dtype))
+        if self.all_cell_options().get("learned_h0"):
+            raise ValueError(
+                "learned_h0=True is not supported by a cell in nn.RNN, which would ignore it; use "
+                "gru_jax.nn.linen.GRU or RecurrentLayers"
+            )
+        cell = nn.meta.unbox(self.param_shapes(input_shape[-1]))
+        batch_shape = tuple(input_shape[:-1])
+        shapes = jax.eval_shape(lambda cell: cell.initial_state(batch_shape), cell)
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
     @property
     def num_feature_axes(self) -> int:
         """How many trailing axes of an input belong to one step."""
-        return GRUParams.num_feature_axes
+        return self.param_shapes(1).num_feature_axes
 
 
-class GRU(GRUOptions):
-    """Layers of GRUs over sequences, in the manner of :class:`flax.linen.RNN`.
+class GRUCell(GRUConfig, RecurrentCell):
+    """One step of a GRU, for use in :class:`flax.linen.RNN`."""
+
+
+class LSTMCell(RecurrentCell):
+    """One step of an LSTM; the carry is a :class:`gru_jax.LSTMState` (h, c), Flax's is (c, h)."""
+
+    init_cell: Callable[..., Cell] = init_lstm
+
+
+class RNNCell(RecurrentCell):
+    """One step of a plain RNN."""
+
+    init_cell: Callable[..., Cell] = init_rnn
+
+
+class RecurrentLayers(CellConfig):
+    """Layers of any cell over sequences, with the interface of :class:`flax.linen.RNN`.
 
     Attributes:
         num_layers, bidirectional, merge, residual, dropout, time_major, reverse, return_carry,
@@ -118,8 +188,19 @@ class GRU(GRUOptions):
     time_major: bool = False
     reverse: bool = False
     return_carry: bool = False
-    implementation: str | None = None
+    implementation: ImplementationName | None = None
     checkpoint: Checkpoint = None
+
+    @nn.nowrap
+    def check_options(self) -> None:
+        super().check_options()
+        check_options(
+            num_layers=self.num_layers,
+            merge=self.merge,
+            dropout=self.dropout,
+            implementation=self.implementation,
+            checkpoint=self.checkpoint,
+        )
 
     @nn.compact
     def __call__(
@@ -134,7 +215,7 @@ class GRU(GRUOptions):
     ) -> Any:
         """Runs the layers; see :meth:`gru_jax.nn.GRU.__call__`.
 
-        With ``deterministic=False`` the ``dropout`` stream draws the masks.
+        With ``deterministic=False`` the ``dropout`` stream samples the masks.
         """
         inputs = self.cast(inputs)
         directions = ("forward", "backward") if self.bidirectional else ("forward",)
@@ -142,13 +223,19 @@ class GRU(GRUOptions):
         layers = []
         for layer in range(self.num_layers):
             cells = [
-                GRUCell(**self.options(), name=f"layer_{layer}_{direction}")
+                RecurrentCell(
+                    self.features,
+                    param_dtype=self.param_dtype,
+                    init_cell=self.init_cell,
+                    cell_options=self.all_cell_options(),
+                    name=f"layer_{layer}_{direction}",
+                )
                 for direction in directions
             ]
             layers.append(tuple(cell.params(size) for cell in cells))
             size = self.features * (len(directions) if self.merge == "concat" else 1)
 
-        dropout = 0.0 if deterministic else self.dropout
+        dropout = 0.0 if deterministic or self.num_layers == 1 else self.dropout
         return run_sequence(
             Stack(tuple(layers), merge=self.merge, residual=self.residual),
             inputs,
@@ -157,10 +244,29 @@ class GRU(GRUOptions):
             mask=mask,
             starts=starts,
             time_major=self.time_major,
-            reverse=self.reverse,
             return_carry=self.return_carry,
+            reverse=self.reverse,
             dropout=dropout,
             key=self.make_rng("dropout") if dropout else None,
             implementation=self.implementation,
             checkpoint=self.checkpoint,
         )
+
+
+class GRU(GRUConfig, RecurrentLayers):
+    """Layers of GRUs over sequences; see :class:`RecurrentLayers`."""
+
+
+class LSTM(RecurrentLayers):
+    """Layers of LSTMs over sequences; see :class:`RecurrentLayers`.
+
+    A state in the carry is a :class:`gru_jax.LSTMState` (h, c), where Flax's LSTM has (c, h).
+    """
+
+    init_cell: Callable[..., Cell] = init_lstm
+
+
+class RNN(RecurrentLayers):
+    """Layers of plain RNNs over sequences; see :class:`RecurrentLayers`."""
+
+    init_cell: Callable[..., Cell] = init_rnn

@@ -1,54 +1,68 @@
-"""Flax NNX modules: parameters held as `nnx.Param`, everything else done by the core."""
+"""Flax NNX modules, which hold parameters as `nnx.Param` and call the core."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypedDict, Unpack, overload
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from gru_jax import _checks
 from gru_jax._unroll import initial_state, step
-from gru_jax._unroll.api import Checkpoint
 from gru_jax.cells import Cell, init, init_lstm, init_rnn
-from gru_jax.nn.sequence import run_sequence
+from gru_jax.nn.sequence import check_options, run_sequence
 from gru_jax.stack import Merge, Stack
-from gru_jax.typing import Array, DType, Initializer, Lengths, Shape, State, TimeMask
+from gru_jax.typing import (
+    Array,
+    Checkpoint,
+    DType,
+    ImplementationName,
+    Initializer,
+    Lengths,
+    Shape,
+    State,
+    TimeMask,
+)
 
 Metadata = Mapping[str, Any]
 NO_METADATA: Metadata = MappingProxyType({})
-Streams = nnx.Rngs | nnx.RngStream | Array | None
+RandomSource = nnx.Rngs | nnx.RngStream | Array | None
 
 
 class RecurrentCell(nnx.RNNCellBase):
-    """One step of a cell; the base of :class:`GRUCell`, :class:`LSTMCell`, :class:`RNNCell`.
+    """One step of any cell; the base class of :class:`GRUCell`, :class:`LSTMCell`, ...
 
-    It drops into :class:`flax.nnx.RNN`. Each field of the core's parameters is an
-    :class:`flax.nnx.Param` of the same name; :attr:`params` puts them together again.
+    It works in :class:`flax.nnx.RNN`. Each array of the core's parameters is a
+    :class:`flax.nnx.Param` of the same name; :attr:`params` returns the core's parameters.
 
     Args:
         in_features: D, features of an input.
         hidden_features: H, features of the state.
-        dtype: inputs are cast to it, and products run in it; None leaves the inputs as they are.
-        param_dtype: of all parameters.
+        init_cell: initialises the cell, ``(key, in_features, hidden_features, *, dtype,
+            **cell_options)``; by default that of the class, here :func:`gru_jax.init`.
+        dtype: inputs are cast to it, and matmuls run in it; None keeps the inputs' dtype.
+        param_dtype: dtype of all parameters.
         kernel_metadata: metadata of ``w_x``, such as ``{"out_sharding": ("data", "model")}``;
-            an initialiser wrapped by :func:`flax.nnx.with_partitioning` does the same.
-        recurrent_kernel_metadata: of ``w_h``.
-        bias_metadata: of the biases.
-        rngs: the ``params`` stream draws the parameters.
-        **cell_options: those of the core's initialiser (:func:`gru_jax.init`,
+            an initialiser wrapped by :func:`flax.nnx.with_partitioning` has the same effect.
+        recurrent_kernel_metadata: metadata of ``w_h``.
+        bias_metadata: metadata of the biases.
+        rngs: its ``params`` stream initialises the parameters.
+        **cell_options: further keyword arguments of ``init_cell`` (see :func:`gru_jax.init`,
             :func:`gru_jax.init_lstm`, :func:`gru_jax.init_rnn`).
+
+    Raises:
+        TypeError, ValueError: as ``init_cell``.
     """
 
-    init_params: ClassVar[Callable[..., Cell]]
+    default_init: ClassVar[Callable[..., Cell]] = staticmethod(init)
 
     def __init__(
         self,
         in_features: int,
         hidden_features: int,
         *,
+        init_cell: Callable[..., Cell] | None = None,
         dtype: DType | None = None,
         param_dtype: DType = jnp.float32,
         kernel_metadata: Metadata = NO_METADATA,
@@ -57,7 +71,8 @@ class RecurrentCell(nnx.RNNCellBase):
         rngs: nnx.Rngs,
         **cell_options: Any,
     ):
-        params = type(self).init_params(
+        init_cell = type(self).default_init if init_cell is None else init_cell
+        params = init_cell(
             rngs.params(), in_features, hidden_features, dtype=param_dtype, **cell_options
         )
         self.in_features = in_features
@@ -69,24 +84,25 @@ class RecurrentCell(nnx.RNNCellBase):
             "b": bias_metadata,
             "b_hn": bias_metadata,
         }
-        kept = {}
+        static = {}
         for field in dataclasses.fields(params):
             value = getattr(params, field.name)
             if field.metadata.get("static"):
-                kept[field.name] = value
+                static[field.name] = value
             elif value is not None:
                 setattr(self, field.name, nnx.Param(value, **metadata.get(field.name, {})))
         self._params_type = type(params)
-        self._static_fields = tuple(kept.items())
+        self._static_fields = tuple(static.items())
 
     @property
     def params(self) -> Cell:
         """The parameters as the core's functions take them."""
-        arrays = {
-            field.name: getattr(self, field.name)[...]
-            for field in dataclasses.fields(self._params_type)
-            if isinstance(getattr(self, field.name, None), nnx.Variable)
-        }
+        arrays = {}
+        for field in dataclasses.fields(self._params_type):
+            if not field.metadata.get("static"):
+                value = getattr(self, field.name, None)
+                # A caller may have replaced a Variable by an array.
+                arrays[field.name] = value[...] if isinstance(value, nnx.Variable) else value
         return self._params_type(**arrays, **dict(self._static_fields))
 
     def __call__(self, carry: State, inputs: Array) -> tuple[State, Array]:
@@ -102,12 +118,12 @@ class RecurrentCell(nnx.RNNCellBase):
         rngs: nnx.Rngs | nnx.RngStream | None = None,
         carry_init: Initializer | None = None,
     ) -> State:
-        """The carry before the first step: zeros or the learned one, or drawn by ``carry_init``.
+        """The carry before the first step: zeros, the learned one, or that of ``carry_init``.
 
         Args:
-            input_shape: of the inputs of one step, (*batch, D).
-            rngs: the ``carry`` stream; needed by ``carry_init`` only.
-            carry_init: draws each array of the carry.
+            input_shape: shape of the inputs of one step, (*batch, D).
+            rngs: its ``carry`` stream is used by ``carry_init``.
+            carry_init: initialises each array of the carry.
 
         Raises:
             ValueError: ``carry_init`` without ``rngs``.
@@ -116,7 +132,7 @@ class RecurrentCell(nnx.RNNCellBase):
         if carry_init is None:
             return carry
         if rngs is None:
-            raise ValueError("rngs must be given where carry_init is")
+            raise ValueError("rngs must be given with carry_init")
         stream = rngs.carry if isinstance(rngs, nnx.Rngs) else rngs
         return jax.tree.map(lambda leaf: carry_init(stream(), leaf.shape, leaf.dtype), carry)
 
@@ -127,46 +143,65 @@ class RecurrentCell(nnx.RNNCellBase):
 
 
 class GRUCell(RecurrentCell):
-    """A GRU's step, with the recurrent bias ``b_hn`` that :class:`flax.nnx.GRUCell` lacks."""
-
-    init_params = staticmethod(init)
+    """One step of a GRU, with the recurrent bias ``b_hn`` that :class:`flax.nnx.GRUCell` lacks."""
 
 
 class LSTMCell(RecurrentCell):
-    """An LSTM's step; the carry is a :class:`gru_jax.LSTMState` (h, c)."""
+    """One step of an LSTM; the carry is a :class:`gru_jax.LSTMState` (h, c), Flax's is (c, h)."""
 
-    init_params = staticmethod(init_lstm)
+    default_init = staticmethod(init_lstm)
 
 
 class RNNCell(RecurrentCell):
-    """A plain RNN's step."""
+    """One step of a plain RNN."""
 
-    init_params = staticmethod(init_rnn)
+    default_init = staticmethod(init_rnn)
 
 
-class Recurrent(nnx.Module):
-    """Layers of cells over sequences; the base of :class:`GRU`, :class:`LSTM`, :class:`RNN`.
+class CallOptions(TypedDict, total=False):
+    """Keyword arguments of a call that do not change the type of its result."""
+
+    initial_carry: Any
+    seq_lengths: Lengths | None
+    mask: TimeMask | None
+    starts: TimeMask | None
+    time_major: bool | None
+    reverse: bool | None
+    deterministic: bool | None
+    rngs: RandomSource
+
+
+class RecurrentLayers(nnx.Module):
+    """Layers of any cell over sequences; the base class of :class:`GRU`, :class:`LSTM`, ...
+
+    The interface is that of :class:`flax.nnx.RNN`.
 
     Args:
         in_features: D, features of an input.
         hidden_features: H, features of each cell's state.
-        num_layers: how many layers.
+        num_layers: number of layers.
         bidirectional: whether every layer also reads backward.
-        merge: how two directions become one: ``"concat"``, ``"sum"``, ``"mean"``, ``"product"``.
+        merge: how the outputs of two directions are combined: ``"concat"``, ``"sum"``,
+            ``"mean"`` or ``"product"``.
         residual: whether a layer's input is added to its output, from the second layer on.
-        dropout: the share of each layer's outputs but the last's that is zeroed in training.
-        deterministic: no dropout where True; ``module.eval()`` and ``module.train()`` set it.
-        time_major: inputs come as (T, *batch, D) and not as (*batch, T, D).
+        dropout: the dropout rate, in training, of the outputs of every layer but the last. With
+            a single layer it has no effect, which is a UserWarning.
+        deterministic: disables dropout; ``module.eval()`` and ``module.train()`` set it.
+        time_major: inputs are (T, *batch, D) instead of (*batch, T, D).
         reverse: swap the direction in which each cell reads; outputs stay aligned with inputs.
         return_carry: return ``(carry, outputs)``.
         implementation: as for :func:`gru_jax.unroll`.
         checkpoint: as for :func:`gru_jax.unroll`.
-        rngs: the ``params`` stream draws the parameters, the ``dropout`` stream the masks.
-        **cell_options: those of the cell module: ``dtype``, ``param_dtype``, metadata, and what
-            the core's initialiser takes.
+        rngs: its ``params`` stream initialises the parameters, its ``dropout`` stream samples
+            the dropout masks.
+        **cell_options: keyword arguments of the cell module: ``init_cell``, ``dtype``,
+            ``param_dtype``, metadata, and those of the core's initialiser.
+
+    Raises:
+        TypeError, ValueError: an option that is not valid.
     """
 
-    cell_type: ClassVar[type[RecurrentCell]]
+    cell_type: ClassVar[type[RecurrentCell]] = RecurrentCell
 
     def __init__(
         self,
@@ -182,11 +217,18 @@ class Recurrent(nnx.Module):
         time_major: bool = False,
         reverse: bool = False,
         return_carry: bool = False,
-        implementation: str | None = None,
+        implementation: ImplementationName | None = None,
         checkpoint: Checkpoint = None,
         rngs: nnx.Rngs,
         **cell_options: Any,
     ):
+        check_options(
+            num_layers=num_layers,
+            merge=merge,
+            dropout=dropout,
+            implementation=implementation,
+            checkpoint=checkpoint,
+        )
         directions = 2 if bidirectional else 1
         self.out_features = hidden_features * (directions if merge == "concat" else 1)
         self.layers = nnx.List(
@@ -202,7 +244,7 @@ class Recurrent(nnx.Module):
                         for _ in range(directions)
                     ]
                 )
-                for layer in range(_checks.positive_int("num_layers", num_layers))
+                for layer in range(num_layers)
             ]
         )
         self.in_features = in_features
@@ -210,14 +252,17 @@ class Recurrent(nnx.Module):
         self.bidirectional = bidirectional
         self.merge: Merge = merge
         self.residual = residual
-        self.dropout = _checks.probability("dropout", dropout)
+        self.dropout = float(dropout)
         self.deterministic = deterministic
         self.time_major = time_major
         self.reverse = reverse
         self.return_carry = return_carry
-        self.implementation = implementation
+        self.implementation: ImplementationName | None = implementation
         self.checkpoint: Checkpoint = checkpoint
-        self.rngs = rngs.dropout.fork() if self.dropout else nnx.data(None)
+        # A single layer samples no masks. The stream is forked all the same, if there is one, so
+        # that the number of layers does not change what is initialised from it afterwards.
+        forks = dropout and (num_layers > 1 or hasattr(rngs, "dropout"))
+        self.rngs = rngs.dropout.fork() if forks else nnx.data(None)
 
     @property
     def stack(self) -> Stack:
@@ -225,6 +270,18 @@ class Recurrent(nnx.Module):
         layers = tuple(tuple(cell.params for cell in layer) for layer in self.layers)
         return Stack(layers, merge=self.merge, residual=self.residual)
 
+    @overload
+    def __call__(
+        self, inputs: Array, *, return_carry: Literal[True], **options: Unpack[CallOptions]
+    ) -> tuple[Any, Array]: ...
+    @overload
+    def __call__(
+        self, inputs: Array, *, return_carry: Literal[False], **options: Unpack[CallOptions]
+    ) -> Array: ...
+    @overload
+    def __call__(
+        self, inputs: Array, *, return_carry: bool | None = None, **options: Unpack[CallOptions]
+    ) -> Any: ...
     def __call__(
         self,
         inputs: Array,
@@ -237,29 +294,36 @@ class Recurrent(nnx.Module):
         reverse: bool | None = None,
         return_carry: bool | None = None,
         deterministic: bool | None = None,
-        rngs: Streams = None,
+        rngs: RandomSource = None,
     ) -> Any:
-        """Runs the layers; arguments left out are those given to the constructor.
+        """Runs the layers; omitted arguments default to those of the constructor.
 
         Args:
-            inputs: (*batch, T, D), or (T, *batch, D) where time-major.
-            initial_carry: of the structure that is returned; None for zeros or the learned one.
+            inputs: (*batch, T, D), or (T, *batch, D) if time-major.
+            initial_carry: a carry with the structure of the returned one, in tuples or lists; None
+                for zeros or the learned initial state.
             seq_lengths: (*batch,), as ``lengths`` of :func:`gru_jax.unroll`.
-            mask: (*batch, T), or (T, *batch) where time-major, as for :func:`gru_jax.unroll`.
-            starts: likewise.
+            mask: (*batch, T), or (T, *batch) if time-major, as for :func:`gru_jax.unroll`.
+            starts: shaped like ``mask``, as for :func:`gru_jax.unroll`.
             time_major: see the class.
             reverse: see the class.
             return_carry: see the class.
             deterministic: see the class.
-            rngs: ``dropout`` randomness to use instead of the module's own.
+            rngs: source of the dropout masks; by default the module's own.
 
         Returns:
-            Outputs (*batch, T, out_features), or time-major, and before them, if asked for, the
-            carry: ``carry[layer][direction]``, where the level of a single layer or of a single
-            direction is left out, as :class:`flax.nnx.RNN` and ``Bidirectional`` have it.
+            Outputs (*batch, T, out_features), or time-major; with ``return_carry`` a tuple of the
+            carry and the outputs. The carry is ``carry[layer][direction]``; the level of a single
+            layer or a single direction is omitted, as in :class:`flax.nnx.RNN` and
+            :class:`flax.nnx.Bidirectional`. A state of an LSTM is a :class:`gru_jax.LSTMState`
+            (h, c), where Flax's LSTM has (c, h).
+
+        Raises:
+            TypeError, ValueError, NotImplementedError: as :func:`gru_jax.unroll`; ValueError if
+                dropout has an effect and there is no source of randomness.
         """
         deterministic = self.deterministic if deterministic is None else deterministic
-        dropout = 0.0 if deterministic else self.dropout
+        dropout = 0.0 if deterministic or len(self.layers) == 1 else self.dropout
         return run_sequence(
             self.stack,
             _cast(inputs, self.layers[0][0].dtype),
@@ -268,8 +332,8 @@ class Recurrent(nnx.Module):
             mask=mask,
             starts=starts,
             time_major=self.time_major if time_major is None else time_major,
-            reverse=self.reverse if reverse is None else reverse,
             return_carry=self.return_carry if return_carry is None else return_carry,
+            reverse=self.reverse if reverse is None else reverse,
             dropout=dropout,
             key=_next_key(self.rngs if rngs is None else rngs) if dropout else None,
             implementation=self.implementation,
@@ -277,20 +341,23 @@ class Recurrent(nnx.Module):
         )
 
 
-class GRU(Recurrent):
-    """Layers of GRUs over sequences, in the manner of :class:`flax.nnx.RNN`."""
+class GRU(RecurrentLayers):
+    """Layers of GRUs over sequences; see :class:`RecurrentLayers`."""
 
     cell_type = GRUCell
 
 
-class LSTM(Recurrent):
-    """Layers of LSTMs over sequences; see :class:`Recurrent`."""
+class LSTM(RecurrentLayers):
+    """Layers of LSTMs over sequences; see :class:`RecurrentLayers`.
+
+    A state in the carry is a :class:`gru_jax.LSTMState` (h, c), where Flax's LSTM has (c, h).
+    """
 
     cell_type = LSTMCell
 
 
-class RNN(Recurrent):
-    """Layers of plain RNNs over sequences; see :class:`Recurrent`."""
+class RNN(RecurrentLayers):
+    """Layers of plain RNNs over sequences; see :class:`RecurrentLayers`."""
 
     cell_type = RNNCell
 
@@ -299,9 +366,9 @@ def _cast(inputs: Array, dtype: DType | None) -> Array:
     return inputs if dtype is None else jnp.asarray(inputs, dtype)
 
 
-def _next_key(rngs: Streams) -> Array:
+def _next_key(rngs: RandomSource) -> Array:
     if rngs is None:
-        raise ValueError("rngs must be given where dropout is set after the module was made")
+        raise ValueError("rngs must be given if dropout was set after the module was created")
     if isinstance(rngs, jax.Array):
         return rngs
     return rngs.dropout() if isinstance(rngs, nnx.Rngs) else rngs()

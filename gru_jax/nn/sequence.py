@@ -1,12 +1,22 @@
-"""What the sequence modules of NNX and Linen share: batch-major arrays and flat carries."""
+"""Shared by the sequence modules of NNX and Linen: batch-major arrays, flat carries, options."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Unpack, get_args
 
 import jax.numpy as jnp
 
-from gru_jax._unroll.api import Checkpoint
-from gru_jax.stack import Stack, unroll_stack
-from gru_jax.typing import Array, Lengths, TimeMask
+from gru_jax import _checks
+from gru_jax._unroll.validation import check_state
+from gru_jax.stack import (
+    MERGES,
+    Stack,
+    StackOptions,
+    StackStates,
+    check_dropout,
+    check_sequence,
+    unroll_stack,
+)
+from gru_jax.typing import Array, Checkpoint, ImplementationName, Lengths, Shape, TimeMask
 
 
 def run_sequence(
@@ -15,79 +25,123 @@ def run_sequence(
     *,
     initial_carry: Any,
     seq_lengths: Lengths | None,
-    mask: TimeMask | None,
-    starts: TimeMask | None,
     time_major: bool,
-    reverse: bool,
     return_carry: bool,
-    dropout: float = 0.0,
-    key: Array | None = None,
-    implementation: str | None = None,
-    checkpoint: Checkpoint = None,
+    **options: Unpack[StackOptions],
 ) -> Any:
-    """Runs a stack as :class:`flax.nnx.RNN` runs a cell.
+    """Runs a stack with the arguments and results of :class:`flax.nnx.RNN`.
 
     Args:
         stack: the cells.
-        inputs: (*batch, T, D), or (T, *batch, D) where time-major.
-        initial_carry: of the structure that is returned; None for zeros or the learned one.
+        inputs: (*batch, T, D), or (T, *batch, D) if ``time_major``.
+        initial_carry: a carry with the structure of the returned one; None for zeros or the
+            learned initial state.
         seq_lengths: (*batch,), as ``lengths`` of :func:`gru_jax.unroll`.
-        mask: (*batch, T), or (T, *batch) where time-major, as for :func:`gru_jax.unroll`.
-        starts: likewise.
         time_major: whether time is the leading axis.
-        reverse: swaps the direction in which each cell reads.
         return_carry: whether to return ``(carry, outputs)``.
-        dropout: between the layers.
-        key: for dropout.
-        implementation: as for :func:`gru_jax.unroll`.
-        checkpoint: as for :func:`gru_jax.unroll`.
+        **options: as for :func:`gru_jax.unroll_stack`, but for ``lengths``; ``mask`` and
+            ``starts`` are (*batch, T), or (T, *batch) if ``time_major``.
 
     Returns:
-        Outputs laid out like the inputs, and before them, if asked for, the carry:
-        ``carry[layer][direction]``, where the level of a single layer or of a single direction
-        is left out, as :class:`flax.nnx.RNN` and :class:`flax.nnx.Bidirectional` have it.
+        Outputs with the axes of the inputs; with ``return_carry`` a tuple of the carry and the
+        outputs. The carry is ``carry[layer][direction]``; the level of a single layer or a single
+        direction is omitted, as in :class:`flax.nnx.RNN` and :class:`flax.nnx.Bidirectional`.
 
     Raises:
-        TypeError, ValueError, NotImplementedError: as :func:`gru_jax.unroll`; where the inputs
-            are batch-major, shapes in messages have time first.
+        TypeError, ValueError, NotImplementedError: as :func:`gru_jax.unroll`.
     """
-    if not time_major:
-        inputs = _batch_major("inputs", inputs, 2)
-        mask = None if mask is None else _batch_major("mask", mask, 1)
-        starts = None if starts is None else _batch_major("starts", starts, 1)
+    stack.validate()
+    time_axes = "(time, *batch)" if time_major else "(*batch, time)"
+    inputs = _checks.floating_array("inputs", inputs)
+    time_shape = _time_shape(stack, inputs, time_axes)
+    time_axis = 0 if time_major else len(time_shape) - 1
+    batch_shape = time_shape[:time_axis] + time_shape[time_axis + 1 :]
+    if seq_lengths is not None:
+        seq_lengths = _checks.integer_array("seq_lengths", seq_lengths)
+        _checks.shape("seq_lengths", seq_lengths, batch_shape, "(*batch)")
+    options["lengths"] = seq_lengths
+    for name in ("mask", "starts"):
+        options[name] = _time_first(name, options.get(name), time_shape, time_axis, time_axes)
     states, outputs = unroll_stack(
         stack,
-        inputs,
-        None if initial_carry is None else _nested(stack, initial_carry),
-        lengths=seq_lengths,
-        mask=mask,
-        starts=starts,
-        reverse=reverse,
-        dropout=dropout,
-        key=key,
-        implementation=implementation,
-        checkpoint=checkpoint,
+        jnp.moveaxis(inputs, time_axis, 0),
+        None if initial_carry is None else _unflatten_carry(stack, initial_carry, batch_shape),
+        **options,
     )
-    if not time_major:
-        outputs = jnp.moveaxis(outputs, 0, -2)
-    return (_flat(states), outputs) if return_carry else outputs
+    outputs = jnp.moveaxis(outputs, 0, time_axis)
+    return (_flatten_carry(states), outputs) if return_carry else outputs
 
 
-def _batch_major(name: str, array: Array, trailing: int) -> Array:
-    """Moves time, ``trailing`` axes from the end, to the front."""
-    if jnp.ndim(array) < trailing:
-        axes = "(*batch, time, input)" if trailing == 2 else "(*batch, time)"
-        raise ValueError(f"{name} has shape {jnp.shape(array)}, expected {axes}")
-    return jnp.moveaxis(jnp.asarray(array), -trailing, 0)
+def check_options(
+    *,
+    num_layers: int,
+    merge: str,
+    dropout: float,
+    implementation: ImplementationName | None,
+    checkpoint: Checkpoint,
+) -> None:
+    """Raises TypeError or ValueError if an option of a module is not valid, on any device."""
+    _checks.positive_int("num_layers", num_layers)
+    _checks.one_of("merge", merge, MERGES)
+    check_dropout(dropout, num_layers)
+    _checks.one_of("implementation", implementation, (None, *get_args(ImplementationName)))
+    if isinstance(checkpoint, str):
+        _checks.one_of("checkpoint", checkpoint, ("step", "chunk"))
+    elif checkpoint is not None:
+        _checks.positive_int("checkpoint", checkpoint)
 
 
-def _flat(states: Any) -> Any:
+def _time_shape(stack: Stack, inputs: Array, time_axes: str) -> Shape:
+    """The axes of the inputs but the features; ValueError unless the first cell can read them."""
+    cell = stack.layers[0][0]
+    axes = f"{time_axes[:-1]}, input)"
+    if inputs.ndim <= cell.num_feature_axes:
+        raise ValueError(
+            f"inputs has shape {inputs.shape}, expected at least {1 + cell.num_feature_axes} "
+            f"axes: {axes}"
+        )
+    if cell.input_size not in (None, inputs.shape[-1]):
+        raise ValueError(
+            f"inputs has shape {inputs.shape}, expected its last axis to be {cell.input_size}, "
+            f"the module's input size: {axes}"
+        )
+    return inputs.shape[: inputs.ndim - cell.num_feature_axes]
+
+
+def _time_first(
+    name: str, flags: TimeMask | None, time_shape: Shape, time_axis: int, time_axes: str
+) -> Array | None:
+    """``mask`` or ``starts`` with time moved to the front; ValueError for a wrong shape."""
+    if flags is None:
+        return None
+    shape = jnp.shape(flags)
+    if shape != time_shape:
+        hint = "; drop the last axis" if shape == (*time_shape, 1) else ""
+        raise ValueError(f"{name} has shape {shape}, expected {time_shape}: {time_axes}{hint}")
+    return jnp.moveaxis(jnp.asarray(flags), time_axis, 0)
+
+
+def _flatten_carry(states: StackStates) -> Any:
     layers = tuple(layer[0] if len(layer) == 1 else layer for layer in states)
     return layers[0] if len(layers) == 1 else layers
 
 
-def _nested(stack: Stack, carry: Any) -> Any:
-    """``states[layer][direction]`` from a flat carry; the stack checks how many there are."""
-    layers = (carry,) if len(stack.layers) == 1 else carry
-    single = len(stack.layers[0]) == 1
-    return tuple((state,) if single else tuple(state) for state in layers)
+def _unflatten_carry(stack: Stack, carry: Any, batch_shape: Shape) -> StackStates:
+    """``states[layer][direction]`` from a flat carry; errors name the entries of the carry."""
+
+    def entries(name: str, value: Any, count: int, unit: str) -> Sequence[tuple[str, Any]]:
+        if count == 1:
+            return [(name, value)]
+        values = check_sequence(name, value, count, unit)
+        return [(f"{name}[{index}]", each) for index, each in enumerate(values)]
+
+    layers = entries("initial_carry", carry, len(stack.layers), "layer")
+    return tuple(
+        tuple(
+            check_state(state_name, cell, state, batch_shape)
+            for cell, (state_name, state) in zip(
+                cells, entries(name, layer, len(cells), "direction"), strict=True
+            )
+        )
+        for cells, (name, layer) in zip(stack.layers, layers, strict=True)
+    )

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: Orbax's CheckpointManager, with digests, and with errors for users."""
+"""Checkpoints on disk: Orbax's CheckpointManager with digests and with errors for users."""
 
 import contextlib
 import dataclasses
@@ -17,8 +17,8 @@ from typing import Any
 import orbax.checkpoint as ocp
 
 from gru_jax import _checks
-from gru_jax.training import host_tree as snapshot
-from gru_jax.training.errors import CheckpointError, CheckpointMismatchError, reason
+from gru_jax.training import host_tree
+from gru_jax.training.errors import CheckpointError, CheckpointMismatchError, error_message
 from gru_jax.training.progress import Progress
 from gru_jax.training.state import TrainState
 
@@ -28,27 +28,27 @@ _DIGESTS = "digests.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class Checkpoints:
-    """Where a run keeps its checkpoints, and how many.
+class CheckpointOptions:
+    """Directory and number of a run's checkpoints.
 
     Attributes:
-        directory: made where it does not exist. One run has it for itself.
-        keep: the newest this many are kept, and the best one beside them.
+        directory: directory of one run's checkpoints; made if it does not exist.
+        max_to_keep: number of latest checkpoints to keep, in addition to the best one.
 
     Raises:
-        TypeError: a ``keep`` that is no integer.
-        ValueError: a ``keep`` that is not positive.
+        TypeError: ``max_to_keep`` is not an integer.
+        ValueError: ``max_to_keep`` is not positive.
     """
 
     directory: str | os.PathLike[str]
-    keep: int = 3
+    max_to_keep: int = 3
 
     def __post_init__(self) -> None:
-        _checks.positive_int("keep", self.keep)
+        _checks.positive_int("max_to_keep", self.max_to_keep)
 
 
 class CheckpointStore:
-    """The open directory of a run's checkpoints; a context, which ends with no save pending.
+    """The checkpoints of one run; a context manager that waits for a pending save at the end.
 
     Each checkpoint holds the arrays of a :class:`TrainState` by their paths, a record with the
     run's :class:`Progress` and a description of the tree, and the SHA-256 digests of the files of
@@ -58,10 +58,10 @@ class CheckpointStore:
         CheckpointError: the directory cannot be made or written to.
     """
 
-    def __init__(self, checkpoints: Checkpoints):
-        self.directory = Path(checkpoints.directory).absolute()
-        self._retention = _NewestAndBest(checkpoints.keep)
-        self._unfinished: int | None = None
+    def __init__(self, options: CheckpointOptions):
+        self.directory = Path(options.directory).absolute()
+        self._retention = _LatestAndBest(options.max_to_keep)
+        self._pending_step: int | None = None
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.directory):
@@ -76,46 +76,46 @@ class CheckpointStore:
             )
         except OSError as error:
             raise CheckpointError(
-                f"The checkpoint directory {self.directory} cannot be used: {reason(error)}."
+                f"The checkpoint directory {self.directory} cannot be used: {error_message(error)}."
             ) from error
 
     def __enter__(self) -> "CheckpointStore":
-        # Orbax logs each error, traceback and all, that is raised here as one message.
-        logging.getLogger("absl").addFilter(_is_foreign)
+        # Orbax logs a traceback of each error that is raised here as one message.
+        logging.getLogger("absl").addFilter(_is_not_from_orbax)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         try:
-            self._finish()
+            self._wait()
         except CheckpointError:
-            # An error that is already on its way is the one to be told.
+            # An earlier error takes precedence.
             if kind is None:
                 raise
         finally:
             with contextlib.suppress(Exception):
                 self._manager.close()
-            logging.getLogger("absl").removeFilter(_is_foreign)
+            logging.getLogger("absl").removeFilter(_is_not_from_orbax)
 
-    def newest(self) -> Path | None:
-        """Returns the path of the newest checkpoint, having waited for a save under way."""
+    def latest(self) -> Path | None:
+        """Waits for a pending save and returns the path of the latest checkpoint."""
         with contextlib.suppress(CheckpointError):
-            self._finish()
+            self._wait()
         steps = self._manager.all_steps()
         return self._path(max(steps)) if steps else None
 
     def save(self, state: TrainState, progress: Progress) -> None:
-        """Saves in the background; returns when the state may be donated.
+        """Saves in the background; the state may be donated once this returns.
 
         Raises:
-            CheckpointError: this save cannot begin, or the one before it has failed.
+            CheckpointError: this save cannot start, or the previous one has failed.
         """
-        self._finish()
-        self._unfinished = progress.step
+        self._wait()
+        self._pending_step = progress.step
         record = {
             "progress": dataclasses.asdict(progress),
-            "description": snapshot.describe(state),
+            "description": host_tree.tree_spec(state),
         }
-        arrays = snapshot.to_host(state)
+        arrays = host_tree.to_host(state)
         self._retention.best_step = progress.best_step
         try:
             self._check_space(sum(array.nbytes for array in arrays.values()))
@@ -128,13 +128,13 @@ class CheckpointStore:
                 force=True,
             )
         except Exception as error:
-            self._fail(error)
+            self._raise_save_error(error)
 
-    def restore_newest(self, like: TrainState) -> tuple[TrainState, Progress] | None:
-        """Returns the newest undamaged checkpoint, or None; damaged ones are moved aside.
+    def restore_latest(self, like: TrainState) -> tuple[TrainState, Progress] | None:
+        """Restores the latest intact checkpoint, or returns None; moves corrupted ones away.
 
         Raises:
-            CheckpointError: as :meth:`restore` does.
+            CheckpointError: as in :meth:`restore`.
         """
         for step in sorted(self._manager.all_steps(), reverse=True):
             restored = self.restore(step, like)
@@ -143,31 +143,31 @@ class CheckpointStore:
         return None
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, Progress] | None:
-        """Returns the checkpoint of one step; None, and a warning, where it is damaged or lost.
+        """Restores the checkpoint of one step; warns and returns None if it is corrupted or absent.
 
         Raises:
-            CheckpointMismatchError: the checkpoint's tree is not one like ``like``.
-            CheckpointError: it is whole, but cannot be read, or is damaged and cannot be moved.
+            CheckpointMismatchError: the checkpoint's tree differs from ``like``.
+            CheckpointError: it is intact but cannot be read, or corrupted and cannot be moved.
         """
         if step not in self._manager.all_steps():
             logger.warning("There is no checkpoint %s.", self._path(step))
             return None
-        damage = _find_damage(self._path(step))
-        if damage is not None:
-            self._move_aside(step, damage)
+        corruption = _find_corruption(self._path(step))
+        if corruption is not None:
+            self._quarantine(step, corruption)
             return None
         record = self._read(step, record=ocp.args.JsonRestore())
-        difference = snapshot.first_difference(record["description"], snapshot.describe(like))
-        if difference is not None:
+        mismatch = host_tree.first_mismatch(record["description"], host_tree.tree_spec(like))
+        if mismatch is not None:
             raise CheckpointMismatchError(
                 f"The checkpoint {self._path(step)} belongs to another model or optimizer. "
-                f"The first difference is {difference}."
+                f"The first difference is {mismatch}."
             )
         arrays = self._read(step, arrays=ocp.args.StandardRestore())
-        return snapshot.to_device(arrays, like), Progress(**record["progress"])
+        return host_tree.to_device(arrays, like), Progress(**record["progress"])
 
     def _check_space(self, needed: int) -> None:
-        # Told beforehand, a full disk is one message; told by the writers, it is one from each.
+        # Checked in advance, a full disk gives one message instead of one from each writer.
         free = shutil.disk_usage(self.directory).free
         if free < needed:
             raise OSError(errno.ENOSPC, f"{needed} bytes are needed, and the disk has {free} left")
@@ -178,53 +178,54 @@ class CheckpointStore:
             return self._manager.restore(step, args=ocp.args.Composite(**item))[name]
         except Exception as error:
             raise CheckpointError(
-                f"The checkpoint {self._path(step)} is whole, but cannot be read: {reason(error)}."
+                f"The checkpoint {self._path(step)} is intact, but cannot be read: "
+                f"{error_message(error)}."
             ) from error
 
     def _write_digests(self) -> None:
-        # All is written, and the directory is about to be given its name.
-        temporary = f"{self._unfinished}{ocp.path.atomicity_types.TMP_DIR_SUFFIX}"
+        # All files are written, and Orbax is about to rename the directory to its final name.
+        temporary = f"{self._pending_step}{ocp.path.atomicity_types.TMP_DIR_SUFFIX}"
         checkpoint = self.directory / temporary
         (checkpoint / _DIGESTS).write_text(json.dumps(_file_digests(checkpoint), indent=1))
 
-    def _move_aside(self, step: int, damage: str) -> None:
-        aside = self.directory / "damaged"
+    def _quarantine(self, step: int, corruption: str) -> None:
+        quarantine = self.directory / "corrupted"
         try:
-            aside.mkdir(exist_ok=True)
-            target = Path(tempfile.mkdtemp(prefix=f"{step}-", dir=aside))
+            quarantine.mkdir(exist_ok=True)
+            target = Path(tempfile.mkdtemp(prefix=f"{step}-", dir=quarantine))
             self._path(step).replace(target)
         except OSError as error:
             raise CheckpointError(
-                f"The checkpoint {self._path(step)} is damaged ({damage}), and cannot be moved "
-                f"aside: {reason(error)}."
+                f"The checkpoint {self._path(step)} is corrupted ({corruption}), and cannot be "
+                f"moved to {quarantine}: {error_message(error)}."
             ) from error
         self._manager.reload()
         logger.warning(
-            "The checkpoint %s is damaged (%s); it was moved to %s.",
+            "The checkpoint %s is corrupted (%s); it was moved to %s.",
             self._path(step),
-            damage,
+            corruption,
             target,
         )
 
-    def _finish(self) -> None:
+    def _wait(self) -> None:
         try:
             self._manager.wait_until_finished()
         except Exception as error:
-            self._fail(error)
-        self._unfinished = None
+            self._raise_save_error(error)
+        self._pending_step = None
 
-    def _fail(self, error: Exception) -> None:
-        step, self._unfinished = self._unfinished, None
+    def _raise_save_error(self, error: Exception) -> None:
+        step, self._pending_step = self._pending_step, None
         self._manager.reload()
-        whole = [other for other in self._manager.all_steps() if other != step]
+        others = [other for other in self._manager.all_steps() if other != step]
         earlier = (
-            f"The newest one before it, {self._path(max(whole))}, is whole."
-            if whole
+            f"The latest one before it, {self._path(max(others))}, is intact."
+            if others
             else "There is none before it."
         )
         raise CheckpointError(
             f"Saving the checkpoint of step {step} in {self.directory} failed: "
-            f"{reason(error)}. {earlier}"
+            f"{error_message(error)}. {earlier}"
         ) from error
 
     def _path(self, step: int) -> Path:
@@ -232,8 +233,8 @@ class CheckpointStore:
 
 
 @dataclasses.dataclass
-class _NewestAndBest(ocp.checkpoint_managers.PreservationPolicy):
-    newest: int
+class _LatestAndBest(ocp.checkpoint_managers.PreservationPolicy):
+    max_to_keep: int
     best_step: int | None = None
 
     def should_preserve(
@@ -242,7 +243,7 @@ class _NewestAndBest(ocp.checkpoint_managers.PreservationPolicy):
         *,
         context: ocp.checkpoint_managers.PreservationContext,
     ) -> Sequence[bool]:
-        first = len(checkpoints) - self.newest
+        first = len(checkpoints) - self.max_to_keep
         return [
             index >= first or checkpoint.step == self.best_step
             for index, checkpoint in enumerate(checkpoints)
@@ -250,10 +251,10 @@ class _NewestAndBest(ocp.checkpoint_managers.PreservationPolicy):
 
 
 def _remove_unfinished(directory: Path) -> None:
-    """Removes what saves left that were killed or failed.
+    """Removes the temporary directories of saves that were killed or failed.
 
-    A save that failed in this process may have a part that is still being written, or removed by
-    its own writer: what Orbax's own cleaning takes for an error.
+    After a save that failed in this process, its writers may still be adding or removing files.
+    Orbax's own cleanup would raise an error there.
     """
     for unfinished in directory.glob(f"*{ocp.path.atomicity_types.TMP_DIR_SUFFIX}"):
         for pause in (0.01, 0.1, 1.0, None):
@@ -267,12 +268,12 @@ def _remove_unfinished(directory: Path) -> None:
             time.sleep(pause or 0)
 
 
-def _find_damage(checkpoint: Path) -> str | None:
+def _find_corruption(checkpoint: Path) -> str | None:
     try:
         expected = dict(json.loads((checkpoint / _DIGESTS).read_text()))
         found = _file_digests(checkpoint)
     except (OSError, TypeError, ValueError) as error:
-        return f"its digests cannot be checked: {reason(error)}"
+        return f"its digests cannot be checked: {error_message(error)}"
     for name, digest in expected.items():
         if name not in found:
             return f"its file {name} is missing"
@@ -292,5 +293,5 @@ def _file_digests(checkpoint: Path) -> dict[str, str]:
     return digests
 
 
-def _is_foreign(record: logging.LogRecord) -> bool:
+def _is_not_from_orbax(record: logging.LogRecord) -> bool:
     return "orbax" not in record.pathname

@@ -1,4 +1,4 @@
-"""What can stop a run, each with a message that is a complete sentence to show to a user."""
+"""Errors that can stop a run. Each message is a complete sentence for users."""
 
 import errno
 import math
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class TrainingError(Exception):
-    """The base class of all errors of :mod:`gru_jax.training`; its message is meant for users."""
+    """Base class of all errors of :mod:`gru_jax.training`; its message is meant for users."""
 
 
 class CheckpointError(TrainingError):
@@ -16,20 +16,20 @@ class CheckpointError(TrainingError):
 
 
 class CheckpointMismatchError(CheckpointError):
-    """A checkpoint is whole, but is that of another model or optimizer."""
+    """A checkpoint is intact, but belongs to another model or optimizer."""
 
 
 class MetricsError(TrainingError):
-    """The file of metrics cannot be written or read."""
+    """The metrics file cannot be written or read."""
 
 
 class NonFiniteLossError(TrainingError):
-    """The loss or the gradients' norm is infinite or not a number.
+    """The loss or the gradient norm is infinite or not a number.
 
     Attributes:
-        step: the first step it happened at, counted from one.
+        step: the first step with such a value, counted from one.
         batch_index: the argument of ``batch_at`` that gave that step's batch.
-        last_checkpoint: the newest checkpoint, which was saved before; None where there is none.
+        last_checkpoint: the latest checkpoint, saved before that step; None if there is none.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class NonFiniteLossError(TrainingError):
         batch_index: int,
         last_checkpoint: Path | None,
         *,
-        figure: str = "loss",
+        metric: str = "loss",
         value: float = math.nan,
     ):
         self.step = step
@@ -50,18 +50,18 @@ class NonFiniteLossError(TrainingError):
             else f"the last good checkpoint is {last_checkpoint}"
         )
         super().__init__(
-            f"The {figure} is {value} at step {step}, on the batch of index {batch_index}; {good}."
+            f"The {metric} is {value} at step {step}, on the batch of index {batch_index}; {good}."
         )
 
 
-def reason(error: Exception) -> str:
-    """Returns what an error says, without what the sentence around it says already."""
+def error_message(error: Exception) -> str:
+    """Returns the cause that an error names, without the path that the caller names already."""
     if isinstance(error, FileExistsError):
-        # Making a directory failed at a file of that name.
+        # A directory could not be made because a file has its name.
         return os.strerror(errno.ENOTDIR)
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    # TensorStore wraps the operating system's error in much about itself.
+    # TensorStore embeds the operating system's error code in a longer message of its own.
     code = re.search(r"os_error_code='(\d+)'", lines[0])
     return os.strerror(int(code[1])) if code else lines[0].rstrip(".")

@@ -1,4 +1,4 @@
-"""A pytree as named arrays on the host with a description, and back."""
+"""Conversion of a pytree to named arrays on the host with a description, and back."""
 
 import dataclasses
 import re
@@ -9,21 +9,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Description = dict[str, dict[str, str]]
+TreeSpec = dict[str, dict[str, str]]
 
 
 def to_host(tree: Any) -> dict[str, np.ndarray]:
-    """Returns the leaves of ``tree`` by path: those with elements, random keys as raw data."""
+    """Returns the leaves of ``tree`` by path; random keys as raw data, empty leaves not at all."""
     arrays = {
         name: jax.random.key_data(leaf) if _is_key(leaf) else leaf
-        for name, leaf in _named(tree)
+        for name, leaf in _named_leaves(tree)
         if leaf.size
     }
     return {name: np.asarray(array) for name, array in jax.device_get(arrays).items()}
 
 
 def to_device(arrays: Mapping[str, np.ndarray], like: Any) -> Any:
-    """Returns the tree that :func:`to_host` took apart, with structure and sharding of ``like``."""
+    """Inverse of :func:`to_host`; ``like`` gives the structure and the shardings."""
 
     def place(path: jax.tree_util.KeyPath, leaf: jax.Array) -> jax.Array:
         if leaf.size == 0:
@@ -37,23 +37,26 @@ def to_device(arrays: Mapping[str, np.ndarray], like: Any) -> Any:
     return jax.tree_util.tree_map_with_path(place, like)
 
 
-def describe(tree: Any) -> Description:
-    """Says what kind of tree it is: its leaves' shapes and dtypes, its static fields' values."""
-    leaves = {name: f"shape {leaf.shape} and dtype {leaf.dtype}" for name, leaf in _named(tree)}
+def tree_spec(tree: Any) -> TreeSpec:
+    """Describes a tree: shapes and dtypes of its leaves, values of its static fields."""
+    leaves = {
+        name: f"shape {leaf.shape} and dtype {leaf.dtype}" for name, leaf in _named_leaves(tree)
+    }
     return {"leaf": leaves, "static field": dict(_static_fields(tree, ""))}
 
 
-def first_difference(there: Description, here: Description) -> str | None:
-    """Names the first thing in which two descriptions differ; None where they agree."""
+def first_mismatch(there: TreeSpec, here: TreeSpec) -> str | None:
+    """Names the first difference between two descriptions; None if they are equal."""
     for kind in here:
         for name in here[kind] | there[kind]:
-            theirs, ours = there[kind].get(name, "absent"), here[kind].get(name, "absent")
-            if theirs != ours:
-                return f"{kind} {name}: {theirs} there, {ours} here"
+            value_there = there[kind].get(name, "absent")
+            value_here = here[kind].get(name, "absent")
+            if value_there != value_here:
+                return f"{kind} {name}: {value_there} there, {value_here} here"
     return None
 
 
-def _named(tree: Any) -> list[tuple[str, Any]]:
+def _named_leaves(tree: Any) -> list[tuple[str, Any]]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
 
@@ -63,7 +66,7 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _static_fields(tree: Any, prefix: str) -> Iterator[tuple[str, str]]:
-    # Only those of dataclasses: what else a tree's structure holds may be written differently
+    # Only those of dataclasses: the repr of other static data in a tree's structure may differ
     # from one process, or version of a library, to the next.
     nodes = jax.tree_util.tree_leaves_with_path(tree, is_leaf=dataclasses.is_dataclass)
     for path, node in nodes:

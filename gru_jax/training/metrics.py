@@ -1,4 +1,4 @@
-"""What a run reports while it goes on: rows of JSON in a file, and a progress bar."""
+"""Output of a run: rows of JSON in a file, and a progress bar."""
 
 import dataclasses
 import json
@@ -11,38 +11,62 @@ from typing import Any, Protocol
 import jax
 from tqdm import tqdm
 
-from gru_jax.training.errors import MetricsError, reason
+from gru_jax import _files
+from gru_jax.training.errors import MetricsError, error_message
 from gru_jax.typing import Array
 
 
-class Log(Protocol):
-    """What a run reports to: a :class:`MetricsLog`, or another with the same methods."""
+class MetricsWriter(Protocol):
+    """Destination of a run's metrics: a :class:`JsonlWriter`, or any class with its methods."""
 
-    def begin(self, step: int) -> None:
-        """Is called once, before the first row: the run goes on from ``step``."""
+    def resume_from(self, step: int) -> None:
+        """Called once before the first row. ``step`` is the step to resume from."""
         ...
 
-    def append(self, row: Mapping[str, Any]) -> None:
-        """Is called with each row, whose figures need not be finite."""
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Called with each row. Metrics need not be finite."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
-class MetricsLog:
-    """A file with one JSON object a line, to which a run appends.
+class JsonlWriter:
+    """A file with one JSON object per line, to which a run appends.
 
-    A row has ``step``, ``split`` (``"train"`` or ``"validation"``), the figures, ``seconds`` since
-    the run's beginning (breaks not counted), and for the training ones ``steps_per_second`` since
-    the row before. A figure that is not finite is null: JSON has no such number.
+    A row has ``step``, ``split`` (``"train"`` or ``"validation"``), the metrics, ``seconds`` since
+    the run's start (without the time between an interruption and a resume), and in training rows
+    ``steps_per_second`` since the previous one. A metric that is not finite is null, because JSON
+    has no such number.
 
     Attributes:
-        path: of the file. It and its directory are made where they do not exist.
+        path: path of the file. The file and its directory are made if they do not exist.
     """
 
     path: str | os.PathLike[str]
 
-    def append(self, row: Mapping[str, Any]) -> None:
-        """Writes one row.
+    def resume_from(self, step: int) -> None:
+        """Prepares the file for a run that resumes from ``step``.
+
+        Rows after that step are removed, because the run will write them again, and so is an
+        incomplete last line. The file is replaced atomically, so that no row is lost if the
+        process is killed.
+
+        Raises:
+            MetricsError: the file cannot be read or written, or has a line that is not a row.
+        """
+        path = Path(self.path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            before = path.read_bytes()
+            rows = [json.dumps(row) for row in read_metrics(path) if row["step"] <= step]
+            after = "".join(f"{row}\n" for row in rows).encode()
+            if after != before:
+                _files.write_atomically(path, after)
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Appends one row.
 
         Raises:
             MetricsError: the file cannot be written.
@@ -54,35 +78,12 @@ class MetricsLog:
         except OSError as error:
             raise _unwritable(self.path, error) from error
 
-    def begin(self, step: int) -> None:
-        """Makes the file ready for a run that goes on from ``step``.
-
-        Rows after that step, which the run is going to write again, are dropped, as is a last
-        line that was cut off. The file is replaced as a whole, so that a kill loses nothing.
-
-        Raises:
-            MetricsError: the file cannot be read or written, or has a line that is no row.
-        """
-        path = Path(self.path)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-            before = path.read_text(encoding="utf-8", errors="replace")
-            kept = [json.dumps(row) for row in read_metrics(path) if row["step"] <= step]
-            after = "".join(f"{line}\n" for line in kept)
-            if after != before:
-                replacement = path.with_name(path.name + ".tmp")
-                replacement.write_text(after, encoding="utf-8")
-                replacement.replace(path)
-        except OSError as error:
-            raise _unwritable(self.path, error) from error
-
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Returns the rows of a :class:`MetricsLog`, without a last line that was cut off.
+    """Returns the rows of a :class:`JsonlWriter`, without an incomplete last line.
 
     Raises:
-        MetricsError: the file cannot be read, or has a line that is no row.
+        MetricsError: the file cannot be read, or has a line that is not a row.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
@@ -101,23 +102,23 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def evaluate_mean(
+def mean_metrics(
     metric_fn: Callable[[Any, Any], tuple[Mapping[str, Array], Array | float]],
     params: Any,
     batches: Iterable[Any],
 ) -> dict[str, float]:
-    """Returns figures averaged over all batches, each by its weight.
+    """Returns metrics averaged over all batches, weighted by their sizes.
 
     Args:
-        metric_fn: ``(params, batch) -> (sums, weight)``, best jitted: a dict of scalars summed
-            over the batch's examples, and the number of examples (or frames, or tokens).
-        params: handed to ``metric_fn``.
-        batches: of any sizes.
+        metric_fn: ``(params, batch) -> (sums, weight)``, preferably jitted: a dict of scalars
+            summed over the batch's examples, and the number of examples (or frames, or tokens).
+        params: passed to ``metric_fn``.
+        batches: batches of any sizes.
 
     Raises:
-        ValueError: the weights add up to zero.
+        ValueError: the weights sum to zero.
     """
-    # All batches are under way before the first result is waited for.
+    # Dispatches all batches before it waits for the first result.
     results = jax.device_get([metric_fn(params, batch) for batch in batches])
     weight = math.fsum(float(weight) for _, weight in results)
     if weight == 0:
@@ -127,16 +128,16 @@ def evaluate_mean(
 
 
 def progress_bar(*, initial: int, total: int, show: bool | None) -> tqdm:
-    """Returns a bar of steps with rate and remaining time, on stderr.
+    """Returns a progress bar of steps with rate and remaining time, on stderr.
 
-    ``show=None`` shows it only where stderr is a terminal.
+    ``show=None`` shows it only if stderr is a terminal.
     """
     disable = None if show is None else not show
     return tqdm(initial=initial, total=total, disable=disable, unit="step", dynamic_ncols=True)
 
 
 def _unwritable(path: str | os.PathLike[str], error: OSError) -> MetricsError:
-    return MetricsError(f"The metrics file {path} cannot be written: {reason(error)}.")
+    return MetricsError(f"The metrics file {path} cannot be written: {error_message(error)}.")
 
 
 def _json_value(value: Any) -> Any:

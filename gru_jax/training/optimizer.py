@@ -1,4 +1,4 @@
-"""The usual optimizers and schedules by name; any other Optax transformation works as well."""
+"""Common optimizers and schedules by name; any other Optax transformation works as well."""
 
 from typing import Literal
 
@@ -17,58 +17,60 @@ def make_optimizer(
     schedule: ScheduleName = "constant",
     steps: int | None = None,
     warmup_steps: int = 0,
-    final_fraction: float = 0.0,
-    clip_norm: float | None = None,
+    final_scale: float = 0.0,
+    max_grad_norm: float | None = None,
     weight_decay: float = 0.0,
-    accumulate: int = 1,
+    accumulate_steps: int = 1,
 ) -> optax.GradientTransformation:
-    """Returns an optimizer: accumulate, clip, decay, scale.
+    """Returns an optimizer that accumulates, clips, decays and scales, in that order.
 
     Args:
-        learning_rate: the peak of the schedule.
+        learning_rate: peak of the schedule.
         name: ``"adam"``, ``"adamw"``, ``"sgd"`` or ``"rmsprop"``, with Optax's defaults.
-        schedule: see :func:`make_schedule`, as for ``warmup_steps`` and ``final_fraction``.
-        steps: length of the run in train steps; every schedule but the constant one needs it.
-        warmup_steps: in train steps, as ``steps``.
-        final_fraction: of the learning rate, at the end.
-        clip_norm: gradients whose global norm exceeds it are scaled down to it (Pascanu et al.
-            2013, arXiv 1211.5063, algorithm 1).
-        weight_decay: of every parameter. With ``"adamw"`` it is decoupled from the gradient
+        schedule: see :func:`make_schedule`, also for ``warmup_steps`` and ``final_scale``.
+        steps: length of the run in train steps; required by every schedule but ``"constant"``.
+        warmup_steps: length of the warmup in train steps.
+        final_scale: learning rate at the end, as a fraction of ``learning_rate``.
+        max_grad_norm: gradients whose global norm exceeds it are scaled down to it (Pascanu et al.
+            2013, arXiv 1211.5063, algorithm 1). None does not clip.
+        weight_decay: decay of every parameter. With ``"adamw"`` it is decoupled from the gradient
             (Loshchilov & Hutter 2019, arXiv 1711.05101, algorithm 2); with the others
             ``weight_decay * params`` is added to the clipped gradient.
-        accumulate: train steps per update. The update is made from the mean of their gradients;
-            the steps in between leave the parameters as they are.
+        accumulate_steps: train steps per update. The update uses the mean of their gradients; the
+            steps in between leave the parameters unchanged.
 
     Raises:
         TypeError: an argument of the wrong type.
-        ValueError: an unknown name, a number out of its range, a schedule without ``steps``.
+        ValueError: an unknown name, a number out of range, or a schedule without ``steps``.
     """
     _checks.one_of("name", name, ("adam", "adamw", "sgd", "rmsprop"))
-    accumulate = _checks.positive_int("accumulate", accumulate)
-    _number("weight_decay", weight_decay)
-    rate = make_schedule(
+    accumulate_steps = _checks.positive_int("accumulate_steps", accumulate_steps)
+    _finite_number("weight_decay", weight_decay)
+    scheduled_rate = make_schedule(
         learning_rate,
         schedule=schedule,
-        # The schedule advances with updates, of which there is one in `accumulate` train steps.
-        steps=None if steps is None else -(-_checks.positive_int("steps", steps) // accumulate),
-        warmup_steps=_integer("warmup_steps", warmup_steps) // accumulate,
-        final_fraction=final_fraction,
+        # The schedule counts updates, one per `accumulate_steps` train steps.
+        steps=None
+        if steps is None
+        else -(-_checks.positive_int("steps", steps) // accumulate_steps),
+        warmup_steps=_non_negative_int("warmup_steps", warmup_steps) // accumulate_steps,
+        final_scale=final_scale,
     )
     chain = []
-    if clip_norm is not None:
-        _number("clip_norm", clip_norm, above_zero=True)
-        chain.append(optax.clip_by_global_norm(clip_norm))
+    if max_grad_norm is not None:
+        _finite_number("max_grad_norm", max_grad_norm, above_zero=True)
+        chain.append(optax.clip_by_global_norm(max_grad_norm))
     if name == "adamw":
-        chain.append(optax.adamw(rate, weight_decay=weight_decay))
+        chain.append(optax.adamw(scheduled_rate, weight_decay=weight_decay))
     else:
         if weight_decay:
             chain.append(optax.add_decayed_weights(weight_decay))
-        plain = {"adam": optax.adam, "sgd": optax.sgd, "rmsprop": optax.rmsprop}
-        chain.append(plain[name](rate))
+        optimizers = {"adam": optax.adam, "sgd": optax.sgd, "rmsprop": optax.rmsprop}
+        chain.append(optimizers[name](scheduled_rate))
     optimizer = optax.chain(*chain)
-    if accumulate == 1:
+    if accumulate_steps == 1:
         return optimizer
-    return optax.MultiSteps(optimizer, accumulate).gradient_transformation()
+    return optax.MultiSteps(optimizer, accumulate_steps).gradient_transformation()
 
 
 def make_schedule(
@@ -77,24 +79,24 @@ def make_schedule(
     schedule: ScheduleName = "constant",
     steps: int | None = None,
     warmup_steps: int = 0,
-    final_fraction: float = 0.0,
+    final_scale: float = 0.0,
 ) -> optax.Schedule:
     """Returns a schedule: a function from the number of updates made to the learning rate.
 
-    It rises linearly from 0 to ``learning_rate`` over ``warmup_steps``, then goes as ``schedule``
-    says to ``final_fraction * learning_rate`` at ``steps``, where it stays: along a line, along
-    half a cosine (Loshchilov & Hutter 2017, arXiv 1608.03983, equation 5) or by a constant factor
-    each step (``"exponential"``). With ``"constant"`` it stays at ``learning_rate``.
+    The rate rises linearly from 0 to ``learning_rate`` over ``warmup_steps``. Then it falls to
+    ``final_scale * learning_rate`` at ``steps`` and stays there: linearly, along half a cosine
+    (Loshchilov & Hutter 2017, arXiv 1608.03983, equation 5), or by a constant factor per step
+    (``"exponential"``). With ``"constant"`` it stays at ``learning_rate``.
 
     Raises:
         TypeError: an argument of the wrong type.
-        ValueError: an unknown schedule, a number out of its range, a schedule without ``steps``.
+        ValueError: an unknown schedule, a number out of range, or a schedule without ``steps``.
     """
     _checks.one_of("schedule", schedule, ("constant", "cosine", "exponential", "linear"))
-    _number("learning_rate", learning_rate, above_zero=True)
-    warmup_steps = _integer("warmup_steps", warmup_steps)
-    if _number("final_fraction", final_fraction) > 1:
-        raise ValueError(f"final_fraction must lie in [0, 1], got {final_fraction!r}")
+    _finite_number("learning_rate", learning_rate, above_zero=True)
+    warmup_steps = _non_negative_int("warmup_steps", warmup_steps)
+    if _finite_number("final_scale", final_scale) > 1:
+        raise ValueError(f"final_scale must lie in [0, 1], got {final_scale!r}")
     if schedule == "constant":
         decay = optax.constant_schedule(learning_rate)
     else:
@@ -104,16 +106,16 @@ def make_schedule(
         if decay_steps < 1:
             raise ValueError(f"warmup_steps={warmup_steps} must be less than steps={steps}")
         if schedule == "cosine":
-            decay = optax.cosine_decay_schedule(learning_rate, decay_steps, alpha=final_fraction)
+            decay = optax.cosine_decay_schedule(learning_rate, decay_steps, alpha=final_scale)
         elif schedule == "linear":
-            final = final_fraction * learning_rate
+            final = final_scale * learning_rate
             decay = optax.linear_schedule(learning_rate, final, decay_steps)
         else:
-            if final_fraction == 0:
-                raise ValueError('schedule "exponential" needs a final_fraction above 0')
-            final = final_fraction * learning_rate
+            if final_scale == 0:
+                raise ValueError('schedule "exponential" needs a final_scale above 0')
+            final = final_scale * learning_rate
             decay = optax.exponential_decay(
-                learning_rate, decay_steps, final_fraction, end_value=final
+                learning_rate, decay_steps, final_scale, end_value=final
             )
     if warmup_steps == 0:
         return decay
@@ -121,11 +123,11 @@ def make_schedule(
     return optax.join_schedules([warmup, decay], [warmup_steps])
 
 
-def _integer(name: str, value: int) -> int:
+def _non_negative_int(name: str, value: int) -> int:
     return 0 if value == 0 else _checks.positive_int(name, value)
 
 
-def _number(name: str, value: float, *, above_zero: bool = False) -> float:
+def _finite_number(name: str, value: float, *, above_zero: bool = False) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number, got {value!r}")
     if not 0 <= value < float("inf") or (above_zero and value == 0):

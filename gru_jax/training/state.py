@@ -1,4 +1,4 @@
-"""The part of a run that the jitted step changes: step, parameters and optimizer state."""
+"""The state that the jitted train step updates: step, parameters and optimizer state."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ from gru_jax.typing import Array
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """What a train step takes and returns.
+    """Input and output of a train step.
 
     Attributes:
-        step: int32 scalar, the number of steps taken.
+        step: int32 scalar, number of steps taken.
         params: any pytree of arrays.
         opt_state: the optimizer's state for these parameters.
-        carry: what a step hands to the next one beside them, without a gradient, such as the
-            hidden states of a stream in truncated backpropagation through time; None: nothing.
+        carry: state passed from step to step without a gradient, such as the hidden states of a
+            stream in truncated backpropagation through time; None if there is none.
     """
 
     step: Array
@@ -35,25 +35,29 @@ class TrainState:
     ) -> "TrainState":
         """Returns the state at step 0.
 
-        It owns all its arrays: a train step gives their memory away, and neither ``params`` nor
-        an array that stands in two places of the state may go with it.
+        All its arrays are copies, because a train step donates them: ``params`` stays usable, and
+        an array may occur twice in ``params``.
         """
         state = cls(jnp.zeros((), jnp.int32), params, optimizer.init(params), carry)
         return jax.tree.map(_copy, state)
 
     @classmethod
     def stack(cls, states: "Sequence[TrainState]") -> "TrainState":
-        """Returns the states of several runs at the same step as one, with a leading axis."""
+        """Stacks the states of several runs at the same step along a new leading axis.
+
+        ``step`` stays a scalar. The result is the state of
+        :func:`gru_jax.training.make_vmapped_train_step`.
+        """
         trees = [(state.params, state.opt_state, state.carry) for state in states]
         return cls(_copy(states[0].step), *jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees))
 
-    def run(self, index: int) -> "TrainState":
-        """Returns the state of one run of those that :meth:`stack` joined."""
+    def unstack(self, index: int) -> "TrainState":
+        """Returns the state of one run of those that :meth:`stack` combined."""
         tree = (self.params, self.opt_state, self.carry)
         return TrainState(self.step, *jax.tree.map(lambda leaf: leaf[index], tree))
 
 
 def _copy(leaf: Any) -> Array:
-    # A dtype given explicitly makes a strong one of a weak one (that of a Python scalar), which
-    # would turn strong in the first step and have the second step compiled anew.
+    # An explicit dtype makes the copy strongly typed. The weak type of a Python scalar would
+    # become strong in the first step, and the second step would be compiled again.
     return jnp.array(leaf, dtype=jnp.asarray(leaf).dtype, copy=True)

@@ -20,59 +20,59 @@ def make_train_step(
 ) -> TrainStep:
     """Returns ``train_step(state, batch) -> (state, metrics)``, jitted.
 
-    The state handed in is donated: its memory goes to the state that comes back, and it cannot be
+    The state passed in is donated: its buffers are reused for the new state, and it cannot be
     used again.
 
     Args:
         loss_fn: ``(params, batch, key) -> (loss, metrics)``: a scalar to minimise, and a dict of
             further scalars to report. ``key`` is a function of ``seed`` and the step alone, so
-            that a resumed run draws what an unbroken one does. Where the state has a carry:
-            ``(params, batch, key, carry) -> (loss, (metrics, carry))``.
-        optimizer: as :func:`gru_jax.training.make_optimizer` makes, or any from Optax.
-        seed: of the random keys.
+            that a resumed run uses the same keys as an uninterrupted one. If the state has a
+            carry: ``(params, batch, key, carry) -> (loss, (metrics, carry))``.
+        optimizer: the result of :func:`gru_jax.training.make_optimizer`, or any Optax optimizer.
+        seed: seed of the random keys.
 
     Returns:
         The step. Its metrics are those of ``loss_fn``, ``loss``, and ``grad_norm``, the global
         norm of the gradients before any clipping, in float32 at least.
 
     Raises:
-        ValueError: at the first call, metrics that are not scalars.
+        ValueError: at the first call, if a metric is not a scalar.
     """
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
-        return _advance(loss_fn, optimizer, state, batch, seed)
+        return _update(loss_fn, optimizer, state, batch, seed)
 
     return jax.jit(train_step, donate_argnums=0)
 
 
-def make_train_steps(
+def make_vmapped_train_step(
     loss_fn: LossFunction, optimizer: optax.GradientTransformation, *, seeds: Sequence[int]
 ) -> TrainStep:
-    """:func:`make_train_step` for runs that differ in their seeds, side by side in one program.
+    """Vectorised :func:`make_train_step`: one program for runs that differ only in their seeds.
 
-    For small models this takes less time than one run after the other, whose operations leave
-    most of a device idle.
+    For small models this is faster than one run after the other, which would leave most of a
+    device idle.
 
     Args:
         loss_fn, optimizer: as for :func:`make_train_step`; the same for all runs.
-        seeds: of the random keys, one a run.
+        seeds: seeds of the random keys, one per run.
 
     Returns:
-        The step. Parameters, optimizer states and batches have a leading axis of runs, as
-        :meth:`TrainState.stack` makes the state; so have the metrics.
+        The step. Parameters, optimizer states and batches have a leading axis of runs, as in the
+        result of :meth:`TrainState.stack`, and so do the metrics.
     """
-    numbers = jnp.asarray(seeds, jnp.int32)
-    axis: Any = None  # of the step, which is the same for all
-    runs = TrainState(axis, params=0, opt_state=0, carry=0)
+    seed_array = jnp.asarray(seeds, jnp.int32)
+    step_axis: Any = None  # The step is the same for all runs.
+    state_axes = TrainState(step_axis, params=0, opt_state=0, carry=0)
 
     def train_step(state: TrainState, batch: Any, seed: Array) -> tuple[TrainState, Metrics]:
-        return _advance(loss_fn, optimizer, state, batch, seed)
+        return _update(loss_fn, optimizer, state, batch, seed)
 
-    together = jax.vmap(train_step, in_axes=(runs, 0, 0), out_axes=(runs, 0))
-    return jax.jit(lambda state, batches: together(state, batches, numbers), donate_argnums=0)
+    vmapped = jax.vmap(train_step, in_axes=(state_axes, 0, 0), out_axes=(state_axes, 0))
+    return jax.jit(lambda state, batches: vmapped(state, batches, seed_array), donate_argnums=0)
 
 
-def _advance(
+def _update(
     loss_fn: LossFunction,
     optimizer: optax.GradientTransformation,
     state: TrainState,

@@ -1,4 +1,4 @@
-"""How parameters are drawn: gate by gate, from the key alone, in any dtype."""
+"""Initialisation: gate by gate, a function of the key alone, in any dtype."""
 
 import jax
 import jax.numpy as jnp
@@ -87,7 +87,7 @@ def test_recurrent_kernel_is_orthogonal_gate_by_gate(case, dtype):
 )
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_variance_is_that_of_one_gate(case, scheme, variance):
-    """24576 draws: the variance of a sample is within 3 % but for one draw in a thousand."""
+    """Of 24576 numbers the sample variance is within 3 %, except in one sample in a thousand."""
     cell = case.init(KEY, **WIDE, kernel_init=scheme, **case.static)
     for gate in np.moveaxis(gates_of(case, cell.w_x), 1, 0):
         assert gate.var() == pytest.approx(variance, rel=0.05)
@@ -114,15 +114,15 @@ def test_torch_biases_are_bounded_by_the_hidden_size(case):
     assert 0.9 / np.sqrt(128) < largest <= 1 / np.sqrt(128) + 1e-7
 
 
-def test_update_bias_moves_the_update_gate_alone():
+def test_update_bias_changes_the_update_gate_alone():
     plain = gru_jax.init(KEY, 3, 4, bias_init="torch")
-    moved = gru_jax.init(KEY, 3, 4, bias_init="torch", update_bias=2.5)
-    difference = gates_of(GRU_AFTER, moved.b - plain.b)
+    shifted = gru_jax.init(KEY, 3, 4, bias_init="torch", update_bias=2.5)
+    difference = gates_of(GRU_AFTER, shifted.b - plain.b)
     np.testing.assert_allclose(difference, [[0] * 4, [2.5] * 4, [0] * 4], atol=1e-6)
-    assert_equal(moved.b_hn, plain.b_hn)
+    assert_equal(shifted.b_hn, plain.b_hn)
 
 
-def test_forget_bias_moves_the_forget_gate_alone():
+def test_forget_bias_changes_the_forget_gate_alone():
     default = gru_jax.init_lstm(KEY, 3, 4)
     np.testing.assert_array_equal(gates_of(LSTM, default.b), [[0] * 4, [1] * 4, [0] * 4, [0] * 4])
     assert not gru_jax.init_lstm(KEY, 3, 4, forget_bias=0.0).b.any()
@@ -132,7 +132,7 @@ def test_forget_bias_moves_the_forget_gate_alone():
     ("init", "name", "gates"),
     [(gru_jax.init, "update_bias", 3), (gru_jax.init_lstm, "forget_bias", 4)],
 )
-def test_every_unit_may_have_a_bias_of_its_own(init, name, gates):
+def test_each_unit_may_have_its_own_bias(init, name, gates):
     cell = init(KEY, 3, 4, **{name: jnp.arange(4.0)})
     expected = np.zeros((gates, 4))
     expected[1] = np.arange(4)
@@ -141,7 +141,7 @@ def test_every_unit_may_have_a_bias_of_its_own(init, name, gates):
         init(KEY, 3, 4, **{name: jnp.arange(3.0)})
 
 
-def test_time_scales_are_those_after_which_a_silent_cell_has_forgotten():
+def test_chrono_bias_gives_the_times_after_which_a_cell_without_inputs_forgets():
     biases = gru_jax.initializers.chrono_bias(100.0, 5)
     cell = gru_jax.init(KEY, 3, 5, recurrent_kernel_init="zeros", update_bias=biases)
     # Without inputs and recurrent weights a step multiplies each unit by its update gate.
@@ -149,7 +149,7 @@ def test_time_scales_are_those_after_which_a_silent_cell_has_forgotten():
     np.testing.assert_allclose(1 / (1 - h), np.geomspace(2, 100, 5), rtol=1e-4)
 
 
-def test_time_scales_refuse_what_is_no_time():
+def test_chrono_bias_rejects_a_time_that_is_too_short():
     with pytest.raises(ValueError, match="longest must be 2 steps or more, got 1"):
         gru_jax.initializers.chrono_bias(1, 5)
     with pytest.raises(ValueError, match="hidden_size must be a positive integer, got 0"):
@@ -164,20 +164,72 @@ def test_zeros(case):
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_a_callable_is_given_the_packed_shape(case):
-    asked = []
+def test_a_callable_is_called_for_each_gate(case):
+    calls = []
 
-    def constant(key, shape, dtype):
-        asked.append((shape, jnp.dtype(dtype)))
-        return jnp.full(shape, 0.5, dtype)
+    def count(key, shape, dtype):
+        calls.append((shape, jnp.dtype(dtype)))
+        return jnp.full(shape, len(calls), dtype)
 
-    cell = case.init(KEY, 3, 4, kernel_init=constant, recurrent_kernel_init=constant, **case.static)
-    assert asked == [
-        ((3, 4 * case.gates), jnp.dtype("float32")),
-        ((4, 4 * case.gates), jnp.dtype("float32")),
-    ]
-    assert (cell.w_x == 0.5).all()
-    assert (cell.w_h == 0.5).all()
+    cell = case.init(KEY, 3, 4, kernel_init=count, recurrent_kernel_init=count, **case.static)
+    float32 = jnp.dtype("float32")
+    assert calls == [((3, 4), float32)] * case.gates + [((4, 4), float32)] * case.gates
+    numbers = np.arange(1, 2 * case.gates + 1)
+    w_x, w_h = np.repeat(numbers, 4).reshape(2, -1)
+    np.testing.assert_array_equal(cell.w_x, np.tile(w_x, (3, 1)))
+    np.testing.assert_array_equal(cell.w_h, np.tile(w_h, (4, 1)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_an_orthogonal_callable_gives_different_orthogonal_gates(case, dtype):
+    scheme = jax.nn.initializers.orthogonal()
+    cell = case.init(KEY, 3, 16, dtype=dtype, recurrent_kernel_init=scheme, **case.static)
+    named = case.init(KEY, 3, 16, dtype=dtype, recurrent_kernel_init="orthogonal", **case.static)
+    assert_equal(cell, named)
+    gates = np.moveaxis(gates_of(case, cell.w_h), 1, 0)
+    tolerance = ROUNDINGS[dtype] * float(jnp.finfo(dtype).eps)
+    for index, gate in enumerate(gates):
+        np.testing.assert_allclose(gate.T @ gate, np.eye(16), rtol=0, atol=tolerance)
+        assert not any((gate == other).any() for other in gates[:index])
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_callable_for_biases_is_called_with_the_packed_shape(case):
+    def ramp(key, shape, dtype):
+        return jnp.arange(shape[0], dtype=dtype)
+
+    cell = case.init(KEY, 3, 4, bias_init=ramp, **case.static)
+    np.testing.assert_array_equal(cell.b, np.arange(4 * case.gates))
+    if case.has_b_hn:
+        np.testing.assert_array_equal(cell.b_hn, np.arange(4))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("kernel_init", r"\(3, 4\)"),
+        ("recurrent_kernel_init", r"\(4, 4\)"),
+        ("bias_init", r"\((4|12|16),\)"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("returned", "came"),
+    [
+        (jnp.zeros((4, 5)), r"\(4, 5\)"),
+        (jnp.zeros(()), r"\(\)"),
+        (None, "NoneType"),
+        (1.5, "float"),
+        ((jnp.zeros((3, 4)), jnp.zeros((3, 4))), "tuple"),
+    ],
+    ids=["shape", "scalar", "None", "float", "tuple"],
+)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_wrong_result_of_a_callable_is_named(case, name, expected, returned, came):
+    options = {name: lambda key, shape, dtype: returned}
+    message = f"^{name} must return an array of shape {expected}, got {came}$"
+    with pytest.raises(ValueError, match=message):
+        case.init(KEY, 3, 4, **options, **case.static)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -1,6 +1,7 @@
 """Every Python block of README, documentation and docstrings runs; so do the examples."""
 
 import ast
+import doctest
 import importlib.util
 import inspect
 import os
@@ -112,6 +113,12 @@ def is_python(code):
     return True
 
 
+DOCTESTED = {
+    name: value
+    for name, value in public_objects().items()
+    if ">>>" in (inspect.getdoc(value) or "")
+}
+
 DOCUMENTED = {
     name: code
     for name, value in public_objects().items()
@@ -148,8 +155,17 @@ def test_code_of_docstrings_runs(name):
         exec(compile(code, name, "exec"), namespace)
 
 
+@pytest.mark.parametrize("name", DOCTESTED)
+def test_examples_of_docstrings_give_what_they_say(name):
+    test = doctest.DocTestParser().get_doctest(DOCTESTED[name], {}, name, None, None)
+    result = doctest.DocTestRunner().run(test)
+    assert result.attempted
+    assert not result.failed
+
+
 def test_there_is_code_in_docstrings():
     assert any(name.endswith("tbptt_windows") for name in DOCUMENTED)
+    assert "gru_jax" in DOCTESTED
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ TINY = {
     "training": {"steps": 6, "batch_size": 8, "eval_every": 3, "log_every": 2},
 }
 PUBLISHED = [
-    {"model": "RNN, Doe 1999", "figure": "mse", "value": 0.125, "source": "Doe 1999, table 7"},
-    {"model": "GRU, Roe 2015", "figure": "mse", "value": 0.0625, "source": "Roe 2015"},
+    {"model": "RNN, Doe 1999", "metric": "mse", "value": 0.125, "source": "Doe 1999, table 7"},
+    {"model": "GRU, Roe 2015", "metric": "mse", "value": 0.0625, "source": "Roe 2015"},
 ]
 Write = Callable[..., Path]
 
@@ -29,7 +29,7 @@ def adding() -> dict[str, Any]:
 
 @pytest.fixture
 def published(adding: dict[str, Any]) -> dict[str, Any]:
-    """The adding problem, held against figures that nobody published."""
+    """The adding problem, with invented published metrics."""
     return {**adding, "published": PUBLISHED}
 
 
@@ -45,7 +45,7 @@ def music() -> dict[str, Any]:
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current directory, and no data directory chosen."""
+    """An empty current directory, without $GRU_JAX_DATA."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("GRU_JAX_DATA", raising=False)
     return tmp_path
@@ -53,7 +53,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def write_config(workplace: Path) -> Write:
-    """Writes values, or a text as it is, to a config file."""
+    """Writes values as YAML, or a text unchanged, to a config file."""
 
     def write(values: dict[str, Any] | str, name: str = "tiny.yaml") -> Path:
         path = workplace / name
@@ -65,9 +65,9 @@ def write_config(workplace: Path) -> Write:
 
 @pytest.fixture
 def refused(workplace: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Runs a command that must be refused; returns its message.
+    """Runs a command that must raise a user error; returns its message.
 
-    The exit code is 2, nothing is printed but the message, and nothing is written.
+    The exit code is 2, only the message is printed, and nothing is written.
     """
 
     def run(*arguments: object) -> str:
@@ -89,7 +89,7 @@ def refused(workplace: Path, capfd: pytest.CaptureFixture[str]) -> Callable[...,
 
 @pytest.fixture(scope="session")
 def published_data() -> Path:
-    """The directory of the published data files, as chosen before any test hides the choice."""
+    """$GRU_JAX_DATA, read before any test removes it."""
     chosen = os.environ.get("GRU_JAX_DATA")
     if not chosen:
         pytest.skip("GRU_JAX_DATA, the directory of the published data files, is not set")

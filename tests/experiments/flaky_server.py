@@ -1,4 +1,4 @@
-"""A server of one file, which may serve it badly."""
+"""An HTTP server of one file that can fail in several ways."""
 
 import contextlib
 import hashlib
@@ -35,15 +35,15 @@ def files_in(directory):
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves one content, and may do so badly.
+    """Serves one file, and can fail in several ways.
 
     Attributes:
-        ranges: whether it heeds a request for a part.
+        ranges: whether it supports range requests.
         length: "announced", "chunked" or "unsaid".
-        breaks_after: bytes of a reply after which the connection is closed, or None.
-        stalls: whether it waits, instead of closing it, until it is told to stop.
-        asked: the ranges of the requests so far, None for the whole.
-        sent: bytes of each reply so far.
+        breaks_after: bytes of a response after which the connection is closed, or None.
+        stalls: whether the connection hangs instead of being closed.
+        asked: the ranges of the requests so far, None for the whole file.
+        sent: bytes of each response so far.
     """
 
     daemon_threads = True
@@ -59,7 +59,7 @@ class Server(http.server.ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}/file"
 
     def handle_error(self, request, client_address):
-        """A client that hangs up is what is tested."""
+        """Ignores closed connections, which the tests provoke."""
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""Beam search finds what trying everything finds, where the beam is wide enough."""
+"""Beam search equals exhaustive search if the beam is wide enough."""
 
 import itertools
 
@@ -10,7 +10,7 @@ import pytest
 from experiments.models.beam_search import beam_search
 
 SYMBOLS, LENGTH, END = 4, 4, 0
-# What follows depends on the two symbols before it, so that a hypothesis needs its own state.
+# The next symbol depends on the two before it, so every hypothesis needs its own state.
 TABLE = jax.nn.log_softmax(2 * jax.random.normal(jax.random.key(0), (SYMBOLS, SYMBOLS, SYMBOLS)))
 
 
@@ -24,7 +24,7 @@ def search(beams, length_penalty=0.0):
         lambda state: beam_search(
             following,
             state,
-            number=2,
+            num_searches=2,
             beams=beams,
             length=LENGTH,
             begin=begin,
@@ -49,7 +49,7 @@ def all_sequences():
 
 
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0])
-def test_a_wide_beam_finds_the_best_of_all_sequences(length_penalty):
+def test_a_wide_beam_finds_the_best_sequence(length_penalty):
     found = search(len(list(all_sequences())), length_penalty)
     for number, first in enumerate([2, 3]):
 
@@ -63,7 +63,7 @@ def test_a_wide_beam_finds_the_best_of_all_sequences(length_penalty):
         assert np.isclose(found.log_probability[number, 0], log_probability(first, best), rtol=1e-5)
 
 
-def test_a_beam_of_one_takes_the_likeliest_symbol_at_each_step():
+def test_a_beam_of_one_is_greedy_search():
     found = search(1)
     for number, first in enumerate([2, 3]):
         before, last, expected = first, 1, []
@@ -74,7 +74,7 @@ def test_a_beam_of_one_takes_the_likeliest_symbol_at_each_step():
         np.testing.assert_array_equal(found.symbols[number, 0], expected)
 
 
-def test_hypotheses_are_different_and_what_they_say_of_themselves_is_true():
+def test_hypotheses_differ_and_have_the_right_log_probability():
     found = search(5)
     for number, first in enumerate([2, 3]):
         assert len({tuple(row) for row in np.asarray(found.symbols[number]).tolist()}) == 5
@@ -83,6 +83,6 @@ def test_hypotheses_are_different_and_what_they_say_of_themselves_is_true():
         ):
             assert (row[:length] != END).all()
             assert (row[length:] == END).all()
-            said = [int(symbol) for symbol in row[: length + 1]]
-            assert np.isclose(total, log_probability(first, said), rtol=1e-5)
+            symbols = [int(symbol) for symbol in row[: length + 1]]
+            assert np.isclose(total, log_probability(first, symbols), rtol=1e-5)
         assert (np.diff(found.log_probability[number]) <= 0).all()

@@ -1,7 +1,8 @@
-"""The benchmark: what it compares computes the same, and what it writes says what it measured."""
+"""The benchmark: its implementations compute the same function, its reports what it measured."""
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -9,117 +10,121 @@ import numpy as np
 import pytest
 
 import gru_jax
-from experiments.bench import implementations as contenders
-from experiments.bench import report
+from experiments.bench import implementations, report
 from experiments.bench.baselines import (
-    Shape,
     as_reset_before,
-    installed_peers,
+    from_jax,
+    installed_baselines,
     make_problem,
-    of_jax,
+    own_implementation,
 )
-from experiments.bench.timing import interleave
+from experiments.bench.report import geometric_mean
+from experiments.bench.shapes import ProblemSize
+from experiments.bench.timing import time_interleaved
 from experiments.cli import main
 from experiments.errors import UserError
 from experiments.runs import provenance
 
 ROOT = Path(__file__).parents[2]
-SHAPE = Shape(batch=2, time=5, input=3, hidden=4)
+SIZE = ProblemSize(batch=2, time=5, input=3, hidden=4)
 
 
-@pytest.mark.parametrize("name", sorted(installed_peers()))
-def test_installed_peers_compute_what_ours_does(name):
+@pytest.mark.parametrize("name", sorted(installed_baselines()))
+def test_installed_baselines_compute_our_function(name):
     # Other libraries rely on implicit promotion.
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        assert list(contenders.make_contenders([name], make_problem(SHAPE))) == [name]
+        assert list(implementations.make_implementations([name], make_problem(SIZE))) == [name]
 
 
-@pytest.mark.parametrize("options", contenders.OURS.values(), ids=contenders.OURS)
-def test_ways_of_ours_compute_the_same(options):
-    problem = make_problem(SHAPE)
-    ours = contenders.ours(problem, **options)
-    plain = contenders.ours(problem, implementation="scan")
-    np.testing.assert_allclose(ours.outputs(), plain.outputs(), atol=1e-6)
-    np.testing.assert_allclose(ours.input_gradient(), plain.input_gradient(), atol=1e-5)
+@pytest.mark.parametrize("options", implementations.OURS.values(), ids=implementations.OURS)
+def test_our_options_compute_the_same_function(options):
+    problem = make_problem(SIZE)
+    actual = own_implementation(problem, **options)
+    expected = own_implementation(problem, implementation="scan")
+    np.testing.assert_allclose(actual.outputs(), expected.outputs(), atol=1e-6)
+    np.testing.assert_allclose(actual.input_gradient(), expected.input_gradient(), atol=1e-5)
 
 
-def test_a_peer_with_two_gates_swapped_is_refused(monkeypatch):
-    problem = make_problem(SHAPE)
+def test_a_baseline_with_two_gates_swapped_is_rejected(monkeypatch):
+    problem = make_problem(SIZE)
 
     def swapped(problem):
         r, z, n = np.split(problem.params.w_x, 3, axis=-1)
         wrong = dataclasses.replace(problem.params, w_x=np.concatenate([z, r, n], axis=-1))
         return dataclasses.replace(
-            contenders.ours(dataclasses.replace(problem, params=wrong)), params=problem.params
+            own_implementation(dataclasses.replace(problem, params=wrong)), params=problem.params
         )
 
-    monkeypatch.setitem(contenders.PEERS, "swapped", ("jax", swapped))
+    monkeypatch.setitem(implementations.BASELINES, "swapped", ("jax", swapped))
     with pytest.raises(UserError, match=r"outputs of swapped differ from ours"):
-        contenders.make_contenders(["swapped"], problem)
+        implementations.make_implementations(["swapped"], problem)
 
 
-def test_a_peer_with_another_derivative_is_refused(monkeypatch):
+def test_a_baseline_with_another_derivative_is_rejected(monkeypatch):
     def stopped(problem):
         def apply(params, xs):
             return gru_jax.unroll(params, jax.lax.stop_gradient(xs))[1]
 
-        return of_jax(problem, apply, problem.params)
+        return from_jax(problem, apply, problem.params)
 
-    monkeypatch.setitem(contenders.PEERS, "stopped", ("jax", stopped))
+    monkeypatch.setitem(implementations.BASELINES, "stopped", ("jax", stopped))
     with pytest.raises(UserError, match=r"gradients of stopped differ from ours"):
-        contenders.make_contenders(["stopped"], make_problem(SHAPE))
+        implementations.make_implementations(["stopped"], make_problem(SIZE))
 
 
-def test_the_reset_before_has_no_bias_of_its_own():
-    params = as_reset_before(make_problem(SHAPE).params)
+def test_reset_before_has_no_b_hn():
+    params = as_reset_before(make_problem(SIZE).params)
     params.validate()
     assert (params.reset, params.b_hn) == ("before", None)
 
 
-def test_rounds_are_interleaved_and_each_has_an_order_of_its_own():
+def test_rounds_are_interleaved_in_random_orders():
     order = []
     runs = {name: lambda name=name: order.append(name) for name in "abc"}
-    times = interleave(runs, seconds=0, burst_ms=0)
-    # Each is called twice ahead of all rounds.
+    times = time_interleaved(runs, seconds=0, burst_ms=0)
+    # Each is called twice before the first round.
     assert order[:6] == [*"aabbcc"]
     rounds = ["".join(order[at : at + 3]) for at in range(6, len(order), 3)]
     assert len(rounds) == 5
     assert {"".join(sorted(names)) for names in rounds} == {"abc"}
     assert len(set(rounds)) > 1
-    assert {spread["rounds"] for spread in times.values()} == {5}
-    assert all(spread["min"] <= spread["median"] <= spread["high"] for spread in times.values())
+    assert {summary["rounds"] for summary in times.values()} == {5}
+    assert all(summary["min"] <= summary["median"] <= summary["high"] for summary in times.values())
 
 
-def test_ratios_are_of_medians_and_leave_ours_and_the_products_out_of_the_peers():
-    medians = {"gru_jax": 2.0, "gru_jax, scan": 1.0, "products alone": 1.5, "a": 5.0, "b": 4.0}
+def test_ratios_are_of_medians_and_of_the_best_baseline():
+    medians = {"gru_jax": 2.0, "gru_jax, scan": 1.0, "matmul only": 1.5, "a": 5.0, "b": 4.0}
     times = {name: {"median": value} for name, value in medians.items()}
     result = {"gradient": {"1,2,3,4": times}}
-    assert report.best_peer(times) == ("b", 4.0)
-    assert report.ratios(result, "gradient") == {"1,2,3,4": {"best peer": 2.0, "products": 0.75}}
+    assert report.best_baseline(times) == ("b", 4.0)
+    assert report.ratios(result, "gradient") == {
+        "1,2,3,4": {"best baseline": 2.0, "matmul only": 0.75}
+    }
 
 
-def test_the_plot_holds_all_contenders(tmp_path):
+def test_the_plot_shows_all_implementations(tmp_path):
     result = json.loads((ROOT / "benchmarks" / "cpu.json").read_text())
-    assert set(result["contenders"]) >= set(contenders.OURS)
-    report.draw(result, tmp_path / "bench.png")
+    assert set(result["implementations"]) >= set(implementations.OURS)
+    report.plot(result, tmp_path / "bench.png")
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow
-def test_the_command_writes_figures_table_and_plot(workplace, capsys):
-    sizes, names = str(SHAPE), ("gru_jax", "products alone", "linen")
+def test_the_command_writes_results_table_and_plots(workplace, capsys):
+    sizes, names = str(SIZE), ("gru_jax", "matmul only", "linen")
     options = ["--seconds", "0.1", "--music", "False", "--output", "out"]
-    options += ["--shapes", sizes, "--long", sizes, "--layers", sizes, "--cells", sizes]
-    assert main(["bench", *options, "--contenders", *names]) == 0
+    options += ["--sizes", sizes, "--long", sizes, "--layers", sizes, "--cells", sizes]
+    assert main(["bench", *options, "--implementations", *names]) == 0
 
     result = json.loads(Path("out", "bench.json").read_text())
-    assert list(result["contenders"]) == list(names)
+    assert list(result["implementations"]) == list(names)
     assert list(result["gradient"][sizes]) == list(result["forward"][sizes]) == list(names)
     assert all(row["median"] > 0 for row in result["gradient"][sizes].values())
     assert result["process"][sizes]["linen"]["first_ms"] > 0
-    assert all(row["gflops"] > 0 for row in result["products"][sizes].values())
+    assert all(row["gflops"] > 0 for row in result["matmuls"][sizes].values())
     assert set(result["long"][sizes]) == {"gru_jax"}
-    assert [*result["layers"][sizes]] == ["1 one way", "1 both ways", "2 one way", "2 both ways"]
+    layers = ["1 layer", "1 bidirectional layer", "2 layers", "2 bidirectional layers"]
+    assert [*result["layers"][sizes]] == layers
     for rows in result["cells"][sizes].values():
         assert [*rows] == ["GRU", "LSTM", "RNN"]
     wide, equal = result["cells"][sizes].values()
@@ -135,19 +140,21 @@ def test_the_command_writes_figures_table_and_plot(workplace, capsys):
 
 
 def test_missing_data_are_named_before_anything_is_timed(refused, monkeypatch):
-    monkeypatch.setattr(contenders, "make_contenders", lambda *_: pytest.fail("timed already"))
+    monkeypatch.setattr(
+        implementations, "make_implementations", lambda *_: pytest.fail("something was timed")
+    )
     assert "JSB_Chorales.mat" in refused("bench", "--data-dir", "nowhere")
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--shapes", "1,2,3"], ["--shapes", "1,2,3", "batch,time,input,hidden"]),
-        (["--shapes", "1,2,3,0"], ["--shapes", "1,2,3,0"]),
-        (["--shapes", "a,2,3,4"], ["--shapes", "a,2,3,4"]),
+        (["--sizes", "1,2,3"], ["--sizes", "1,2,3", "batch,time,input,hidden"]),
+        (["--sizes", "1,2,3,0"], ["--sizes", "1,2,3,0"]),
+        (["--sizes", "a,2,3,4"], ["--sizes", "a,2,3,4"]),
         (["--long", "1,2,3"], ["--long", "1,2,3"]),
         (["--layers", "1,2"], ["--layers", "1,2"]),
-        (["--contenders", "linnen"], ["linnen", "Did you mean linen?", "bench"]),
+        (["--implementations", "linnen"], ["linnen", "Did you mean linen?", "bench"]),
         (["--seconds", "0"], ["--seconds", "0"]),
     ],
 )
@@ -170,7 +177,7 @@ def test_wrong_options_are_named(options, expected, refused):
         ("", None),
     ],
 )
-def test_the_processor_is_named_by_its_vectors(tmp_path, cpuinfo, expected):
+def test_the_processor_is_named_with_its_vector_instructions(tmp_path, cpuinfo, expected):
     path = tmp_path / "cpuinfo"
     path.write_text(cpuinfo)
     assert provenance.cpu(path) == expected
@@ -184,7 +191,47 @@ def test_the_processor_is_in_the_headline():
     assert report.headline(result).startswith("On 2 CPU cores (A, AVX2), jax ")
 
 
+def documented_tables() -> list[list[list[str]]]:
+    """The cells of the tables in `docs/performance.md`."""
+    tables: list[list[list[str]]] = []
+    previous = ""
+    for line in (ROOT / "docs" / "performance.md").read_text().splitlines():
+        if line.startswith("|"):
+            if not previous.startswith("|"):
+                tables.append([])
+            tables[-1].append([cell.strip() for cell in line.strip("|").split("|")])
+        previous = line
+    return tables
+
+
+def test_the_documentation_shows_the_ratios_of_every_report():
+    (table,) = [table for table in documented_tables() if table[0][0] == "report"]
+    for name, *cells in table[2:]:
+        path = re.search(r"benchmarks/(.*)\.md", name)
+        assert path is not None
+        result = json.loads((ROOT / "benchmarks" / f"{path.group(1)}.json").read_text())
+        expected = []
+        for kind in ("gradient", "forward"):
+            found = [row["best baseline"] for row in report.ratios(result, kind).values()]
+            expected += [f"{min(found):.2f} to {max(found):.2f}", f"{geometric_mean(found):.2f}"]
+        assert cells == expected, name
+
+
+def test_the_documentation_shows_the_newest_times():
+    gradient = json.loads((ROOT / "benchmarks" / "cpu.json").read_text())["gradient"]
+    (table,) = [table for table in documented_tables() if table[0][1:] == list(gradient)]
+    rows = {name: cells for name, *cells in table[2:]}
+    of_size = list(gradient.values())
+    expected = {
+        "gru_jax": [times["gru_jax"]["median"] for times in of_size],
+        "best other": [report.best_baseline(times)[1] for times in of_size],
+        "matmul only": [times["matmul only"]["median"] for times in of_size],
+    }
+    for name, medians in expected.items():
+        assert list(map(float, rows[name])) == [float(f"{median:.3g}") for median in medians], name
+
+
 @pytest.mark.parametrize("name", ["cpu", "sizes", "avx2", "jax-0.12", "jax-0.12-sizes"])
-def test_tables_are_those_of_the_figures(name):
+def test_tables_are_those_of_the_results(name):
     result = json.loads((ROOT / "benchmarks" / f"{name}.json").read_text())
     assert (ROOT / "benchmarks" / f"{name}.md").read_text() == report.to_markdown(result)

@@ -1,4 +1,4 @@
-"""Comparisons: seeds side by side are seeds one by one, and sizes are fair."""
+"""Comparisons: vmapped seeds equal seeds in sequence, and sizes are fair."""
 
 import json
 import os
@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.cli import main
-from experiments.commands.compare import report
-from experiments.commands.compare import vmapped_training as together
+from experiments.commands.compare import report, vmapped_training
 from experiments.commands.compare.sizes import count_parameters, with_cell
 from experiments.runs.config_loading import check, load_config
 from experiments.tasks import adding as adding_task
@@ -30,64 +29,64 @@ def rows(run):
 
 
 @pytest.mark.slow
-def test_seeds_side_by_side_give_what_each_gives_alone(adding, write_config):
+def test_vmapped_seeds_equal_seeds_in_sequence(adding, write_config):
     adding["model"] |= {"dropout": 0.2, "dropconnect": 0.2}
-    adding["optimizer"] |= {"clip_norm": 0.1, "name": "adamw", "schedule": "cosine"}
+    adding["optimizer"] |= {"max_grad_norm": 0.1, "name": "adamw", "schedule": "cosine"}
     config = write_config(adding)
-    assert compare(config, "together", "--seeds", "2") == 0
-    assert compare(config, "alone", "--seeds", "2", "--together", "False") == 0
+    assert compare(config, "vmapped", "--seeds", "2") == 0
+    assert compare(config, "sequential", "--seeds", "2", "--vmap-seeds", "False") == 0
     for seed in ("s0", "s1"):
-        both, alone = Path("together", "gru", seed), Path("alone", "gru", seed)
-        assert {path.name for path in both.iterdir()} == {path.name for path in alone.iterdir()}
-        ours, theirs = read(both / "summary.json"), read(alone / "summary.json")
+        vmapped, alone = Path("vmapped", "gru", seed), Path("sequential", "gru", seed)
+        assert {path.name for path in vmapped.iterdir()} == {path.name for path in alone.iterdir()}
+        ours, theirs = read(vmapped / "summary.json"), read(alone / "summary.json")
         assert ours.pop("test")["mse"] == pytest.approx(theirs.pop("test")["mse"], rel=1e-4)
         assert ours.pop("validation")["mse"] == pytest.approx(
             theirs.pop("validation")["mse"], rel=1e-4
         )
         assert ours == theirs
-        for left, right in zip(rows(both), rows(alone), strict=True):
+        for left, right in zip(rows(vmapped), rows(alone), strict=True):
             assert left.keys() == right.keys()
             assert (left.pop("step"), left.pop("split")) == (right["step"], right["split"])
             for name in left.keys() - {"seconds", "steps_per_second"}:
                 assert left[name] == pytest.approx(right[name], rel=1e-4), name
-    assert not list(Path("together", "gru").glob("together-*"))
+    assert not list(Path("vmapped", "gru").glob("vmapped-*"))
 
 
 @pytest.mark.slow
-def test_only_what_is_missing_is_trained(adding, write_config):
+def test_only_missing_runs_are_trained(adding, write_config):
     config = write_config(adding)
     assert compare(config, "out", "--seeds", "1") == 0
     first = Path("out/gru/s0/meta.json").read_text()
     assert compare(config, "out", "--seeds", "3") == 0
     assert Path("out/gru/s0/meta.json").read_text() == first
     assert read(Path("out/compare.json"))["models"][0]["seeds"] == [0, 1, 2]
-    assert read(Path("out/gru/s2/meta.json"))["side_by_side"] == [1, 2]
+    assert read(Path("out/gru/s2/meta.json"))["vmapped_seeds"] == [1, 2]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("side_by_side", ["True", "False"])
-def test_what_was_stopped_goes_on(adding, write_config, monkeypatch, capfd, side_by_side):
+@pytest.mark.parametrize("vmapped", ["True", "False"])
+def test_an_interrupted_comparison_resumes(adding, write_config, monkeypatch, capfd, vmapped):
     config = write_config(adding)
-    options = ("--seeds", "2", "--together", side_by_side)
+    options = ("--seeds", "2", "--vmap-seeds", vmapped)
     assert compare(config, "whole", *options) == 0
 
-    draw = adding_task.draw_sums
+    sample = adding_task.sample_sums
 
     def interrupted(number, length, seed):
         if seed == (adding_task.TRAIN, 1, 4):
             os.kill(os.getpid(), signal.SIGINT)
-        return draw(number, length, seed)
+        return sample(number, length, seed)
 
-    monkeypatch.setattr(adding_task, "draw_sums", interrupted)
+    monkeypatch.setattr(adding_task, "sample_sums", interrupted)
     assert compare(config, "stopped", *options) == 130
-    assert "To go on: python -m experiments compare" in capfd.readouterr().err
+    assert "To resume: python -m experiments compare" in capfd.readouterr().err
     assert not Path("stopped/compare.json").exists()
-    if side_by_side == "True":
-        # What has been trained of each run is in its own rows.
+    if vmapped == "True":
+        # Each run has the rows of its steps so far.
         for seed in ("s0", "s1"):
             steps = [row["step"] for row in rows(Path("stopped/gru", seed))]
             assert steps == [2, 3, 4]
-    monkeypatch.setattr(adding_task, "draw_sums", draw)
+    monkeypatch.setattr(adding_task, "sample_sums", sample)
     assert compare(config, "stopped", *options) == 0
     for seed in ("s0", "s1"):
         whole, stopped = Path("whole/gru", seed), Path("stopped/gru", seed)
@@ -105,36 +104,36 @@ def test_ctrl_c_before_the_training_is_a_message(adding, write_config, monkeypat
 
 
 @pytest.mark.slow
-def test_what_was_trained_is_not_trained_again(adding, write_config, monkeypatch, capfd):
-    """The command ends when all are trained, and one of them has its summary."""
+def test_finished_training_is_not_repeated(adding, write_config, monkeypatch, capfd):
+    """The command fails after the training, when one of two runs has its summary."""
     config = write_config(adding)
     assert compare(config, "whole", "--seeds", "2") == 0
-    finish, draw = together.finish, adding_task.draw_sums
+    finalize_run, sample = vmapped_training.finalize_run, adding_task.sample_sums
 
     def full_disk(run, *rest):
         if run.path.name == "s1":
             raise OSError("the disk is full")
-        finish(run, *rest)
+        finalize_run(run, *rest)
 
-    monkeypatch.setattr(together, "finish", full_disk)
+    monkeypatch.setattr(vmapped_training, "finalize_run", full_disk)
     assert compare(config, "stopped", "--seeds", "2") == 1
     assert "the disk is full" in capfd.readouterr().err
-    monkeypatch.setattr(together, "finish", finish)
+    monkeypatch.setattr(vmapped_training, "finalize_run", finalize_run)
 
     def no_training(number, length, seed):
         assert seed[0] != adding_task.TRAIN
-        return draw(number, length, seed)
+        return sample(number, length, seed)
 
-    monkeypatch.setattr(adding_task, "draw_sums", no_training)
+    monkeypatch.setattr(adding_task, "sample_sums", no_training)
     assert compare(config, "stopped", "--seeds", "2") == 0
     for seed in ("s0", "s1"):
         whole, stopped = Path("whole/gru", seed), Path("stopped/gru", seed)
         assert read(whole / "summary.json") == read(stopped / "summary.json")
-    assert not list(Path("stopped/gru").glob("together-*"))
+    assert not list(Path("stopped/gru").glob("vmapped-*"))
 
 
-def test_a_finished_run_is_one_to_train(adding, write_config, capfd):
-    """What is left is a run directory like any other, its best parameters included."""
+def test_a_run_of_a_comparison_is_an_ordinary_run(adding, write_config, capfd):
+    """`train` accepts its directory, and it has the best checkpoint."""
     config = write_config(adding)
     assert compare(config, "out", "--seeds", "2") == 0
     summary = read(Path("out/gru/s1/summary.json"))
@@ -147,7 +146,7 @@ def test_a_finished_run_is_one_to_train(adding, write_config, capfd):
 
 @pytest.mark.parametrize("cell", ["lstm", "rnn", "gru"])
 @pytest.mark.parametrize("layers", [1, 2])
-def test_cells_have_as_many_parameters_as_may_be(adding, cell, layers):
+def test_cells_have_the_nearest_number_of_parameters(adding, cell, layers):
     config = check(
         load_task("adding").Config,
         {**adding, "model": {"hidden_size": 20, "num_layers": layers, "bidirectional": True}},
@@ -167,7 +166,7 @@ def test_cells_have_as_many_parameters_as_may_be(adding, cell, layers):
 
 
 @pytest.mark.slow
-def test_a_cell_gets_its_own_values_and_the_table_says_so(adding, write_config, capfd):
+def test_a_cell_gets_its_overrides_and_the_table_shows_them(adding, write_config, capfd):
     own = {"optimizer.learning_rate": 0.25, "training.batch_size": 4}
     config = write_config({**adding, "cells": {"rnn": own}})
     assert compare(config, "out", "--seeds", "1", "--cells", "gru,rnn") == 0
@@ -178,11 +177,11 @@ def test_a_cell_gets_its_own_values_and_the_table_says_so(adding, write_config, 
     models = read(Path("out/compare.json"))["models"]
     assert [model["own"] for model in models] == [{}, own]
     line = f"{models[1]['model']}: optimizer.learning_rate 0.25, training.batch_size 4."
-    assert f"Values of their own: {line}" in capfd.readouterr().out
+    assert f"Cell-specific values: {line}" in capfd.readouterr().out
 
-    # The runs are what they are, wherever their values came from.
-    alone = write_config({**adding, "model": {**adding["model"], "cell": "gru"}}, "alone.yaml")
-    assert compare(alone, "out", "--seeds", "1", "--cells", "gru") == 0
+    # The runs do not depend on where their values came from.
+    plain = write_config({**adding, "model": {**adding["model"], "cell": "gru"}}, "plain.yaml")
+    assert compare(plain, "out", "--seeds", "1", "--cells", "gru") == 0
 
 
 @pytest.mark.parametrize(
@@ -216,40 +215,40 @@ def test_the_table_has_means_and_deviations_over_the_seeds():
         for seed, value in enumerate(values)
     ]
     result = report.gather({"gru": summaries}, {"gru": [{"wall_seconds": 1.0}] * 3})
-    spread = result["models"][0]["test"]["mse"]
-    assert spread["values"] == values
-    assert (spread["mean"], spread["deviation"]) == (np.mean(values), np.std(values, ddof=1))
+    summary = result["models"][0]["test"]["mse"]
+    assert summary["values"] == values
+    assert (summary["mean"], summary["deviation"]) == (np.mean(values), np.std(values, ddof=1))
     table = report.to_markdown({"name": "a", "command": "b", **result})
     assert "| GRU, 4 units | 1,234 | 0, 1, 2 | 0.5000 +- 0.2500 |" in table
     assert "| nothing |  |  | 1.5000 |" in table
 
 
-def test_a_figure_that_no_baseline_has_is_drawn_by_itself(tmp_path):
-    spread = {"mean": 1.0, "deviation": None, "values": [1.0]}
-    model = {"model": "GRU", "test": {"bleu": spread, "cross_entropy": spread}}
+def test_a_metric_without_baselines_is_plotted(tmp_path):
+    summary = {"mean": 1.0, "deviation": None, "values": [1.0]}
+    model = {"model": "GRU", "test": {"bleu": summary, "cross_entropy": summary}}
     result = {"name": "a", "models": [model], "baselines": {"nothing": {"bleu": 0.5}}}
-    report.draw(result, tmp_path / "compare.png")
+    report.plot(result, tmp_path / "compare.png")
     assert (tmp_path / "compare.png").exists()
 
 
 @pytest.mark.parametrize(
     ("baseline", "scale"), [(2e-5, "linear"), (0.2, "log"), (0.0, "linear"), (-1.0, "linear")]
 )
-def test_figures_that_lie_far_apart_are_told_apart(tmp_path, monkeypatch, baseline, scale):
+def test_values_of_different_magnitude_have_a_log_axis(tmp_path, monkeypatch, baseline, scale):
     figures = []
     monkeypatch.setattr(report, "save", lambda figure, path: figures.append(figure))
-    spread = {"mean": 2e-5, "deviation": 1e-5, "values": [1e-5, 3e-5]}
+    summary = {"mean": 2e-5, "deviation": 1e-5, "values": [1e-5, 3e-5]}
     result = {
         "name": "a",
-        "models": [{"model": "GRU", "test": {"mse": spread}}],
+        "models": [{"model": "GRU", "test": {"mse": summary}}],
         "baselines": {"nothing": {"mse": baseline}},
     }
-    report.draw(result, tmp_path / "compare.png")
+    report.plot(result, tmp_path / "compare.png")
     (panel,) = figures[0].axes
     assert panel.get_xscale() == scale
 
 
-def test_what_was_published_stands_beside_it(published, write_config, capfd):
+def test_published_metrics_are_in_the_table(published, write_config, capfd):
     assert compare(write_config(published), "out", "--seeds", "1") == 0
     result = read(Path("out/compare.json"))
     assert result["published"] == published["published"]
@@ -283,7 +282,7 @@ def test_wrong_options_are_named(options, expected, adding, write_config, refuse
         assert part in message
 
 
-def test_another_experiment_is_not_mixed_in(adding, write_config, refused):
+def test_another_experiment_is_rejected(adding, write_config, refused):
     config = write_config(adding)
     assert compare(config, "out", "--seeds", "1") == 0
     message = refused("compare", str(config), "--output", "out", "--length", "7")

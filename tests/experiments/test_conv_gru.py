@@ -1,4 +1,4 @@
-"""A cell whose inputs and states are images is given everything that other cells have."""
+"""A convolutional cell supports everything that other cells do."""
 
 import dataclasses
 
@@ -49,16 +49,16 @@ def test_the_convolution_is_that_of_xla(xs, kernel):
 
 
 @pytest.mark.parametrize("reset", RESETS)
-def test_what_is_moved_gives_what_was_given_moved(reset):
-    """But near the borders: every step carries them on by a pixel or two."""
+def test_the_cell_is_translation_equivariant(reset):
+    """Except near the borders, whose influence spreads by a pixel or two per step."""
     cell = init_conv_gru(jax.random.key(0), INPUT, HIDDEN, frame=(15, 15), reset=reset)
     xs = jax.random.normal(jax.random.key(1), (3, 15, 15, INPUT))
     inside = slice(6, -6)
     _, ys = gru_jax.unroll(cell, xs)
-    _, moved = gru_jax.unroll(cell, jnp.roll(xs, (1, -1), axis=(1, 2)))
+    _, shifted = gru_jax.unroll(cell, jnp.roll(xs, (1, -1), axis=(1, 2)))
     expected = jnp.roll(ys, (1, -1), axis=(1, 2))
-    assert_close(moved[:, inside, inside], expected[:, inside, inside], "float32")
-    assert np.abs(moved - ys)[:, inside, inside].min() > 0
+    assert_close(shifted[:, inside, inside], expected[:, inside, inside], "float32")
+    assert np.abs(shifted - ys)[:, inside, inside].min() > 0
 
 
 @pytest.mark.parametrize("reset", RESETS)
@@ -85,8 +85,8 @@ def test_reverse_is_flip(cell, xs):
     assert_close((last, ys), (flipped_last, flipped[::-1]), "float32")
 
 
-def test_masked_steps_are_left_out_and_starts_begin_anew(cell, xs):
-    """Step 1 is skipped, and step 4 begins anew; in one of the two sequences."""
+def test_masked_steps_are_skipped_and_starts_reset_the_state(cell, xs):
+    """In one of two sequences step 1 is masked and step 4 is a start."""
     mask = np.arange(TIME)[:, None] != np.array([1, TIME])
     starts = np.arange(TIME)[:, None] == np.array([4, TIME])
     last, ys = gru_jax.unroll(cell, xs.at[1, 0].set(jnp.nan), mask=mask, starts=starts)
@@ -98,7 +98,7 @@ def test_masked_steps_are_left_out_and_starts_begin_anew(cell, xs):
     assert_close((last[1], ys[:, 1]), untouched, "float32")
 
 
-def test_what_stands_at_masked_steps_has_no_gradient(cell, xs):
+def test_masked_inputs_have_no_gradient(cell, xs):
     mask = np.ones((TIME, BATCH), bool)
     mask[2, 0] = False
 
@@ -110,7 +110,7 @@ def test_what_stands_at_masked_steps_has_no_gradient(cell, xs):
     assert not clean[1][2, 0].any()
 
 
-def test_films_cut_anywhere_go_on(cell, xs):
+def test_films_can_be_split_anywhere(cell, xs):
     whole = gru_jax.unroll(cell, xs)
     h, rows = gru_jax.initial_state(cell, (BATCH,)), []
     for window in gru_jax.tbptt_windows(xs, 4):
@@ -123,7 +123,7 @@ def test_films_cut_anywhere_go_on(cell, xs):
     assert_close(h, whole[0], "float32")
 
 
-def test_what_is_computed_again_changes_no_gradient(cell, xs):
+def test_recomputation_changes_no_gradient(cell, xs):
     def loss(cell, checkpoint):
         return jnp.square(gru_jax.unroll(cell, xs, checkpoint=checkpoint)[1]).sum()
 
@@ -136,7 +136,7 @@ def test_truncation_changes_no_value(cell, xs):
     assert_close(truncated, gru_jax.unroll(cell, xs), "float32")
 
 
-def test_batch_axes_are_only_axes(cell, xs):
+def test_any_number_of_batch_axes(cell, xs):
     last, ys = gru_jax.unroll(cell, xs)
     more = xs.reshape(TIME, 1, BATCH, 1, *FRAME, INPUT)
     more_last, more_ys = gru_jax.unroll(cell, more)
@@ -177,16 +177,16 @@ def test_low_precision(cell, xs):
         ((TIME, 5, 5, INPUT), r"\(5, 5\), expected \(3, 4\)"),
     ],
 )
-def test_films_that_do_not_fit_are_refused(cell, shape, message):
+def test_films_of_other_shapes_are_rejected(cell, shape, message):
     with pytest.raises(ValueError, match=message):
         gru_jax.unroll(cell, jnp.zeros(shape))
 
 
-def test_states_that_do_not_fit_are_refused(cell, xs):
+def test_states_of_other_shapes_are_rejected(cell, xs):
     with pytest.raises(ValueError, match="h0"):
         gru_jax.unroll(cell, xs, jnp.zeros((BATCH, 5, 5, HIDDEN)))
 
 
-def test_a_kernel_without_a_centre_is_refused():
+def test_an_even_kernel_is_rejected():
     with pytest.raises(ValueError, match="kernel must be odd, got 2"):
         init_conv_gru(jax.random.key(0), INPUT, HIDDEN, frame=FRAME, kernel=2)

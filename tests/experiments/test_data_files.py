@@ -1,10 +1,10 @@
-"""Data files: found only where their hash is right."""
+"""Data files: accepted only with the right hash."""
 
 import hashlib
 
 import pytest
 
-from experiments.datasets import registry as data
+from experiments.datasets import registry
 from experiments.errors import UserError
 
 CONTENT = b"published\n" * 1000
@@ -14,50 +14,50 @@ CONTENT = b"published\n" * 1000
 def published():
     sha256 = hashlib.sha256(CONTENT).hexdigest()
     url = "https://example.org/Published.mat"
-    return data.DataFile("published", "Published.mat", url, len(CONTENT), sha256)
+    return registry.DataFile("published", "Published.mat", url, len(CONTENT), sha256)
 
 
-def test_locate_returns_the_path_of_what_is_right(published, tmp_path):
+def test_locate_returns_the_path(published, tmp_path):
     path = tmp_path / published.filename
     path.write_bytes(CONTENT)
-    assert data.locate(published, tmp_path) == path
+    assert registry.locate(published, tmp_path) == path
 
 
 def test_locate_says_how_to_get_an_absent_file(published, tmp_path):
     with pytest.raises(UserError, match="is absent") as error:
-        data.locate(published, tmp_path)
+        registry.locate(published, tmp_path)
     assert published.url in str(error.value)
     assert f"python -m experiments fetch published --data-dir {tmp_path}" in str(error.value)
 
 
 @pytest.mark.parametrize("damage", [lambda c: c[:-1], lambda c: b"x" + c[1:], lambda c: b""])
-def test_locate_tells_a_damaged_file(published, tmp_path, damage):
+def test_locate_names_a_corrupted_file(published, tmp_path, damage):
     (tmp_path / published.filename).write_bytes(damage(CONTENT))
     with pytest.raises(UserError, match="not the published file") as error:
-        data.locate(published, tmp_path)
+        registry.locate(published, tmp_path)
     assert hashlib.sha256(damage(CONTENT)).hexdigest() in str(error.value)
     assert published.sha256 in str(error.value)
 
 
-def test_locate_tells_a_broken_archive(tmp_path):
-    (tmp_path / data.SPOKEN_DIGITS.filename).write_bytes(CONTENT)
-    with pytest.raises(UserError, match="it is no archive that can be read"):
-        data.locate(data.SPOKEN_DIGITS, tmp_path)
+def test_locate_names_a_corrupted_archive(tmp_path):
+    (tmp_path / registry.SPOKEN_DIGITS.filename).write_bytes(CONTENT)
+    with pytest.raises(UserError, match="it is not a valid archive"):
+        registry.locate(registry.SPOKEN_DIGITS, tmp_path)
 
 
-@pytest.mark.parametrize("name", data.DATA_SETS)
-def test_locate_names_the_data_set_that_a_file_is_of(name, tmp_path):
-    for file in data.DATA_SETS[name].files:
+@pytest.mark.parametrize("name", registry.DATA_SETS)
+def test_locate_names_the_data_set_of_a_file(name, tmp_path):
+    for file in registry.DATA_SETS[name].files:
         with pytest.raises(UserError, match=f"`python -m experiments fetch {name} --data-dir "):
-            data.locate(file, tmp_path / "a place")
+            registry.locate(file, tmp_path / "a place")
 
 
 def test_data_directory_comes_from_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("GRU_JAX_DATA", str(tmp_path))
-    assert data.default_data_dir() == tmp_path
+    assert registry.default_data_dir() == tmp_path
     monkeypatch.delenv("GRU_JAX_DATA")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert data.default_data_dir() == tmp_path / ".cache" / "gru_jax"
+    assert registry.default_data_dir() == tmp_path / ".cache" / "gru_jax"
 
 
 def test_training_without_the_data_says_how_to_get_them(music, write_config, refused, tmp_path):
@@ -67,8 +67,8 @@ def test_training_without_the_data_says_how_to_get_them(music, write_config, ref
 
 
 def test_the_published_files_have_the_hashes_expected(published_data):
-    for data_set in data.DATA_SETS.values():
+    for data_set in registry.DATA_SETS.values():
         for file in data_set.files:
-            path = data.locate(file, published_data)
+            path = registry.locate(file, published_data)
             size = path.stat().st_size
             assert size <= file.size if file.members else size == file.size

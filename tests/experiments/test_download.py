@@ -1,4 +1,4 @@
-"""Downloads: whatever breaks off, the file comes whole or not at all, and no byte comes twice."""
+"""Downloads: after any interruption the file is complete or absent, and no byte is sent twice."""
 
 import dataclasses
 import hashlib
@@ -12,8 +12,7 @@ import zipfile
 
 import pytest
 
-from experiments.datasets import download
-from experiments.datasets import registry as data
+from experiments.datasets import download, registry
 from experiments.datasets.registry import DataFile
 from experiments.errors import UserError
 from tests.experiments.flaky_server import CONTENT, data_file, files_in, serving
@@ -32,7 +31,7 @@ def published(server):
 
 @pytest.fixture
 def begin(published, tmp_path):
-    """Leaves in the data directory what a download that broke off would."""
+    """Makes the partial file of an interrupted download."""
     partial = tmp_path / "folder" / ".Published.mat.partial"
 
     def leave(content):
@@ -53,35 +52,35 @@ def archive(members):
 
 @pytest.fixture
 def packed(server):
-    """An archive, of which only the members' hash is known."""
+    """An archive that is identified by the hash of its members."""
     server.content = archive({"one.wav": CONTENT[:1000], "two.wav": CONTENT[1000:5000]})
     file = DataFile("packed", "packed.zip", "", 10**6, "", members=".wav")
     sha256 = file.digest(io.BytesIO(server.content))
     return dataclasses.replace(file, url=server.url, sha256=sha256)
 
 
-def test_a_file_comes_whole_and_alone(published, tmp_path):
-    path = download.download(published, tmp_path / "made for it")
-    assert path == tmp_path / "made for it" / "folder" / "Published.mat"
-    assert path == data.locate(published, tmp_path / "made for it")
+def test_a_file_is_downloaded_without_leftovers(published, tmp_path):
+    path = download.download(published, tmp_path / "new")
+    assert path == tmp_path / "new" / "folder" / "Published.mat"
+    assert path == registry.locate(published, tmp_path / "new")
     assert path.read_bytes() == CONTENT
     assert files_in(tmp_path) == ["Published.mat"]
 
 
-def test_a_file_comes_from_a_file_address(tmp_path):
+def test_a_file_url_is_supported(tmp_path):
     original = tmp_path / "original"
     original.write_bytes(CONTENT)
     path = download.download(data_file(original.as_uri()), tmp_path)
     assert path.read_bytes() == CONTENT
 
 
-def test_a_file_that_is_right_is_left(published, server, tmp_path):
+def test_a_valid_file_is_not_downloaded_again(published, server, tmp_path):
     path = download.download(published, tmp_path)
     assert download.download(published, tmp_path) == path
     assert len(server.asked) == 1
 
 
-def test_a_file_that_is_not_right_is_replaced(published, tmp_path):
+def test_an_invalid_file_is_replaced(published, tmp_path):
     path = tmp_path / published.filename
     path.parent.mkdir()
     path.write_bytes(CONTENT[:100])
@@ -89,7 +88,7 @@ def test_a_file_that_is_not_right_is_replaced(published, tmp_path):
 
 
 @pytest.mark.parametrize("there", [1, 150_000, len(CONTENT) - 1])
-def test_only_the_rest_is_asked_for(published, server, begin, tmp_path, there):
+def test_only_the_rest_is_requested(published, server, begin, tmp_path, there):
     begin(CONTENT[:there])
     path = download.download(published, tmp_path)
     assert path.read_bytes() == CONTENT
@@ -98,13 +97,13 @@ def test_only_the_rest_is_asked_for(published, server, begin, tmp_path, there):
     assert files_in(tmp_path) == ["Published.mat"]
 
 
-def test_nothing_is_asked_for_where_all_had_come(published, server, begin, tmp_path):
+def test_a_complete_partial_file_needs_no_request(published, server, begin, tmp_path):
     begin(CONTENT)
     assert download.download(published, tmp_path).read_bytes() == CONTENT
     assert server.asked == []
 
 
-def test_the_rest_is_asked_for_where_the_file_has_moved_to(published, server, begin, tmp_path):
+def test_the_range_is_requested_again_after_a_redirect(published, server, begin, tmp_path):
     begin(CONTENT[:1000])
     moved = dataclasses.replace(published, url=published.url.replace("/file", "/moved"))
     assert download.download(moved, tmp_path).read_bytes() == CONTENT
@@ -112,7 +111,7 @@ def test_the_rest_is_asked_for_where_the_file_has_moved_to(published, server, be
 
 
 @pytest.mark.parametrize("length", ["announced", "chunked", "unsaid"])
-def test_a_server_that_sends_everything_is_read_from_the_beginning(
+def test_a_server_without_ranges_is_read_from_the_beginning(
     published, server, begin, tmp_path, length
 ):
     begin(CONTENT[:1000])
@@ -130,26 +129,26 @@ def test_a_server_that_sends_everything_is_read_from_the_beginning(
     ],
     ids=["other", "all other", "longer"],
 )
-def test_what_is_not_of_the_file_is_said_and_downloaded_anew_once(
+def test_a_wrong_partial_file_is_reported_and_replaced_once(
     published, server, begin, tmp_path, capsys, there, asked
 ):
     begin(there)
     assert download.download(published, tmp_path).read_bytes() == CONTENT
     assert server.asked == asked
     assert "Published.mat" in (printed := capsys.readouterr().err)
-    assert printed.count("It is downloaded anew.") == 1
+    assert printed.count("Downloading it again from the beginning.") == 1
 
 
-def test_content_that_changed_for_good_is_refused(published, server, begin, tmp_path):
+def test_changed_content_is_rejected(published, server, begin, tmp_path):
     begin(CONTENT[:1000])
     server.content = bytes(len(CONTENT))
-    with pytest.raises(UserError, match="is not the file expected: its SHA-256 is"):
+    with pytest.raises(UserError, match="is not the expected file: its SHA-256 is"):
         download.download(published, tmp_path)
     assert server.asked == ["bytes=1000-", None]
     assert files_in(tmp_path) == []
 
 
-def test_other_content_is_refused_and_what_there_was_stays(published, server, tmp_path):
+def test_wrong_content_is_rejected_and_the_old_file_stays(published, server, tmp_path):
     path = tmp_path / published.filename
     path.parent.mkdir()
     path.write_bytes(b"mine")
@@ -163,7 +162,7 @@ def test_other_content_is_refused_and_what_there_was_stays(published, server, tm
 
 
 @pytest.mark.parametrize("content", [CONTENT[:-1], CONTENT + b"x", b"<html>"])
-def test_another_size_is_refused_before_anything_is_written(published, server, tmp_path, content):
+def test_another_size_is_rejected_before_anything_is_written(published, server, tmp_path, content):
     server.content = content
     message = f"it has {len(content):,} bytes, but should have {len(CONTENT):,}"
     with pytest.raises(UserError, match=message):
@@ -171,7 +170,7 @@ def test_another_size_is_refused_before_anything_is_written(published, server, t
     assert files_in(tmp_path) == []
 
 
-def test_what_has_come_outlives_a_reply_of_another_size(published, server, begin, tmp_path):
+def test_the_partial_file_survives_a_response_of_another_size(published, server, begin, tmp_path):
     partial = begin(CONTENT[:1000])
     server.ranges, server.content = False, b"log in first"
     with pytest.raises(UserError, match="it has 12 bytes"):
@@ -180,7 +179,7 @@ def test_what_has_come_outlives_a_reply_of_another_size(published, server, begin
 
 
 @pytest.mark.parametrize("length", ["chunked", "unsaid"])
-def test_what_grows_beyond_the_size_is_not_read_to_its_end(published, server, tmp_path, length):
+def test_a_response_beyond_the_size_is_not_read_to_its_end(published, server, tmp_path, length):
     server.content, server.length = bytes(10**7), length
     with pytest.raises(UserError, match=r"bytes or more, but should have 300,000") as error:
         download.download(published, tmp_path)
@@ -190,9 +189,11 @@ def test_what_grows_beyond_the_size_is_not_read_to_its_end(published, server, tm
 
 
 @pytest.mark.parametrize("length", ["announced", "chunked", "unsaid"])
-def test_a_download_that_breaks_off_goes_on(published, server, tmp_path, length):
+def test_an_interrupted_download_resumes(published, server, tmp_path, length):
     server.length, server.breaks_after = length, 200_000
-    with pytest.raises(UserError, match="broke off after 200,000 bytes: the connection") as error:
+    with pytest.raises(
+        UserError, match="was interrupted after 200,000 bytes: the connection"
+    ) as error:
         download.download(published, tmp_path)
     assert f"`python -m experiments fetch published --data-dir {tmp_path}`" in str(error.value)
     assert files_in(tmp_path) == [".Published.mat.partial"]
@@ -201,16 +202,16 @@ def test_a_download_that_breaks_off_goes_on(published, server, tmp_path, length)
     assert server.sent == [200_000, 100_000]
 
 
-def test_a_server_that_falls_silent_is_not_waited_for(published, server, tmp_path, monkeypatch):
+def test_a_hanging_server_times_out(published, server, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "TIMEOUT_SECONDS", 0.2)
     server.breaks_after, server.stalls = 1000, True
-    with pytest.raises(UserError, match=r"broke off after 1,000 bytes: .*timed out"):
+    with pytest.raises(UserError, match=r"was interrupted after 1,000 bytes: .*timed out"):
         download.download(published, tmp_path)
 
 
-def test_an_archive_of_unknown_size_goes_on(packed, server, tmp_path):
+def test_an_archive_of_unknown_size_resumes(packed, server, tmp_path):
     server.length, server.breaks_after = "chunked", 3000
-    with pytest.raises(UserError, match="broke off after 3,000 bytes"):
+    with pytest.raises(UserError, match="was interrupted after 3,000 bytes"):
         download.download(packed, tmp_path)
     server.breaks_after = None
     assert download.download(packed, tmp_path).read_bytes() == server.content
@@ -218,15 +219,15 @@ def test_an_archive_of_unknown_size_goes_on(packed, server, tmp_path):
 
 
 @pytest.mark.parametrize("right", [True, False])
-def test_as_much_as_an_archive_has_may_be_it(packed, server, tmp_path, right):
-    """The server says that there is nothing from there on (416)."""
+def test_a_partial_file_of_the_size_of_the_archive_may_be_complete(packed, server, tmp_path, right):
+    """The server responds that the range is not satisfiable (416)."""
     size = len(server.content)
     (tmp_path / ".packed.zip.partial").write_bytes(server.content if right else bytes(size))
     assert download.download(packed, tmp_path).read_bytes() == server.content
     assert server.asked == [f"bytes={size}-", *([] if right else [None])]
 
 
-def test_an_archive_packed_in_another_way_is_downloaded_anew(packed, server, tmp_path):
+def test_a_repacked_archive_is_downloaded_again(packed, server, tmp_path):
     (tmp_path / ".packed.zip.partial").write_bytes(server.content[:3000])
     with zipfile.ZipFile(io.BytesIO(server.content)) as opened:
         members = {name: opened.read(name) for name in reversed(opened.namelist())}
@@ -243,7 +244,7 @@ def test_an_archive_packed_in_another_way_is_downloaded_anew(packed, server, tmp
         ("http://127.0.0.1:1/file", "Connection refused"),
     ],
 )
-def test_an_address_that_does_not_answer_is_named(published, server, begin, tmp_path, url, reason):
+def test_a_failing_url_is_named(published, server, begin, tmp_path, url, reason):
     partial = begin(CONTENT[:1000])
     url = url.format(port=server.server_port)
     expected = f"{re.escape(url)} cannot be downloaded: .*{reason}"
@@ -255,7 +256,7 @@ def test_an_address_that_does_not_answer_is_named(published, server, begin, tmp_
     assert not (tmp_path / "none").exists()
 
 
-def test_a_place_that_cannot_be_written_is_named(published, tmp_path):
+def test_a_path_that_cannot_be_written_is_named(published, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"Published\.mat cannot be written: Not a directory"):
         download.download(published, tmp_path / "file")
@@ -274,21 +275,19 @@ PROCESS = """
 import signal
 import sys
 from experiments import cli
+from experiments.datasets import registry
 
-# Of a shell that runs the tests in the background they inherit that Ctrl-C is ignored.
-from experiments.datasets import registry as data
-
-# Of a shell that runs the tests in the background they inherit that Ctrl-C is ignored.
+# A shell that runs the tests in the background makes them inherit an ignored Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 name, url, size, sha256, directory = sys.argv[1:]
-file = data.DataFile(name, "folder/Published.mat", url, int(size), sha256)
-data.DATA_SETS[name] = data.DataSet(name, "home", None, (file,))
+file = registry.DataFile(name, "folder/Published.mat", url, int(size), sha256)
+registry.DATA_SETS[name] = registry.DataSet(name, "home", None, (file,))
 sys.exit(cli.main(["fetch", name, "--data-dir", directory]))
 """
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_process_that_is_stopped_leaves_what_came(published, server, tmp_path, number):
+def test_a_stopped_process_leaves_a_partial_file(published, server, tmp_path, number):
     server.breaks_after, server.stalls = 1000, True
     values = (published.data_set, published.url, len(CONTENT), published.sha256, tmp_path)
     process = subprocess.Popen(
@@ -304,7 +303,7 @@ def test_a_process_that_is_stopped_leaves_what_came(published, server, tmp_path,
     _, err = process.communicate(timeout=60)
     if number == signal.SIGINT:
         assert process.returncode == 130
-        assert err.endswith(" goes on from there.\nStopped by Ctrl-C.\n")
+        assert err.endswith(" resumes it.\nStopped by Ctrl-C.\n")
     assert files_in(tmp_path) == [".Published.mat.partial"]
     server.breaks_after, server.stalls = None, False
     assert download.download(published, tmp_path).read_bytes() == CONTENT

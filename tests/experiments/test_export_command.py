@@ -1,5 +1,8 @@
-"""The command `export`: files of a trained model compute what the model computes."""
+"""The command `export`: exported files compute what the trained model computes."""
 
+import importlib.util
+import re
+import tomllib
 from pathlib import Path
 
 import jax
@@ -53,14 +56,14 @@ def assert_close(actual, expected):
 
 
 @pytest.mark.slow
-def test_digits_are_read_alike_everywhere(digits, train):
+def test_all_formats_of_a_bidirectional_stack(digits, train):
     values = {**digits, "model": {"hidden_size": 4, "num_layers": 2, "bidirectional": True}}
     run = train(values)
     for name in ("onnx", "stablehlo", "safetensors", "torch"):
         assert main(["export", str(run), "--to", name]) == 0
     task, params = restored(run)
     pixels = np.asarray(split_digits()["test"].pixels[:7])
-    expected = task.serving.apply(params, pixels, None)
+    expected = task.export_spec.apply(params, pixels, None)
     folder = run / "export"
     assert sorted(path.name for path in folder.iterdir()) == [
         "model.onnx",
@@ -73,7 +76,7 @@ def test_digits_are_read_alike_everywhere(digits, train):
     assert_close(run_onnx(folder / "model.onnx", inputs=pixels)[0], expected)
     stack = safetensors.load(folder / "recurrent.safetensors")
     for ours, theirs in zip(
-        jax.tree.leaves(stack), jax.tree.leaves(task.serving.network.stack(params)), strict=True
+        jax.tree.leaves(stack), jax.tree.leaves(task.export_spec.network.stack(params)), strict=True
     ):
         np.testing.assert_array_equal(ours, theirs)
     check_torch(folder / "torch.safetensors", task, pixels, expected)
@@ -96,12 +99,12 @@ def check_torch(path, task, pixels, expected):
 
     model = Model()
     model.load_state_dict(load_file(path), strict=True)
-    xs = torch.from_numpy(np.array(task.serving.ends.before(pixels)))
+    xs = torch.from_numpy(np.array(task.export_spec.pre_post.before(pixels)))
     assert_close(model(xs).detach().numpy(), expected)
 
 
 @pytest.mark.slow
-def test_a_stream_of_characters_is_read_alike(train, tmp_path, monkeypatch):
+def test_streaming_formats_of_a_language_model(train, tmp_path, monkeypatch):
     text = "the quick brown fox jumps over the lazy dog. " * 40
     data_dir = publish("shakespeare", text.encode(), tmp_path, monkeypatch)
     values = {
@@ -114,13 +117,13 @@ def test_a_stream_of_characters_is_read_alike(train, tmp_path, monkeypatch):
         assert main(["export", str(run), "--to", name, *options]) == 0
     task, params = restored(run, data_dir)
     symbols = np.random.default_rng(0).integers(0, 20, (2, 9)).astype(np.int32)
-    expected = task.serving.apply(params, symbols, None)
+    expected = task.export_spec.apply(params, symbols, None)
     assert_close(run_program(run / "export/model.zip", symbols), expected)
 
     step = export.load(run / "export/step.zip").call
     state = jax.tree.map(
         lambda leaf: np.zeros((2, *leaf.shape[1:]), np.float32),
-        export.state_shapes(task.serving.network.stack(params), (2,)),
+        export.state_shapes(task.export_spec.network.stack(params), (2,)),
     )
     outputs, states = run_onnx(run / "export/model.onnx", inputs=symbols[:, :4])
     rest, _ = run_onnx(run / "export/model.onnx", inputs=symbols[:, 4:], h0=states)
@@ -131,21 +134,46 @@ def test_a_stream_of_characters_is_read_alike(train, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_adding_problem_in_lstm_cells(adding, train, refused):
+def test_formats_of_an_lstm(adding, train, refused):
     run = train({**adding, "model": {"hidden_size": 4, "cell": "lstm"}})
     assert main(["export", str(run), "--to", "stablehlo", "--output", "out"]) == 0
     task, params = restored(run)
     sequences = np.random.default_rng(0).random((3, 5, 2), np.float32)
-    expected = task.serving.apply(params, sequences, None)
+    expected = task.export_spec.apply(params, sequences, None)
     assert_close(run_program("out/model.zip", sequences), expected)
     for name in ("onnx", "torch"):
         message = refused("export", run, "--to", name)
         assert f"A run of lstm cells cannot be exported to {name}" in message
         assert "--to stablehlo" in message
-    assert "is there already" in refused("export", run, "--to", "stablehlo", "--output", "out")
+    assert "exists already" in refused("export", run, "--to", "stablehlo", "--output", "out")
     assert "There is no format onyx. Did you mean onnx?" in refused("export", run, "--to", "onyx")
     (run / "summary.json").unlink()
     assert "is not finished" in refused("export", run, "--to", "onnx")
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        ("onnx", "onnx"),
+        ("stablehlo", "flatbuffers"),
+        ("safetensors", "safetensors"),
+        ("torch", "safetensors"),
+    ],
+)
+def test_without_the_extra_the_message_names_it(refused, monkeypatch, name, package):
+    """The extra `files` suffices for every format; `interop` would install other frameworks."""
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name == package else find_spec(name, *rest),
+    )
+    message = refused("export", "run", "--to", name)
+    assert f"--to {name} needs {package}, which is not installed" in message
+    assert "pip install -e '.[files]'" in message
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    files = extras["optional-dependencies"]["files"]
+    assert package in {re.match(r"[\w-]+", requirement)[0] for requirement in files}
 
 
 def test_wrong_directories_are_named(workplace, refused):

@@ -1,4 +1,4 @@
-"""The command that fetches data sets, and says their licences."""
+"""The command that downloads data sets and shows their licences."""
 
 import dataclasses
 import re
@@ -6,7 +6,7 @@ import re
 import pytest
 
 from experiments.cli import main
-from experiments.datasets import registry as data
+from experiments.datasets import registry
 from experiments.datasets.registry import DataSet
 from tests.experiments.flaky_server import data_file, files_in, serving
 
@@ -20,7 +20,7 @@ def sets(monkeypatch):
         several = DataSet("several", "https://example.org/several", "CC0", (published, other))
         alone = dataclasses.replace(published, filename="Alone.mat")
         none = DataSet("none-stated", "https://example.org/none", None, (alone,))
-        monkeypatch.setattr(data, "DATA_SETS", {"several": several, "none-stated": none})
+        monkeypatch.setattr(registry, "DATA_SETS", {"several": several, "none-stated": none})
         yield
 
 
@@ -40,7 +40,7 @@ def test_the_command_fetches_all_files_and_says_the_licence(
     assert files_in(tmp_path) == expected
     printed = capsys.readouterr().out
     for name in expected:
-        assert f"{name} is there and verified." in printed
+        assert f"{name} is verified." in printed
     several = "several: CC0, as https://example.org/several states\n" in printed
     none = "none-stated: https://example.org/none states no licence\n" in printed
     assert (several, none) == ("Other.mat" in expected, "Alone.mat" in expected)
@@ -54,7 +54,7 @@ def test_the_command_lists_the_data_sets_with_their_licences(arguments, capsys):
         code = stop.code
     assert code == 0
     printed = capsys.readouterr().out
-    for name, data_set in data.DATA_SETS.items():
+    for name, data_set in registry.DATA_SETS.items():
         (line,) = re.findall(rf"^  {name} .*$", printed, re.M)
         assert data_set.home in line
         assert (data_set.licence or "states no licence") in line

@@ -1,4 +1,4 @@
-"""Laws of the forecasting task: its splits, its baselines, its figures."""
+"""Properties of the forecasting task: splits, baselines, metrics."""
 
 import datetime
 import re
@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.datasets import registry as data
+from experiments.datasets import registry
 from experiments.errors import UserError
 from experiments.runs.config_loading import check
 from experiments.tasks import forecasting
@@ -34,7 +34,7 @@ def build(hours, tmp_path, monkeypatch, **changes):
 
 @pytest.fixture(scope="module")
 def counted():
-    """Hours whose values say which hour it is."""
+    """Hours with their index as value."""
     return np.arange(BORDERS[-1], dtype=float)[:, None] + np.arange(7) * 1e5
 
 
@@ -43,8 +43,8 @@ def test_splits_are_twelve_four_and_four_months(counted, tmp_path, monkeypatch):
     train = counted[: BORDERS[1], 0]
     for step in range(20):
         batch = task.batch_at(step)
-        hour = batch.read[..., 0] * train.std() + train.mean()
-        after = batch.after[..., 0] * train.std() + train.mean()
+        hour = batch.inputs[..., 0] * train.std() + train.mean()
+        after = batch.targets[..., 0] * train.std() + train.mean()
         np.testing.assert_allclose(np.diff(hour, axis=1), 1, atol=1e-2)
         np.testing.assert_allclose(after[:, 0], hour[:, -1] + 1, atol=1e-2)
         assert hour.min() > -0.5
@@ -53,14 +53,14 @@ def test_splits_are_twelve_four_and_four_months(counted, tmp_path, monkeypatch):
 
 def test_columns_are_standardised_by_the_training_months():
     hours = np.random.default_rng(0).normal(3, 2, (BORDERS[-1], 7))
-    scaled = forecasting.standardised(hours).astype(float)
+    scaled = forecasting.standardize(hours).astype(float)
     np.testing.assert_allclose(scaled[: BORDERS[1]].mean(axis=0), 0, atol=1e-6)
     np.testing.assert_allclose(scaled[: BORDERS[1]].std(axis=0), 1, atol=1e-6)
-    other = forecasting.standardised(np.concatenate([hours[: BORDERS[1]], hours[BORDERS[1] :] + 9]))
+    other = forecasting.standardize(np.concatenate([hours[: BORDERS[1]], hours[BORDERS[1] :] + 9]))
     np.testing.assert_array_equal(scaled[: BORDERS[1]], other[: BORDERS[1]])
 
 
-def test_baselines_are_exact_where_they_should_be():
+def test_baselines_are_exact_for_their_own_models():
     hours = np.arange(400.0)[:, None] * np.ones(7)
 
     def of(series):
@@ -74,27 +74,25 @@ def test_baselines_are_exact_where_they_should_be():
     assert daily["persistence"]["mse"] > 0.5
     assert line["persistence"]["mae"] == pytest.approx(np.arange(1, 25).mean() / 100)
     assert line["seasonal naive (24 hours)"]["mae"] == pytest.approx(0.24)
-    for figures in (line, daily):
-        assert figures["linear map"]["mse"] < 1e-4
+    for metrics in (line, daily):
+        assert metrics["linear map"]["mse"] < 1e-4
 
 
 @pytest.mark.parametrize("columns", ["together", "apart"])
-def test_a_network_that_says_nothing_forecasts_the_last_hour(
-    counted, tmp_path, monkeypatch, columns
-):
+def test_a_network_of_zeros_forecasts_the_last_hour(counted, tmp_path, monkeypatch, columns):
     hours = np.sin(counted / 50)
     task = build(hours, tmp_path, monkeypatch, columns=columns, horizon=5)
     silent = jax.tree.map(np.zeros_like, task.params)
-    figures, expected = task.figures(silent, "test"), task.baselines()["persistence"]
-    assert figures == pytest.approx(expected, rel=1e-4)
+    metrics, expected = task.evaluate(silent, "test"), task.baselines()["persistence"]
+    assert metrics == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_file_of_ones_own_takes_the_place_of_the_published_one(counted, tmp_path, monkeypatch):
+def test_a_file_of_your_own_replaces_the_published_one(counted, tmp_path, monkeypatch):
     own = tmp_path / "own.csv"
     own.write_bytes(table(counted[::-1]))
     task = build(counted, tmp_path, monkeypatch, data_file=str(own))
     other = build(counted[::-1], tmp_path, monkeypatch)
-    np.testing.assert_array_equal(task.batch_at(0).read, other.batch_at(0).read)
+    np.testing.assert_array_equal(task.batch_at(0).inputs, other.batch_at(0).inputs)
 
 
 ROW = "{},1,2,3,4,5,6,7"
@@ -144,12 +142,12 @@ def test_a_file_that_is_absent_is_named(tmp_path):
 
 
 def test_the_published_hours(published_data):
-    hours = forecasting.read_hours(data.locate(data.ETTH1, published_data))
+    hours = forecasting.read_hours(registry.locate(registry.ETTH1, published_data))
     assert hours.shape == (17_420, 7)
-    scaled = forecasting.standardised(hours).astype(float)
+    scaled = forecasting.standardize(hours).astype(float)
     at = np.arange(BORDERS[2] - 96, BORDERS[3] - 96 - 24 + 1)[:, None] + np.arange(120)
     test = Windows(scaled[at][:, :96], scaled[at][:, 96:])
     at = np.arange(BORDERS[1] - 120 + 1)[:, None] + np.arange(120)
-    figures = forecasting.baselines(Windows(scaled[at][:, :96], scaled[at][:, 96:]), test)
-    errors = [figures[name]["mse"] for name in figures]
+    metrics = forecasting.baselines(Windows(scaled[at][:, :96], scaled[at][:, 96:]), test)
+    errors = [metrics[name]["mse"] for name in metrics]
     assert errors == sorted(errors, reverse=True)

@@ -1,4 +1,4 @@
-"""Gradients through time: what is measured is d loss / d h, and the command shows it."""
+"""Gradients through time: the norms are those of d loss / d h, and the command shows them."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def network_of(adding, **model):
 @pytest.mark.parametrize("cell", ["gru", "lstm", "rnn"])
 def test_norms_are_of_the_gradient_with_respect_to_the_state(adding, cell):
     network = network_of(adding, cell=cell)
-    batch = task.draw_sums(3, 6, (0,))
+    batch = task.sample_sums(3, 6, (0,))
     norms = task.gradient_norms(network, network.params, batch)
     assert norms.shape == (6,)
 
@@ -43,14 +43,14 @@ def test_norms_are_of_the_gradient_with_respect_to_the_state(adding, cell):
         np.testing.assert_allclose(norms[t], expected, rtol=1e-4)
 
 
-def test_a_stack_has_several_states(adding):
+def test_several_layers_are_rejected(adding):
     network = network_of(adding, num_layers=2)
-    with pytest.raises(UserError, match="one layer"):
-        task.gradient_norms(network, network.params, task.draw_sums(2, 4, (0,)))
+    with pytest.raises(UserError, match="one unidirectional layer"):
+        task.gradient_norms(network, network.params, task.sample_sums(2, 4, (0,)))
 
 
 @pytest.mark.slow
-def test_the_command_measures_what_compare_trained(adding, write_config, capfd):
+def test_the_command_measures_the_runs_of_compare(adding, write_config, capfd):
     config = write_config(adding)
     assert main(["compare", str(config), "--output", "out", "--seeds", "1"]) == 0
     assert main(["gradients", "out", "--sequences", "4"]) == 0

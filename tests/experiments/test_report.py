@@ -1,4 +1,4 @@
-"""The page over a folder of runs: what is in it, that it stands alone, and what is damaged."""
+"""The page of a folder of runs: content, self-containedness and corrupted files."""
 
 import html
 import json
@@ -32,7 +32,7 @@ VOID = {"meta", "img"}
 
 
 class Page(HTMLParser):
-    """Reads a page, each of whose elements must be closed in its turn."""
+    """Parses a page; its elements must be properly nested."""
 
     def __init__(self, text):
         super().__init__()
@@ -63,18 +63,18 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def make_run(published, workplace):
-    """Makes a run's directory as `train` leaves it, without training."""
+    """Makes the directory of a finished run, without training."""
 
     def make(path, *, test=0.5, steps=6, status="finished", **values):
         config = check(task.Config, {**published, **values}, where="test")
         run = RunDirectory(workplace / path)
         run.create(config)
-        log = training.MetricsLog(run.metrics)
-        log.begin(0)
+        log = training.JsonlWriter(run.metrics)
+        log.resume_from(0)
         for step in range(2, steps + 1, 2):
             row = {"step": step, "seconds": step / 2}
-            log.append({**row, "split": "train", "loss": 1 / step})
-            log.append({**row, "split": "validation", "mse": 2 / step})
+            log.write({**row, "split": "train", "loss": 1 / step})
+            log.write({**row, "split": "validation", "mse": 2 / step})
         write_json(run.meta, MADE_WITH)
         if status is not None:
             write_json(run.meta, {**MADE_WITH, "wall_seconds": 4321.0})
@@ -100,8 +100,8 @@ def make_run(published, workplace):
 
 @pytest.fixture
 def no_curves(monkeypatch):
-    """For tests of other things: drawing is what takes the time."""
-    monkeypatch.setattr(page, "draw_curves", lambda runs: None)
+    """Skips the plotting, which is slow, in tests of other things."""
+    monkeypatch.setattr(page, "plot_curves", lambda runs: None)
 
 
 def page_of(*arguments, out="runs/report.html"):
@@ -109,13 +109,13 @@ def page_of(*arguments, out="runs/report.html"):
     return Page(Path(out).read_text())
 
 
-def test_every_run_and_what_it_is_held_against_is_there(make_run):
-    figures = {seed: 0.3 + seed / 8 for seed in range(3)}
-    for seed, figure in figures.items():
-        make_run(f"runs/sums/s{seed}", test=figure, seed=seed)
+def test_every_run_and_baseline_is_on_the_page(make_run):
+    metrics = {seed: 0.3 + seed / 8 for seed in range(3)}
+    for seed, value in metrics.items():
+        make_run(f"runs/sums/s{seed}", test=value, seed=seed)
     text = page_of().text
-    for seed, figure in figures.items():
-        assert f"s{seed} finished GRU, 4 units {seed} {number(figure)} 4 6 12,345 4,321" in text
+    for seed, value in metrics.items():
+        assert f"s{seed} finished GRU, 4 units {seed} {number(value)} 4 6 12,345 4,321" in text
     assert "mean of 3 seeds GRU, 4 units 0.4250 ± 0.1250" in text
     assert "mean of all sums 0.1875" in text
     assert "RNN, Doe 1999 0.125" in text
@@ -127,16 +127,22 @@ def test_every_run_and_what_it_is_held_against_is_there(make_run):
     assert text.count("length: 5") == 3
 
 
-def test_the_page_stands_alone(make_run):
+def test_the_page_is_self_contained(make_run):
     make_run("runs/sums/s0")
-    shown = page_of()
-    images = shown.all("img")
+    document = page_of()
+    images = document.all("img")
     # The curves of all runs, and the run's own.
     assert len(images) == 2
     assert all(image["src"].startswith("data:image/png;base64,") for image in images)
     assert all(image["alt"] for image in images)
-    assert not {tag for tag, _ in shown.elements} & {"script", "link", "iframe", "object", "base"}
-    for _, attributes in shown.elements:
+    assert not {tag for tag, _ in document.elements} & {
+        "script",
+        "link",
+        "iframe",
+        "object",
+        "base",
+    }
+    for _, attributes in document.elements:
         assert "style" not in attributes
         assert not any(name.startswith("on") for name in attributes)
         assert not re.match(r"\s*(\w+:)?//", attributes.get("href", "") + attributes.get("src", ""))
@@ -144,36 +150,36 @@ def test_the_page_stands_alone(make_run):
     assert "@import" not in Path("runs/report.html").read_text()
 
 
-def test_links_lead_to_what_is_there(no_curves, make_run):
+def test_links_have_targets(no_curves, make_run):
     for path in ("runs/sums/s0", "runs/sums/s1", "runs/others/s0"):
         make_run(path)
-    shown = page_of()
-    targets = [attributes["id"] for _, attributes in shown.elements if "id" in attributes]
+    document = page_of()
+    targets = [attributes["id"] for _, attributes in document.elements if "id" in attributes]
     assert len(targets) == len(set(targets)) == 2 + 3
-    assert {link["href"] for link in shown.all("a")} == {f"#{target}" for target in targets}
+    assert {link["href"] for link in document.all("a")} == {f"#{target}" for target in targets}
 
 
-def test_what_is_hostile_is_text(no_curves, make_run):
-    hostile = "<script>alert(1)</script>&amp;'\""
-    name = hostile.replace("/", "")
+def test_adversarial_text_is_escaped(no_curves, make_run):
+    adversarial = "<script>alert(1)</script>&amp;'\""
+    name = adversarial.replace("/", "")
     run = make_run(f"runs/{name}/s0", published=[], model={"hidden_size": 2})
-    (run.plots / f"{name}.txt").write_text(hostile)
+    (run.plots / f"{name}.txt").write_text(adversarial)
     for path, key in ((run.meta, "command"), (run.summary, "model")):
-        write_json(path, {**json.loads(path.read_text()), key: hostile})
-    shown = page_of()
-    assert not shown.all("script")
-    assert hostile in shown.text
-    assert name in shown.text
+        write_json(path, {**json.loads(path.read_text()), key: adversarial})
+    document = page_of()
+    assert not document.all("script")
+    assert adversarial in document.text
+    assert name in document.text
     assert html.escape("<script>alert(1)") in Path("runs/report.html").read_text()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names are bytes elsewhere")
-def test_a_name_that_is_no_text_is_shown_as_bytes(no_curves, make_run):
+def test_a_name_that_is_not_unicode_is_shown_as_bytes(no_curves, make_run):
     make_run(os.fsdecode(b"runs/sums/\xff"))
     assert r"\udcff finished" in page_of().text
 
 
-def test_a_run_under_way_is_shown_with_its_step(make_run):
+def test_an_unfinished_run_is_shown_with_its_step(make_run):
     make_run("runs/sums/s0", status=None, steps=4)
     text = page_of().text
     assert "s0 unfinished GRU, 4 units 0 4 of 6 2" in text
@@ -182,14 +188,14 @@ def test_a_run_under_way_is_shown_with_its_step(make_run):
     assert page_of().all("img")
 
 
-def test_a_run_of_no_step_yet_is_shown(make_run):
+def test_a_run_without_steps_is_shown(make_run):
     run = make_run("runs/sums/s0", status=None)
     run.metrics.unlink()
     run.meta.unlink()
-    shown = page_of()
-    assert "s0 unfinished GRU, 4 units 0 0 of 6" in shown.text
-    assert "no step logged" in shown.text
-    assert not shown.all("img")
+    document = page_of()
+    assert "s0 unfinished GRU, 4 units 0 0 of 6" in document.text
+    assert "no step logged" in document.text
+    assert not document.all("img")
 
 
 def test_a_run_that_stopped_early_is_finished(no_curves, make_run):
@@ -197,7 +203,7 @@ def test_a_run_that_stopped_early_is_finished(no_curves, make_run):
     assert "s0 early stopped GRU" in page_of().text
 
 
-def test_runs_that_differ_say_in_what(no_curves, make_run):
+def test_columns_show_what_differs_between_runs(no_curves, make_run):
     make_run("runs/sums/a", optimizer={"learning_rate": 0.125})
     make_run("runs/sums/b", optimizer={"learning_rate": 0.375}, seed=1)
     text = page_of().text
@@ -218,7 +224,7 @@ def test_tasks_in_one_directory_are_two_experiments(no_curves, make_run):
 @pytest.mark.parametrize(
     "content", ['{"step"\n{}\n', "[1]\n[2]\n", '{"seed": 0}\n{}\n', b"\xff\n[]\n"]
 )
-def test_what_is_damaged_is_named_and_the_rest_is_there(no_curves, make_run, capsys, file, content):
+def test_corrupted_files_are_named_and_others_are_shown(no_curves, make_run, capsys, file, content):
     make_run("runs/sums/s0")
     run = make_run("runs/sums/s1", test=0.875)
     path = getattr(run, file)
@@ -228,12 +234,12 @@ def test_what_is_damaged_is_named_and_the_rest_is_there(no_curves, make_run, cap
     assert str(path.relative_to(Path.cwd())) in error
     assert "Traceback" not in error
     assert " ".join(error.split()) in text
-    assert "s1 damaged" in text
+    assert "s1 corrupted" in text
     assert "s0 finished GRU, 4 units 0 0.5000" in text
     assert ("0.8750" in text) == (file != "summary")
 
 
-def test_a_run_of_another_version_is_not_damaged(no_curves, make_run):
+def test_a_run_of_another_version_is_not_corrupted(no_curves, make_run):
     make_run("runs/sums/s0")
     run = make_run("runs/sums/s1", status=None, seed=1)
     values = yaml.safe_load(run.config.read_text())
@@ -245,25 +251,25 @@ def test_a_run_of_another_version_is_not_damaged(no_curves, make_run):
     assert "s1 unfinished GRU, 4 units 1 5 6 of 6" in text
 
 
-def test_a_damaged_plot_is_named(make_run, capsys):
+def test_a_corrupted_plot_is_named(make_run, capsys):
     run = make_run("runs/sums/s0")
     (run.plots / "learning_curves.png").write_text("<svg>")
-    shown = page_of()
-    assert "learning_curves.png is no PNG." in capsys.readouterr().err
-    assert len(shown.all("img")) == 1
+    document = page_of()
+    assert "learning_curves.png is not a PNG file." in capsys.readouterr().err
+    assert len(document.all("img")) == 1
 
 
 @pytest.fixture
 def make_comparison(make_run, published):
-    """Makes what `compare` leaves behind, with figures of the models' own."""
+    """Makes the files of `compare`, with other metrics for each model."""
 
     def make(path, *, write=True):
         summaries = {}
-        for cell, figure in (("gru", 0.25), ("lstm", 0.75)):
+        for cell, value in (("gru", 0.25), ("lstm", 0.75)):
             runs = [
                 make_run(
                     f"{path}/{cell}/s{seed}",
-                    test=figure + seed / 16,
+                    test=value + seed / 16,
                     seed=seed,
                     model={"hidden_size": 4, "cell": cell},
                 )
@@ -282,38 +288,38 @@ def make_comparison(make_run, published):
     return make
 
 
-def test_a_comparison_is_a_table_of_its_own(make_comparison):
+def test_a_comparison_has_its_own_table(make_comparison):
     result = make_comparison("runs/compare/sums")
-    shown = page_of()
+    document = page_of()
     _, rows = comparison.table(result)
     for row in rows:
-        assert " ".join(" ".join(row).replace("+-", "±").split()) in shown.text
-    assert "compare them" in shown.text
-    assert len(shown.all("section")) == 1
-    assert "gru/s0 finished" in shown.text
+        assert " ".join(" ".join(row).replace("+-", "±").split()) in document.text
+    assert "compare them" in document.text
+    assert len(document.all("section")) == 1
+    assert "gru/s0 finished" in document.text
     # Its plot, the curves, and the plot of each of the four runs.
-    assert len(shown.all("img")) == 2 + 4
-    assert shown.text.count("mean of all sums") == 1
+    assert len(document.all("img")) == 2 + 4
+    assert document.text.count("mean of all sums") == 1
 
 
-def test_a_comparison_under_way_is_one_experiment(no_curves, make_comparison):
+def test_an_unfinished_comparison_is_one_experiment(no_curves, make_comparison):
     make_comparison("runs/compare/sums", write=False)
-    shown = page_of()
-    assert len(shown.all("section")) == 1
-    assert "mean of 2 seeds LSTM, 4 units 0.7812 ± 0.0442" in shown.text
+    document = page_of()
+    assert len(document.all("section")) == 1
+    assert "mean of 2 seeds LSTM, 4 units 0.7812 ± 0.0442" in document.text
 
 
-def test_a_comparison_alone_is_a_page(make_comparison):
+def test_a_comparison_without_runs_has_a_page(make_comparison):
     make_comparison("made")
     Path("made/gradients.md").write_text("Norms:\n\n| T | 0 |\n| --- | ---: |\n| GRU | 1e-3 |\n")
-    kept = Path("results/sums")
-    kept.mkdir(parents=True)
+    results = Path("results/sums")
+    results.mkdir(parents=True)
     for name in ("compare.json", "compare.png", "gradients.md"):
-        (kept / name).write_bytes(Path("made", name).read_bytes())
-    shown = page_of("results", out="results/report.html")
-    assert "sums" in shown.text
-    assert "Norms: T 0 GRU 1e-3" in shown.text
-    assert "Runs" not in shown.text
+        (results / name).write_bytes(Path("made", name).read_bytes())
+    document = page_of("results", out="results/report.html")
+    assert "sums" in document.text
+    assert "Norms: T 0 GRU 1e-3" in document.text
+    assert "Runs" not in document.text
 
 
 @pytest.mark.parametrize(
@@ -324,49 +330,49 @@ def test_a_comparison_alone_is_a_page(make_comparison):
         ({"published": [{"model": "GRU"}]}, "published.0"),
     ],
 )
-def test_a_damaged_comparison_is_named(no_curves, make_comparison, capsys, change, expected):
+def test_a_corrupted_comparison_is_named(no_curves, make_comparison, capsys, change, expected):
     result = make_comparison("runs/compare/sums")
     write_json(Path("runs/compare/sums/compare.json"), {**result, **change})
     text = page_of().text
     error = capsys.readouterr().err
-    assert f"runs/compare/sums/compare.json is damaged: {expected}" in error
+    assert f"runs/compare/sums/compare.json is corrupted: {expected}" in error
     assert "gru/s0 finished" in text
 
 
-def test_a_folder_that_is_a_run_is_a_page(no_curves, make_run):
+def test_a_folder_with_one_run_has_a_page(no_curves, make_run):
     make_run("runs/sums/s0")
     assert "s0 finished" in page_of("runs/sums/s0", out="runs/sums/s0/report.html").text
 
 
-def test_a_page_is_not_part_of_the_next(make_run):
+def test_a_page_does_not_depend_on_an_earlier_one(make_run):
     make_run("runs/sums/s0")
     first, second = page_of(), page_of()
     assert first.elements == second.elements
 
 
-def test_what_train_leaves_is_a_page(adding, write_config, workplace, capsys):
+def test_the_files_of_train_are_on_the_page(adding, write_config, workplace, capsys):
     config = write_config(adding)
     assert main(["train", str(config), "--run-dir", "runs/tiny/a"]) == 0
     assert main(["report", "--out", "page.html"]) == 0
     assert capsys.readouterr().err == ""
-    shown = Page(Path("page.html").read_text())
+    document = Page(Path("page.html").read_text())
     summary = json.loads(Path("runs/tiny/a/summary.json").read_text())
-    assert number(summary["test"]["mse"]) in shown.text
-    assert number(summary["baselines"]["mean of all sums"]["mse"]) in shown.text
-    assert f"train {config}" in shown.text
+    assert number(summary["test"]["mse"]) in document.text
+    assert number(summary["baselines"]["mean of all sums"]["mse"]) in document.text
+    assert f"train {config}" in document.text
     # Learning curves, predictions, and the curves of all runs.
-    assert len(shown.all("img")) == 3
+    assert len(document.all("img")) == 3
 
 
-def test_a_folder_without_runs_is_refused(workplace, refused):
-    assert "The folder runs is not there" in refused("report")
+def test_a_folder_without_runs_is_rejected(workplace, refused):
+    assert "The folder runs does not exist" in refused("report")
     (workplace / "empty").mkdir()
     assert "empty holds no runs" in refused("report", "empty")
     (workplace / "file").touch()
     assert "The folder file is a file" in refused("report", "file")
 
 
-def test_a_page_that_cannot_be_written_is_refused(no_curves, make_run, refused, workplace):
+def test_a_page_that_cannot_be_written_is_an_error(no_curves, make_run, refused, workplace):
     make_run("runs/sums/s0")
     (workplace / "directory").mkdir()
     for out in ("none/page.html", "directory", "runs/sums/s0/summary.json/page.html"):

@@ -1,4 +1,4 @@
-"""What is kept of results is what the commands write of them."""
+"""Committed results are what the commands write."""
 
 import json
 from pathlib import Path
@@ -13,12 +13,12 @@ RESULTS = sorted((REPOSITORY / "experiments" / "results").glob("*/compare.json")
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.parent.name)
-def test_the_table_is_that_of_the_figures(path):
+def test_the_table_shows_the_metrics(path):
     result = json.loads(path.read_text())
     assert path.with_suffix(".md").read_text() == report.to_markdown(result)
     assert path.with_suffix(".png").exists()
     config = load_config(REPOSITORY / "configs" / f"{path.parent.name}.yaml")
-    assert report.published_figures(result) == config.published
+    assert report.published_metrics(result) == config.published
 
 
 def test_there_are_results():

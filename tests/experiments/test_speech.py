@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.io.wavfile
 
-from experiments.datasets import registry as data
+from experiments.datasets import registry
 from experiments.errors import UserError
 from experiments.tasks import speech
 from experiments.tasks.speech import SPEAKERS, Recording
@@ -85,7 +85,7 @@ def test_a_recording_of_nothing_is_finite():
 
 
 def digest(content):
-    return data.SPOKEN_DIGITS.digest(io.BytesIO(content))
+    return registry.SPOKEN_DIGITS.digest(io.BytesIO(content))
 
 
 def test_the_hash_is_of_the_recordings_and_not_of_how_they_are_packed():
@@ -129,7 +129,7 @@ def test_bad_recordings_are_named(tmp_path, name, content, message):
 
 
 def test_the_published_recordings(published_data):
-    found = speech.read_recordings(data.locate(data.SPOKEN_DIGITS, published_data))
+    found = speech.read_recordings(registry.locate(registry.SPOKEN_DIGITS, published_data))
     assert {(r.digit, r.speaker, r.number) for r in found} == {
         (digit, speaker, number)
         for digit in range(10)

@@ -1,4 +1,4 @@
-"""Sweeps: trials within the ranges, given up, cut off and gone on with."""
+"""Sweeps: trials within the ranges, pruned, interrupted and resumed."""
 
 import json
 import os
@@ -41,22 +41,22 @@ def summaries(output):
 @pytest.mark.slow
 def test_the_best_trial_becomes_a_config(swept, write_config, capfd):
     assert sweep(write_config(swept), "out", "--trials", "4") == 0
-    figures = [summary["validation"]["mse"] for summary in summaries("out")]
-    assert len(figures) == len(trials("out")) == 4
+    metrics = [summary["validation"]["mse"] for summary in summaries("out")]
+    assert len(metrics) == len(trials("out")) == 4
     best = load_config(Path("out/best.yaml"))
     assert best.sweep == {}
     assert 1e-3 <= best.optimizer.learning_rate <= 1e-1
     assert 2 <= best.model.hidden_size <= 3
     assert len({trial.params["optimizer.learning_rate"] for trial in trials("out")}) == 4
-    # Training with it gives what the trial gave.
+    # Training with it reproduces the trial.
     assert main(["train", "out/best.yaml", "--run-dir", "again"]) == 0
     again = json.loads(Path("again/summary.json").read_text())
-    assert again["validation"]["mse"] == min(figures)
+    assert again["validation"]["mse"] == min(metrics)
     assert "The best config is out/best.yaml" in capfd.readouterr().out
 
 
 @pytest.mark.slow
-def test_a_sweep_goes_on(swept, write_config):
+def test_a_sweep_resumes(swept, write_config):
     config = write_config(swept)
     assert sweep(config, "out", "--trials", "2") == 0
     first = Path("out/trial-0/meta.json").read_text()
@@ -67,37 +67,37 @@ def test_a_sweep_goes_on(swept, write_config):
     assert len(set(rates)) == 3
 
 
-def test_a_trial_that_was_cut_off_goes_on(swept, write_config, monkeypatch, capfd):
+def test_an_interrupted_trial_resumes(swept, write_config, monkeypatch, capfd):
     config = write_config(swept)
-    draw = adding_task.draw_sums
+    sample = adding_task.sample_sums
 
     def interrupted(number, length, seed):
         if seed == (adding_task.TRAIN, 0, 4) and Path("out/trial-1").exists():
             os.kill(os.getpid(), signal.SIGINT)
-        return draw(number, length, seed)
+        return sample(number, length, seed)
 
-    monkeypatch.setattr(adding_task, "draw_sums", interrupted)
+    monkeypatch.setattr(adding_task, "sample_sums", interrupted)
     assert sweep(config, "out", "--trials", "2") == 130
-    assert "To go on: python -m experiments sweep" in capfd.readouterr().err
-    cut_off = trials("out")[1].params
-    monkeypatch.setattr(adding_task, "draw_sums", draw)
+    assert "To resume: python -m experiments sweep" in capfd.readouterr().err
+    params = trials("out")[1].params
+    monkeypatch.setattr(adding_task, "sample_sums", sample)
     assert sweep(config, "out", "--trials", "2") == 0
     assert len(summaries("out")) == 2
-    assert trials("out")[-1].params == cut_off
+    assert trials("out")[-1].params == params
     meta = json.loads(Path("out/trial-1/meta.json").read_text())
     assert len(meta["earlier_sessions"]) == 1
 
 
-class GivesUp(optuna.pruners.BasePruner):
+class PruneEarly(optuna.pruners.BasePruner):
     def prune(self, study, trial):
         return trial.last_step >= 1
 
 
-def test_a_trial_that_is_given_up_counts(swept, write_config, monkeypatch, capfd):
-    monkeypatch.setattr(optuna.pruners, "MedianPruner", lambda **_: GivesUp())
+def test_a_pruned_trial_counts(swept, write_config, monkeypatch, capfd):
+    monkeypatch.setattr(optuna.pruners, "MedianPruner", lambda **_: PruneEarly())
     swept["training"] = {**swept["training"], "steps": 12}
     assert sweep(write_config(swept), "out", "--trials", "2") == 1
-    assert "No trial came to its end" in capfd.readouterr().err
+    assert "No trial was completed" in capfd.readouterr().err
     assert {trial.state for trial in trials("out")} == {optuna.trial.TrialState.PRUNED}
     assert [len(trial.intermediate_values) for trial in trials("out")] == [2, 2]
 
@@ -140,5 +140,5 @@ def test_other_ranges_are_another_study(swept, write_config, refused):
     )
 
 
-def test_training_takes_no_notice_of_ranges(swept, write_config):
+def test_training_ignores_ranges(swept, write_config):
     assert main(["train", str(write_config(swept)), "--run-dir", "out"]) == 0

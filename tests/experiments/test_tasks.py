@@ -1,4 +1,4 @@
-"""The tasks' data, baselines and losses: laws that hold for any seed."""
+"""Properties of the tasks' data, baselines and losses that hold for any seed."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import gru_jax
 from experiments.classifiers import baselines
-from experiments.datasets import registry as data
+from experiments.datasets import registry
 from experiments.errors import UserError
 from experiments.models.gate_activations import gates
 from experiments.runs.config_loading import check
@@ -29,7 +29,7 @@ def leaves_equal(left, right):
     return all(jax.tree.leaves(jax.tree.map(np.array_equal, left, right)))
 
 
-def test_digits_splits_are_parts_of_one_whole():
+def test_digits_splits_are_a_partition():
     splits = digits_task.split_digits()
     assert [len(split.labels) for split in splits.values()] == [1077, 360, 360]
     everything = np.concatenate([split.pixels for split in splits.values()])
@@ -40,19 +40,19 @@ def test_digits_splits_are_parts_of_one_whole():
         np.testing.assert_allclose(shares, 0.1, atol=0.005)
 
 
-def test_digits_baselines_are_those_of_the_definitions():
+def test_digits_baselines_match_their_definitions():
     splits = digits_task.split_digits()
-    figures = baselines(*splits["train"], *splits["test"])
+    metrics = baselines(*splits["train"], *splits["test"])
     majority = np.bincount(splits["train"].labels).argmax()
     expected = np.mean(splits["test"].labels == majority)
-    assert figures["majority class"]["accuracy"] == expected
-    assert 0.95 < figures["logistic regression"]["accuracy"] < 0.98
+    assert metrics["majority class"]["accuracy"] == expected
+    assert 0.95 < metrics["logistic regression"]["accuracy"] < 0.98
 
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(1, 20), st.integers(2, 30), st.integers(0, 2**31))
 def test_sums_are_of_the_two_marked_numbers(number, length, seed):
-    batch = adding_task.draw_sums(number, length, (seed,))
+    batch = adding_task.sample_sums(number, length, (seed,))
     numbers, marks = batch.sequences[..., 0], batch.sequences[..., 1]
     assert set(np.unique(marks)) <= {0.0, 1.0}
     np.testing.assert_array_equal(marks.sum(axis=1), 2)
@@ -62,15 +62,15 @@ def test_sums_are_of_the_two_marked_numbers(number, length, seed):
 
 
 def test_every_pair_of_steps_is_marked_equally_often():
-    marks = adding_task.draw_sums(6000, 4, (0,)).sequences[..., 1].astype(int)
+    marks = adding_task.sample_sums(6000, 4, (0,)).sequences[..., 1].astype(int)
     pairs, counts = np.unique(marks, axis=0, return_counts=True)
     assert len(pairs) == 6
-    # Six deviations of a binomial of 6000 draws at 1/6.
+    # Six standard deviations of a binomial of 6000 samples at 1/6.
     np.testing.assert_allclose(counts, 1000, atol=6 * np.sqrt(6000 * 5 / 36))
 
 
-def test_the_mean_sum_misses_by_a_sixth():
-    test = adding_task.draw_sums(20_000, 10, (0,))
+def test_the_mean_sum_has_an_mse_of_one_sixth():
+    test = adding_task.sample_sums(20_000, 10, (0,))
     mse = adding_task.baselines(test)["mean of all sums"]["mse"]
     np.testing.assert_allclose(mse, 1 / 6, atol=0.01)
 
@@ -103,8 +103,8 @@ def test_every_cell_learns_through_the_same_network(adding, cell, bidirectional)
 
 
 @pytest.mark.parametrize(("cell", "gates"), [("gru", 3), ("lstm", 4)])
-def test_the_gate_that_keeps_the_state_begins_with_the_time_scales_given(adding, cell, gates):
-    model = {"cell": cell, "hidden_size": 3, "time_scales": 50.0}
+def test_chrono_bias_sets_the_bias_of_the_update_or_forget_gate(adding, cell, gates):
+    model = {"cell": cell, "hidden_size": 3, "chrono_bias": 50.0}
     task = build({**adding, "model": model})
     network = adding_task.make_network(
         check(adding_task.Config, {**adding, "model": model}, where="")
@@ -122,7 +122,7 @@ def test_dropconnect_touches_recurrent_weights_only(adding):
 
     silent = jax.tree.map_with_path(silence, task.params)
     batch = task.batch_at(0)
-    # Where there are no recurrent weights there is nothing to drop.
+    # With recurrent weights of zero, DropConnect has no effect.
     assert task.loss(silent, batch, jax.random.key(0)) == task.loss(silent, batch, None)
     assert task.loss(task.params, batch, jax.random.key(0)) != task.loss(task.params, batch, None)
 
@@ -153,9 +153,9 @@ def pieces(*lengths, seed=0):
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.integers(2, 30), min_size=1, max_size=4), st.integers(2, 12))
-def test_cut_pieces_predict_each_frame_once(lengths, longest):
+def test_split_pieces_predict_each_frame_once(lengths, longest):
     whole = pieces(*lengths)
-    parts = music_task.cut(whole, longest)
+    parts = music_task.split_pieces(whole, longest)
     assert all(2 <= len(part) <= longest for part in parts)
     predicted = np.concatenate([part[1:] for part in parts])
     np.testing.assert_array_equal(predicted, np.concatenate([piece[1:] for piece in whole]))
@@ -163,53 +163,55 @@ def test_cut_pieces_predict_each_frame_once(lengths, longest):
     np.testing.assert_array_equal(known, np.concatenate([piece[:-1] for piece in whole]))
 
 
-def test_padding_is_silent_and_does_not_count(music, tmp_path, monkeypatch):
+def test_padding_is_zero_and_does_not_affect_the_loss(music, tmp_path, monkeypatch):
     task = build(music, music_file(tmp_path, monkeypatch))
     short, long = music_task.pad(pieces(7)), music_task.pad(pieces(7, 15))
     np.testing.assert_array_equal(long.frames[0, 7:], 0)
     alone, _ = task.loss(task.params, short, None)
-    together, _ = task.loss(task.params, long, None)
+    both, _ = task.loss(task.params, long, None)
     other, _ = task.loss(task.params, music_task.pad(pieces(7, 15)[1:]), None)
     # Every frame but a piece's first weighs the same.
-    np.testing.assert_allclose(together, (6 * alone + 14 * other) / 20, rtol=1e-6)
+    np.testing.assert_allclose(both, (6 * alone + 14 * other) / 20, rtol=1e-6)
 
 
-def test_any_file_of_the_format_will_do(music, tmp_path):
+def test_a_file_of_your_own_replaces_the_published_one(music, tmp_path):
     path = tmp_path / "mine.mat"
     splits = {"traindata": pieces(25), "validdata": pieces(9), "testdata": pieces(12, 5)}
     scipy.io.savemat(path, {key: cells_of(arrays) for key, arrays in splits.items()})
     task = build({**music, "data_file": str(path)}, tmp_path / "nowhere")
     expected = music_task.baselines(splits["traindata"], splits["testdata"])
-    for name, figures in task.baselines().items():
-        assert figures == pytest.approx(expected[name])
+    for name, metrics in task.baselines().items():
+        assert metrics == pytest.approx(expected[name])
     with pytest.raises(UserError, match=r"absent\.mat is not a readable"):
         build({**music, "data_file": str(tmp_path / "absent.mat")}, tmp_path)
 
 
-def test_a_network_that_says_nothing_has_88_bits(music, tmp_path, monkeypatch):
+def test_a_network_of_zeros_has_88_bits(music, tmp_path, monkeypatch):
     task = build(music, music_file(tmp_path, monkeypatch))
     silent = jax.tree.map(jnp.zeros_like, task.params)
-    figures = task.figures(silent, "test")
-    np.testing.assert_allclose(figures["nll_per_frame"], 88 * np.log(2), rtol=1e-6)
+    metrics = task.evaluate(silent, "test")
+    np.testing.assert_allclose(metrics["nll_per_frame"], 88 * np.log(2), rtol=1e-6)
 
 
-def test_baselines_of_music_are_floors_of_their_kind():
+def test_baselines_of_music_have_the_expected_entropy():
     # In the training pieces, the first key sounds in every second frame, the second always.
     piece = np.zeros((1001, 88), np.uint8)
     piece[::2, 0] = 1
     piece[:, 1] = 1
-    figures = music_task.baselines([piece], [piece])
-    # The rest is sure but for half a count, which costs 88 / 2000 nats at the most.
-    assert np.log(2) < figures["unigram"]["nll_per_frame"] < np.log(2) + 0.05
-    assert 0 < figures["Markov chain per key"]["nll_per_frame"] < 0.1
+    metrics = music_task.baselines([piece], [piece])
+    # The other keys cost only the smoothing, at most 88 / 2000 nats.
+    assert np.log(2) < metrics["unigram"]["nll_per_frame"] < np.log(2) + 0.05
+    assert 0 < metrics["Markov chain per key"]["nll_per_frame"] < 0.1
 
 
 def test_baselines_of_the_published_pieces(published_data):
     expected = {"jsb": (11.09, 10.49), "nottingham": (10.26, 5.15)}
     for name, floors in expected.items():
-        splits = music_task.read_pieces(data.locate(data.DATA_SETS[name].file, published_data))
-        figures = music_task.baselines(splits["train"], splits["test"])
-        found = [figure["nll_per_frame"] for figure in figures.values()]
+        splits = music_task.read_pieces(
+            registry.locate(registry.DATA_SETS[name].file, published_data)
+        )
+        metrics = music_task.baselines(splits["train"], splits["test"])
+        found = [of_model["nll_per_frame"] for of_model in metrics.values()]
         np.testing.assert_allclose(found, floors, atol=0.006)
 
 
@@ -225,7 +227,7 @@ def music_file(directory, monkeypatch):
     path = directory / "JSB_Chorales.mat"
     splits = {"traindata": pieces(25, 40), "validdata": pieces(9), "testdata": pieces(12, 5)}
     scipy.io.savemat(path, {key: cells_of(arrays) for key, arrays in splits.items()})
-    monkeypatch.setattr(data, "locate", lambda file, data_dir: data_dir / file.filename)
+    monkeypatch.setattr(registry, "locate", lambda file, data_dir: data_dir / file.filename)
     return directory
 
 
@@ -241,7 +243,7 @@ def music_file(directory, monkeypatch):
         ("testdata", None, "no testdata"),
     ],
 )
-def test_pieces_that_are_none(tmp_path, key, arrays, expected):
+def test_invalid_pieces_are_named(tmp_path, key, arrays, expected):
     splits = {"traindata": pieces(5), "validdata": pieces(5), "testdata": pieces(5), key: arrays}
     path = tmp_path / "pieces.mat"
     scipy.io.savemat(path, {k: cells_of(v) for k, v in splits.items() if v is not None})
@@ -250,14 +252,14 @@ def test_pieces_that_are_none(tmp_path, key, arrays, expected):
 
 
 @pytest.mark.parametrize("content", [b"", b"not a .mat file, but a text of some length" * 10])
-def test_file_that_is_no_mat_file(tmp_path, content):
+def test_a_file_that_is_not_a_mat_file_is_named(tmp_path, content):
     path = tmp_path / "pieces.mat"
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"not a readable \.mat file"):
         music_task.read_pieces(path)
 
 
-def test_mat_file_cut_off_anywhere_is_told(tmp_path):
+def test_a_truncated_mat_file_is_an_error(tmp_path):
     path = tmp_path / "pieces.mat"
     splits = {key: cells_of(pieces(5)) for key in music_task.FILE_KEYS.values()}
     scipy.io.savemat(path, splits, do_compression=True)

@@ -27,15 +27,15 @@ def losses(run):
 def assert_scalars_are_rows(run):
     rows = training.read_metrics(run / "metrics.jsonl")
     found = scalars(run / "tensorboard")
-    for split, figure in (("train", "loss"), ("validation", "mse")):
-        expected = [(row["step"], row[figure]) for row in rows if row["split"] == split]
-        written = [(step, value) for tag, step, value in found if tag == f"{split}/{figure}"]
+    for split, metric in (("train", "loss"), ("validation", "mse")):
+        expected = [(row["step"], row[metric]) for row in rows if row["split"] == split]
+        written = [(step, value) for tag, step, value in found if tag == f"{split}/{metric}"]
         assert [step for step, _ in written] == [step for step, _ in expected]
         assert np.allclose([value for _, value in written], [value for _, value in expected])
         assert len(expected) >= 2
 
 
-def test_a_run_leaves_its_scalars(adding, write_config, workplace):
+def test_a_run_writes_its_scalars(adding, write_config, workplace):
     assert train(write_config(adding), "--tensorboard") == 0
     run = workplace / "run"
     found = scalars(run / "tensorboard")
@@ -54,9 +54,9 @@ def test_a_finished_run_gets_them_without_training(adding, write_config, workpla
     assert (workplace / "run" / "summary.json").read_bytes() == summary
 
 
-@pytest.mark.parametrize("side_by_side", ["True", "False"])
-def test_every_run_of_a_comparison_leaves_its_own(adding, write_config, side_by_side):
-    options = ("--seeds", "2", "--together", side_by_side, "--tensorboard")
+@pytest.mark.parametrize("vmapped", ["True", "False"])
+def test_every_run_of_a_comparison_has_its_scalars(adding, write_config, vmapped):
+    options = ("--seeds", "2", "--vmap-seeds", vmapped, "--tensorboard")
     assert compare(write_config(adding), *options) == 0
     first, second = (Path("out/gru", seed) for seed in ("s0", "s1"))
     assert_scalars_are_rows(first)
@@ -74,7 +74,7 @@ def test_a_finished_comparison_gets_them_without_training(adding, write_config):
     assert Path("out/gru/s0/meta.json").read_bytes() == meta
 
 
-def test_how_to_go_on_says_it_too(adding, write_config, capsys):
+def test_the_command_to_resume_has_the_option(adding, write_config, capsys):
     diverging = ["--optimizer.learning-rate", "1e38", "--optimizer.name", "sgd"]
     assert train(write_config(adding), *diverging, "--tensorboard") == 1
     assert capsys.readouterr().err.strip().endswith("--tensorboard")

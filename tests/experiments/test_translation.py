@@ -1,4 +1,4 @@
-"""Laws of the translation task, on a language of our own: ours is yours with the words reversed."""
+"""Properties of the translation task, on an artificial language of reversed sentences."""
 
 import gzip
 import hashlib
@@ -12,15 +12,15 @@ import pytest
 
 from experiments.cli import main
 from experiments.config import ModelConfig
-from experiments.datasets import registry as data
+from experiments.datasets import registry
 from experiments.datasets.multi30k import (
     BEGIN,
     END,
     LANGUAGES,
     PAD,
-    find_pieces,
     pad,
     read_multi30k,
+    train_tokenizer,
 )
 from experiments.errors import UserError
 from experiments.models.translator import build_translator, smoothed_cross_entropy
@@ -45,7 +45,7 @@ def sentences(number, seed):
 
 
 def publish(directory, monkeypatch, change=lambda split, language, lines: lines):
-    """Has Multi30k be a small corpus of ours, in `directory`."""
+    """Replaces Multi30k by a small artificial corpus in `directory`."""
     (directory / "multi30k").mkdir()
     files = {}
     for seed, (split, number) in enumerate([("train", 60), ("validation", 5), ("test", 5)]):
@@ -56,8 +56,8 @@ def publish(directory, monkeypatch, change=lambda split, language, lines: lines)
             name = f"multi30k/{split}.{language}.gz"
             (directory / name).write_bytes(content)
             sha256 = hashlib.sha256(content).hexdigest()
-            files[split, language] = data.DataFile("multi30k", name, "", len(content), sha256)
-    monkeypatch.setattr(data, "MULTI30K", files)
+            files[split, language] = registry.DataFile("multi30k", name, "", len(content), sha256)
+    monkeypatch.setattr(registry, "MULTI30K", files)
     read_multi30k.cache_clear()
     return directory
 
@@ -69,20 +69,20 @@ def corpus(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def logits():
-    """Source, lengths and what was read to logits and attention."""
+    """(source, lengths, decoder inputs) -> logits and attention."""
     translator = build_translator(ModelConfig(hidden_size=8), 10, 12, seed=0)
     return partial(jax.jit(translator.logits), translator.params)
 
 
 SOURCE = np.array([[4, 5, 6, 7, 8], [9, 4, 0, 0, 0]], np.int32)
 LENGTHS = np.array([5, 2], np.int32)
-READ = np.array([[BEGIN, 4, 5], [BEGIN, 6, 7]], np.int32)
+INPUTS = np.array([[BEGIN, 4, 5], [BEGIN, 6, 7]], np.int32)
 
 
 def test_padding_of_the_source_changes_nothing(logits):
-    expected, attention = logits(SOURCE, LENGTHS, READ)
+    expected, attention = logits(SOURCE, LENGTHS, INPUTS)
     longer = np.pad(SOURCE, ((0, 0), (0, 3)), constant_values=5)
-    padded, with_padding = logits(longer, LENGTHS, READ)
+    padded, with_padding = logits(longer, LENGTHS, INPUTS)
     np.testing.assert_allclose(padded, expected, atol=1e-6)
     np.testing.assert_allclose(with_padding[:, :, :5], attention, atol=1e-6)
     np.testing.assert_allclose(with_padding.sum(axis=-1), 1, atol=1e-6)
@@ -90,9 +90,9 @@ def test_padding_of_the_source_changes_nothing(logits):
     assert not with_padding[1, :, 2:].any()
 
 
-def test_what_follows_depends_on_nothing_that_comes_later(logits):
-    expected, _ = logits(SOURCE, LENGTHS, READ)
-    other = READ.copy()
+def test_logits_do_not_depend_on_later_symbols(logits):
+    expected, _ = logits(SOURCE, LENGTHS, INPUTS)
+    other = INPUTS.copy()
     other[:, -1] = 11
     changed, _ = logits(SOURCE, LENGTHS, other)
     np.testing.assert_array_equal(changed[:, :-1], expected[:, :-1])
@@ -100,44 +100,44 @@ def test_what_follows_depends_on_nothing_that_comes_later(logits):
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
-def test_a_translation_is_as_likely_as_the_network_says_when_it_reads_it(cell):
-    # Large weights, so that some translations end before the longest.
-    drawn = build_translator(ModelConfig(cell=cell, hidden_size=8), 10, 6, seed=0)
-    params = jax.tree.map(lambda leaf: 3 * leaf, drawn.params)
-    search = partial(drawn.translate, beams=3, longest=6, begin=BEGIN, end=END)
-    found, logits = jax.jit(search)(params, SOURCE, LENGTHS), jax.jit(drawn.logits)
+def test_the_log_probability_of_a_translation_is_that_of_teacher_forcing(cell):
+    # Large weights, so that some translations end early.
+    translator = build_translator(ModelConfig(cell=cell, hidden_size=8), 10, 6, seed=0)
+    params = jax.tree.map(lambda leaf: 3 * leaf, translator.params)
+    search = partial(translator.translate, beams=3, longest=6, begin=BEGIN, end=END)
+    beam, logits = jax.jit(search)(params, SOURCE, LENGTHS), jax.jit(translator.logits)
     for index in range(2):
         for hypothesis in range(3):
-            length = int(found.lengths[index, hypothesis])
-            said = found.symbols[index, hypothesis][:length]
-            read = np.full((1, 7), PAD, np.int32)
-            read[0, : length + 1] = [BEGIN, *said]
-            following, _ = logits(params, SOURCE[index : index + 1], LENGTHS[[index]], read)
+            length = int(beam.lengths[index, hypothesis])
+            symbols = beam.symbols[index, hypothesis][:length]
+            inputs = np.full((1, 7), PAD, np.int32)
+            inputs[0, : length + 1] = [BEGIN, *symbols]
+            following, _ = logits(params, SOURCE[index : index + 1], LENGTHS[[index]], inputs)
             each = np.asarray(jax.nn.log_softmax(following[0]))
             # The longest has no end symbol.
-            right = [*map(int, said), END][:6]
-            total = sum(float(each[place, symbol]) for place, symbol in enumerate(right))
-            np.testing.assert_allclose(found.log_probability[index, hypothesis], total, rtol=1e-4)
+            labels = [*map(int, symbols), END][:6]
+            total = sum(float(each[position, symbol]) for position, symbol in enumerate(labels))
+            np.testing.assert_allclose(beam.log_probability[index, hypothesis], total, rtol=1e-4)
 
 
-def test_smoothing_is_the_mean_over_targets_so_distributed():
+def test_label_smoothing_is_cross_entropy_with_the_smoothed_target():
     logits = jax.random.normal(jax.random.key(0), (3, 5))
-    right = jnp.array([0, 4, 2])
-    target = 0.9 * jax.nn.one_hot(right, 5) + 0.1 / 5
+    labels = jnp.array([0, 4, 2])
+    target = 0.9 * jax.nn.one_hot(labels, 5) + 0.1 / 5
     expected = -(target * jax.nn.log_softmax(logits)).sum(axis=-1)
-    np.testing.assert_allclose(smoothed_cross_entropy(logits, right, 0.1), expected, rtol=1e-5)
+    np.testing.assert_allclose(smoothed_cross_entropy(logits, labels, 0.1), expected, rtol=1e-5)
 
 
-def test_pieces_put_together_are_the_text():
+def test_decoding_inverts_encoding():
     lines = [" ".join(words) for words in sentences(50, 0)]
-    pieces = find_pieces(lines, 30)
+    pieces = train_tokenizer(lines, 30)
     assert pieces.decode(pieces.encode(lines)) == lines
     assert max(map(max, pieces.encode(lines))) < 30
-    # Nothing but what the text holds decides, so that every call finds the same.
-    assert find_pieces(lines, 30).encode(lines) == pieces.encode(lines)
+    # Training is deterministic.
+    assert train_tokenizer(lines, 30).encode(lines) == pieces.encode(lines)
 
 
-def test_padded_pairs_say_where_they_end():
+def test_padded_pairs_have_their_lengths():
     pairs = pad([[4, 5], [6]], [[7], [8, 9]])
     np.testing.assert_array_equal(pairs.source, [[4, 5], [6, 0]])
     np.testing.assert_array_equal(pairs.target, [[BEGIN, 7, END, 0], [BEGIN, 8, 9, END]])
@@ -147,8 +147,8 @@ def test_padded_pairs_say_where_they_end():
 
 def test_batches_differ_by_seed_but_not_in_shape(corpus):
     configs = [check(translation.Config, {**TINY, "seed": seed}, where="") for seed in (0, 1)]
-    one, other = (translation.Ordered(corpus, config) for config in configs)
-    again = translation.Ordered(corpus, configs[0])
+    one, other = (translation.BucketedBatches(corpus, config) for config in configs)
+    again = translation.BucketedBatches(corpus, configs[0])
     differ = False
     for step in range(4):
         jax.tree.map(np.testing.assert_array_equal, one(step), again(step))
@@ -156,10 +156,10 @@ def test_batches_differ_by_seed_but_not_in_shape(corpus):
         differ |= not np.array_equal(one(step).source, other(step).source)
     assert differ
     widths = [one(step).source.shape[1] for step in range(2)]
-    assert sorted(widths) == [pairs.source.shape[1] for pairs in one.classes]
+    assert sorted(widths) == [pairs.source.shape[1] for pairs in one.buckets]
 
 
-def test_the_loss_sees_no_padding(tmp_path, monkeypatch):
+def test_the_loss_ignores_padding(tmp_path, monkeypatch):
     task = translation.build(
         check(translation.Config, TINY, where=""), publish(tmp_path, monkeypatch)
     )
@@ -171,15 +171,15 @@ def test_the_loss_sees_no_padding(tmp_path, monkeypatch):
 
 def test_baselines():
     lines = [f"{word} {other}" for word, other in itertools.combinations(WORDS, 2)]
-    read = {"de": lines, "en": [f"{line} one two three" for line in lines]}
-    found = translation.baselines({"train": read, "test": read})
-    # A sentence that was trained on is its own nearest.
+    texts = {"de": lines, "en": [f"{line} one two three" for line in lines]}
+    found = translation.baselines({"train": texts, "test": texts})
+    # A training sentence is its own nearest neighbour.
     assert np.isclose(found["translation of the nearest training sentence"]["bleu"], 100)
     assert found["the German sentence"]["bleu"] < 50
 
 
 @pytest.mark.slow
-def test_trains_and_leaves_translations_and_a_plot(
+def test_training_writes_translations_and_a_plot(
     write_config, workplace, tmp_path_factory, monkeypatch, capsys
 ):
     directory = publish(tmp_path_factory.mktemp("data"), monkeypatch)
@@ -199,9 +199,9 @@ def test_numbers_of_sentences_that_differ_are_named(tmp_path, monkeypatch):
         read_multi30k(publish(tmp_path, monkeypatch, shorten), 30)
 
 
-def test_a_file_that_is_no_archive_is_named(tmp_path, monkeypatch):
+def test_a_file_that_is_not_an_archive_is_named(tmp_path, monkeypatch):
     publish(tmp_path, monkeypatch)
-    file = data.MULTI30K["train", "de"]
+    file = registry.MULTI30K["train", "de"]
     (tmp_path / file.filename).write_bytes(b"Zwei junge Hunde")
     with pytest.raises(UserError, match="not the published file"):
         read_multi30k(tmp_path, 30)
@@ -210,12 +210,12 @@ def test_a_file_that_is_no_archive_is_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"pieces": 5000}, "pieces is 5000, but so many cannot be found"),
-        ({"longest": 1}, "longest is 1, but"),
+        ({"pieces": 5000}, "pieces is 5000, which is too many"),
+        ({"longest": 1}, "longest is 1, but only"),
         ({"model": {"bidirectional": True}}, "model.bidirectional is True, but should be False"),
     ],
 )
-def test_what_cannot_be_is_refused(
+def test_invalid_configs_are_rejected(
     changed, message, write_config, refused, tmp_path_factory, monkeypatch
 ):
     directory = publish(tmp_path_factory.mktemp("data"), monkeypatch)

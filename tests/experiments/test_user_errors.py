@@ -1,4 +1,4 @@
-"""What a user may get wrong: one message that names it, exit code 2, nothing written."""
+"""User errors: one message that names the cause, exit code 2, nothing written."""
 
 import copy
 
@@ -40,7 +40,7 @@ def changed(values, key, value):
         ("optimizer.learning_rate", float("inf"), ["optimizer.learning_rate is inf"]),
         ("optimizer.learning_rate", -1.0, ["optimizer.learning_rate is -1.0", "greater than 0"]),
         ("optimizer.warmup_steps", 6, ["optimizer.warmup_steps is 6", "less than"]),
-        ("optimizer.schedule", "exponential", ["optimizer.final_fraction is 0", "above"]),
+        ("optimizer.schedule", "exponential", ["optimizer.final_scale is 0", "above"]),
         ("seed", -1, ["seed is -1", "greater than or equal to 0"]),
         ("task", "ading", ["task is 'ading'", EITHER_TASK, "Did you mean adding?"]),
         ("task", ["adding"], ["task is ['adding']", EITHER_TASK]),
@@ -62,10 +62,10 @@ def test_wrong_value_in_the_file(adding, write_config, refused, key, value, expe
         ("value", "low", ["published.1.value is 'low'", "number"]),
         ("value", float("nan"), ["published.1.value is nan"]),
         ("sauce", "page 3", ["unknown key published.1.sauce", "Did you mean source?"]),
-        ("figure", "msi", ["published.1.figure is 'msi', but should be mse", "of adding"]),
+        ("metric", "msi", ["published.1.metric is 'msi', but should be mse", "of adding"]),
     ],
 )
-def test_wrong_published_figure(published, write_config, refused, command, key, value, expected):
+def test_wrong_published_metric(published, write_config, refused, command, key, value, expected):
     values = copy.deepcopy(published)
     values["published"][1][key] = value
     message = refused(command, write_config(values))
@@ -73,7 +73,7 @@ def test_wrong_published_figure(published, write_config, refused, command, key, 
         assert part in message
 
 
-def test_every_wrong_value_has_its_line(adding, write_config, refused):
+def test_every_wrong_value_has_a_line(adding, write_config, refused):
     values = changed(changed(adding, "model.hidden_size", 0), "model.dropout", 2.0)
     lines = refused("train", write_config(values)).splitlines()
     assert [line.split(" is ")[0].split(": ")[1] for line in lines] == [
@@ -88,20 +88,20 @@ def test_every_wrong_value_has_its_line(adding, write_config, refused):
         ("", "a config is a mapping"),
         ("- 1\n- 2", "a config is a mapping"),
         ("task: [adding", "not valid YAML"),
-        ("task: adding\nseed: 1\nseed: 2", "the key seed stands twice"),
+        ("task: adding\nseed: 1\nseed: 2", "duplicate key seed"),
         ("seed: 1", "the key task is missing"),
         ("task: adding\n? [1]\n: 2", "not valid YAML"),
         ("task: adding\n1: 2", "unknown key 1"),
     ],
 )
-def test_file_that_is_no_config(write_config, refused, text, expected):
+def test_file_that_is_not_a_config(write_config, refused, text, expected):
     path = write_config(text)
     message = refused("train", path)
     assert str(path) in message
     assert expected in message
 
 
-def test_file_that_is_not_there(write_config, adding, refused):
+def test_absent_file(write_config, adding, refused):
     path = write_config(adding, "adding.yaml")
     message = refused("train", path.with_name("ading.yaml"))
     assert f"There is no config file {path.with_name('ading.yaml')}." in message
@@ -153,7 +153,7 @@ def test_wrong_command(refused, arguments, expected):
     assert expected in refused(*arguments)
 
 
-def test_music_must_not_see_what_it_predicts(music, write_config, refused):
+def test_music_must_not_see_its_targets(music, write_config, refused):
     message = refused("train", write_config(changed(music, "model.bidirectional", True)))
     assert "model.bidirectional is True, but should be False" in message
 

@@ -1,14 +1,14 @@
-"""Writes the .npz files beside it: what other libraries compute, and their weights as they are.
+"""Writes the .npz files in this folder: the outputs of other libraries, and their weights.
 
 Needs none of this project. From the repository root, with Python 3.11 or later:
 
     pip install torch==2.13.0 keras==3.15.1 onnx==1.23.2 onnxruntime==1.31.1 numpy==2.4.6
     python tests/golden/make.py
 
-Every file carries the version of the library that made it. All numbers are drawn at random, biases
-and initial states too, so that no two gates can be taken for one another. PyTorch computes
-in float64. ONNX Runtime has the GRU in float32 only, and Keras, asked for float64, takes some of
-its steps in float32, so both are run in float32.
+Every file has the version of the library that computed it. All arrays are random, biases and
+initial states too, so that a confusion of two gates shows. PyTorch computes in float64. ONNX
+Runtime's GRU supports only float32, and Keras computes some steps in float32 even with float64
+arrays, so both run in float32.
 """
 
 import os

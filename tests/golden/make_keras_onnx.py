@@ -1,13 +1,13 @@
-"""Writes keras_onnx.npz beside it: models that tf2onnx makes of Keras' layers.
+"""Writes keras_onnx.npz in this folder: models that tf2onnx converts from Keras' layers.
 
 Needs none of this project. From the repository root, with Python 3.11:
 
     pip install tensorflow-cpu==2.21.0 tf_keras==2.21.0 tf2onnx==1.17.0 keras==3.15.1
     TF_USE_LEGACY_KERAS=1 python tests/golden/make_keras_onnx.py
 
-Of Keras 2's layers (tf_keras) whose reset gate acts after the product it makes GRU nodes, of others
-and of Keras 3's a Loop. Of each kind of layers there are the model's bytes, the names of its
-operators, an input (B, T, I), and what the layers compute.
+tf2onnx converts Keras 2's layers (tf_keras) with reset_after=True to GRU nodes, other layers and
+those of Keras 3 to a Loop. For each kind of layer the file has the model's bytes, the names of its
+operators, an input (B, T, I), and the layers' outputs.
 """
 
 from pathlib import Path

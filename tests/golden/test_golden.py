@@ -1,4 +1,4 @@
-"""What PyTorch, Keras and ONNX Runtime computed is what the library and its reference compute."""
+"""The library and its reference compute the outputs of PyTorch, Keras and ONNX Runtime."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,7 +37,7 @@ def load(name: str) -> dict[str, np.ndarray]:
 
 
 def from_torch(case: Case, arrays: Arrays, suffix: str = "l0") -> dict[str, np.ndarray]:
-    """PyTorch has one bias for inputs and one for the state; its gates are in our order."""
+    """PyTorch has an input bias and a recurrent bias; its gates are in the canonical order."""
     bias = arrays[f"bias_ih_{suffix}"]
     recurrent_bias = arrays[f"bias_hh_{suffix}"].copy()
     weights = {
@@ -52,7 +52,7 @@ def from_torch(case: Case, arrays: Arrays, suffix: str = "l0") -> dict[str, np.n
 
 
 def gradient_from_torch(case: Case, arrays: Arrays, suffix: str) -> dict[str, np.ndarray]:
-    """The transposed map: our bias is the sum of two, and so has the gradient of either."""
+    """The transposed map: ``b`` is the sum of two biases and so has the gradient of either."""
     gradients = {
         "w_x": arrays[f"grad.weight_ih_{suffix}"].T,
         "w_h": arrays[f"grad.weight_hh_{suffix}"].T,
@@ -88,7 +88,7 @@ def from_keras(case: Case, arrays: Arrays, suffix: str) -> dict[str, np.ndarray]
 
 
 def from_onnx(case: Case, arrays: Arrays, direction: int) -> dict[str, np.ndarray]:
-    """ONNX stacks directions first, and lays the two biases end to end."""
+    """ONNX has a leading axis of directions, and concatenates the two biases."""
     bias, recurrent = np.split(arrays["B"][direction], 2)
     return {
         "w_x": rzn_from_zrn(arrays["W"][direction].T),
@@ -232,7 +232,7 @@ def test_gradients_of_the_reference(name):
 @pytest.mark.parametrize("name", TORCH)
 @jax.enable_x64(True)
 def test_two_layers_in_both_directions(name):
-    """PyTorch lists states layer by layer, and each layer's directions one after the other."""
+    """PyTorch orders states by layer and, within a layer, by direction."""
     case, arrays = TORCH[name], load(f"torch_{name}_stack")
     suffixes = [["l0", "l0_reverse"], ["l1", "l1_reverse"]]
     stack = gru_jax.Stack(

@@ -1,4 +1,4 @@
-"""Damaged and hostile files are refused by an error that names them, or load; nothing else."""
+"""Adversarial files are rejected by an error that names them; corrupted ones are, or they load."""
 
 import os
 from pathlib import Path
@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from experiments.interop.bad_files.formats import FORMATS, SLOW, Format
-from experiments.interop.bad_files.fuzz import damaged, survey
+from experiments.interop.bad_files.fuzz import corrupt, fuzz
 
 every_format = pytest.mark.parametrize("name", FORMATS)
 
-FILES = int(os.environ.get("GRU_JAX_DAMAGED_FILES", "300"))
-"""How many damaged files of each format; thousands are for `python -m experiments interop`."""
+FILES = int(os.environ.get("GRU_JAX_CORRUPTED_FILES", "300"))
+"""Number of corrupted files of each format; `python -m experiments interop` reads thousands."""
 
-# Those that are slow have a process of their own for each file.
+# Slow formats need a process for each file.
 COUNTS = {name: FILES // 40 + 1 if name in SLOW else FILES for name in FORMATS}
 
 
@@ -26,23 +26,25 @@ def make(name: str, folder: Path) -> Format:
 
 @pytest.mark.slow
 @every_format
-def test_hostile_files_are_refused_and_damaged_ones_too_or_they_load(name, tmp_path):
-    made = make(name, tmp_path)
+def test_adversarial_files_are_rejected_and_corrupted_ones_are_too_or_load(name, tmp_path):
+    file_format = make(name, tmp_path)
     before = sorted(tmp_path.iterdir())
-    found = made.survey([*made.hostile.values(), *made.damaged(COUNTS[name])])
-    outcomes = dict(zip(made.hostile, found.outcomes, strict=False))
-    assert outcomes == dict.fromkeys(made.hostile, "refused")
-    assert not found.wrong
+    found = file_format.fuzz(
+        [*file_format.adversarial.values(), *file_format.corrupted(COUNTS[name])]
+    )
+    outcomes = dict(zip(file_format.adversarial, found.outcomes, strict=False))
+    assert outcomes == dict.fromkeys(file_format.adversarial, "rejected")
+    assert not found.unexpected
     assert found.memory < 1 << 28
-    # Nothing was executed, and nothing written.
+    # No program ran, and nothing was written.
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_damage_is_a_function_of_the_seed():
+def test_corruption_is_a_function_of_the_seed():
     data = bytes(range(256))
-    assert list(damaged(data, 30)) == list(damaged(data, 30))
-    assert list(damaged(data, 30)) != list(damaged(data, 30, seed=1))
-    assert all(file != data for file in damaged(data, 30))
+    assert list(corrupt(data, 30)) == list(corrupt(data, 30))
+    assert list(corrupt(data, 30)) != list(corrupt(data, 30, seed=1))
+    assert all(file != data for file in corrupt(data, 30))
 
 
 @pytest.mark.slow
@@ -50,22 +52,22 @@ def test_damage_is_a_function_of_the_seed():
     "programs",
     [
         {
-            "raise FileError(f'{path}: no')": "refused",
+            "raise FileError(f'{path}: no')": "rejected",
             "raise FileError('no')": "does not name the file: no",
             "raise RuntimeError('no')": "RuntimeError: no",
             "bytearray(1 << 33)": "MemoryError: ",
-            "import os; os.abort()": "the process ended with -6",
+            "import os; os.abort()": "exit code -6",
         },
         {"pass": "loaded", "import time; time.sleep(60)": "Timeout"},
     ],
 )
-def test_a_survey_tells_what_went_wrong(programs, tmp_path, monkeypatch):
-    """A vague error, a flood of memory, a crash and a hang are told from a refusal."""
+def test_fuzzing_reports_what_went_wrong(programs, tmp_path, monkeypatch):
+    """A vague error, excessive memory, a crash and a hang are distinguished from a rejection."""
     (tmp_path / "reader.py").write_text(
         "from gru_jax.interop.files import FileError\n"
         "def load(path):\n    exec(path.read_text(), {'path': path, 'FileError': FileError})\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    found = survey("reader", ".bin", b"", [each.encode() for each in programs], timeout=3)
+    found = fuzz("reader", ".bin", b"", [each.encode() for each in programs], timeout=3)
     for outcome, expected in zip(found.outcomes, programs.values(), strict=True):
         assert expected in outcome

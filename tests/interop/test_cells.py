@@ -1,4 +1,4 @@
-"""Cells of Flax, Haiku and Equinox: the forms in which parameters come, and what is refused."""
+"""Cells of Flax, Haiku and Equinox: the forms in which parameters come, and errors."""
 
 import dataclasses
 
@@ -44,7 +44,7 @@ def test_nnx_has_no_bias_b_hn():
     nnx.dump(dataclasses.replace(AFTER, b_hn=jnp.zeros(5)))
 
 
-def test_nnx_cells_with_other_functions_are_refused():
+def test_nnx_cells_with_other_activations_are_rejected():
     for option in ("gate_fn", "activation_fn"):
         cell = flax_nnx.GRUCell(3, 5, rngs=flax_nnx.Rngs(0), **{option: flax_nnx.relu})
         with pytest.raises(ValueError, match=f"{option} is .*relu"):
@@ -61,13 +61,13 @@ def test_haiku_parameters_stand_under_a_name():
 
 def test_haiku_has_the_opposite_sign_for_the_update_gate():
     dumped = haiku.dump(Model(reset="before", input=1, hidden=1).draw(0))["gru"]
-    ours = Model(reset="before", input=1, hidden=1).draw(0)
+    params = Model(reset="before", input=1, hidden=1).draw(0)
     z, r, n = dumped["b"]
-    np.testing.assert_array_equal(np.asarray(ours.b), [r, -z, n])
+    np.testing.assert_array_equal(np.asarray(params.b), [r, -z, n])
 
 
 @pytest.mark.parametrize(
-    ("module", "theirs", "expected"),
+    ("module", "source", "expected"),
     [
         (linen, {"if": {}, "ii": {}}, "expected the parameters of flax.linen.GRUCell"),
         (linen, linen.dump(AFTER) | {"more": {}}, "expected a flax.linen.GRUCell"),
@@ -84,13 +84,13 @@ def test_haiku_has_the_opposite_sign_for_the_update_gate():
         (haiku, {"gru": haiku.dump(BEFORE)["gru"] | {"b": np.zeros(14, "f")}}, r"b has shape"),
     ],
 )
-def test_wrong_parameters_are_named(module, theirs, expected):
+def test_wrong_parameters_are_named(module, source, expected):
     with pytest.raises((ValueError, TypeError), match=expected):
-        module.load(theirs)
+        module.load(source)
 
 
 @pytest.mark.parametrize("module", [linen, nnx, haiku, equinox])
-def test_other_things_are_refused(module):
+def test_other_arguments_are_rejected(module):
     with pytest.raises(TypeError, match=r"expected .* got int"):
         module.load(3)
     with pytest.raises(ValueError, match="at least one layer"):

@@ -9,7 +9,13 @@ import pytest
 from experiments.interop.bad_files.formats import keras_h5
 from experiments.interop.bad_files.fuzz import rezip
 from gru_jax.interop import hdf5
-from gru_jax.interop.files import FileError, needed, read_archive, read_bytes, read_safetensors
+from gru_jax.interop.files import (
+    FileError,
+    import_optional,
+    read_archive,
+    read_bytes,
+    read_safetensors,
+)
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
@@ -24,7 +30,7 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "keras", None)
     monkeypatch.setitem(sys.modules, "keras.layers", None)
     with pytest.raises(ImportError, match=r"keras is needed .* pip install 'gru-jax\[interop\]'"):
-        needed("keras.layers")
+        import_optional("keras.layers")
 
 
 def test_an_archive_is_read_within_its_size():

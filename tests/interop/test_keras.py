@@ -1,4 +1,4 @@
-"""Keras: layers, weight lists, files, and what is refused."""
+"""Keras: layers, weight lists, files and errors."""
 
 import itertools
 import os
@@ -42,10 +42,10 @@ def model(keras):
                 layers.Dense(2, name="head"),
             ]
         )
-        chance = np.random.default_rng(0)
+        rng = np.random.default_rng(0)
         for layer in model.layers:
             shapes = [weight.shape for weight in layer.get_weights()]
-            layer.set_weights([chance.uniform(-1, 1, shape) for shape in shapes])
+            layer.set_weights([rng.uniform(-1, 1, shape) for shape in shapes])
     return model
 
 
@@ -63,15 +63,15 @@ GROUPS = {"both": "bidirectional", "cells": "rnn", "in/inner": "sequential/gru",
 @pytest.mark.parametrize("name", GROUPS)
 def test_a_file_is_what_the_layer_is(model, files, name):
     layer = model.get_layer(name.split("/")[0])
-    ours = interop.load(layer.layers[0] if "/" in name else layer)
-    assert_equal(interop.load(files / "model.keras", layer=name), ours)
+    params = interop.load(layer.layers[0] if "/" in name else layer)
+    assert_equal(interop.load(files / "model.keras", layer=name), params)
     merge = {"merge": "mean"} if name == "both" else {}
     loaded = interop.load(files / "model.weights.h5", layer=GROUPS[name], **merge)
-    assert_equal(loaded, ours)
-    dumped = interop.dump(ours)
-    weights = list(itertools.chain(*dumped)) if isinstance(ours, gru_jax.Stack) else dumped
+    assert_equal(loaded, params)
+    dumped = interop.dump(params)
+    weights = list(itertools.chain(*dumped)) if isinstance(params, gru_jax.Stack) else dumped
     layer.set_weights(weights)
-    assert_equal(interop.load(layer.layers[0] if "/" in name else layer), ours)
+    assert_equal(interop.load(layer.layers[0] if "/" in name else layer), params)
 
 
 def test_a_model_of_any_graph_and_precision(keras, tmp_path):
@@ -87,10 +87,10 @@ def test_a_model_of_any_graph_and_precision(keras, tmp_path):
         model.save(tmp_path / "model.keras")
         model.save_weights(tmp_path / "model.weights.h5")
     for name, group in {"b": "bidirectional", "a": "gru_1"}.items():
-        ours = interop.load(model.get_layer(name))
-        assert jax.tree.leaves(ours)[0].dtype == "bfloat16"
-        assert_equal(interop.load(tmp_path / "model.keras", layer=name), ours)
-        assert_equal(interop.load(tmp_path / "model.weights.h5", layer=group), ours)
+        params = interop.load(model.get_layer(name))
+        assert jax.tree.leaves(params)[0].dtype == "bfloat16"
+        assert_equal(interop.load(tmp_path / "model.keras", layer=name), params)
+        assert_equal(interop.load(tmp_path / "model.weights.h5", layer=group), params)
 
 
 def test_layers_after_each_other_are_a_stack(keras, model):
@@ -101,7 +101,7 @@ def test_layers_after_each_other_are_a_stack(keras, model):
         ).layers
     stack = interop.load(pair)
     assert_equal(stack.layers[1][0], interop.load(pair[1]))
-    with pytest.raises(ValueError, match="its last state only"):
+    with pytest.raises(ValueError, match="return_sequences=False"):
         interop.load([pair[1], pair[1]])
 
 
@@ -150,7 +150,7 @@ def test_keras_s_own_samples_of_its_layer(keras, monkeypatch, name):
             mask=None if mask is None else jax.numpy.asarray(mask.swapaxes(0, 1)),
         )
         if layer.return_sequences:
-            # Where Keras repeats the last output at a masked step, ours is zero.
+            # Where Keras repeats the last output at a masked step, gru_jax gives zero.
             read = np.ones(sequence.shape[:2], bool) if mask is None else mask
             got, expected = np.swapaxes(ys, 0, 1)[read], np.asarray(output)[read]
         else:
@@ -160,9 +160,9 @@ def test_keras_s_own_samples_of_its_layer(keras, monkeypatch, name):
     assert compared
 
 
-def test_options_that_ours_does_not_have_are_named(keras):
+def test_unsupported_options_are_named(keras):
     layers = keras.layers
-    refused = {
+    unsupported = {
         "activation='relu'": layers.GRU(3, activation="relu"),
         "recurrent_activation='hard_sigmoid'": layers.GRU(3, recurrent_activation="hard_sigmoid"),
         "go_backwards=True": layers.GRU(3, go_backwards=True),
@@ -172,9 +172,11 @@ def test_options_that_ours_does_not_have_are_named(keras):
         "got LSTM": layers.LSTM(3),
         "got RNN of LSTMCell": layers.RNN(layers.LSTMCell(3)),
         "among its cells": layers.RNN([layers.GRUCell(3), layers.LSTMCell(3)]),
-        "several cells": layers.Bidirectional(layers.RNN([layers.GRUCell(3), layers.GRUCell(3)])),
+        "RNN of several cells": layers.Bidirectional(
+            layers.RNN([layers.GRUCell(3), layers.GRUCell(3)])
+        ),
     }
-    for expected, layer in refused.items():
+    for expected, layer in unsupported.items():
         with promotion():
             layer.build((2, 5, 3))
         with pytest.raises((ValueError, TypeError), match=expected):
@@ -183,7 +185,7 @@ def test_options_that_ours_does_not_have_are_named(keras):
         interop.load(layers.GRU(3))
 
 
-def test_a_model_that_masks_is_refused(keras, tmp_path):
+def test_a_model_that_masks_is_rejected(keras, tmp_path):
     layers = keras.layers
     with promotion():
         model = keras.Sequential([keras.Input((5, 3)), layers.Masking(), layers.GRU(4, name="gru")])
@@ -196,9 +198,9 @@ def test_a_model_that_masks_is_refused(keras, tmp_path):
 
 def test_a_layer_of_a_file_is_chosen_by_name(files):
     for name, layers in (("model.keras", "both"), ("model.weights.h5", "bidirectional")):
-        with pytest.raises(FileError, match=rf"{name}: say which layer.*'{layers}'"):
+        with pytest.raises(FileError, match=rf"{name}: pass layer=.*'{layers}'"):
             interop.load(files / name)
-        with pytest.raises(FileError, match=f"{name}: it has no layer 'gruu'"):
+        with pytest.raises(FileError, match=f"{name}: the file has no layer 'gruu'"):
             interop.load(files / name, layer="gruu")
     with pytest.raises(FileError, match="got Dense"):
         interop.load(files / "model.keras", layer="head")
@@ -207,9 +209,9 @@ def test_a_layer_of_a_file_is_chosen_by_name(files):
 
 
 @pytest.mark.parametrize(
-    ("theirs", "options", "expected"),
+    ("source", "options", "expected"),
     [
-        ([np.zeros((3, 12), "f"), np.zeros((4, 12), "f")], {}, "say reset_after"),
+        ([np.zeros((3, 12), "f"), np.zeros((4, 12), "f")], {}, "pass reset_after"),
         ([np.zeros((3, 12), "f")], {}, "expected 2 or 3 weights"),
         ([np.zeros((3, 12), "f")] * 6, {}, "two directions or of two cells"),
         ([np.zeros((3, 16), "f"), np.zeros((4, 16), "f")], {}, "LSTM"),
@@ -218,9 +220,9 @@ def test_a_layer_of_a_file_is_chosen_by_name(files):
         ([], {}, "at least one layer"),
     ],
 )
-def test_wrong_weights_are_named(theirs, options, expected):
+def test_wrong_weights_are_named(source, options, expected):
     with pytest.raises(ValueError, match=expected):
-        interop.load(theirs, **options)
+        interop.load(source, **options)
 
 
 def test_directions_of_a_layer_obey_one_equation():

@@ -1,4 +1,4 @@
-"""ONNX: what onnxruntime computes from our models, and what ours computes from theirs."""
+"""ONNX: onnxruntime runs our models, and gru_jax runs other exporters' models."""
 
 import importlib
 import io
@@ -182,21 +182,21 @@ def test_a_file_is_written_whole_and_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("ours", "options", "kind", "message"),
+    ("params", "options", "kind", "message"),
     [
         (gru_jax.init_lstm(jax.random.key(0), 3, 4), {}, TypeError, "LSTMParams"),
         ({"w_x": 1}, {}, TypeError, "dict"),
-        (gru(), {"xs": "h0"}, ValueError, "differ"),
-        (gru(), {"xs": ""}, ValueError, "texts"),
+        (gru(), {"xs": "h0"}, ValueError, "distinct"),
+        (gru(), {"xs": ""}, ValueError, "non-empty"),
         (stack(bidirectional=True), {"reverse": True}, ValueError, "one direction"),
         (randomized(gru(), dtype="bfloat16"), {}, TypeError, "bfloat16"),
         (gru_jax.Stack(((gru(3, 4),), (gru(4, 5),))), {}, ValueError, "hidden size"),
         (gru_jax.Stack(((gru(3, 4),), (gru(3, 4),))), {}, ValueError, "layer 1 reads 3"),
     ],
 )
-def test_what_a_model_cannot_hold_is_refused(ours, options, kind, message):
+def test_features_that_onnx_lacks_are_rejected(params, options, kind, message):
     with pytest.raises(kind, match=message):
-        converter.dump(ours, **options)
+        converter.dump(params, **options)
 
 
 def test_the_node_tests_of_onnx_hold():
@@ -257,14 +257,14 @@ def test_what_pytorch_exports_is_read(
     if isinstance(params, gru_jax.GRUParams):
         params = gru_jax.Stack(((params,),))
     expected = module(xs, h0 if with_h0 else None)
-    ours = jnp.asarray(xs.numpy())
+    inputs = jnp.asarray(xs.numpy())
     first = None
     if with_h0:
         first = iter(jnp.asarray(h0.numpy()))
         first = tuple(tuple(next(first) for _ in layer) for layer in params.layers)
     if batch_first:
-        ours = ours.swapaxes(0, 1)
-    states, ys = gru_jax.unroll_stack(params, ours, first)
+        inputs = inputs.swapaxes(0, 1)
+    states, ys = gru_jax.unroll_stack(params, inputs, first)
     assert_close(ys.swapaxes(0, 1) if batch_first else ys, expected[0].detach().numpy())
     assert_close(joined(states), expected[1].detach().numpy())
 
@@ -290,8 +290,11 @@ def test_what_pytorch_exports_of_packed_sequences_is_read():
         torch.onnx.export(module, (xs, lengths), file, dynamo=False, input_names=["xs", "n"])
     layers = converter.read(file.getvalue())
     assert layers.given_lengths
-    ours = jnp.asarray(lengths.numpy(), jnp.int32)
-    states, ys = gru_jax.unroll_stack(layers.params, jnp.asarray(xs.numpy()), lengths=ours)
+    states, ys = gru_jax.unroll_stack(
+        layers.params,
+        jnp.asarray(xs.numpy()),
+        lengths=jnp.asarray(lengths.numpy(), jnp.int32),
+    )
     for found, expected in zip((ys, joined(states)), module(xs, lengths), strict=True):
         assert_close(found, expected.detach().numpy())
 
@@ -302,12 +305,12 @@ def test_what_keras_exports_is_read(kind):
     params = converter.load(found)
     stack = params if isinstance(params, gru_jax.Stack) else gru_jax.Stack(((params,),))
     # A layer that goes backwards is a node that reads forward, after one that turns time round.
-    ours = gru_jax.unroll_stack(stack, xs[::-1] if kind == "backwards" else xs)[1]
-    assert_close(ours[-1] if kind == "last" else ours.swapaxes(0, 1), ys)
+    outputs = gru_jax.unroll_stack(stack, xs[::-1] if kind == "backwards" else xs)[1]
+    assert_close(outputs[-1] if kind == "last" else outputs.swapaxes(0, 1), ys)
 
 
 @pytest.mark.parametrize("kind", ["before", "keras3"])
-def test_a_gru_that_keras_exports_as_a_loop_is_refused(kind):
+def test_a_gru_that_keras_exports_as_a_loop_is_rejected(kind):
     with pytest.raises(
         ValueError, match=r"no GRU node in its graph; one that was written as a loop"
     ):
@@ -343,7 +346,7 @@ def test_weights_may_lie_in_typed_fields_and_in_other_files(tmp_path):
     onnx.save(model, path, save_as_external_data=True, size_threshold=0, location="weights.bin")
     assert len(path.read_bytes()) < 2000
     assert_equal(converter.load(path), params)
-    with pytest.raises(ValueError, match="give the path"):
+    with pytest.raises(ValueError, match="pass the path"):
         converter.load(path.read_bytes())
 
 

@@ -1,4 +1,4 @@
-"""Our own files: what is read is what was written, and they say what they hold."""
+"""gru_jax's own files: loading inverts dumping, and the metadata describe the model."""
 
 import json
 
@@ -18,9 +18,9 @@ KEY = jax.random.key(0)
 
 
 def randomize(tree):
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     return jax.tree.map(
-        lambda leaf: jnp.asarray(chance.uniform(-1, 1, leaf.shape)).astype(leaf.dtype), tree
+        lambda leaf: jnp.asarray(rng.uniform(-1, 1, leaf.shape)).astype(leaf.dtype), tree
     )
 
 
@@ -41,18 +41,18 @@ MODELS = {
 
 @pytest.mark.parametrize("name", MODELS)
 def test_loading_inverts_dumping(name, tmp_path):
-    ours = MODELS[name]
-    data = interop.dump(ours)
-    assert_equal(interop.load(data), ours)
+    params = MODELS[name]
+    data = interop.dump(params)
+    assert_equal(interop.load(data), params)
     path = tmp_path / "model.safetensors"
     path.write_bytes(data)
-    assert_equal(interop.load(path), ours)
+    assert_equal(interop.load(path), params)
 
 
 @jax.enable_x64(True)
 def test_float64_is_kept():
-    ours = Model(dtype="float64").draw(0)
-    assert_equal(interop.load(interop.dump(ours)), ours)
+    params = Model(dtype="float64").draw(0)
+    assert_equal(interop.load(interop.dump(params)), params)
 
 
 def test_a_file_says_what_it_holds(tmp_path):
@@ -89,14 +89,14 @@ def altered(change, arrays=None):
             "format 'pt'.*interop.torch",
         ),
         (lambda metadata, model: metadata.update(version="2"), "version is '2'"),
-        (lambda metadata, model: metadata.update(model=None), "is no JSON"),
+        (lambda metadata, model: metadata.update(model=None), "is not valid JSON"),
         (lambda metadata, model: model.update(merge="max"), "merge must be one of.*'max'"),
         (lambda metadata, model: model.update(residual=1), "residual is 1"),
         (lambda metadata, model: model.update(layers=[]), "at least one layer"),
-        (lambda metadata, model: model["layers"].pop(), "name no layers.1"),
+        (lambda metadata, model: model["layers"].pop(), "do not name layers.1"),
         (lambda metadata, model: model["layers"].append([]), "must hold 1 or 2 cells"),
         (lambda metadata, model: model["layers"][0][0].pop("reset"), "'reset'"),
-        (lambda metadata, model: model["layers"][0][0].update(cell="mgu"), "'mgu'"),
+        (lambda metadata, model: model["layers"][0][0].update(cell="other"), "'other'"),
         (lambda metadata, model: model["layers"][0][0].update(reset="never"), "reset must be"),
         (lambda metadata, model: model["layers"][0][0].update(hidden_size=6), "hidden_size is 5"),
         (
@@ -112,12 +112,12 @@ def test_metadata_that_do_not_fit_are_named(change, expected):
         interop.load(altered(change))
 
 
-def test_arrays_without_a_description_are_refused():
-    with pytest.raises(ValueError, match="name no more"):
+def test_arrays_without_a_description_are_rejected():
+    with pytest.raises(ValueError, match="do not name more"):
         interop.load(altered(lambda metadata, model: None, {"more": np.zeros(3, "f")}))
 
 
-def test_other_things_are_refused(tmp_path):
+def test_other_arguments_are_rejected(tmp_path):
     with pytest.raises(FileError, match=r"absent\.safetensors: No such file"):
         interop.load(tmp_path / "absent.safetensors")
     with pytest.raises(TypeError, match="got list"):

@@ -1,4 +1,4 @@
-"""PyTorch: modules, state dicts of more than a GRU, files, and what is refused."""
+"""PyTorch: modules, state dicts of more than a GRU, files and errors."""
 
 import jax
 import jax.numpy as jnp
@@ -34,26 +34,26 @@ def test_a_safetensors_file_of_arrays_needs_no_torch(model, prefix, tmp_path):
 
 
 def test_one_layer_in_one_direction_is_no_stack():
-    ours = Model().draw(0)
-    one = gru_jax.Stack(((ours,),))
+    params = Model().draw(0)
+    one = gru_jax.Stack(((params,),))
     assert list(arrays(Model())) == list(interop.dump(one, tensors=False))
-    assert_equal(interop.load(interop.dump(one, tensors=False)), ours)
+    assert_equal(interop.load(interop.dump(one, tensors=False)), params)
 
 
 def test_the_two_biases_are_summed_but_for_the_new_gate():
     state_dict = arrays(Model(hidden=1, input=1), cell=True)
     state_dict |= {"bias_ih": np.float32([1, 2, 3]), "bias_hh": np.float32([10, 20, 30])}
-    ours = interop.load(state_dict)
-    np.testing.assert_array_equal(ours.b, [11, 22, 3])
-    np.testing.assert_array_equal(ours.b_hn, [30])
+    params = interop.load(state_dict)
+    np.testing.assert_array_equal(params.b, [11, 22, 3])
+    np.testing.assert_array_equal(params.b_hn, [30])
 
 
 def test_low_precision_is_kept(tmp_path):
     for dtype in ("bfloat16", "float16"):
-        ours = jax.tree.map(lambda leaf, to=dtype: leaf.astype(to), STACK.draw(0))
+        params = jax.tree.map(lambda leaf, to=dtype: leaf.astype(to), STACK.draw(0))
         path = tmp_path / f"{dtype}.safetensors"
-        safetensors.numpy.save_file(interop.dump(ours, tensors=False), path)
-        assert_equal(interop.load(path), ours)
+        safetensors.numpy.save_file(interop.dump(params, tensors=False), path)
+        assert_equal(interop.load(path), params)
 
 
 def test_the_order_of_bytes_does_not_matter():
@@ -62,19 +62,19 @@ def test_the_order_of_bytes_does_not_matter():
 
 
 def test_low_precision_goes_through_torch(torch):
-    ours = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), Model().draw(0))
-    assert_equal(interop.load(interop.dump(ours)), ours)
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), Model().draw(0))
+    assert_equal(interop.load(interop.dump(params)), params)
 
 
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["forward", "bidirectional"])
 def test_a_module_is_its_state_dict(torch, layers, bidirectional, tmp_path):
     module = torch.nn.GRU(3, 4, layers, bidirectional=bidirectional)
-    ours = interop.load(module)
-    assert_equal(interop.load(module.state_dict()), ours)
+    params = interop.load(module)
+    assert_equal(interop.load(module.state_dict()), params)
     torch.save(module.state_dict(), tmp_path / "gru.pt")
-    assert_equal(interop.load(tmp_path / "gru.pt"), ours)
-    module.load_state_dict(interop.dump(ours), strict=True)
+    assert_equal(interop.load(tmp_path / "gru.pt"), params)
+    module.load_state_dict(interop.dump(params), strict=True)
 
 
 def test_a_gru_within_a_module(torch, tmp_path):
@@ -86,14 +86,14 @@ def test_a_gru_within_a_module(torch, tmp_path):
 
     module = Encoder()
     torch.save(module.state_dict(), tmp_path / "encoder.pth")
-    ours = interop.load(module.gru)
-    assert_equal(interop.load(module, prefix="gru."), ours)
-    assert_equal(interop.load(tmp_path / "encoder.pth", prefix="gru."), ours)
+    params = interop.load(module.gru)
+    assert_equal(interop.load(module, prefix="gru."), params)
+    assert_equal(interop.load(tmp_path / "encoder.pth", prefix="gru."), params)
     with pytest.raises(FileError, match=r"encoder\.pth: no weights of a GRU.*prefix='gru\.'"):
         interop.load(tmp_path / "encoder.pth")
 
 
-def test_other_modules_are_refused(torch):
+def test_other_modules_are_rejected(torch):
     for module in (torch.nn.LSTM(3, 4), torch.nn.RNN(3, 4), torch.nn.Linear(3, 4)):
         with pytest.raises(TypeError, match=type(module).__name__):
             interop.load(module)
@@ -103,7 +103,7 @@ def test_other_modules_are_refused(torch):
     ("change", "expected"),
     [
         ({"weight_hr_l0": np.zeros((2, 5), "f")}, "weight_hr_l0.*proj_size"),
-        ({"extra": np.zeros(3, "f")}, "no weights of the GRU: extra"),
+        ({"extra": np.zeros(3, "f")}, "unknown weights of the GRU: extra"),
         ({"bias_hh_l1": None}, "bias_hh_l1 is missing"),
         ({"weight_hh_l1_reverse": None}, "weight_hh_l1_reverse is missing"),
         ({"weight_ih_l0": None}, "no weights of a GRU"),
@@ -122,11 +122,11 @@ def test_wrong_weights_are_named(change, expected):
 
 
 def test_integers_are_no_weights():
-    with pytest.raises(TypeError, match="weight_hh_l0 must hold floating point numbers, got int32"):
+    with pytest.raises(TypeError, match="weight_hh_l0 must have a floating point dtype, got int32"):
         interop.load(arrays() | {"weight_hh_l0": np.zeros((15, 5), np.int32)})
 
 
-def test_layers_of_other_sizes_are_refused():
+def test_layers_of_different_sizes_are_rejected():
     first, second = Model(hidden=4).draw(0), Model(input=4, hidden=6).draw(0)
     with pytest.raises(ValueError, match="same directions and hidden size"):
         interop.dump(gru_jax.Stack(((first,), (second,))))
@@ -135,7 +135,7 @@ def test_layers_of_other_sizes_are_refused():
         interop.dump(gru_jax.Stack(((first, first), (wide,))))
 
 
-def test_other_arguments_are_refused():
+def test_other_arguments_are_rejected():
     with pytest.raises(TypeError, match="got int"):
         interop.dump(3)
     with pytest.raises(TypeError, match="got int"):
@@ -165,17 +165,17 @@ def test_pytorch_s_own_samples_of_its_modules(torch):
             xs, *h0 = sample.forward_input.args
             with torch.no_grad():
                 expected = module(xs, *h0)
-            ours = interop.load(module)
+            params = interop.load(module)
             given = [jnp.asarray(h.numpy()) for h in h0]
             if info.module_cls is torch.nn.GRUCell:
-                got = [gru_jax.step(ours, *given, jnp.asarray(xs.numpy()))]
+                got = [gru_jax.step(params, *given, jnp.asarray(xs.numpy()))]
                 expected = [expected]
             else:
                 states = None
                 if given:
                     by_direction = given[0].reshape(made.kwargs["num_layers"], -1, *h0[0].shape[1:])
                     states = tuple(map(tuple, by_direction))
-                last, ys = gru_jax.unroll_stack(ours, jnp.asarray(xs.numpy()), states)
+                last, ys = gru_jax.unroll_stack(params, jnp.asarray(xs.numpy()), states)
                 got = [ys, jnp.stack([state for layer in last for state in layer])]
             for value, want in zip(got, expected, strict=True):
                 # Inputs and states are up to 9: sums of tens, which are rounded at 2e-6.

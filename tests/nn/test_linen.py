@@ -48,18 +48,18 @@ def test_cell_drops_into_linen_rnn(reset):
 
 
 def test_cell_computes_what_flax_gru_cell_computes():
-    theirs = nn.RNN(nn.GRUCell(HIDDEN))
+    flax_rnn = nn.RNN(nn.GRUCell(HIDDEN))
     xs = inputs()
-    variables = noisy(theirs.init(jax.random.key(0), xs))
+    variables = noisy(flax_rnn.init(jax.random.key(0), xs))
     dense = variables["params"]["cell"]
-    ours = {
+    params = {
         "w_x": jnp.concatenate([dense[f"i{gate}"]["kernel"] for gate in "rzn"], axis=-1),
         "w_h": jnp.concatenate([dense[f"h{gate}"]["kernel"] for gate in "rzn"], axis=-1),
         "b": jnp.concatenate([dense[f"i{gate}"]["bias"] for gate in "rzn"]),
         "b_hn": dense["hn"]["bias"],
     }
-    got = nn.RNN(linen.GRUCell(HIDDEN)).apply({"params": {"cell": ours}}, xs)
-    assert_close(got, theirs.apply(variables, xs))
+    got = nn.RNN(linen.GRUCell(HIDDEN)).apply({"params": {"cell": params}}, xs)
+    assert_close(got, flax_rnn.apply(variables, xs))
 
 
 @pytest.mark.parametrize("num_layers", [1, 2])
@@ -116,6 +116,45 @@ def test_annotations_and_dtypes():
     assert module.apply(variables, inputs()).dtype == jnp.bfloat16
 
 
-def test_learned_initial_state_is_refused_where_it_would_be_ignored():
+def test_learned_initial_state_is_rejected_where_it_would_be_ignored():
     with pytest.raises(ValueError, match="learned_h0"):
         nn.RNN(linen.GRUCell(HIDDEN, learned_h0=True)).init(jax.random.key(0), inputs())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"num_layers": 0}, "num_layers"),
+        ({"dropout": 1.0}, "dropout"),
+        ({"reset": "sideways"}, "reset"),
+        ({"merge": "median"}, "merge"),
+        ({"implementation": "cuda"}, "implementation"),
+        ({"checkpoint": "sometimes"}, "checkpoint"),
+    ],
+)
+def test_wrong_options_are_named_at_construction(arguments, named):
+    with pytest.raises(ValueError, match=named):
+        linen.GRU(HIDDEN, **arguments)
+
+
+def test_dropout_without_effect_warns_and_needs_no_randomness():
+    with pytest.warns(UserWarning, match="dropout=0.5 has no effect"):
+        module = linen.GRU(HIDDEN, dropout=0.5)
+    variables = module.init(jax.random.key(0), inputs())
+    module.apply(variables, inputs(), deterministic=False)
+
+
+@pytest.mark.parametrize(("name", "init"), [("LSTM", gru_jax.init_lstm), ("RNN", gru_jax.init_rnn)])
+def test_any_cell_has_modules(name, init):
+    """Those of a named class and of its initialiser have the same parameters."""
+    layers = getattr(linen, name)(HIDDEN, num_layers=2, return_carry=True)
+    variables = noisy(layers.init(jax.random.key(0), inputs()))
+    generic = linen.RecurrentLayers(HIDDEN, init_cell=init, num_layers=2, return_carry=True)
+    carry, ys = generic.apply(variables, inputs())
+    assert_close((carry, ys), layers.apply(variables, inputs()), 0)
+    assert all(leaf.shape == (BATCH, HIDDEN) for leaf in jax.tree.leaves(carry))
+
+    cell = getattr(linen, f"{name}Cell")(HIDDEN, cell_options={"bias": False})
+    variables = nn.RNN(cell).init(jax.random.key(0), inputs())
+    assert set(variables["params"]["cell"]) == {"w_x", "w_h"}
+    assert nn.RNN(cell).apply(variables, inputs()).shape == (BATCH, TIME, HIDDEN)

@@ -8,7 +8,16 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 import gru_jax
-from gru_jax.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from gru_jax.nn import (
+    GRU,
+    LSTM,
+    RNN,
+    GRUCell,
+    LSTMCell,
+    RecurrentCell,
+    RecurrentLayers,
+    RNNCell,
+)
 
 BATCH, TIME, INPUT, HIDDEN = 3, 6, 4, 5
 CELLS = [GRUCell, LSTMCell, RNNCell]
@@ -56,15 +65,15 @@ def test_cell_drops_into_nnx_rnn(cell_type, lengths):
 
 
 def test_gru_cell_computes_what_flax_gru_cell_computes_where_there_is_no_recurrent_bias():
-    theirs = nnx.GRUCell(INPUT, HIDDEN, bias_init=nnx.initializers.normal(0.5), rngs=nnx.Rngs(0))
-    ours = GRUCell(INPUT, HIDDEN, rngs=nnx.Rngs(1))
-    ours.w_x[...] = theirs.dense_i.kernel[...]
-    ours.w_h[...] = theirs.dense_h.kernel[...]
-    ours.b[...] = theirs.dense_i.bias[...]
+    flax_cell = nnx.GRUCell(INPUT, HIDDEN, bias_init=nnx.initializers.normal(0.5), rngs=nnx.Rngs(0))
+    cell = GRUCell(INPUT, HIDDEN, rngs=nnx.Rngs(1))
+    cell.w_x[...] = flax_cell.dense_i.kernel[...]
+    cell.w_h[...] = flax_cell.dense_h.kernel[...]
+    cell.b[...] = flax_cell.dense_i.bias[...]
     h, x = inputs(BATCH, HIDDEN), inputs(BATCH, INPUT)
-    assert_close(ours(h, x), theirs(h, x))
-    ours.b_hn[...] = jnp.ones(HIDDEN)
-    assert np.abs(ours(h, x)[0] - theirs(h, x)[0]).max() > 1e-2
+    assert_close(cell(h, x), flax_cell(h, x))
+    cell.b_hn[...] = jnp.ones(HIDDEN)
+    assert np.abs(cell(h, x)[0] - flax_cell(h, x)[0]).max() > 1e-2
 
 
 @pytest.mark.parametrize("cell_type", CELLS)
@@ -251,8 +260,92 @@ def test_parameters_shard_with_the_usual_annotations(by):
         ({"dropout": 1.0}, "dropout"),
         ({"reset": "sideways"}, "reset"),
         ({"merge": "median"}, "merge"),
+        ({"implementation": "cuda"}, "implementation"),
+        ({"checkpoint": "sometimes"}, "checkpoint"),
+        ({"checkpoint": 0}, "checkpoint"),
     ],
 )
-def test_wrong_arguments_are_named(arguments, named):
+def test_wrong_options_are_named_at_construction(arguments, named):
     with pytest.raises(ValueError, match=named):
-        GRU(INPUT, HIDDEN, rngs=nnx.Rngs(0), **arguments)(inputs())
+        GRU(INPUT, HIDDEN, rngs=nnx.Rngs(0), **arguments)
+
+
+def test_dropout_without_effect_warns_and_needs_no_randomness():
+    with pytest.warns(UserWarning, match="dropout=0.5 has no effect"):
+        module = GRU(INPUT, HIDDEN, dropout=0.5, rngs=nnx.Rngs(params=0))
+    assert_close(module(inputs()), module(inputs(), deterministic=True), 0)
+
+
+@pytest.mark.parametrize("time_major", [False, True])
+def test_messages_have_the_shapes_and_names_that_the_caller_passed(time_major):
+    module = GRU(INPUT, HIDDEN, time_major=time_major, rngs=nnx.Rngs(0))
+    outer = (TIME, BATCH) if time_major else (BATCH, TIME)
+    axes = "(time, *batch" if time_major else "(*batch, time"
+
+    def message(xs, **arguments):
+        with pytest.raises(ValueError) as caught:  # noqa: PT011
+            module(xs, **arguments)
+        return str(caught.value)
+
+    assert message(jnp.zeros((*outer, INPUT + 1))) == (
+        f"inputs has shape {(*outer, INPUT + 1)}, expected its last axis to be {INPUT}, the "
+        f"module's input size: {axes}, input)"
+    )
+    assert f"inputs has shape {(INPUT,)}" in message(jnp.zeros(INPUT))
+    xs = jnp.zeros((*outer, INPUT))
+    for name in ("mask", "starts"):
+        assert message(xs, **{name: jnp.ones(outer[::-1], bool)}) == (
+            f"{name} has shape {outer[::-1]}, expected {outer}: {axes})"
+        )
+        wide = {name: jnp.ones((*outer, 1), bool)}
+        assert message(xs, **wide).endswith("; drop the last axis")
+    assert "seq_lengths has shape (2,), expected (3,)" in message(xs, seq_lengths=jnp.ones(2, int))
+
+
+@pytest.mark.parametrize(
+    ("options", "carry", "error", "expected"),
+    [
+        ({}, jnp.zeros((2, HIDDEN)), ValueError, r"initial_carry has shape \(2, 5\)"),
+        (
+            {"num_layers": 2},
+            0,
+            TypeError,
+            r"initial_carry must be .* each layer, 2 in all; got int",
+        ),
+        ({"bidirectional": True}, {"a": 0}, TypeError, r"each direction, 2 in all; got dict"),
+        (
+            {"num_layers": 2, "bidirectional": True},
+            (jnp.zeros((BATCH, HIDDEN)),) * 2,
+            TypeError,
+            r"initial_carry\[0\] must be .* each direction",
+        ),
+        (
+            {"num_layers": 2, "bidirectional": True},
+            [[jnp.zeros((BATCH, HIDDEN)), jnp.zeros((BATCH, HIDDEN))], [jnp.zeros((1, 1))] * 2],
+            ValueError,
+            r"initial_carry\[1\]\[0\] has shape \(1, 1\)",
+        ),
+    ],
+)
+def test_wrong_carries_are_named(options, carry, error, expected):
+    module = GRU(INPUT, HIDDEN, rngs=nnx.Rngs(0), **options)
+    with pytest.raises(error, match=expected):
+        module(inputs(), initial_carry=carry)
+
+
+def test_any_cell_has_modules():
+    """Those of a named class and of its initialiser have the same parameters."""
+    cell = RecurrentCell(INPUT, HIDDEN, init_cell=gru_jax.init_lstm, rngs=nnx.Rngs(0))
+    assert isinstance(cell.params, gru_jax.LSTMParams)
+    module = RecurrentLayers(
+        INPUT, HIDDEN, init_cell=gru_jax.init_lstm, forget_bias=2.0, rngs=nnx.Rngs(0)
+    )
+    named = LSTM(INPUT, HIDDEN, forget_bias=2.0, rngs=nnx.Rngs(0))
+    assert_close(module(inputs()), named(inputs()), 0)
+
+
+def test_a_parameter_may_be_replaced_by_an_array():
+    cell = randomise_biases(GRUCell(INPUT, HIDDEN, rngs=nnx.Rngs(0)))
+    expected = cell.params
+    cell.b = cell.b[...]
+    jax.tree.map(np.testing.assert_array_equal, cell.params, expected)

@@ -1,4 +1,4 @@
-"""A small regression with noise of its own, and a program that trains it, to be killed."""
+"""A small regression problem, and a program that trains on it and can be killed."""
 
 import argparse
 import functools
@@ -8,11 +8,12 @@ import signal
 import time
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-import tests.conftest  # noqa: F401  # the program computes under the settings of the tests
+import tests.conftest  # noqa: F401  # the program uses the settings of the tests
 from gru_jax import training
 from gru_jax.training import checkpoint
 
@@ -52,7 +53,7 @@ def loss_fn(params, batch, key):
 @functools.cache
 def make_optimizer():
     return training.make_optimizer(
-        0.05, schedule="cosine", steps=STEPS, warmup_steps=5, clip_norm=1.0, accumulate=2
+        0.05, schedule="cosine", steps=STEPS, warmup_steps=5, max_grad_norm=1.0, accumulate_steps=2
     )
 
 
@@ -67,7 +68,7 @@ def make_state(seed=0, hidden=7):
 
 def batch_at(step):
     inputs, targets = make_data()
-    indices = training.Batches(3, EXAMPLES, BATCH_SIZE)(step)
+    indices = training.ShuffledIndices(3, EXAMPLES, BATCH_SIZE)(step)
     return inputs[indices], targets[indices]
 
 
@@ -79,12 +80,12 @@ def _errors(params):
 
 
 def evaluate(params):
-    """The worst error goes up and down, so that it has several bests in a run."""
+    """The worst error goes up and down, so a run has several best evaluations."""
     return {name: float(value) for name, value in _errors(params).items()}
 
 
-def fit(directory=None, *, keep=2, **options):
-    """Trains; with settings in which no two of the loop's rhythms coincide."""
+def fit(directory=None, *, max_to_keep=2, **options):
+    """Trains; of ``eval_every`` and ``log_every`` neither is a multiple of the other."""
     settings = {
         "state": make_state(),
         "train_step": make_train_step(),
@@ -96,30 +97,31 @@ def fit(directory=None, *, keep=2, **options):
         "log_every": LOG_EVERY,
     }
     if directory is not None:
-        settings["checkpoints"] = training.Checkpoints(Path(directory) / "checkpoints", keep=keep)
-        settings["metrics"] = training.MetricsLog(Path(directory) / "metrics.jsonl")
+        settings["checkpoints"] = training.CheckpointOptions(
+            Path(directory) / "checkpoints", max_to_keep=max_to_keep
+        )
+        settings["metrics"] = training.JsonlWriter(Path(directory) / "metrics.jsonl")
     return training.fit(**{**settings, **options})
 
 
 def assert_same(one, other):
-    """The trees have the same structure, dtypes and values, bit for bit."""
-    assert jax.tree.structure(one) == jax.tree.structure(other)
+    """Asserts that the trees have the same structure, dtypes and values, bit for bit."""
+    chex.assert_trees_all_equal_shapes_and_dtypes(one, other)
     leaves = jax.tree_util.tree_leaves_with_path(one)
     for (path, a), b in zip(leaves, jax.tree.leaves(other), strict=True):
-        assert a.dtype == b.dtype, path
         if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
             a, b = jax.random.key_data(a), jax.random.key_data(b)
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes(), path
 
 
-def assert_same_run(directory, result, unbroken_directory, unbroken):
-    """Two runs gave the same states, best evaluations and rows of metrics."""
-    assert_same(result.state, unbroken.state)
-    assert_same(result.best_params, unbroken.best_params)
-    assert result.best_step == unbroken.best_step
-    assert result.best_metrics == unbroken.best_metrics
-    assert result.status == unbroken.status
-    assert rows_without_times(directory) == rows_without_times(unbroken_directory)
+def assert_same_run(directory, result, expected_directory, expected):
+    """Asserts that two runs gave the same states, best evaluations and rows of metrics."""
+    assert_same(result.state, expected.state)
+    assert_same(result.best_params, expected.best_params)
+    assert result.best_step == expected.best_step
+    assert result.best_metrics == expected.best_metrics
+    assert result.status == expected.status
+    assert rows_without_times(directory) == rows_without_times(expected_directory)
 
 
 def rows_without_times(directory):
@@ -141,7 +143,7 @@ def kill():
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("directory")
-    parser.add_argument("--delay", type=float, default=0.0, help="seconds a batch takes")
+    parser.add_argument("--delay", type=float, default=0.0, help="seconds to wait for a batch")
     parser.add_argument("--kill-at-batch", type=int)
     parser.add_argument("--kill-in-save", type=int, help="of this step, before it is complete")
     arguments = parser.parse_args()
@@ -162,8 +164,8 @@ def main():
         return file_digests(path)
 
     checkpoint._file_digests = watched_file_digests
-    # With one checkpoint to keep, a save that is cut short must not cost the one before it.
-    print(fit(arguments.directory, keep=1, batch_at=watched_batch_at).status, flush=True)
+    # With max_to_keep=1, an incomplete save must not cost the checkpoint before it.
+    print(fit(arguments.directory, max_to_keep=1, batch_at=watched_batch_at).status, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Reads the event files of TensorBoard back: records of a length, its hash, the data, its hash."""
+"""Reader of TensorBoard event files: records of a length, its hash, the data, its hash."""
 
 import struct
 

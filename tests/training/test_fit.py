@@ -1,4 +1,4 @@
-"""The loop: what is trained, evaluated, reported and kept, and when it ends."""
+"""The training loop: steps, evaluations, logged rows, checkpoints, and when it ends."""
 
 import itertools
 import math
@@ -16,33 +16,33 @@ from tests.training import regression_problem as problem
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("unbroken")
+def uninterrupted(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("uninterrupted")
     return directory, problem.fit(directory)
 
 
 def scripted(values):
-    """An ``evaluate`` that gives the next of ``values`` each time."""
+    """An ``evaluate`` that returns the next of ``values`` at each call."""
     remaining = iter(values)
     return lambda params: {"loss": next(remaining)}
 
 
-def test_fit_takes_the_steps_one_after_another(unbroken):
+def test_fit_takes_the_steps_one_after_another(uninterrupted):
     state = problem.make_state()
     for step in range(problem.STEPS):
         state, _ = problem.make_train_step()(state, problem.batch_at(step))
-    _, result = unbroken
+    _, result = uninterrupted
     problem.assert_same(result.state, state)
     assert (result.status, result.signal) == ("finished", None)
     assert result.steps_per_second > 0
 
 
-def test_two_runs_agree_bit_for_bit(unbroken, tmp_path):
-    problem.assert_same_run(tmp_path, problem.fit(tmp_path), *unbroken)
+def test_two_runs_agree_bit_for_bit(uninterrupted, tmp_path):
+    problem.assert_same_run(tmp_path, problem.fit(tmp_path), *uninterrupted)
 
 
-def test_best_is_the_best_evaluation_with_and_without_checkpoints(unbroken):
-    directory, result = unbroken
+def test_best_is_the_best_evaluation_with_and_without_checkpoints(uninterrupted):
+    directory, result = uninterrupted
     rows = [row for row in problem.rows_without_times(directory) if row["split"] == "validation"]
     best = min(rows, key=lambda row: row["worst"])
     assert result.best_step == best["step"] < problem.STEPS
@@ -51,13 +51,13 @@ def test_best_is_the_best_evaluation_with_and_without_checkpoints(unbroken):
     problem.assert_same(problem.fit().best_params, result.best_params)
 
 
-def test_newest_checkpoints_and_the_best_are_on_disk(unbroken):
-    directory, result = unbroken
+def test_latest_checkpoints_and_the_best_are_on_disk(uninterrupted):
+    directory, result = uninterrupted
     assert problem.steps_on_disk(directory) == sorted({56, 60, result.best_step})
 
 
-def test_rows_stand_at_their_steps(unbroken):
-    directory, _ = unbroken
+def test_rows_have_their_steps(uninterrupted):
+    directory, _ = uninterrupted
     rows = training.read_metrics(directory / "metrics.jsonl")
     steps = {
         split: [row["step"] for row in rows if row["split"] == split]
@@ -71,8 +71,8 @@ def test_rows_stand_at_their_steps(unbroken):
     assert all(row["steps_per_second"] > 0 for row in rows if row["split"] == "train")
 
 
-def test_training_rows_are_means_over_their_steps(unbroken):
-    directory, _ = unbroken
+def test_training_rows_are_means_over_their_steps(uninterrupted):
+    directory, _ = uninterrupted
     state, losses = problem.make_state(), []
     for step in range(problem.STEPS):
         state, metrics = problem.make_train_step()(state, problem.batch_at(step))
@@ -82,7 +82,7 @@ def test_training_rows_are_means_over_their_steps(unbroken):
         assert row["loss"] == pytest.approx(np.mean(losses[first:last]), rel=1e-12)
 
 
-def test_last_step_is_logged_and_evaluated_off_the_rhythm(tmp_path):
+def test_last_step_is_logged_and_evaluated_out_of_turn(tmp_path):
     result = problem.fit(tmp_path, steps=5)
     rows = problem.rows_without_times(tmp_path)
     assert [(row["step"], row["split"]) for row in rows] == [
@@ -98,7 +98,7 @@ def test_patience_counts_evaluations_without_improvement(tmp_path, mode):
     sign = 1 if mode == "min" else -1
     values = [sign * value for value in (5.0, 4.0, 4.5, 3.0, 3.5, 3.0, 3.1, 2.0)]
     result = problem.fit(tmp_path, evaluate=scripted(values), monitor="loss", mode=mode, patience=3)
-    # The tie at the sixth evaluation leaves the fourth the best, and is no improvement.
+    # A tie is no improvement: after the sixth evaluation the fourth is still the best.
     assert result.status == "early_stopped"
     assert int(result.state.step) == 7 * 7
     assert result.best_step == 4 * 7
@@ -109,7 +109,7 @@ def test_patience_counts_evaluations_without_improvement(tmp_path, mode):
     assert again.status == "early_stopped"
 
 
-def test_what_is_not_finite_is_never_better(caplog):
+def test_a_value_that_is_not_finite_is_never_better(caplog):
     values = [math.nan, math.inf, 2.0, math.nan, -math.inf, 1.0, 3.0, 3.0, 3.0]
     result = problem.fit(evaluate=scripted(values), monitor="loss")
     assert result.best_step == 6 * 7
@@ -119,7 +119,7 @@ def test_what_is_not_finite_is_never_better(caplog):
 
 @pytest.mark.parametrize("bad_index", [0, 2, 7, 9, 13, 30])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_not_finite_loss_names_step_batch_and_checkpoint(tmp_path, bad_index, value):
+def test_not_finite_loss_names_step_batch_and_checkpoint(tmp_path, uninterrupted, bad_index, value):
     def batch_at(step):
         inputs, targets = problem.batch_at(step)
         if step == bad_index:
@@ -138,8 +138,8 @@ def test_not_finite_loss_names_step_batch_and_checkpoint(tmp_path, bad_index, va
     row = problem.rows_without_times(tmp_path)[-1]
     assert (row["step"], row["split"], row["loss"]) == (bad_index + 1, "train", None)
     assert all(step <= last_good for step in problem.steps_on_disk(tmp_path))
-    # With the data mended the run goes on from there as if nothing had been.
-    problem.assert_same(problem.fit(tmp_path).state, problem.fit().state)
+    # With correct data the run resumes from there and gives the uninterrupted run's result.
+    problem.assert_same(problem.fit(tmp_path).state, uninterrupted[1].state)
 
 
 def test_not_finite_gradients_of_a_finite_loss_stop_the_run():
@@ -166,20 +166,20 @@ def raising_at(index, *numbers):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("index", [0, 6, 7, 12])
-def test_signal_saves_and_the_run_resumes_exactly(tmp_path, unbroken, number, index):
+def test_signal_saves_and_the_run_resumes_exactly(tmp_path, uninterrupted, number, index):
     handlers = [signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)]
     result = problem.fit(tmp_path, batch_at=raising_at(index, number))
     assert (result.status, result.signal) == ("interrupted", number)
     assert int(result.state.step) == index + 1
     assert problem.steps_on_disk(tmp_path)[-1] == index + 1
     assert [signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)] == handlers
-    problem.assert_same_run(tmp_path, problem.fit(tmp_path, resume="must"), *unbroken)
+    problem.assert_same_run(tmp_path, problem.fit(tmp_path, resume="must"), *uninterrupted)
 
 
-def test_signal_in_the_last_step_lets_the_run_finish(tmp_path, unbroken):
+def test_signal_in_the_last_step_lets_the_run_finish(tmp_path, uninterrupted):
     result = problem.fit(tmp_path, batch_at=raising_at(problem.STEPS - 1, signal.SIGTERM))
     assert result.signal is None
-    problem.assert_same_run(tmp_path, result, *unbroken)
+    problem.assert_same_run(tmp_path, result, *uninterrupted)
 
 
 def test_interrupted_before_any_evaluation_there_is_no_best():
@@ -189,22 +189,22 @@ def test_interrupted_before_any_evaluation_there_is_no_best():
 
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
-def test_second_ctrl_c_stops_at_once(tmp_path, unbroken, first):
+def test_second_ctrl_c_stops_at_once(tmp_path, uninterrupted, first):
     with pytest.raises(KeyboardInterrupt):
         problem.fit(tmp_path, batch_at=raising_at(17, first, signal.SIGINT))
     assert problem.steps_on_disk(tmp_path) == [7, 14]
-    problem.assert_same_run(tmp_path, problem.fit(tmp_path), *unbroken)
+    problem.assert_same_run(tmp_path, problem.fit(tmp_path), *uninterrupted)
 
 
-def test_fit_works_off_the_main_thread(unbroken):
+def test_fit_works_off_the_main_thread(uninterrupted):
     results = []
     thread = threading.Thread(target=lambda: results.append(problem.fit()))
     thread.start()
     thread.join()
-    problem.assert_same(results[0].state, unbroken[1].state)
+    problem.assert_same(results[0].state, uninterrupted[1].state)
 
 
-def test_error_in_the_users_code_leaves_the_checkpoints_whole(tmp_path, unbroken):
+def test_error_in_the_users_code_leaves_the_checkpoints_whole(tmp_path, uninterrupted):
     def batch_at(step):
         if step == 23:
             raise OSError("the data is gone")
@@ -213,7 +213,7 @@ def test_error_in_the_users_code_leaves_the_checkpoints_whole(tmp_path, unbroken
     with pytest.raises(OSError, match="the data is gone"):
         problem.fit(tmp_path, batch_at=batch_at)
     assert problem.steps_on_disk(tmp_path)[-1] == 21
-    problem.assert_same_run(tmp_path, problem.fit(tmp_path), *unbroken)
+    problem.assert_same_run(tmp_path, problem.fit(tmp_path), *uninterrupted)
 
 
 @pytest.mark.parametrize(("progress", "shown"), [(True, True), (False, False), (None, False)])
@@ -251,14 +251,14 @@ def test_wrong_arguments_are_named(options, error, words):
     assert all(word in str(caught.value) for word in words)
 
 
-def test_state_handed_in_is_where_the_run_begins(unbroken):
+def test_state_handed_in_is_where_the_run_begins(uninterrupted):
     half = problem.fit(steps=30).state
     assert int(half.step) == 30
-    problem.assert_same(problem.fit(state=half).state, unbroken[1].state)
+    problem.assert_same(problem.fit(state=half).state, uninterrupted[1].state)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(half))
 
 
 @pytest.mark.parametrize("name", ["step", "split", "seconds", "steps_per_second"])
-def test_figures_named_like_a_column_of_the_log_are_refused(name):
+def test_metrics_named_like_a_column_of_the_rows_raise(name):
     with pytest.raises(ValueError, match=name):
         problem.fit(evaluate=lambda params: {"worst": 1.0, name: 2.0})

@@ -1,4 +1,4 @@
-"""Laws of the optimizers and schedules."""
+"""Properties of the optimizers and schedules."""
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +21,13 @@ def update(optimizer, gradients, params):
 
 @given(st.floats(0.01, 100.0), st.floats(0.01, 10.0))
 @settings(max_examples=30, deadline=None)
-def test_clipped_gradients_have_the_smaller_norm_and_the_same_direction(scale, clip_norm):
+def test_clipped_gradients_have_the_smaller_norm_and_the_same_direction(scale, max_grad_norm):
     gradients = {"a": scale * jnp.array([3.0, -1.0]), "b": scale * jnp.array([[2.0]])}
-    optimizer = training.make_optimizer(RATE, name="sgd", clip_norm=clip_norm)
+    optimizer = training.make_optimizer(RATE, name="sgd", max_grad_norm=max_grad_norm)
     updates = update(optimizer, gradients, jax.tree.map(jnp.zeros_like, gradients))
 
     norm = float(optax.tree.norm(gradients))
-    factor = -RATE * min(1.0, clip_norm / norm)
+    factor = -RATE * min(1.0, max_grad_norm / norm)
     for name, gradient in gradients.items():
         np.testing.assert_allclose(updates[name], factor * np.asarray(gradient), rtol=1e-5)
 
@@ -35,13 +35,13 @@ def test_clipped_gradients_have_the_smaller_norm_and_the_same_direction(scale, c
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "exponential", "linear"])
 @pytest.mark.parametrize("warmup_steps", [0, 7])
 def test_schedule_rises_to_the_peak_and_falls_to_the_end(schedule, warmup_steps):
-    steps, final_fraction = 50, 0.1
+    steps, final_scale = 50, 0.1
     rate = training.make_schedule(
         RATE,
         schedule=schedule,
         steps=steps,
         warmup_steps=warmup_steps,
-        final_fraction=final_fraction,
+        final_scale=final_scale,
     )
     rates = np.array([rate(step) for step in range(steps + 10)])
 
@@ -55,13 +55,13 @@ def test_schedule_rises_to_the_peak_and_falls_to_the_end(schedule, warmup_steps)
         np.testing.assert_allclose(after, RATE)
     else:
         assert np.all(np.diff(after[: steps - warmup_steps + 1]) < 0)
-        np.testing.assert_allclose(rates[steps:], final_fraction * RATE, rtol=1e-5)
+        np.testing.assert_allclose(rates[steps:], final_scale * RATE, rtol=1e-5)
 
 
 def test_shapes_of_the_schedules_half_way():
     def half_way(schedule):
         return float(
-            training.make_schedule(1.0, schedule=schedule, steps=100, final_fraction=0.04)(50)
+            training.make_schedule(1.0, schedule=schedule, steps=100, final_scale=0.04)(50)
         )
 
     assert half_way("linear") == pytest.approx(0.52)
@@ -73,13 +73,14 @@ def test_accumulated_schedule_counts_train_steps():
     """Two train steps an update: the rate of the last update is that near the run's end."""
     gradients = params = {"a": jnp.ones(())}
     optimizer = training.make_optimizer(
-        1.0, name="sgd", schedule="linear", steps=20, warmup_steps=4, accumulate=2
+        1.0, name="sgd", schedule="linear", steps=20, warmup_steps=4, accumulate_steps=2
     )
     state = optimizer.init(params)
     moves = []
+    jitted_update = jax.jit(optimizer.update)
     with jax.numpy_dtype_promotion("standard"):
         for _ in range(22):
-            updates, state = optimizer.update(gradients, state, params)
+            updates, state = jitted_update(gradients, state, params)
             moves.append(-float(updates["a"]))
     assert moves[0::2] == [0.0] * 11
     expected = training.make_schedule(1.0, schedule="linear", steps=10, warmup_steps=2)
@@ -92,14 +93,18 @@ def test_weight_decay_is_decoupled_in_adamw_alone():
     params = {"a": jnp.array([2.0])}
     gradients = {"a": jnp.array([1000.0])}
 
-    def move(name, weight_decay):
+    def displacement(name, weight_decay):
         optimizer = training.make_optimizer(RATE, name=name, weight_decay=weight_decay)
         return float(update(optimizer, gradients, params)["a"][0])
 
     decay = 0.5
-    assert move("adamw", decay) - move("adamw", 0.0) == pytest.approx(-RATE * decay * 2.0)
-    assert move("adam", decay) == pytest.approx(move("adam", 0.0), rel=1e-4)
-    assert move("sgd", decay) - move("sgd", 0.0) == pytest.approx(-RATE * decay * 2.0, rel=1e-3)
+    assert displacement("adamw", decay) - displacement("adamw", 0.0) == pytest.approx(
+        -RATE * decay * 2.0
+    )
+    assert displacement("adam", decay) == pytest.approx(displacement("adam", 0.0), rel=1e-4)
+    assert displacement("sgd", decay) - displacement("sgd", 0.0) == pytest.approx(
+        -RATE * decay * 2.0, rel=1e-3
+    )
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "rmsprop"])
@@ -117,15 +122,15 @@ def test_first_step_goes_against_the_gradient(name):
         ({"schedule": "cosin"}, ValueError, ["schedule", "cosin", "cosine"]),
         ({"schedule": "cosine"}, ValueError, ["cosine", "steps"]),
         ({"schedule": "linear", "steps": 5, "warmup_steps": 5}, ValueError, ["warmup_steps"]),
-        ({"schedule": "exponential", "steps": 5}, ValueError, ["final_fraction"]),
+        ({"schedule": "exponential", "steps": 5}, ValueError, ["final_scale"]),
         ({"learning_rate": -1.0}, ValueError, ["learning_rate", "-1.0"]),
         ({"learning_rate": float("nan")}, ValueError, ["learning_rate", "nan"]),
         ({"learning_rate": "1e-3"}, TypeError, ["learning_rate", "'1e-3'"]),
-        ({"clip_norm": 0.0}, ValueError, ["clip_norm"]),
+        ({"max_grad_norm": 0.0}, ValueError, ["max_grad_norm"]),
         ({"weight_decay": -0.1}, ValueError, ["weight_decay"]),
-        ({"final_fraction": 1.5}, ValueError, ["final_fraction", "1.5"]),
-        ({"accumulate": 0}, ValueError, ["accumulate", "0"]),
-        ({"accumulate": 1.5}, TypeError, ["accumulate", "1.5"]),
+        ({"final_scale": 1.5}, ValueError, ["final_scale", "1.5"]),
+        ({"accumulate_steps": 0}, ValueError, ["accumulate_steps", "0"]),
+        ({"accumulate_steps": 1.5}, TypeError, ["accumulate_steps", "1.5"]),
         ({"warmup_steps": -3}, ValueError, ["warmup_steps", "-3"]),
         ({"warmup_steps": "3"}, TypeError, ["warmup_steps", "'3'"]),
         ({"steps": -1}, ValueError, ["steps", "-1"]),

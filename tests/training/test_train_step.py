@@ -1,5 +1,6 @@
-"""Laws of the train state and the train step."""
+"""Properties of the train state and the train step."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,13 +18,13 @@ def quiet_loss(params, batch, key):
     return jnp.mean(jnp.square(problem.predict(params, inputs) - targets)), {}
 
 
-@pytest.mark.parametrize("accumulate", [2, 4])
-def test_accumulating_equal_micro_batches_equals_one_batch(accumulate):
+@pytest.mark.parametrize("accumulate_steps", [2, 4])
+def test_accumulating_equal_micro_batches_equals_one_batch(accumulate_steps):
     inputs, targets = (array[:8] for array in problem.make_data())
-    options = {"learning_rate": 0.1, "clip_norm": 0.5, "weight_decay": 0.01}
+    options = {"learning_rate": 0.1, "max_grad_norm": 0.5, "weight_decay": 0.01}
 
-    def train(accumulate, batches):
-        optimizer = training.make_optimizer(**options, accumulate=accumulate)
+    def train(accumulate_steps, batches):
+        optimizer = training.make_optimizer(**options, accumulate_steps=accumulate_steps)
         step = training.make_train_step(quiet_loss, optimizer)
         state = training.TrainState.create(problem.make_params(), optimizer)
         for batch in batches:
@@ -31,17 +32,18 @@ def test_accumulating_equal_micro_batches_equals_one_batch(accumulate):
         return state.params
 
     whole = train(1, [(inputs, targets)] * 3)
-    parts = list(zip(np.split(inputs, accumulate), np.split(targets, accumulate), strict=True))
-    accumulated = train(accumulate, parts * 3)
-    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(accumulated), strict=True):
-        np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)
+    micro_batches = list(
+        zip(np.split(inputs, accumulate_steps), np.split(targets, accumulate_steps), strict=True)
+    )
+    accumulated = train(accumulate_steps, micro_batches * 3)
+    chex.assert_trees_all_close(whole, accumulated, rtol=2e-5, atol=1e-6)
 
     initial = problem.make_params()
-    problem.assert_same(train(accumulate, parts[:-1]), initial)
+    problem.assert_same(train(accumulate_steps, micro_batches[:-1]), initial)
 
 
 def test_metrics_are_those_of_the_loss_function_and_the_gradients():
-    optimizer = training.make_optimizer(0.1, clip_norm=1e-3)
+    optimizer = training.make_optimizer(0.1, max_grad_norm=1e-3)
     params, batch = problem.make_params(), problem.batch_at(0)
     key = jax.random.fold_in(jax.random.key(5), 0)
     loss, extra = problem.loss_fn(params, batch, key)
@@ -61,12 +63,13 @@ def test_random_key_is_a_function_of_seed_and_step():
     def reveal(params, batch, key):
         return jnp.sum(params["a"]), {"noise": jax.random.uniform(key)}
 
+    steps = {seed: training.make_train_step(reveal, optimizer, seed=seed) for seed in (7, 8)}
+
     def noises(seed):
         state = training.TrainState.create({"a": jnp.ones(2)}, optimizer)
-        step = training.make_train_step(reveal, optimizer, seed=seed)
         found = []
         for _ in range(3):
-            state, metrics = step(state, None)
+            state, metrics = steps[seed](state, None)
             found.append(float(metrics["noise"]))
         return found
 
@@ -100,10 +103,8 @@ def test_an_array_in_two_places_can_be_trained():
 
 
 def test_one_compilation_though_parameters_began_as_python_numbers():
-    traces = []
-
+    @chex.assert_max_traces(n=1)
     def loss(params, batch, key):
-        traces.append(None)
         return jnp.square(params["scale"] - 3.0), {}
 
     optimizer = training.make_optimizer(0.1)
@@ -111,15 +112,14 @@ def test_one_compilation_though_parameters_began_as_python_numbers():
     step = training.make_train_step(loss, optimizer)
     for _ in range(3):
         state, _ = step(state, None)
-    assert len(traces) == 1
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "rmsprop"])
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_bfloat16_parameters_stay_bfloat16(name, accumulate):
+@pytest.mark.parametrize("accumulate_steps", [1, 2])
+def test_bfloat16_parameters_stay_bfloat16(name, accumulate_steps):
     params = gru_jax.init(jax.random.key(0), 3, 4, dtype=jnp.bfloat16)
     optimizer = training.make_optimizer(
-        0.1, name=name, accumulate=accumulate, clip_norm=1.0, weight_decay=0.1
+        0.1, name=name, accumulate_steps=accumulate_steps, max_grad_norm=1.0, weight_decay=0.1
     )
 
     def loss(params, batch, key):
@@ -127,17 +127,17 @@ def test_bfloat16_parameters_stay_bfloat16(name, accumulate):
         return jnp.mean(jnp.square(last)), {}
 
     state = training.TrainState.create(params, optimizer)
-    structure = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state)
+    avals = jax.eval_shape(lambda: state)
     step = training.make_train_step(loss, optimizer)
     batch = jax.random.normal(jax.random.key(1), (5, 2, 3)).astype(jnp.bfloat16)
     for _ in range(2):
         state, metrics = step(state, batch)
-    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state) == structure
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, avals)
     assert metrics["grad_norm"].dtype == jnp.float32
     assert not np.array_equal(state.params.w_h, params.w_h)
 
 
-def test_metrics_that_are_no_scalars_are_named():
+def test_metrics_that_are_not_scalars_are_named():
     optimizer = training.make_optimizer()
 
     def loss(params, batch, key):
@@ -148,8 +148,8 @@ def test_metrics_that_are_no_scalars_are_named():
         step(training.TrainState.create(jnp.ones(2), optimizer), None)
 
 
-def test_runs_side_by_side_are_runs_one_by_one():
-    optimizer = training.make_optimizer(0.05, name="adamw", clip_norm=0.1, weight_decay=0.1)
+def test_vmapped_runs_equal_separate_runs():
+    optimizer = training.make_optimizer(0.05, name="adamw", max_grad_norm=0.1, weight_decay=0.1)
     seeds = [3, 0, 7]
     states = [
         training.TrainState.create(
@@ -158,27 +158,24 @@ def test_runs_side_by_side_are_runs_one_by_one():
         )
         for seed in seeds
     ]
-    together = training.TrainState.stack(states)
-    steps = training.make_train_steps(problem.loss_fn, optimizer, seeds=seeds)
+    stacked = training.TrainState.stack(states)
+    vmapped_step = training.make_vmapped_train_step(problem.loss_fn, optimizer, seeds=seeds)
+    single_steps = [training.make_train_step(problem.loss_fn, optimizer, seed=s) for s in seeds]
     for step in range(3):
         batches = [problem.batch_at(10 * seed + step) for seed in seeds]
-        together, metrics = steps(
-            together, jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
+        stacked, metrics = vmapped_step(
+            stacked, jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
         )
-        for index, (seed, batch) in enumerate(zip(seeds, batches, strict=True)):
-            alone = training.make_train_step(problem.loss_fn, optimizer, seed=seed)
-            states[index], expected = alone(states[index], batch)
+        for index, (single_step, batch) in enumerate(zip(single_steps, batches, strict=True)):
+            states[index], expected = single_step(states[index], batch)
             for name, value in expected.items():
                 np.testing.assert_allclose(metrics[name][index], value, rtol=1e-4)
-    assert together.step == 3
+    assert stacked.step == 3
     for index, state in enumerate(states):
-        run = together.run(index)
-        assert jax.tree.structure(run) == jax.tree.structure(state)
-        for a, b in zip(jax.tree.leaves(run), jax.tree.leaves(state), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+        chex.assert_trees_all_close(stacked.unstack(index), state, rtol=1e-4, atol=1e-6)
 
 
-def test_the_carry_is_handed_from_step_to_step():
+def test_the_carry_is_passed_from_step_to_step():
     optimizer = training.make_optimizer(0.1)
 
     def loss_fn(params, batch, key, carry):
@@ -186,8 +183,8 @@ def test_the_carry_is_handed_from_step_to_step():
         return loss, (metrics, {"sum": carry["sum"] + jnp.sum(batch[1])})
 
     step = training.make_train_step(loss_fn, optimizer)
-    begin = {"sum": jnp.zeros(())}
-    state = training.TrainState.create(problem.make_params(), optimizer, begin)
+    carry = {"sum": jnp.zeros(())}
+    state = training.TrainState.create(problem.make_params(), optimizer, carry)
     plain_step = training.make_train_step(problem.loss_fn, optimizer)
     plain = training.TrainState.create(problem.make_params(), optimizer)
     total = 0.0

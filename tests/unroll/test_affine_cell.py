@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 import gru_jax
-from gru_jax._unroll.xla import run as xla
-from gru_jax._unroll.xla.schedule import Tuning
+from gru_jax._unroll.xla import tuning as tuning_module
+from gru_jax._unroll.xla.tuning import Tuning
+from gru_jax.cells import add_bias, dot
 from tests.cells.cases import assert_close
+from tests.unroll.tuning_overrides import SAVING_PREACTIVATIONS, override
 
 TIME, BATCH, INPUT, HIDDEN = 7, 2, 3, 4
 
@@ -53,7 +55,7 @@ class MinimalGatedUnit(WithABias):
     """Zhou et al. 2016 (arXiv 1603.09420): its second product is of an operand it computes."""
 
     def project(self, xs):
-        return jnp.split(gru_jax.add_bias(gru_jax.dot(xs, self.w_x), self.b), 2, axis=-1)
+        return jnp.split(add_bias(dot(xs, self.w_x), self.b), 2, axis=-1)
 
     def combine(self, state, projected, affine):
         u_f, u_n = jnp.split(self.w_h, 2, axis=-1)
@@ -84,7 +86,7 @@ class Averager(gru_jax.AffineCell):
         return Averaged(jnp.broadcast_to(self.h0, nothing.shape), nothing, nothing)
 
     def project(self, xs):
-        return {"h": gru_jax.dot(xs, self.w_x)}
+        return {"h": dot(xs, self.w_x)}
 
     def combine(self, state, projected, affine):
         (h,) = affine(state.h, self.w_h, (projected["h"],))
@@ -108,7 +110,7 @@ class SharedInput(WithABias):
     """What is projected is an addend, twice, and is read directly; a vector is an addend too."""
 
     def project(self, xs):
-        return gru_jax.dot(xs, self.w_x)
+        return dot(xs, self.w_x)
 
     def combine(self, state, projected, affine):
         weights = jnp.concatenate([self.w_h, -self.w_h, self.w_h, 2 * self.w_h], axis=-1)
@@ -127,10 +129,10 @@ class PlainUnit(gru_jax.Cell):
         return zeros(self.w_h, batch_shape)
 
     def project(self, xs):
-        return gru_jax.dot(xs, self.w_x)
+        return dot(xs, self.w_x)
 
     def recur(self, state, projected):
-        return jnp.tanh(projected + gru_jax.dot(state, self.w_h))
+        return jnp.tanh(projected + dot(state, self.w_h))
 
 
 GATES = {
@@ -183,23 +185,23 @@ def evaluate(inputs, controls, *, implementation, reverse, checkpoint):
     return outcome, pull(weights)
 
 
-@pytest.mark.parametrize("blocks", [False, True], ids=["in one piece", "in blocks"])
+@pytest.mark.parametrize("chunks", [False, True], ids=["one chunk", "chunks"])
 @pytest.mark.parametrize("kind", AFFINE)
 @jax.enable_x64(True)
-def test_both_implementations_agree(kind, blocks, monkeypatch):
-    """In one piece reading forward; in blocks in reverse, with gates that are computed again."""
-    tuning = Tuning(keep_step=0, keep_units=0)
-    if blocks:
-        tuning = Tuning(block_elements=1, block_rows=3 * BATCH)
-    monkeypatch.setattr(xla, "TUNING", tuning)
+def test_both_implementations_agree(kind, chunks, monkeypatch):
+    """One chunk forward; several in reverse, with gates that are recomputed."""
+    tuning = SAVING_PREACTIVATIONS
+    if chunks:
+        tuning = override(Tuning(), chunk={"elements": 1, "min_rows": 3 * BATCH})
+    monkeypatch.setattr(tuning_module, "CPU_TUNING", tuning)
     inputs = draw(kind)
     written_by_hand, differentiated = (
         evaluate(
             inputs,
             controls(),
             implementation=implementation,
-            reverse=blocks,
-            checkpoint="step" if blocks else None,
+            reverse=chunks,
+            checkpoint="step" if chunks else None,
         )
         for implementation in ("xla", "scan")
     )

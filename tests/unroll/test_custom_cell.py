@@ -12,6 +12,7 @@ import pytest
 from jax.test_util import check_grads
 
 import gru_jax
+from gru_jax.cells import add_bias, dot
 from tests.cells.cases import assert_close
 
 TIME, BATCH, INPUT, HIDDEN = 6, 2, 3, 4
@@ -30,13 +31,13 @@ class MinimalGatedUnit(gru_jax.Cell):
         return jnp.zeros((*batch_shape, self.w_h.shape[0]), self.w_h.dtype)
 
     def project(self, xs):
-        return jnp.split(gru_jax.add_bias(gru_jax.dot(xs, self.w_x), self.b), 2, axis=-1)
+        return jnp.split(add_bias(dot(xs, self.w_x), self.b), 2, axis=-1)
 
     def recur(self, state, projected):
         traces.append(self)
         u_f, u_n = jnp.split(self.w_h, 2, axis=-1)
-        f = jax.nn.sigmoid(projected[0] + gru_jax.dot(state, u_f))
-        n = jnp.tanh(projected[1] + gru_jax.dot(f * state, u_n))
+        f = jax.nn.sigmoid(projected[0] + dot(state, u_f))
+        n = jnp.tanh(projected[1] + dot(f * state, u_n))
         return state + f * (n - state)
 
 

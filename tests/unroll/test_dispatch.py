@@ -1,4 +1,4 @@
-"""Which implementation serves which call, on devices that are not there."""
+"""Which implementation a call selects, on fake devices."""
 
 import functools
 
@@ -9,7 +9,9 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 import gru_jax
-from tests.unroll.fake_device import likely
+from tests.cells.cases import assert_close
+from tests.unroll.fake_device import fake_default_device
+from tests.unroll.fused.kernel_harness import as_relu_gru
 
 KERNEL = "tpu_custom_call"
 XS = jax.random.normal(jax.random.key(1), (3, 4, 2), jnp.bfloat16)
@@ -20,22 +22,22 @@ def params(hidden=128, init=gru_jax.init, **options):
 
 
 def lower(function, *arguments, platforms=("tpu",)):
-    """A program as a device would be given it: nothing that is compiled is left to be found."""
+    """The program for a device, traced without caches."""
     jax.clear_caches()
     return jax.jit(function).trace(*arguments).lower(lowering_platforms=platforms).as_text()
 
 
-def test_a_tpu_is_given_the_kernels():
+def test_a_tpu_gets_the_kernels():
     def gradient(params, xs):
         return jax.grad(lambda params: gru_jax.unroll(params, xs)[0].sum())(params)
 
-    with likely("tpu", "TPU v5e"):
+    with fake_default_device("tpu", "TPU v5e"):
         assert lower(gru_jax.unroll, params(), XS).count(KERNEL) == 1
         assert lower(gradient, params(), XS).count(KERNEL) == 2
 
 
-def test_kernels_that_have_run_on_no_device_are_taken_by_name_alone():
-    with likely("tpu", "TPU v5e", has_run=False):
+def test_kernels_that_have_never_run_on_a_device_are_used_only_when_requested():
+    with fake_default_device("tpu", "TPU v5e", is_verified=False):
         assert KERNEL not in lower(gru_jax.unroll, params(), XS)
         named = functools.partial(gru_jax.unroll, implementation="pallas_tpu")
         assert KERNEL in lower(named, params(), XS)
@@ -46,49 +48,60 @@ def test_kernels_that_have_run_on_no_device_are_taken_by_name_alone():
     [
         ({"reset": "before"}, "bfloat16", None, 'reset="before"'),
         ({"init": gru_jax.init_lstm}, "bfloat16", None, "LSTMParams"),
-        ({"hidden": 100}, "bfloat16", None, "multiple of 128 up to 2048, and is 100"),
-        ({}, "float32", None, "float32 inputs have to ask"),
-        ({}, "float16", None, "the inputs are float16"),
-        ({}, "bfloat16", "bfloat16", "h0 is bfloat16"),
+        ({"hidden": 100}, "bfloat16", None, "multiple of 128 up to 2048, got 100"),
+        ({}, "float32", None, "float32 inputs require"),
+        ({}, "float16", None, "inputs must be bfloat16 or float32, got float16"),
+        ({}, "bfloat16", "bfloat16", "the state must be float32, got bfloat16"),
     ],
 )
-def test_what_the_kernels_cannot_serve(of_cell, dtype, of_state, reason):
-    """By name it is refused, and otherwise served by another implementation."""
+def test_unsupported_calls(of_cell, dtype, of_state, reason):
+    """An explicit request raises; the default is another implementation."""
     cell, xs = params(**of_cell), XS.astype(dtype)
     h0 = None if of_state is None else jnp.zeros((4, 128), of_state)
-    with likely("tpu", "TPU v5e"):
+    with fake_default_device("tpu", "TPU v5e"):
         with pytest.raises(NotImplementedError, match=f"pallas_tpu.*{reason}"):
             gru_jax.unroll(cell, xs, h0, implementation="pallas_tpu")
         assert KERNEL not in lower(gru_jax.unroll, cell, xs, h0)
 
 
+def test_a_subclass_that_overrides_the_step_is_another_cell():
+    """Its values are its own by default, and an explicit request raises."""
+    cell = as_relu_gru(params())
+    expected = gru_jax.unroll(cell, XS, implementation="scan")
+    with fake_default_device("tpu", "TPU v5e"):
+        assert KERNEL not in lower(gru_jax.unroll, cell, XS)
+        with pytest.raises(NotImplementedError, match=r"supports only GRUParams.*got ReluGRU"):
+            gru_jax.unroll(cell, XS, implementation="pallas_tpu")
+        assert_close(gru_jax.unroll(cell, XS), expected, "bfloat16")
+
+
 @pytest.mark.parametrize(
     ("platform", "kind", "reason"),
     [
-        ("cpu", "cpu", "runs on TPU, and this is cpu"),
-        ("gpu", "NVIDIA H100 80GB HBM3", "runs on TPU, and this is gpu"),
-        ("tpu", "TPU v3", "this is TPU v3"),
+        ("cpu", "cpu", "needs a TPU, but the default device is a CPU"),
+        ("gpu", "NVIDIA H100 80GB HBM3", "needs a TPU, but the default device is a GPU"),
+        ("tpu", "TPU v3", "but the default device is TPU v3"),
     ],
 )
-def test_devices_that_the_kernels_do_not_run_on(platform, kind, reason):
-    with likely(platform, kind), pytest.raises(NotImplementedError, match=reason):
+def test_unsupported_devices(platform, kind, reason):
+    with fake_default_device(platform, kind), pytest.raises(NotImplementedError, match=reason):
         gru_jax.unroll(params(), XS, implementation="pallas_tpu")
 
 
-def test_sizes_that_fit_into_one_kind_and_not_into_another():
-    for kind, is_served in (("TPU v4", False), ("TPU v5 lite", True)):
-        with likely("tpu", kind):
+def test_sizes_that_fit_into_one_kind_of_tpu_only():
+    for kind, is_supported in (("TPU v4", False), ("TPU v5 lite", True)):
+        with fake_default_device("tpu", kind):
             large = jax.eval_shape(lambda: params(hidden=1408))
-            assert (KERNEL in lower(gru_jax.unroll, large, XS)) == is_served
+            assert (KERNEL in lower(gru_jax.unroll, large, XS)) == is_supported
 
 
-def test_float32_that_asks_for_bfloat16():
+def test_float32_inputs_that_permit_bfloat16():
     xs = XS.astype(jnp.float32)
-    with likely("tpu", "TPU v6e"), jax.default_matmul_precision("bfloat16"):
+    with fake_default_device("tpu", "TPU v6e"), jax.default_matmul_precision("bfloat16"):
         assert KERNEL in lower(gru_jax.unroll, params(), xs)
 
 
-def test_several_devices_need_shard_map_or_the_name():
+def test_several_devices_need_shard_map_or_an_explicit_request():
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
     batch = PartitionSpec(None, "data")
 
@@ -101,7 +114,7 @@ def test_several_devices_need_shard_map_or_the_name():
     def gradient(params, xs):
         return jax.grad(lambda params: sharded(params, xs).astype(jnp.float32).sum())(params)
 
-    with likely("tpu", "TPU v5e", count=2):
+    with fake_default_device("tpu", "TPU v5e", count=2):
         assert KERNEL not in lower(gru_jax.unroll, params(), XS)
         named = functools.partial(gru_jax.unroll, implementation="pallas_tpu")
         assert KERNEL in lower(named, params(), XS)
@@ -109,13 +122,13 @@ def test_several_devices_need_shard_map_or_the_name():
 
 
 def test_a_program_for_another_platform_contains_no_kernel():
-    """Nor one for several, which is right on each of them."""
+    """Nor does one for several platforms, which is right on each of them."""
 
     def unroll(params, xs):
         return gru_jax.unroll(params, xs, lengths=jnp.array([3, 2, 1, 0]))
 
     expected = unroll(params(), XS)
-    with likely("tpu", "TPU v5e"):
+    with fake_default_device("tpu", "TPU v5e"):
         for platforms in (("cpu",), ("cuda",), ("cpu", "tpu", "cuda")):
             assert KERNEL not in lower(unroll, params(), XS, platforms=platforms)
         jax.clear_caches()
@@ -124,19 +137,19 @@ def test_a_program_for_another_platform_contains_no_kernel():
             np.testing.assert_allclose(got, want, rtol=0, atol=2**-7)
 
 
-def test_without_programs():
-    """Line by line, for debugging, no kernel runs."""
+def test_disable_jit():
+    """No kernel runs."""
     cell, xs = params(), XS[:2]
     expected = gru_jax.unroll(cell, xs)
-    with likely("tpu", "TPU v5e"), jax.disable_jit():
+    with fake_default_device("tpu", "TPU v5e"), jax.disable_jit():
         for got, want in zip(gru_jax.unroll(cell, xs), expected, strict=True):
             np.testing.assert_allclose(got, want, rtol=0, atol=2**-7)
 
 
-def test_sizes_that_are_not_known_yet():
+def test_symbolic_sizes():
     (time,) = jax.export.symbolic_shape("time")
     xs = jax.ShapeDtypeStruct((time, 4, 2), XS.dtype)
-    with likely("tpu", "TPU v5e"):
+    with fake_default_device("tpu", "TPU v5e"):
         jax.clear_caches()
         exported = jax.export.export(jax.jit(gru_jax.unroll), platforms=("tpu",))(params(), xs)
         assert KERNEL not in exported.mlir_module()

@@ -1,4 +1,4 @@
-"""Every way to run a cell over time is one function, to every transformation and every dtype."""
+"""Every implementation is one function, under every transformation and in every dtype."""
 
 import dataclasses
 import functools
@@ -9,27 +9,33 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gru_jax._unroll.xla.schedule import ACCELERATOR, Tuning
+from gru_jax._unroll.xla.tuning import ACCELERATOR_TUNING, Tuning
 from tests.cells.cases import CASES, GRU_AFTER, GRU_BEFORE, LSTM, Problem, assert_close, named
 from tests.shapes import Shape
-from tests.unroll.tuning_overrides import WHOLE, in_blocks_of, in_windows_of, run_by
+from tests.unroll.tuning_overrides import (
+    SAVING_PREACTIVATIONS,
+    force_chunks,
+    force_time_blocks,
+    override,
+    unroll_with,
+)
 
-# Seven steps, which blocks of three do not divide.
+# Seven steps, which chunks of three do not divide.
 SHAPE = Shape(time=7, batch=(2,), input=2, hidden=3)
-# Six, of which blocks of three are two: the loop over blocks, without a second body for a rest.
+# Six steps are two chunks of three: a scan over chunks without a second body for a rest.
 DERIVED = Shape(time=6, batch=(2,), input=2, hidden=2)
-WAYS = {
-    "scan": ("scan", WHOLE),
-    "xla": ("xla", WHOLE),
-    "xla in blocks": ("xla", in_blocks_of(3)),
-    "xla in blocks, projecting inside": ("xla", in_blocks_of(3, inside=True)),
+VARIANTS = {
+    "scan": ("scan", SAVING_PREACTIVATIONS),
+    "xla": ("xla", SAVING_PREACTIVATIONS),
+    "xla in chunks": ("xla", force_chunks(3)),
+    "xla in chunks, projecting in the loop": ("xla", force_chunks(3, project_in_loop=True)),
 }
-BLOCKS_INSIDE = "xla in blocks, projecting inside"
+CHUNKS_IN_LOOP = "xla in chunks, projecting in the loop"
 
 
-@pytest.fixture(scope="module", params=WAYS)
+@pytest.fixture(scope="module", params=VARIANTS)
 def unroll(request):
-    with run_by(*WAYS[request.param]) as unroll:
+    with unroll_with(*VARIANTS[request.param]) as unroll:
         yield unroll
 
 
@@ -47,12 +53,12 @@ def draw_controls(shape: Shape) -> dict[str, np.ndarray]:
 
 
 def rotated(name, *settings):
-    """Every way with every case, and the settings in turn: both meet each of them somewhere."""
+    """Every variant with every case, and the settings one after another, so that both meet each."""
     return pytest.mark.parametrize(
         ("unroll", "case", name),
         [
-            pytest.param(way, case, settings[(i + j) % len(settings)], id=f"{way}-{case}")
-            for i, way in enumerate(WAYS)
+            pytest.param(variant, case, settings[(i + j) % len(settings)], id=f"{variant}-{case}")
+            for i, variant in enumerate(VARIANTS)
             for j, case in enumerate(CASES)
         ],
         indirect=["unroll"],
@@ -78,16 +84,16 @@ def test_low_precision(unroll, case, dtype):
 
 
 @pytest.mark.parametrize(
-    ("time", "block", "reverse"),
+    ("time", "chunk", "reverse"),
     [(6, 3, False), (6, 3, True), (5, 3, True), (11, 3, False), (11, 3, True), (4, 1, False)],
 )
 @jax.enable_x64(True)
-def test_blocks_of_any_number_of_steps(time, block, reverse):
-    """Two blocks and no rest, one and a rest of two, three and a rest of two, blocks of a step."""
+def test_chunks_of_any_number_of_steps(time, chunk, reverse):
+    """Two chunks and no rest, one and a rest of two, three and a rest of two, chunks of a step."""
     shape = SHAPE._replace(time=time)
     problem = Problem.draw(GRU_AFTER, shape, learned_h0=True)
     controls = {"reverse": reverse, **draw_controls(shape)}
-    with run_by("xla", in_blocks_of(block)) as unroll:
+    with unroll_with("xla", force_chunks(chunk)) as unroll:
         outcome = problem.run("float64", unroll, **controls)
     assert_close(outcome, problem.expected(**controls), "float64")
 
@@ -97,7 +103,7 @@ def test_tuned_for_accelerators():
     """There is none here; what is tuned changes no value anywhere."""
     problem = Problem.draw(GRU_AFTER, SHAPE, learned_h0=True)
     controls = draw_controls(SHAPE)
-    with run_by("xla", ACCELERATOR) as unroll:
+    with unroll_with("xla", ACCELERATOR_TUNING) as unroll:
         outcome = problem.run("float64", unroll, **controls)
     assert_close(outcome, problem.expected(**controls), "float64")
 
@@ -113,7 +119,7 @@ def test_windows_of_a_forward_pass(time, reverse):
     controls = {"reverse": reverse, **draw_controls(shape)}
 
     def run(implementation, tuning):
-        with run_by(implementation, tuning) as unroll:
+        with unroll_with(implementation, tuning) as unroll:
 
             @jax.jit
             def both(*inputs):
@@ -123,7 +129,7 @@ def test_windows_of_a_forward_pass(time, reverse):
             assert ("length=3" in str(jax.make_jaxpr(both)(*inputs))) == (implementation == "xla")
             return both(*inputs)
 
-    found, expected = run("xla", in_windows_of(3)), run("scan", WHOLE)
+    found, expected = run("xla", force_time_blocks(3)), run("scan", SAVING_PREACTIVATIONS)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-12), found, expected)
 
 
@@ -135,19 +141,19 @@ def test_one_feature_and_one_unit(unroll, case, reverse):
     assert_close(outcome, problem.expected(reverse=reverse), "float64")
 
 
-def test_blocks_give_what_one_piece_gives():
+def test_chunks_give_what_one_piece_gives():
     """Over so many steps and rows that sums in another order are not the same number."""
     problem = Problem.draw(LSTM, Shape(time=47, batch=(8,), input=4, hidden=8))
     outcomes = []
-    for tuning in (WHOLE, in_blocks_of(5, inside=True, sequences=8)):
-        with run_by("xla", tuning) as unroll:
+    for tuning in (SAVING_PREACTIVATIONS, force_chunks(5, project_in_loop=True, sequences=8)):
+        with unroll_with("xla", tuning) as unroll:
             outcomes.append(problem.run("float32", unroll))
     assert_close(*outcomes, "float32")
 
 
-@pytest.mark.parametrize("way", ["xla", BLOCKS_INSIDE])
+@pytest.mark.parametrize("variant", ["xla", CHUNKS_IN_LOOP])
 @jax.enable_x64(True)
-def test_gradients_of_one_argument_and_through_one_result(way):
+def test_gradients_of_one_argument_and_through_one_result(variant):
     problem = Problem.draw(GRU_AFTER, SHAPE, learned_h0=True)
     cotangents = jnp.asarray(problem.cotangent_state[0]), jnp.asarray(problem.cotangent_ys)
     controls = draw_controls(SHAPE)
@@ -164,7 +170,7 @@ def test_gradients_of_one_argument_and_through_one_result(way):
         alone = tuple(jax.grad(loss(0, 1), index)(*inputs) for index in range(3))
         return alone, *(jax.grad(loss(result), (0, 1, 2))(*inputs) for result in (0, 1))
 
-    with run_by(*WAYS[way]) as unroll:
+    with unroll_with(*VARIANTS[variant]) as unroll:
         alone, through_h_last, through_ys = gradients(*problem.inputs("float64"))
 
     def expected(**without):
@@ -189,7 +195,7 @@ def test_float32_is_as_exact_as_the_plain_scan(case):
     weights = {name: np.asarray(getattr(cell, name)) for name in drawn.weights}
     problem = Problem(**{**vars(drawn), "weights": weights}).rounded("float32")
 
-    with run_by("scan") as unroll:
+    with unroll_with("scan") as unroll:
         plain = problem.run("float32", unroll)
         with jax.enable_x64(True):
             exact = jax.device_get(problem.run("float64", unroll))
@@ -203,7 +209,7 @@ def test_float32_is_as_exact_as_the_plain_scan(case):
             for name, (value, true) in pairs.items()
         }
 
-    with run_by("xla") as unroll:
+    with unroll_with("xla") as unroll:
         for checkpoint in (None, "step"):
             found = errors(problem.run("float32", unroll, checkpoint=checkpoint))
             for name, allowed in errors(plain).items():
@@ -274,27 +280,29 @@ def transformed(unroll, case, names):
 )
 @jax.enable_x64(True)
 def test_transformations_see_no_difference(case, names):
-    """In blocks, whose derivative is a loop again; in one piece it is part of other tests."""
+    """In chunks, whose derivative is a loop again; one chunk is part of other tests."""
     outcomes = []
-    for way in ("scan", BLOCKS_INSIDE):
-        with run_by(*WAYS[way]) as unroll:
+    for variant in ("scan", CHUNKS_IN_LOOP):
+        with unroll_with(*VARIANTS[variant]) as unroll:
             outcomes.append(transformed(unroll, case, names))
     assert_close(*outcomes, "float64")
 
 
-KEPT = {
+RESIDUALS = {
     "projected": Tuning(),
-    "projected, in blocks": Tuning(block_elements=1, block_rows=6),
-    "states": Tuning(keep_sums=False),
-    "sums, and states that lie transposed": dataclasses.replace(WHOLE, transposed_rows=2**10),
+    "projected, in chunks": override(Tuning(), chunk={"elements": 1, "min_rows": 6}),
+    "states": override(Tuning(), residuals={"save_preactivations": False}),
+    "preactivations, operands transposed": dataclasses.replace(
+        SAVING_PREACTIVATIONS, max_transposed_ratio=2**10
+    ),
 }
 
 
-@pytest.mark.parametrize("way", KEPT.values(), ids=KEPT)
+@pytest.mark.parametrize("variant", RESIDUALS.values(), ids=RESIDUALS)
 @pytest.mark.parametrize("case", CASES, ids=str)
 @jax.enable_x64(True)
-def test_what_is_kept_changes_nothing(case, way):
+def test_residuals_change_nothing(case, variant):
     problem = Problem.draw(case, SHAPE, learned_h0=True)
-    with run_by("xla", way) as unroll:
+    with unroll_with("xla", variant) as unroll:
         outcome = problem.run("float64", unroll)
     assert_close(outcome, problem.expected(), "float64")

@@ -1,4 +1,4 @@
-"""The command `bench --gpu`: GRUs on a GPU, and whether the fused kernels are right there."""
+"""The command `bench --gpu`: times GRUs on a GPU and checks the fused kernels there."""
 
 from experiments.bench.gpu.command import main
 

@@ -1,11 +1,10 @@
-"""Whether the fused kernels are right on this device: checks, and NVIDIA's compute-sanitizer.
+"""Checks of the fused kernels on this device, also under NVIDIA's compute-sanitizer.
 
-`python -m experiments.bench.gpu.check FOLDER` runs all of it and, where nothing failed, the
-benchmark, within eight minutes, and writes check.json, check.md, gpu.json and gpu.md. It needs no
-more than jax, numpy and what it times. Every check is a process of its own: blocks of a cluster
-that wait for one another for ever cost that check its time, and a device that a kernel has left in
-an error is another one's. With `--dry-run` the portable implementation is checked instead, in
-small, so that the program itself can be tried without a GPU.
+`python -m experiments.bench.gpu.check FOLDER` runs the checks and, if none fails, the benchmark,
+within eight minutes, and writes check.json, check.md, gpu.json and gpu.md. It needs only jax,
+numpy and the libraries that it times. Every check runs in a process of its own: a deadlock between
+the CTAs of a cluster costs only that check's time, and a device error ends only that process. With
+`--dry-run` small checks of the implementation "xla" run instead, which needs no GPU.
 """
 
 import argparse
@@ -25,40 +24,43 @@ from typing import Any
 
 import jax
 
-from experiments.bench.gpu.checks import CHECKS, Setting, one_call
+from experiments.bench.gpu.benchmark import SIZES, run
+from experiments.bench.gpu.checks import CHECKS, CheckConfig, smoke
+from experiments.bench.gpu.device import require_gpu
+from experiments.bench.shapes import ProblemSize
 from experiments.errors import UserError
 from experiments.files import write_atomically, write_json
 from experiments.runs.provenance import provenance
 
 MODULE = "experiments.bench.gpu.check"
 SANITIZER = "compute-sanitizer"
-DRY = Setting("xla", hidden_sizes=(32,), steps=100, repetitions=3)
+DRY = CheckConfig("xla", hidden_sizes=(32,), steps=100, repetitions=3)
 LIMIT = 440.0
-"""Seconds for everything."""
+"""Seconds for checks and benchmark together."""
 CHECKS_LIMIT = 170.0
 ONE_LIMIT = 90.0
-"""Seconds of one check; the sanitizer slows a kernel down a hundred times."""
+"""Seconds of one check; the sanitizer slows a kernel down by a factor of a hundred."""
 
 Row = dict[str, Any]
 
 
-def check(output: Path, setting: Setting | None = None, limit: float = CHECKS_LIMIT) -> bool:
-    """Runs all checks, some at a time, within about ``limit`` seconds.
+def check(output: Path, config: CheckConfig | None = None, limit: float = CHECKS_LIMIT) -> bool:
+    """Runs all checks, several at a time, within about ``limit`` seconds.
 
-    What there is, is written after every check to check.json and check.md.
+    check.json and check.md are written after every check.
 
     Returns:
-        Whether nothing failed; what was left out has not.
+        Whether no check failed; a skipped check has not failed.
     """
-    setting = setting or Setting()
-    result: dict[str, Any] = {**provenance(), "setting": dataclasses.asdict(setting), "checks": []}
-    ends = time.monotonic() + limit
-    # Compilation takes most of the time, of a process and of the machine.
+    config = config or CheckConfig()
+    result: dict[str, Any] = {**provenance(), "config": dataclasses.asdict(config), "checks": []}
+    deadline = time.monotonic() + limit
+    # Most of the time is compilation, which uses several cores.
     with ThreadPoolExecutor(max(1, min(8, (os.cpu_count() or 1) // 2))) as pool:
-        commands = _commands(setting)
-        # The sanitizer, which is last, takes longest: it begins first, and the others go beside it.
+        commands = _commands(config)
+        # The sanitizer is reported last but takes longest, so it starts first.
         found = {
-            name: pool.submit(_timed, commands[name], ends)
+            name: pool.submit(_timed, commands[name], deadline)
             for name in sorted(commands, key=lambda name: not name.startswith(SANITIZER))
         }
         for name in commands:
@@ -70,16 +72,16 @@ def check(output: Path, setting: Setting | None = None, limit: float = CHECKS_LI
     return all(row["outcome"] != "failed" for row in result["checks"])
 
 
-def require_right(output: Path) -> None:
-    """Raises UserError where a check fails: what is wrong, or hangs, is not timed."""
+def require_checks_pass(output: Path) -> None:
+    """Raises UserError if a check fails, because a wrong kernel is not worth timing."""
     if not check(output):
-        raise UserError(f"A check failed, so that nothing is timed: see {output / 'check.md'}.")
+        raise UserError(f"A check failed, so nothing is timed: see {output / 'check.md'}.")
 
 
 def to_markdown(result: dict[str, Any]) -> str:
     """The checks as a table."""
     lines = [
-        f"Checks of {result['setting']['implementation']} on {result['device']['kind']}, jax "
+        f"Checks of {result['config']['implementation']} on {result['device']['kind']}, jax "
         f"{result['versions']['jax']}, revision {result['git_revision'][:10]}.",
         "",
         "| check | outcome | found | s |",
@@ -95,34 +97,35 @@ def to_markdown(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def outcome_of(run: Callable[[], dict[str, Any]]) -> Row:
-    """What became of a check: passed, left out or failed, and what it found or why."""
+def run_check(run: Callable[[], dict[str, Any]]) -> Row:
+    """Runs a check: the outcome "passed", "skipped" or "failed", and its result or the reason."""
     try:
         return {"outcome": "passed", "found": run()}
     except (NotImplementedError, ModuleNotFoundError) as error:
-        return {"outcome": "left out", "reason": str(error)}
-    # Whatever it is, this check is to be reported.
+        return {"outcome": "skipped", "reason": str(error)}
+    # Any other error is a failed check, which the report shows.
     except Exception as error:
         return {"outcome": "failed", "reason": f"{type(error).__name__}: {error}"[:2000]}
 
 
-def in_a_process(command: Sequence[str] | str, left: float, limit: float = ONE_LIMIT) -> Row:
-    """The outcome of a check that is run by a command; a string says why there is none.
+def run_subprocess(command: Sequence[str] | str, left: float, limit: float = ONE_LIMIT) -> Row:
+    """Runs a check in a subprocess and returns its row.
 
-    What it prints last is :func:`outcome_of` as JSON, or, under the sanitizer, its summary.
+    The last line of the output is the row of :func:`run_check` as JSON, or the summary of the
+    sanitizer.
 
     Args:
-        command: what to run.
-        left: seconds for this check and those after it: nothing has failed where they run out.
-        limit: seconds after which it has failed; the sanitizer may be that slow.
+        command: the command, or the reason why there is none.
+        left: seconds left for all checks; a check that exceeds them is skipped.
+        limit: seconds after which a check has failed; under the sanitizer it is skipped.
     """
     if isinstance(command, str):
-        return {"outcome": "left out", "reason": command}
+        return {"outcome": "skipped", "reason": command}
     if left <= 0:
-        return {"outcome": "left out", "reason": "out of time"}
-    # Memory of JAX's own pool would hide from the sanitizer what runs beyond an array.
-    watched = command[0] != sys.executable
-    memory = {"XLA_PYTHON_CLIENT_ALLOCATOR": "platform"} if watched else {}
+        return {"outcome": "skipped", "reason": "out of time"}
+    # With JAX's memory pool the sanitizer would not see accesses beyond the end of an array.
+    sanitized = command[0] != sys.executable
+    memory = {"XLA_PYTHON_CLIENT_ALLOCATOR": "platform"} if sanitized else {}
     try:
         done = subprocess.run(
             command,
@@ -133,36 +136,36 @@ def in_a_process(command: Sequence[str] | str, left: float, limit: float = ONE_L
             timeout=min(left, limit),
         )
     except subprocess.TimeoutExpired:
-        has_failed = left >= limit and not watched
+        has_failed = left >= limit and not sanitized
         reason = f"not done after {min(left, limit):.0f} s"
-        return {"outcome": "failed" if has_failed else "left out", "reason": reason}
-    if watched:
+        return {"outcome": "failed" if has_failed else "skipped", "reason": reason}
+    if sanitized:
         summary = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: .*", done.stdout + done.stderr)
         if not done.returncode and summary:
             return {"outcome": "passed", "found": {"summary": summary[-1]}}
     elif not done.returncode:
         return json.loads(done.stdout.splitlines()[-1])
-    said = (done.stdout + done.stderr).strip()[-1500:]
-    return {"outcome": "failed", "reason": f"ended with {done.returncode}: {said}"}
+    output = (done.stdout + done.stderr).strip()[-1500:]
+    return {"outcome": "failed", "reason": f"exit code {done.returncode}: {output}"}
 
 
-def _timed(command: Sequence[str] | str, ends: float) -> Row:
+def _timed(command: Sequence[str] | str, deadline: float) -> Row:
     begun = time.monotonic()
-    row = in_a_process(command, ends - begun)
+    row = run_subprocess(command, deadline - begun)
     return row | {"seconds": round(time.monotonic() - begun, 2)}
 
 
-def _commands(setting: Setting) -> dict[str, Sequence[str] | str]:
-    """By name what runs each check, the largest size last; a string says why nothing does."""
+def _commands(config: CheckConfig) -> dict[str, Sequence[str] | str]:
+    """The command of each check by its name, the largest size last, or why there is no command."""
 
-    def alone(one: Callable[..., Any], hidden: int) -> list[str]:
-        words = json.dumps(dataclasses.asdict(setting))
-        return [sys.executable, "-m", MODULE, "--one", one.__name__, str(hidden), words]
+    def command_of(one: Callable[..., Any], hidden: int) -> list[str]:
+        fields = json.dumps(dataclasses.asdict(config))
+        return [sys.executable, "-m", MODULE, "--one", one.__name__, str(hidden), fields]
 
     commands: dict[str, Sequence[str] | str] = {
-        f"{one.__name__.replace('_', ' ')}, hidden size {hidden}": alone(one, hidden)
+        f"{one.__name__.replace('_', ' ')}, hidden size {hidden}": command_of(one, hidden)
         for one in CHECKS
-        for hidden in setting.hidden_sizes
+        for hidden in config.hidden_sizes
     }
     program = shutil.which(SANITIZER) or shutil.which(SANITIZER, path="/usr/local/cuda/bin")
     reason = None
@@ -171,49 +174,48 @@ def _commands(setting: Setting) -> dict[str, Sequence[str] | str]:
     elif jax.devices()[0].platform != "gpu":
         reason = "there is no GPU"
     for tool in ("memcheck", "racecheck"):
-        for hidden in dict.fromkeys((setting.hidden_sizes[0], setting.hidden_sizes[-1])):
-            watch = [str(program), "--tool", tool, "--error-exitcode", "86"]
+        for hidden in dict.fromkeys((config.hidden_sizes[0], config.hidden_sizes[-1])):
+            sanitizer = [str(program), "--tool", tool, "--error-exitcode", "86"]
             commands[f"{SANITIZER} {tool}, hidden size {hidden}"] = reason or [
-                *watch,
-                *alone(one_call, hidden),
+                *sanitizer,
+                *command_of(smoke, hidden),
             ]
     return commands
 
 
-def _one(name: str, hidden: str, setting: str) -> Row:
-    """Runs one check here and now."""
-    functions = {one.__name__: one for one in (*CHECKS, one_call)}
-    words = json.loads(setting)
-    words["hidden_sizes"] = tuple(words["hidden_sizes"])
-    return outcome_of(functools.partial(functions[name], Setting(**words), int(hidden)))
+def _one(name: str, hidden: str, config: str) -> Row:
+    """Runs one check in this process."""
+    functions = {one.__name__: one for one in (*CHECKS, smoke)}
+    fields = json.loads(config)
+    fields["hidden_sizes"] = tuple(fields["hidden_sizes"])
+    return run_check(functools.partial(functions[name], CheckConfig(**fields), int(hidden)))
 
 
 def _main() -> int:
     parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("runs/check"))
     parser.add_argument("--dry-run", action="store_true")
-    parser.add_argument("--one", nargs=3, metavar=("CHECK", "HIDDEN", "SETTING"))
+    parser.add_argument("--one", nargs=3, metavar=("CHECK", "HIDDEN", "CONFIG"))
     options = parser.parse_args()
     begun = time.monotonic()
     if options.one is not None:
         row = _one(*options.one)
         print(json.dumps(row))
-        # The sanitizer says nothing of a call that did not come to its end.
-        return int(row["outcome"] != "passed" and options.one[0] == one_call.__name__)
-    from experiments.bench.gpu.command import SHAPES, parse_shape, require_gpu, run
-
+        # The sanitizer does not report a call that raised an exception.
+        return int(row["outcome"] != "passed" and options.one[0] == smoke.__name__)
     options.folder.mkdir(parents=True, exist_ok=True)
     if options.dry_run:
         return int(not check(options.folder, DRY))
     try:
         require_gpu()
-        require_right(options.folder)
+        require_checks_pass(options.folder)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
     left = LIMIT - (time.monotonic() - begun)
-    shapes = [parse_shape(sizes) for sizes in SHAPES]
-    print(run(shapes, 1.0, left, options.folder, f"python -m {MODULE}"))
+    print(
+        run(list(map(ProblemSize.parse, SIZES)), 1.0, left, options.folder, f"python -m {MODULE}")
+    )
     return 0
 
 

@@ -1,6 +1,6 @@
-"""What has to hold of the fused kernels on a device, each a function that raises where it fails."""
+"""Checks of the fused kernels on a device: each is a function that raises if the check fails."""
 
-# torch, whose work is the other stream, comes with the extra `bench`.
+# torch, which keeps another stream busy, comes with the extra `bench`.
 # pyright: reportMissingImports=false
 
 import dataclasses
@@ -18,18 +18,18 @@ from jax.sharding import AxisType, PartitionSpec
 import gru_jax
 
 VALUES, GRADIENTS = 2e-2, 6e-2
-"""How far bfloat16 operands may take results, relative to the largest number of an array."""
+"""Tolerances with bfloat16 operands, relative to the largest element of an array."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Setting:
-    """What the checks run.
+class CheckConfig:
+    """Configuration of the checks.
 
     Attributes:
-        implementation: of :func:`gru_jax.unroll`.
-        hidden_sizes: those to check.
-        steps: of the long sequence.
-        repetitions: of the same call.
+        implementation: the argument of :func:`gru_jax.unroll`.
+        hidden_sizes: the sizes to check.
+        steps: number of steps of the long sequence.
+        repetitions: how often the same call is repeated.
     """
 
     implementation: str = "mosaic_gpu"
@@ -40,7 +40,7 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A call with every feature, and weights that make a loss of what it gives."""
+    """The arguments of a call, and the weights of a loss on its results."""
 
     arguments: tuple[gru_jax.GRUParams, jax.Array, jax.Array]
     controls: dict[str, jax.Array]
@@ -48,8 +48,11 @@ class Case:
     weights: tuple[jax.Array, jax.Array]
 
     @classmethod
-    def draw(cls, time: int, batch: int, hidden: int, *, plain: bool = False) -> "Case":
-        """All features, or none with ``plain``. The numbers are exact in bfloat16."""
+    def sample(cls, time: int, batch: int, hidden: int, *, plain: bool = False) -> "Case":
+        """Samples a call with all features, or none if ``plain``.
+
+        All floating-point elements are exact in bfloat16.
+        """
         keys = iter(jax.random.split(jax.random.key(time * 1000 + batch), 12))
         inputs = 64
         params = gru_jax.init(next(keys), inputs, hidden, bias_init="torch", learned_h0=not plain)
@@ -75,22 +78,22 @@ class Case:
         """``((h_last, ys), gradients of the loss)``, compiled once."""
         return _outcome(self.arguments, self.controls, self.weights, self.reverse, implementation)
 
-    def exact(self) -> Any:
-        """The same in float64, on the CPU."""
+    def float64_reference(self) -> Any:
+        """The same in float64 on the CPU."""
         with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
 
-            def wide(leaf: jax.Array) -> jax.Array:
+            def to_float64(leaf: jax.Array) -> jax.Array:
                 is_floating = jnp.issubdtype(leaf.dtype, jnp.floating)
                 return jnp.asarray(np.asarray(leaf, np.float64 if is_floating else leaf.dtype))
 
             arguments, controls, weights = jax.tree.map(
-                wide, (self.arguments, self.controls, self.weights)
+                to_float64, (self.arguments, self.controls, self.weights)
             )
             found = _outcome(arguments, controls, weights, self.reverse, "xla")
             return jax.tree.map(np.asarray, found)
 
 
-# Deterministic, or what XLA adds up around the kernels could differ from run to run.
+# Without this option, reductions that XLA does around the kernels could differ between runs.
 @functools.partial(
     jax.jit, static_argnums=(3, 4), compiler_options={"xla_gpu_deterministic_ops": True}
 )
@@ -109,53 +112,53 @@ def _outcome(
     return outputs, gradients
 
 
-def hold(came: Any, expected: Any) -> dict[str, float]:
-    """Errors of values and gradients. Raises ValueError where they are more than rounding."""
+def assert_close(actual: Any, expected: Any) -> dict[str, float]:
+    """The errors of values and gradients. Raises ValueError if one exceeds its tolerance."""
     errors = {}
     for name, limit, index in (("values", VALUES, 0), ("gradients", GRADIENTS, 1)):
-        pairs = zip(jax.tree.leaves(came[index]), jax.tree.leaves(expected[index]), strict=True)
+        pairs = zip(jax.tree.leaves(actual[index]), jax.tree.leaves(expected[index]), strict=True)
         found = [_distance(*pair) for pair in pairs]
         errors[name] = float(np.max(found))
         if not errors[name] <= limit:
-            raise ValueError(f"{name} are off by {errors[name]:.1e}, of each array {found}")
+            raise ValueError(f"{name} are off by {errors[name]:.1e}; by array: {found}")
     return errors
 
 
-def _distance(came: Any, expected: Any) -> float:
-    came, expected = np.asarray(came, np.float64), np.asarray(expected, np.float64)
-    if not came.size:
+def _distance(actual: Any, expected: Any) -> float:
+    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    if not actual.size:
         return 0.0
-    return float(np.abs(came - expected).max() / max(np.abs(expected).max(), 1.0))
+    return float(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1.0))
 
 
-def poison() -> None:
-    """Leaves NaN in the memory that the next results are put into."""
+def fill_with_nan() -> None:
+    """Fills device memory with NaN and frees it, so that the next results are written there."""
     pieces = [jnp.full(size, jnp.nan) for size in (2**24, 2**20, 2**20, 2**16, 2**12)]
     jax.block_until_ready(pieces)
 
 
-def values_and_gradients(setting: Setting, hidden: int) -> dict[str, float]:
-    """Odd sizes with all features, against float64; outputs poisoned."""
+def values_and_gradients(config: CheckConfig, hidden: int) -> dict[str, float]:
+    """Odd sizes with all features, compared with float64; output memory holds NaN before."""
 
     def prepare(sizes: tuple[int, int]) -> tuple[Case, Any]:
-        case = Case.draw(*sizes, hidden)
-        case.outcome(setting.implementation)
-        return case, case.exact()
+        case = Case.sample(*sizes, hidden)
+        case.outcome(config.implementation)
+        return case, case.float64_reference()
 
     # Nearly all of the time is compilation.
     with ThreadPoolExecutor() as pool:
         prepared = list(pool.map(prepare, ((1, 1), (2, 17), (3, 16), (50, 33))))
     worst = {"values": 0.0, "gradients": 0.0}
     for case, expected in prepared:
-        poison()
-        errors = hold(case.outcome(setting.implementation), expected)
+        fill_with_nan()
+        errors = assert_close(case.outcome(config.implementation), expected)
         worst = {name: max(worst[name], errors[name]) for name in worst}
     return worst
 
 
-def same_bits(setting: Setting, hidden: int) -> dict[str, int]:
-    """The same call over and over, bit for bit: what moves is a race."""
-    case = Case.draw(40, 48, hidden)
+def is_deterministic(config: CheckConfig, hidden: int) -> dict[str, int]:
+    """Repetitions of a call are equal bit for bit; a difference is a race."""
+    case = Case.sample(40, 48, hidden)
 
     @jax.jit
     def differ(one: Any, other: Any) -> jax.Array:
@@ -166,24 +169,24 @@ def same_bits(setting: Setting, hidden: int) -> dict[str, int]:
 
         return jnp.any(jnp.stack(jax.tree.leaves(jax.tree.map(of_leaf, one, other))))
 
-    first = case.outcome(setting.implementation)
-    moved = jnp.zeros((), bool)
-    for _ in range(setting.repetitions):
-        moved = moved | differ(case.outcome(setting.implementation), first)
-    if moved:
-        raise ValueError(f"{setting.repetitions} repetitions do not agree bit for bit")
-    return {"repetitions": setting.repetitions}
+    first = case.outcome(config.implementation)
+    has_changed = jnp.zeros((), bool)
+    for _ in range(config.repetitions):
+        has_changed = has_changed | differ(case.outcome(config.implementation), first)
+    if has_changed:
+        raise ValueError(f"{config.repetitions} repetitions do not agree bit for bit")
+    return {"repetitions": config.repetitions}
 
 
-def beside_other_work(setting: Setting, hidden: int) -> dict[str, int]:
-    """The same bits while another stream of the same process keeps the device busy."""
+def is_deterministic_under_load(config: CheckConfig, hidden: int) -> dict[str, int]:
+    """Repetitions are equal while another stream of the process keeps the device busy."""
     import torch
 
     if not torch.cuda.is_available():
         raise NotImplementedError("torch sees no GPU")
     done = threading.Event()
 
-    def disturb() -> None:
+    def run_matmuls() -> None:
         with torch.cuda.stream(torch.cuda.Stream()):
             square = torch.randn(2048, 2048, device="cuda", dtype=torch.bfloat16)
             while not done.is_set():
@@ -191,73 +194,73 @@ def beside_other_work(setting: Setting, hidden: int) -> dict[str, int]:
                     torch.mm(square, square)
                 torch.cuda.current_stream().synchronize()
 
-    other = threading.Thread(target=disturb)
+    other = threading.Thread(target=run_matmuls)
     other.start()
     try:
-        some = dataclasses.replace(setting, repetitions=max(1, setting.repetitions // 5))
-        return same_bits(some, hidden)
+        fewer = dataclasses.replace(config, repetitions=max(1, config.repetitions // 5))
+        return is_deterministic(fewer, hidden)
     finally:
         done.set()
         other.join()
 
 
-def many_steps(setting: Setting, hidden: int) -> dict[str, float]:
-    """A long sequence, against the portable implementation."""
-    case = Case.draw(setting.steps, 16, hidden, plain=True)
-    return hold(case.outcome(setting.implementation), case.outcome("xla"))
+def long_sequence(config: CheckConfig, hidden: int) -> dict[str, float]:
+    """A long sequence, compared with the implementation "xla"."""
+    case = Case.sample(config.steps, 16, hidden, plain=True)
+    return assert_close(case.outcome(config.implementation), case.outcome("xla"))
 
 
-def under_vmap(setting: Setting, hidden: int) -> dict[str, float]:
-    """A mapped axis of the batch is the batch."""
-    params, xs, h0 = Case.draw(7, 12, hidden, plain=True).arguments
-    run = functools.partial(gru_jax.unroll, implementation=setting.implementation)
-    parted = xs.reshape(7, 3, 4, -1), h0.reshape(3, 4, -1)
-    last, ys = jax.jit(jax.vmap(run, (None, 1, 0), (0, 1)))(params, *parted)
+def under_vmap(config: CheckConfig, hidden: int) -> dict[str, float]:
+    """Mapping over a part of the batch gives the same as the whole batch."""
+    params, xs, h0 = Case.sample(7, 12, hidden, plain=True).arguments
+    run = functools.partial(gru_jax.unroll, implementation=config.implementation)
+    mapped = xs.reshape(7, 3, 4, -1), h0.reshape(3, 4, -1)
+    last, ys = jax.jit(jax.vmap(run, (None, 1, 0), (0, 1)))(params, *mapped)
     whole = jax.jit(run)(params, xs, h0)
-    together = (last.reshape(h0.shape), ys.reshape(7, 12, -1))
-    return _same(together, whole)
+    return _same((last.reshape(h0.shape), ys.reshape(7, 12, -1)), whole)
 
 
-def under_shard_map(setting: Setting, hidden: int) -> dict[str, float]:
-    """Within shard_map over all devices."""
-    params, xs, h0 = Case.draw(7, 16, hidden, plain=True).arguments
-    run = functools.partial(gru_jax.unroll, implementation=setting.implementation)
+def under_shard_map(config: CheckConfig, hidden: int) -> dict[str, float]:
+    """Inside shard_map over all devices."""
+    params, xs, h0 = Case.sample(7, 16, hidden, plain=True).arguments
+    run = functools.partial(gru_jax.unroll, implementation=config.implementation)
     mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
-    whole, of_batch, of_steps = PartitionSpec(), PartitionSpec("data"), PartitionSpec(None, "data")
+    replicated, of_batch = PartitionSpec(), PartitionSpec("data")
+    of_steps = PartitionSpec(None, "data")
     sharded = jax.shard_map(
-        run, mesh=mesh, in_specs=(whole, of_steps, of_batch), out_specs=(of_batch, of_steps)
+        run, mesh=mesh, in_specs=(replicated, of_steps, of_batch), out_specs=(of_batch, of_steps)
     )
     return _same(jax.jit(sharded)(params, xs, h0), jax.jit(run)(params, xs, h0))
 
 
-def with_donation(setting: Setting, hidden: int) -> dict[str, float]:
-    """With the state's memory given away."""
-    params, xs, h0 = Case.draw(7, 16, hidden, plain=True).arguments
-    run = functools.partial(gru_jax.unroll, implementation=setting.implementation)
-    kept = jax.jit(run)(params, xs, h0)
-    return _same(jax.jit(run, donate_argnums=2)(params, xs, jnp.copy(h0)), kept)
+def with_donation(config: CheckConfig, hidden: int) -> dict[str, float]:
+    """With the state's buffer donated."""
+    params, xs, h0 = Case.sample(7, 16, hidden, plain=True).arguments
+    run = functools.partial(gru_jax.unroll, implementation=config.implementation)
+    expected = jax.jit(run)(params, xs, h0)
+    return _same(jax.jit(run, donate_argnums=2)(params, xs, jnp.copy(h0)), expected)
 
 
-def one_call(setting: Setting, hidden: int) -> dict[str, float]:
-    """A small one with all features, for who watches over it."""
-    case = Case.draw(3, 17, hidden)
-    return hold(case.outcome(setting.implementation), case.exact())
+def smoke(config: CheckConfig, hidden: int) -> dict[str, float]:
+    """One small call with all features, for the sanitizer."""
+    case = Case.sample(3, 17, hidden)
+    return assert_close(case.outcome(config.implementation), case.float64_reference())
 
 
-def _same(came: Any, expected: Any) -> dict[str, float]:
-    error = float(np.max([*map(_distance, jax.tree.leaves(came), jax.tree.leaves(expected))]))
+def _same(actual: Any, expected: Any) -> dict[str, float]:
+    error = float(np.max([*map(_distance, jax.tree.leaves(actual), jax.tree.leaves(expected))]))
     if not error <= VALUES:
         raise ValueError(f"values are off by {error:.1e}")
     return {"values": error}
 
 
-CHECKS: tuple[Callable[[Setting, int], dict[str, Any]], ...] = (
+CHECKS: tuple[Callable[[CheckConfig, int], dict[str, Any]], ...] = (
     values_and_gradients,
-    same_bits,
+    is_deterministic,
     under_vmap,
     under_shard_map,
     with_donation,
-    many_steps,
-    beside_other_work,
+    long_sequence,
+    is_deterministic_under_load,
 )
-"""In the order in which they run: what says most comes first."""
+"""In the order in which they run: the most informative first."""

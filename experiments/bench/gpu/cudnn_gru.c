@@ -1,9 +1,9 @@
-// Times cuDNN's GRU with an algorithm of one's own choice, which no framework allows.
+// Times cuDNN's GRU with a given algorithm, which no framework allows.
 //
 // cudnn_gru BATCH TIME INPUT HIDDEN ALGORITHM DTYPE REPEATS
 //   ALGORITHM: standard, persist_static, persist_dynamic, persist_small_h
 //   DTYPE: float32, tf32, float16, bfloat16
-// Prints {"forward": ms, "gradient": ms}, means per call, or ends with 1 and says why not.
+// Prints {"forward": ms, "gradient": ms}, means per call, or an error message with exit code 1.
 
 #include <cuda_runtime.h>
 #include <cudnn.h>
@@ -36,14 +36,14 @@ static void *zeros(size_t bytes) {
   return memory;
 }
 
-int main(int count, char **words) {
-  if (count != 8) {
-    fprintf(stderr, "usage: %s BATCH TIME INPUT HIDDEN ALGORITHM DTYPE REPEATS\n", words[0]);
+int main(int argc, char **argv) {
+  if (argc != 8) {
+    fprintf(stderr, "usage: %s BATCH TIME INPUT HIDDEN ALGORITHM DTYPE REPEATS\n", argv[0]);
     return 2;
   }
-  const int batch = atoi(words[1]), time = atoi(words[2]);
-  const int input = atoi(words[3]), hidden = atoi(words[4]), repeats = atoi(words[7]);
-  const char *algorithm = words[5], *dtype = words[6];
+  const int batch = atoi(argv[1]), time = atoi(argv[2]);
+  const int input = atoi(argv[3]), hidden = atoi(argv[4]), repeats = atoi(argv[7]);
+  const char *algorithm = argv[5], *dtype = argv[6];
 
   cudnnRNNAlgo_t algo = CUDNN_RNN_ALGO_STANDARD;
   if (!strcmp(algorithm, "persist_static")) algo = CUDNN_RNN_ALGO_PERSIST_STATIC;
@@ -103,11 +103,11 @@ int main(int count, char **words) {
   void *weights = zeros(weight_bytes), *d_weights = zeros(weight_bytes);
   void *work = zeros(work_bytes), *reserve = zeros(reserve_bytes);
 
-  // Not zeros, on which a device draws less power and runs faster: small numbers of any sign.
+  // Small random elements: on zeros a device draws less power and runs faster.
   const size_t most = weight_bytes > steps * input * width ? weight_bytes : steps * input * width;
   unsigned char *noise = malloc(most);
   for (size_t i = 0; i < most; ++i) {
-    // The high byte of every number: a sign, and an exponent below that of 1.
+    // The high byte of an element: a random sign, and an exponent below that of 1.
     const int high = i % width == width - 1;
     const int exponent = type == CUDNN_DATA_HALF ? 0x28 : 0x3c;
     noise[i] = high ? (unsigned char)((rand() & 0x80) | exponent) : (unsigned char)rand();
@@ -132,7 +132,7 @@ int main(int count, char **words) {
       CUDNN(cudnnRNNBackwardData_v8(handle, rnn, lengths_there, ys, y, dy, xs, dx, state, h, NULL,
                                     dh, NULL, NULL, NULL, NULL, weight_bytes, weights, work_bytes,
                                     work, reserve_bytes, reserve));
-      // It adds to what is there.
+      // The call accumulates into d_weights.
       CUDA(cudaMemsetAsync(d_weights, 0, weight_bytes, 0));
       CUDNN(cudnnRNNBackwardWeights_v8(handle, rnn, CUDNN_WGRAD_MODE_ADD, lengths_there, xs, x,
                                        state, h, ys, y, weight_bytes, d_weights, work_bytes, work,

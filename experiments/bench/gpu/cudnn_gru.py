@@ -1,4 +1,4 @@
-"""cuDNN's GRU with its algorithm chosen by us: a program in C, compiled where it runs."""
+"""cuDNN's GRU with a forced algorithm: a C program that is compiled where it runs."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.bench.baselines import Shape
+from experiments.bench.shapes import ProblemSize
 
 ALGORITHMS = ("standard", "persist_static", "persist_small_h")
 PRECISIONS = {
@@ -23,29 +23,31 @@ PRECISIONS = {
 SOURCE = Path(__file__).with_name("cudnn_gru.c")
 
 
-def time_cudnn(shapes: Sequence[Shape], repeats: int, timeout: float) -> list[dict[str, Any]]:
-    """Times every algorithm in every precision: rows as the report takes them.
+def time_cudnn(sizes: Sequence[ProblemSize], repeats: int, timeout: float) -> list[dict[str, Any]]:
+    """Times every algorithm in every precision and returns the report's rows.
 
     Args:
-        shapes: the sizes.
-        repeats: calls that a mean is taken of.
-        timeout: seconds for everything; what comes later is left out, and says so.
+        sizes: the problem sizes.
+        repeats: number of calls that are averaged.
+        timeout: seconds for everything; the rows of what was skipped say so.
     """
-    ends = time.monotonic() + timeout
+    deadline = time.monotonic() + timeout
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "cudnn_gru"
         reason, libraries = _compile(program)
         rows = []
-        for shape in shapes:
+        for size in sizes:
             for algorithm in ALGORITHMS:
                 for precision, name in PRECISIONS.items():
                     if reason is None:
-                        words = [*str(shape).split(","), algorithm, name, str(repeats)]
-                        found = _run([str(program), *words], libraries, ends - time.monotonic())
+                        arguments = [*str(size).split(","), algorithm, name, str(repeats)]
+                        found = _run(
+                            [str(program), *arguments], libraries, deadline - time.monotonic()
+                        )
                     else:
                         found = {"skipped": reason}
-                    of_row = {"contender": f"cuDNN {algorithm}", "precision": precision}
-                    rows.append({**of_row, "shape": str(shape), **found})
+                    of_row = {"implementation": f"cuDNN {algorithm}", "precision": precision}
+                    rows.append({**of_row, "size": str(size), **found})
     return rows
 
 
@@ -61,23 +63,23 @@ def _run(command: list[str], libraries: list[Path], timeout: float) -> dict[str,
     except subprocess.TimeoutExpired:
         return {"skipped": "out of time"}
     if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"ended with {done.returncode}"]
-        return {"skipped": said[-1]}
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        return {"skipped": lines[-1]}
     return {kind: {"median": value} for kind, value in json.loads(done.stdout).items()}
 
 
 def _compile(program: Path) -> tuple[str | None, list[Path]]:
-    """Compiles the program: why that cannot be, or None, and where its libraries are."""
+    """Compiles the program; returns the reason why it failed or None, and the library folders."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         return "there is no C compiler", []
     header = _find("cudnn.h", ("nvidia/*/include", "include"))
     if header is None:
-        return "there is no cudnn.h; the wheel nvidia-cudnn-cu13 has it", []
-    # The header that cuda_runtime.h includes first: packages have the one without the other.
+        return "there is no cudnn.h; the wheel nvidia-cudnn-cu13 contains it", []
+    # cuda_runtime.h includes this header first, but some packages have only one of the two.
     runtime = _find("crt/host_config.h", ("nvidia/*/include", "include"))
     if runtime is None:
-        return "there is no crt/host_config.h; CUDA's toolkit has it", []
+        return "there is no crt/host_config.h; the CUDA toolkit contains it", []
     libraries = [
         library
         for library in (
@@ -99,14 +101,14 @@ def _compile(program: Path) -> tuple[str | None, list[Path]]:
         text=True,
     )
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         error = next((line for line in lines if "error" in line), lines[0])
         return f"{compiler} failed: {error}", []
     return None, [path.parent for path in libraries]
 
 
 def _find(name: str, folders: Sequence[str]) -> Path | None:
-    """A file of Python's packages, or else of the system."""
+    """Finds a file in Python's packages, otherwise in the system."""
     packages = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *sys.path}
     roots = [*map(Path, packages), Path("/usr/local/cuda"), Path("/usr/local"), Path("/usr")]
     for root in roots:

@@ -1,4 +1,4 @@
-"""Flax's scan and our implementations, on a GPU."""
+"""Flax's scan and our implementations on a GPU."""
 
 import dataclasses
 import functools
@@ -17,15 +17,15 @@ COMMAND_BUFFERS = {
     "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,WHILE",
     "xla_gpu_graph_min_graph_size": 1,
 }
-"""Compiler options: the steps of a loop are recorded once and launched as one graph."""
+"""Compiler options that record the kernels of a loop once and launch them as a CUDA graph."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Way:
-    """One way to run a GRU.
+class Variant:
+    """A program that runs a GRU, its precision and its compiler options.
 
     Attributes:
-        precision: of its products, a key of :data:`experiments.bench.gpu.roofline.BYTES`.
+        precision: of the matmuls, a key of :data:`experiments.bench.gpu.roofline.BYTES`.
         apply: ``(params, xs) -> ys``.
         compiler_options: for :func:`jax.jit`.
     """
@@ -41,7 +41,7 @@ class Way:
 
     @property
     def tolerance(self) -> float:
-        """How far results may be off, relative to the largest number: rounding along time."""
+        """Tolerance relative to the largest element; rounding accumulates over time."""
         return {"float32": 1e-3, "float32 (TF32)": 2e-2}.get(self.precision, 1e-1)
 
     @property
@@ -50,66 +50,70 @@ class Way:
         return "highest" if self.precision == "float32" else "tensorfloat32"
 
 
-def ways(problem: Problem) -> dict[str, Way]:
-    """What can be timed here, by name."""
+def variants(problem: Problem) -> dict[str, Variant]:
+    """The variants by name."""
     precisions = {"float32": "float32", "TF32": "float32 (TF32)", "bfloat16": "bfloat16"}
-    portable = functools.partial(_ours, implementation="xla")
+    xla = functools.partial(_ours, implementation="xla")
     found = {}
     for short, precision in precisions.items():
-        found[f"flax.nnx scan, {short}"] = Way(precision, functools.partial(_flax, problem))
-        found[f"gru_jax portable, {short}"] = Way(precision, portable)
-        found[f"gru_jax command buffers, {short}"] = Way(precision, portable, COMMAND_BUFFERS)
-    found["gru_jax fused, bfloat16"] = Way(
+        found[f"flax.nnx scan, {short}"] = Variant(precision, functools.partial(_flax, problem))
+        found[f"gru_jax xla, {short}"] = Variant(precision, xla)
+        found[f"gru_jax command buffers, {short}"] = Variant(precision, xla, COMMAND_BUFFERS)
+    found["gru_jax fused, bfloat16"] = Variant(
         "bfloat16", functools.partial(_ours, implementation="mosaic_gpu")
     )
     return found
 
 
-def exact(problem: Problem) -> dict[str, Any]:
+def reference(problem: Problem) -> dict[str, Any]:
     """Results "forward" and "gradient" in float32 at full precision."""
     arrays = _arrays(problem)
-    way = Way("float32", functools.partial(_ours, implementation="xla"))
-    with jax.default_matmul_precision(way.matmul_precision):
-        found = {kind: jax.jit(program)(*arrays) for kind, program in _programs(way).items()}
+    variant = Variant("float32", functools.partial(_ours, implementation="xla"))
+    with jax.default_matmul_precision(variant.matmul_precision):
+        found = {kind: jax.jit(program)(*arrays) for kind, program in _programs(variant).items()}
     return jax.tree.map(np.asarray, found)
 
 
-def compiled(way: Way, problem: Problem, expected: dict[str, Any]) -> tuple[Runs, dict[str, float]]:
-    """The forward pass and the gradient, ready to run, held against :func:`exact` results.
+def compile_and_check(
+    variant: Variant, problem: Problem, expected: dict[str, Any]
+) -> tuple[Runs, dict[str, float]]:
+    """Compiles forward pass and gradient, and compares them with results of :func:`reference`.
 
     Returns:
-        Functions "forward" and "gradient", which return what is still being computed; and by
-        how much each is off, relative to the largest number.
+        Functions "forward" and "gradient", which return before the device is done; and their
+        errors, relative to the largest element.
 
     Raises:
-        ValueError: where that is more than rounding.
-        NotImplementedError: where this way does not serve these sizes.
+        ValueError: if an error exceeds the tolerance.
+        NotImplementedError: if the variant does not support the size.
     """
     params, xs, weights = _arrays(problem)
-    arrays = params, xs.astype(way.dtype), weights.astype(way.dtype)
+    arrays = params, xs.astype(variant.dtype), weights.astype(variant.dtype)
     runs, errors = {}, {}
-    for kind, program in _programs(way).items():
-        with jax.default_matmul_precision(way.matmul_precision):
-            run = jax.jit(program, compiler_options=way.compiler_options).lower(*arrays).compile()
+    for kind, program in _programs(variant).items():
+        with jax.default_matmul_precision(variant.matmul_precision):
+            run = (
+                jax.jit(program, compiler_options=variant.compiler_options).lower(*arrays).compile()
+            )
         errors[kind] = _distance(run(*arrays), expected[kind])
-        if not errors[kind] <= way.tolerance:
-            raise ValueError(f"its {kind} is off by {errors[kind]:.1e} of the largest number")
+        if not errors[kind] <= variant.tolerance:
+            raise ValueError(f"its {kind} is off by {errors[kind]:.1e} of the largest element")
         runs[kind] = functools.partial(run, *arrays)
     return runs, errors
 
 
 def _arrays(problem: Problem) -> tuple[gru_jax.GRUParams, jax.Array, jax.Array]:
-    """Parameters without b_hn, which Flax's cell lacks, inputs, and weights of the loss."""
+    """Parameters without `b_hn`, which Flax's cell lacks; inputs; and weights of the loss."""
     params = dataclasses.replace(problem.params, b_hn=None)
     return jax.tree.map(jnp.asarray, (params, problem.xs, problem.weights))
 
 
-def _programs(way: Way) -> dict[str, Callable[..., Any]]:
+def _programs(variant: Variant) -> dict[str, Callable[..., Any]]:
     def loss(params: Any, xs: jax.Array, weights: jax.Array) -> jax.Array:
-        return jnp.sum((way.apply(params, xs) * weights).astype(jnp.float32))
+        return jnp.sum((variant.apply(params, xs) * weights).astype(jnp.float32))
 
     return {
-        "forward": lambda params, xs, weights: way.apply(params, xs),
+        "forward": lambda params, xs, weights: variant.apply(params, xs),
         "gradient": jax.grad(loss, (0, 1)),
     }
 
@@ -122,12 +126,12 @@ def _flax(problem: Problem, params: Any, xs: jax.Array) -> jax.Array:
     """flax.nnx.RNN(flax.nnx.GRUCell), which computes in the inputs' dtype."""
     from flax import nnx
 
-    shape = problem.shape
-    cell: Any = nnx.GRUCell(shape.input, shape.hidden, dtype=xs.dtype, rngs=nnx.Rngs(0))
+    size = problem.size
+    cell: Any = nnx.GRUCell(size.input, size.hidden, dtype=xs.dtype, rngs=nnx.Rngs(0))
     cell.dense_i.kernel[...] = params.w_x
     cell.dense_i.bias[...] = params.b
     cell.dense_h.kernel[...] = params.w_h
-    h0 = jnp.zeros((shape.batch, shape.hidden), xs.dtype)
+    h0 = jnp.zeros((size.batch, size.hidden), xs.dtype)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         return jnp.asarray(nnx.RNN(cell, time_major=True)(xs, initial_carry=h0))
 
@@ -135,10 +139,10 @@ def _flax(problem: Problem, params: Any, xs: jax.Array) -> jax.Array:
 def _distance(tree: Any, expected: Any) -> float:
     """The largest difference between the leaves of two trees, relative to each leaf's largest."""
 
-    def of_leaf(came: Any, wanted: Any) -> float:
-        came, wanted = np.asarray(came, np.float64), np.asarray(wanted, np.float64)
-        return float(np.abs(came - wanted).max() / max(np.abs(wanted).max(), 1e-30))
+    def of_leaf(actual: Any, expected: Any) -> float:
+        actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+        return float(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-30))
 
     pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(expected), strict=True)
-    # Not the built-in maximum, which loses a NaN that is not first.
+    # The built-in max would lose a NaN that is not first.
     return float(np.max([of_leaf(*pair) for pair in pairs]))

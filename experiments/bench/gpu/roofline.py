@@ -1,12 +1,12 @@
-"""The least time that a device's arithmetic and memory allow, whatever the program."""
+"""Roofline: a lower bound of the time, from a device's arithmetic and memory."""
 
 from typing import NamedTuple
 
-from experiments.bench.baselines import Shape
+from experiments.bench.shapes import ProblemSize
 
 
 class Device(NamedTuple):
-    """What a data sheet says: 10^12 operations a second, by precision, and bytes a second."""
+    """Peak rates of a data sheet: TFLOP/s by precision, and bytes per second."""
 
     teraflops: dict[str, float]
     bytes_per_second: float
@@ -21,32 +21,32 @@ DEVICES = {
     "H100": Device(HOPPER, 3.35e12),
     "H200": Device(HOPPER, 4.8e12),
 }
-"""NVIDIA's data sheets of the H100 (SXM, PCIe) and H200, dense; the first name that fits counts."""
+"""NVIDIA's data sheets of the H100 (SXM, PCIe) and H200, dense; the first matching name counts."""
 
 BYTES = {"bfloat16": 2, "float16": 2, "float32 (TF32)": 4, "float32": 4}
 
 
-def floor_ms(shape: Shape, precision: str, device_kind: str, *, gradient: bool) -> float | None:
-    """Milliseconds below which no device of this kind gets; None for one that is not known.
+def floor_ms(
+    size: ProblemSize, precision: str, device_kind: str, *, gradient: bool
+) -> float | None:
+    """A lower bound in milliseconds; None if the device is unknown.
 
-    All products at the full rate, or every input and output moved once, whichever takes longer.
-    That steps come one after the other is not in it, which is what bounds a small batch.
+    The larger of two times: all matmuls at the peak rate, and every input and output moved once.
+    The bound ignores that steps are sequential, which limits small batches.
 
     Args:
-        shape: the sizes.
-        precision: of the products, a key of :data:`BYTES`.
-        device_kind: as JAX names it.
-        gradient: whether parameters and inputs are differentiated, after a forward pass.
+        size: the problem size.
+        precision: of the matmuls, a key of :data:`BYTES`.
+        device_kind: JAX's name of the device.
+        gradient: whether the gradient with respect to parameters and inputs is included.
     """
     device = next((device for name, device in DEVICES.items() if name in device_kind), None)
     if device is None:
         return None
-    batch, time, inputs, hidden = shape.batch, shape.time, shape.input, shape.hidden
+    batch, time, inputs, hidden = size.batch, size.time, size.input, size.hidden
     passes = 3 if gradient else 1
-    operations = passes * 2 * time * batch * 3 * hidden * (inputs + hidden)
-    numbers = time * batch * (inputs + hidden) + 3 * hidden * (inputs + hidden)
-    moved = (2 if gradient else 1) * numbers * BYTES[precision]
-    seconds = max(
-        operations / (device.teraflops[precision] * 1e12), moved / device.bytes_per_second
-    )
+    flops = passes * 2 * time * batch * 3 * hidden * (inputs + hidden)
+    elements = time * batch * (inputs + hidden) + 3 * hidden * (inputs + hidden)
+    moved = (2 if gradient else 1) * elements * BYTES[precision]
+    seconds = max(flops / (device.teraflops[precision] * 1e12), moved / device.bytes_per_second)
     return seconds * 1e3

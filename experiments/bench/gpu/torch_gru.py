@@ -3,7 +3,7 @@
 Two frameworks in one process would share its memory and its libraries.
 """
 
-# torch comes with the extra `bench`; without it this is left out.
+# torch comes with the extra `bench`; if it is not installed, its rows are skipped.
 # pyright: reportMissingImports=false
 
 import importlib.util
@@ -15,58 +15,60 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.bench.baselines import Shape
-from experiments.bench.timing import interleave
+from experiments.bench.shapes import ProblemSize
+from experiments.bench.timing import time_interleaved
 
 MODULE = "experiments.bench.gpu.torch_gru"
 PRECISIONS = ("float32", "float32 (TF32)", "float16", "bfloat16")
 
 
-def time_torch(shapes: Sequence[Shape], seconds: float, timeout: float) -> list[dict[str, Any]]:
-    """Times torch.nn.GRU in all precisions: rows as the report takes them."""
+def time_torch(
+    sizes: Sequence[ProblemSize], seconds: float, timeout: float
+) -> list[dict[str, Any]]:
+    """Times torch.nn.GRU in all precisions and returns the report's rows."""
     if importlib.util.find_spec("torch") is None:
-        return _skipped(shapes, "torch is not installed")
+        return _skipped(sizes, "torch is not installed")
     try:
         done = subprocess.run(
-            [sys.executable, "-m", MODULE, str(seconds), *map(str, shapes)],
+            [sys.executable, "-m", MODULE, str(seconds), *map(str, sizes)],
             capture_output=True,
             text=True,
             cwd=Path(__file__).parents[3],
-            # JAX only draws the numbers here.
+            # This process imports JAX but must not use the GPU through it.
             env={**os.environ, "JAX_PLATFORMS": "cpu"},
             timeout=timeout,
         )
     except subprocess.TimeoutExpired:
-        return _skipped(shapes, f"took more than {timeout:.0f} s")
+        return _skipped(sizes, f"took more than {timeout:.0f} s")
     if done.returncode:
-        return _skipped(shapes, done.stderr.strip().splitlines()[-1])
+        return _skipped(sizes, done.stderr.strip().splitlines()[-1])
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _skipped(shapes: Sequence[Shape], reason: str) -> list[dict[str, Any]]:
+def _skipped(sizes: Sequence[ProblemSize], reason: str) -> list[dict[str, Any]]:
     return [
         {
-            "contender": "torch.nn.GRU",
+            "implementation": "torch.nn.GRU",
             "precision": precision,
-            "shape": str(shape),
+            "size": str(size),
             "skipped": reason,
         }
-        for shape in shapes
+        for size in sizes
         for precision in PRECISIONS
     ]
 
 
-def _main(seconds: float, shapes: Sequence[Shape]) -> None:
+def _main(seconds: float, sizes: Sequence[ProblemSize]) -> None:
     import torch
 
     if not torch.cuda.is_available():
         raise SystemExit("torch sees no GPU")
     rows = []
-    for shape in shapes:
+    for size in sizes:
         for precision in PRECISIONS:
-            row = {"contender": "torch.nn.GRU", "precision": precision, "shape": str(shape)}
+            row = {"implementation": "torch.nn.GRU", "precision": precision, "size": str(size)}
             try:
-                times = _time(shape, precision, seconds)
+                times = _time(size, precision, seconds)
             except (RuntimeError, ValueError) as error:
                 rows.append({**row, "skipped": str(error).splitlines()[0]})
             else:
@@ -74,18 +76,18 @@ def _main(seconds: float, shapes: Sequence[Shape]) -> None:
     print(json.dumps(rows))
 
 
-def _time(shape: Shape, precision: str, seconds: float) -> dict[str, Any]:
+def _time(size: ProblemSize, precision: str, seconds: float) -> dict[str, Any]:
     import torch
 
     torch.backends.cuda.matmul.allow_tf32 = precision == "float32 (TF32)"
     torch.backends.cudnn.allow_tf32 = precision == "float32 (TF32)"
     dtype = torch.float32 if precision.startswith("float32") else getattr(torch, precision)
     torch.manual_seed(0)
-    module = torch.nn.GRU(shape.input, shape.hidden).to("cuda", dtype)
+    module = torch.nn.GRU(size.input, size.hidden).to("cuda", dtype)
     xs = torch.randn(
-        shape.time, shape.batch, shape.input, device="cuda", dtype=dtype, requires_grad=True
+        size.time, size.batch, size.input, device="cuda", dtype=dtype, requires_grad=True
     )
-    weights = torch.randn(shape.time, shape.batch, shape.hidden, device="cuda", dtype=dtype)
+    weights = torch.randn(size.time, size.batch, size.hidden, device="cuda", dtype=dtype)
 
     def forward() -> None:
         with torch.no_grad():
@@ -96,7 +98,7 @@ def _time(shape: Shape, precision: str, seconds: float) -> dict[str, Any]:
         xs.grad = None
         (module(xs)[0] * weights).sum().backward()
 
-    return interleave(
+    return time_interleaved(
         {"forward": forward, "gradient": gradient},
         wait=lambda _: torch.cuda.synchronize(),
         seconds=seconds,
@@ -104,4 +106,4 @@ def _time(shape: Shape, precision: str, seconds: float) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    _main(float(sys.argv[1]), [Shape(*map(int, sizes.split(","))) for sizes in sys.argv[2:]])
+    _main(float(sys.argv[1]), list(map(ProblemSize.parse, sys.argv[2:])))

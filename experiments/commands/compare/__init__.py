@@ -1,4 +1,4 @@
-"""The command `compare`: one config with several cells and seeds, side by side."""
+"""The command `compare`: trains one config with several cells and seeds, and compares them."""
 
 from experiments.commands.compare.command import main
 

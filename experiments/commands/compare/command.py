@@ -1,4 +1,4 @@
-"""Trains what is missing of all cells and seeds, and writes a table and a plot of their figures."""
+"""Trains the missing runs of all cells and seeds, and writes a table and a plot."""
 
 import dataclasses
 import shlex
@@ -13,8 +13,8 @@ from rich.console import Console
 
 from experiments.commands.compare import report
 from experiments.commands.compare.sizes import count_parameters, with_cell
-from experiments.commands.compare.vmapped_training import Planned, train_together
-from experiments.config import ExperimentConfig, ModelConfig
+from experiments.commands.compare.vmapped_training import PlannedRun, train_vmapped
+from experiments.config import ExperimentConfig
 from experiments.datasets.registry import default_data_dir
 from experiments.errors import UserError
 from experiments.files import write_atomically, write_json
@@ -22,52 +22,53 @@ from experiments.runs.cli_options import Config, config_file, parse_options
 from experiments.runs.directory import RunDirectory, chosen_run_directory, read_json
 from experiments.runs.provenance import provenance
 from experiments.runs.run import (
-    begin,
     check_published,
     check_tensorboard,
-    finish,
-    fit_run,
+    finalize_run,
     num_parameters,
+    start_run,
+    train_run,
     write_tensorboard,
 )
 from experiments.suggest import did_you_mean
 from experiments.tables import model_name
 from experiments.tasks import load_task
 from gru_jax import training
+from gru_jax.cells import CELLS
 
 PROGRAM = "python -m experiments compare"
 USAGE = f"""usage: {PROGRAM} CONFIG [--cells gru,lstm,rnn --seeds 3 ...]
 
-Trains what the YAML file CONFIG describes with several cells and seeds, each cell of the size that
-has as many parameters, and with the values that CONFIG gives it under its key `cells`.
+Trains the experiment of the YAML file CONFIG with several cells and seeds. Each cell has the size
+that gives equally many parameters, and the values under the key `cells` of CONFIG.
 `{PROGRAM} CONFIG --help` lists the options."""
-TOGETHER = "together"
-# Beyond them one run keeps a machine busy by itself: on two cores three seeds took 1.5 times as
-# long one by one with 8 units, as long with 46, and less with large batches.
-SMALL = 30_000
-CELLS = ModelConfig.model_fields["cell"].annotation.__args__  # pyright: ignore
+GROUP_PREFIX = "vmapped"
+# Maximum parameters of a network whose seeds are vmapped by default. A larger network keeps the
+# machine busy by itself: on two cores, three seeds in sequence took 1.5 times as long as vmapped
+# ones with 8 units, as long with 46, and less with large batches.
+MAX_VMAPPED_PARAMETERS = 30_000
 
 
 @dataclasses.dataclass(frozen=True)
 class CompareOptions(Generic[Config]):
-    """What the command line says."""
+    """Options of `compare`."""
 
     config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
     cells: str = ",".join(CELLS)
-    """Cells, separated by commas. Those that the config does not name get the size with as many
+    """Cells, separated by commas. Cells other than the config's get the size with equally many
     parameters."""
     seeds: int = 3
-    """How many seeds, counted from that of the config."""
-    together: bool | None = None
-    """Whether the seeds of a cell are trained side by side, as one program; the default is to do so
-    with networks of 30,000 parameters or fewer."""
+    """Number of seeds, counted from that of the config."""
+    vmap_seeds: bool | None = None
+    """Whether to train the seeds of a cell as one vmapped program; the default is to do so for
+    networks of at most 30,000 parameters."""
     output: Path | None = None
-    """Directory of the runs, the table and the plot; the default is runs/compare/NAME. Runs that
-    are in it are not made again, and those that were cut off go on."""
+    """Directory of the runs, the table and the plot; the default is runs/compare/NAME. Finished
+    runs in it are reused, and interrupted ones are resumed."""
     data_dir: Path = dataclasses.field(default_factory=default_data_dir)
     """Directory of data files; the default is $GRU_JAX_DATA, then ~/.cache/gru_jax."""
     tensorboard: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Writes the rows of each run's metrics.jsonl as event files, too, into tensorboard/ of that
+    """Also writes the metrics of each run as TensorBoard event files, to tensorboard/ of the
     run."""
 
 
@@ -79,7 +80,7 @@ def main(arguments: list[str]) -> int:
         after SIGTERM.
 
     Raises:
-        UserError: options, config, data or directory that will not do.
+        UserError: invalid options, config, data or directory.
     """
     path = config_file(arguments, USAGE)
     if path is None:
@@ -87,7 +88,7 @@ def main(arguments: list[str]) -> int:
     options = parse_options(CompareOptions, path, arguments[1:], PROGRAM)
     cells = _cells(options.cells)
     if options.seeds < 1:
-        raise UserError(f"--seeds is {options.seeds}, but must be 1 or more.")
+        raise UserError(f"--seeds is {options.seeds}, but should be 1 or more.")
     if options.tensorboard:
         check_tensorboard()
     output = options.output or Path("runs", "compare", path.stem)
@@ -109,10 +110,10 @@ def main(arguments: list[str]) -> int:
         try:
             stop = _train_missing(runs[cell], configs[cell], options, command)
         except (training.TrainingError, OSError) as error:
-            print(f"{error}\nTo go on: {command}", file=sys.stderr)
+            print(f"{error}\nTo resume: {command}", file=sys.stderr)
             return 1
         if stop is not None:
-            print(f"Stopped by {stop.name}. To go on: {command}", file=sys.stderr)
+            print(f"Stopped by {stop.name}. To resume: {command}", file=sys.stderr)
             return 128 + stop
     _write(output, path.stem, runs, options.config, command)
     return 0
@@ -123,7 +124,7 @@ def _cells(names: str) -> list[str]:
     for name in cells:
         if name not in CELLS:
             raise UserError(
-                f"--cells has {name!r}, but a cell is {', '.join(CELLS)}."
+                f"--cells has {name!r}, but the cells are {', '.join(CELLS)}."
                 f"{did_you_mean(name, CELLS)}"
             )
     return cells
@@ -135,7 +136,7 @@ def _train_missing(
     options: CompareOptions[Any],
     command: str,
 ) -> signal.Signals | None:
-    """Trains the runs of one cell that are not finished; the signal that stopped it, or None."""
+    """Trains the unfinished runs of one cell; returns the signal that stopped it, or None."""
     missing = [
         (run, config) for run, config in zip(runs, configs, strict=True) if not run.is_finished()
     ]
@@ -145,16 +146,16 @@ def _train_missing(
                 write_tensorboard(run)
     if not missing:
         return None
-    together = options.together
-    if together is None:
-        together = count_parameters(configs[0], options.data_dir) <= SMALL
-    # A run that ends when nothing improves ends at a time of its own.
-    together &= configs[0].training.patience is None
-    group = _group(runs, configs) if together else None
+    vmapped = options.vmap_seeds
+    if vmapped is None:
+        vmapped = count_parameters(configs[0], options.data_dir) <= MAX_VMAPPED_PARAMETERS
+    # With early stopping, each run ends at another step.
+    vmapped &= configs[0].training.patience is None
+    group = _group(runs, configs) if vmapped else None
     if group is not None:
         missing = group[1]
     planned = [
-        Planned(run, config, load_task(config.task).build(config, options.data_dir))
+        PlannedRun(run, config, load_task(config.task).build(config, options.data_dir))
         for run, config in missing
     ]
     check_published(planned[0].config, planned[0].task)
@@ -164,35 +165,37 @@ def _train_missing(
         f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
     )
     if group is not None:
-        return train_together(planned, RunDirectory(group[0]), command, options.tensorboard)
+        return train_vmapped(planned, RunDirectory(group[0]), command, options.tensorboard)
     for plan in planned:
         started = time.monotonic()
-        meta = begin(plan.run, plan.config, command)
-        result = fit_run(plan.run, plan.task, plan.config, "auto", tensorboard=options.tensorboard)
+        meta = start_run(plan.run, plan.config, command)
+        result = train_run(
+            plan.run, plan.task, plan.config, "auto", tensorboard=options.tensorboard
+        )
         if result.status == "interrupted":
             return result.signal
-        finish(plan.run, plan.task, plan.config, result, meta, started)
+        finalize_run(plan.run, plan.task, plan.config, result, meta, started)
     return None
 
 
 def _group(
     runs: list[RunDirectory], configs: list[ExperimentConfig]
 ) -> tuple[Path, list[tuple[RunDirectory, ExperimentConfig]]] | None:
-    """The directory of runs that are to be trained side by side, and those runs.
+    """Returns the directory of the runs to train as one vmapped program, and those runs.
 
-    Where what is missing is part of a group that was cut off, it is that group. None where one
-    run alone is missing.
+    If the missing runs belong to an interrupted group, returns that group. Returns None if only
+    one run is missing.
     """
     by_seed = {config.seed: (run, config) for run, config in zip(runs, configs, strict=True)}
     missing = [seed for seed, (run, _) in by_seed.items() if not run.is_finished()]
     parent = runs[0].path.parent
-    for path in sorted(parent.glob(f"{TOGETHER}-*")):
+    for path in sorted(parent.glob(f"{GROUP_PREFIX}-*")):
         seeds = [int(seed) for seed in path.name.split("-")[1:]]
         if set(missing) <= set(seeds) <= set(by_seed):
             return path, [by_seed[seed] for seed in seeds]
     if len(missing) < 2:
         return None
-    name = "-".join([TOGETHER, *map(str, missing)])
+    name = "-".join([GROUP_PREFIX, *map(str, missing)])
     return parent / name, [by_seed[seed] for seed in missing]
 
 
@@ -216,6 +219,6 @@ def _write(
     markdown = report.to_markdown(result)
     write_json(output / "compare.json", result)
     write_atomically(output / "compare.md", markdown)
-    report.draw(result, output / "compare.png")
+    report.plot(result, output / "compare.png")
     Console(soft_wrap=True, highlight=False, markup=False).print(markdown)
     print(f"Written to {output}")

@@ -1,4 +1,4 @@
-"""Which size gives another cell as many parameters: the fair comparison of cells."""
+"""Sizes of other cells with equally many parameters, for a fair comparison."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,27 +15,27 @@ from experiments.tasks import load_task
 
 
 def with_cell(config: ExperimentConfig, cell: str, data_dir: Path) -> ExperimentConfig:
-    """The config with another cell, of the size whose number of parameters is nearest.
+    """Returns the config with another cell, of the size with the nearest number of parameters.
 
-    The number is that of the whole network. It is quadratic in the size of the layers, so three
-    sizes tell it for all. What the config says of ``cells`` is put in its place.
+    The number is that of the whole network. It is quadratic in the hidden size, so three sizes
+    determine it. The config's values of ``cells`` are applied.
 
     Raises:
-        UserError: where the task does not have that cell, or where its own values will not do.
+        UserError: the task does not support the cell, or a value of ``cells`` is invalid.
     """
-    own: Mapping[str, Mapping[str, Any]] = {**config.cells}
+    overrides: Mapping[str, Mapping[str, Any]] = {**config.cells}
     config = config.model_copy(update={"cells": {}})
     if cell == config.model.cell:
-        if cell in own:
+        if cell in overrides:
             raise UserError(
-                f"cells.{cell}: model.cell is {cell}, whose values stand outside of cells."
+                f"cells.{cell}: model.cell is {cell}; give its values outside of cells."
             )
         return config
     other = with_values(config, {"model.cell": cell}, where=f"--cells {cell}")
-    values = own.get(cell, {})
+    values = overrides.get(cell, {})
     for key in ("task", "seed", "model.cell", "model.hidden_size"):
         if key in values:
-            raise UserError(f"cells.{cell}: {key} is for the command compare to choose.")
+            raise UserError(f"cells.{cell}: {key} is chosen by the command compare.")
     other = with_values(other, values, where=f"cells.{cell}")
     sizes = (1, 2, 3)
     counts = [count_parameters(_with_model(other, hidden_size=s), data_dir) for s in sizes]
@@ -53,7 +53,7 @@ def with_cell(config: ExperimentConfig, cell: str, data_dir: Path) -> Experiment
 
 
 def count_parameters(config: ExperimentConfig, data_dir: Path) -> int:
-    """How many parameters the network of a config has."""
+    """Returns the number of parameters of a config's network."""
     build = load_task(config.task).build
     return num_parameters(jax.eval_shape(lambda: build(config, data_dir).params))
 

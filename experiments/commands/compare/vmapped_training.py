@@ -1,4 +1,4 @@
-"""Runs of one config that differ in the seed, trained side by side as one program."""
+"""Training of several seeds of one config as one vmapped program."""
 
 import contextlib
 import dataclasses
@@ -13,8 +13,9 @@ import numpy as np
 
 from experiments.config import ExperimentConfig
 from experiments.runs.directory import RunDirectory
-from experiments.runs.run import begin, finish, fit_options, make_optimizer, open_log
-from experiments.task import Figures, Params, Task
+from experiments.runs.run import finalize_run, fit_options, make_optimizer, open_log, start_run
+from experiments.task import Task
+from experiments.typing import Metrics, Params
 from gru_jax import training
 from gru_jax.training.checkpoint import CheckpointStore
 from gru_jax.training.progress import Progress
@@ -22,39 +23,39 @@ from gru_jax.training.step import TrainStep
 
 
 @dataclasses.dataclass(frozen=True)
-class Planned:
-    """A run that is to be made."""
+class PlannedRun:
+    """A run to be trained."""
 
     run: RunDirectory
     config: ExperimentConfig
     task: Task
 
 
-def train_together(
-    planned: Sequence[Planned], group: RunDirectory, command: str, tensorboard: bool
+def train_vmapped(
+    planned: Sequence[PlannedRun], group: RunDirectory, command: str, tensorboard: bool
 ) -> Any:
-    """Trains runs side by side, and leaves in each directory what a run of its own leaves.
+    """Trains runs as one vmapped program; each directory gets the files of an ordinary run.
 
-    Until all are finished, what is needed to go on lies in the group's directory. Each run's rows
-    are written as they come.
+    Until all runs are finished, the checkpoints are in the group's directory. Each run's metrics
+    are written during the training.
 
     Args:
-        planned: the runs; their configs differ in the seed alone.
-        group: the directory that they share while they are trained.
-        command: what the user typed.
-        tensorboard: whether each run gets TensorBoard's files, too.
+        planned: the runs; their configs differ only in the seed.
+        group: the directory that they share during the training.
+        command: the user's command line.
+        tensorboard: whether to write TensorBoard's event files of each run.
 
     Returns:
-        The signal that stopped the training, which can then be gone on with, or None.
+        The signal that stopped the training, which can then be resumed, or None.
 
     Raises:
         TrainingError: as :func:`gru_jax.training.fit`.
     """
     started = time.monotonic()
     seeds = [plan.config.seed for plan in planned]
-    # Some may be finished already, where the last call was cut off after its training.
+    # Some may be finished already, if the last call was interrupted after the training.
     metas = {
-        plan.config.seed: {**begin(plan.run, plan.config, command), "side_by_side": seeds}
+        plan.config.seed: {**start_run(plan.run, plan.config, command), "vmapped_seeds": seeds}
         for plan in planned
         if not plan.run.is_finished()
     }
@@ -64,14 +65,14 @@ def train_together(
     states = [
         training.TrainState.create(plan.task.params, optimizer, plan.task.carry) for plan in planned
     ]
-    # Each run has a best step of its own, and any step may be one's.
-    keep = config.training.steps // config.training.eval_every + 2
+    # Each run has its own best step, so every checkpoint is retained.
+    max_to_keep = config.training.steps // config.training.eval_every + 2
     options = {
         **fit_options(group, config),
-        "checkpoints": training.Checkpoints(group.checkpoints, keep=keep),
+        "checkpoints": training.CheckpointOptions(group.checkpoints, max_to_keep=max_to_keep),
     }
     with contextlib.ExitStack() as stack:
-        own = [
+        logs = [
             (plan, stack.enter_context(open_log(plan.run, tensorboard=tensorboard)))
             for plan in planned
             if not plan.run.is_finished()
@@ -85,7 +86,7 @@ def train_together(
             evaluate=lambda params: _evaluate(planned, params),
             monitor=task.monitor,
             mode=task.mode,
-            metrics=_Logs(training.MetricsLog(group.metrics), own),
+            metrics=_Logs(training.JsonlWriter(group.metrics), logs),
             **options,
         )
     if result.status == "interrupted":
@@ -99,25 +100,25 @@ def train_together(
             restored = store.restore(progress.best_step or 0, result.state)
             if restored is None:
                 raise training.TrainingError(
-                    f"The checkpoint of step {progress.best_step} in {group.checkpoints} is gone. "
-                    f"Remove {group.path}, and the runs begin anew."
+                    f"The checkpoint of step {progress.best_step} in {group.checkpoints} is "
+                    f"missing. Remove {group.path} to train these runs again."
                 )
-            best = restored[0].run(index)
-            _leave(plan, best, progress, result, metas[plan.config.seed], started)
+            best = restored[0].unstack(index)
+            _write_run(plan, best, progress, result, metas[plan.config.seed], started)
     shutil.rmtree(group.path)
     return None
 
 
-def _make_step(planned: Sequence[Planned], optimizer: Any) -> TrainStep:
-    """The step of all runs, whose metrics are scalars: means, and each run's own by name."""
+def _make_step(planned: Sequence[PlannedRun], optimizer: Any) -> TrainStep:
+    """Returns the train step of all runs; its metrics are means, and each run's, by prefix."""
     seeds = [plan.config.seed for plan in planned]
-    steps = training.make_train_steps(planned[0].task.loss, optimizer, seeds=seeds)
+    steps = training.make_vmapped_train_step(planned[0].task.loss, optimizer, seeds=seeds)
 
     def step(state: training.TrainState, batch: Any) -> tuple[training.TrainState, dict[str, Any]]:
         state, metrics = steps(state, batch)
         means = {name: jnp.mean(values) for name, values in metrics.items()}
         own = {
-            _own(seed, name): values[index]
+            _prefixed(seed, name): values[index]
             for index, seed in enumerate(seeds)
             for name, values in metrics.items()
         }
@@ -126,45 +127,45 @@ def _make_step(planned: Sequence[Planned], optimizer: Any) -> TrainStep:
     return jax.jit(step, donate_argnums=0)
 
 
-def _evaluate(planned: Sequence[Planned], params: Params) -> Figures:
-    found, task = {}, planned[0].task
+def _evaluate(planned: Sequence[PlannedRun], params: Params) -> Metrics:
+    metrics, task = {}, planned[0].task
     for index, plan in enumerate(planned):
         own = jax.tree.map(lambda leaf, index=index: leaf[index], params)
-        for name, value in task.figures(own, "validation").items():
-            found[_own(plan.config.seed, name)] = value
-    values = [found[_own(plan.config.seed, task.monitor)] for plan in planned]
-    return {**found, task.monitor: float(np.mean(values))}
+        for name, value in task.evaluate(own, "validation").items():
+            metrics[_prefixed(plan.config.seed, name)] = value
+    values = [metrics[_prefixed(plan.config.seed, task.monitor)] for plan in planned]
+    return {**metrics, task.monitor: float(np.mean(values))}
 
 
-def _own(seed: int, name: str) -> str:
+def _prefixed(seed: int, name: str) -> str:
     return f"s{seed} {name}"
 
 
 @dataclasses.dataclass(frozen=True)
 class _Logs:
-    """The rows of all runs, and out of them those of each, as it would have written them alone."""
+    """Writes the rows of the group, and to each run's log the rows of an ordinary run."""
 
-    group: training.MetricsLog
-    own: Sequence[tuple[Planned, training.Log]]
+    group: training.JsonlWriter
+    runs: Sequence[tuple[PlannedRun, training.MetricsWriter]]
 
-    def begin(self, step: int) -> None:
-        self.group.begin(step)
+    def resume_from(self, step: int) -> None:
+        self.group.resume_from(step)
         rows = training.read_metrics(self.group.path)
-        for plan, log in self.own:
+        for plan, log in self.runs:
             plan.run.metrics.unlink(missing_ok=True)
-            metrics = training.MetricsLog(plan.run.metrics)
+            metrics = training.JsonlWriter(plan.run.metrics)
             for row in rows:
-                metrics.append(_own_row(row, plan.config.seed))
-            log.begin(step)
+                metrics.write(_row_of_seed(row, plan.config.seed))
+            log.resume_from(step)
 
-    def append(self, row: Mapping[str, Any]) -> None:
-        self.group.append(row)
-        for plan, log in self.own:
-            log.append(_own_row(row, plan.config.seed))
+    def write(self, row: Mapping[str, Any]) -> None:
+        self.group.write(row)
+        for plan, log in self.runs:
+            log.write(_row_of_seed(row, plan.config.seed))
 
 
-def _own_row(row: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    prefix = _own(seed, "")
+def _row_of_seed(row: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    prefix = _prefixed(seed, "")
     shared = ("step", "split", "seconds", "steps_per_second")
     return {name: row[name] for name in shared if name in row} | {
         name.removeprefix(prefix): row[name] for name in row if name.startswith(prefix)
@@ -176,33 +177,33 @@ def _best(rows: Sequence[dict[str, Any]], task: Task) -> Progress:
     for row in rows:
         if row["split"] == "validation":
             progress.step = row["step"]
-            figures = {
+            metrics = {
                 name: np.nan if value is None else value
                 for name, value in row.items()
                 if name not in ("step", "split", "seconds")
             }
-            progress.add_evaluation(figures, task.monitor, task.mode)
+            progress.add_evaluation(metrics, task.monitor, task.mode)
     return progress
 
 
-def _leave(
-    plan: Planned,
+def _write_run(
+    plan: PlannedRun,
     best: training.TrainState,
     progress: Progress,
-    together: training.FitResult,
+    group_result: training.FitResult,
     meta: dict[str, Any],
     started: float,
 ) -> None:
-    """Writes a run's best checkpoint, plots and summary."""
+    """Writes the best checkpoint, the plots and the summary of a run."""
     assert progress.best_step is not None
     shutil.rmtree(plan.run.checkpoints, ignore_errors=True)
     at_best = dataclasses.replace(progress, step=progress.best_step)
-    with CheckpointStore(training.Checkpoints(plan.run.checkpoints)) as store:
+    with CheckpointStore(training.CheckpointOptions(plan.run.checkpoints)) as store:
         store.save(best, at_best)
     result = dataclasses.replace(
-        together,
+        group_result,
         best_params=best.params,
         best_step=progress.best_step,
         best_metrics=progress.best_metrics,
     )
-    finish(plan.run, plan.task, plan.config, result, meta, started)
+    finalize_run(plan.run, plan.task, plan.config, result, meta, started)

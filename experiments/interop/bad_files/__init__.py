@@ -1,1 +1,1 @@
-"""Damaged and hostile files of every format that weights are read from."""
+"""Corrupted and adversarial files of every format that weights are read from."""

@@ -1,6 +1,6 @@
-"""Files made by hand to crash a reader, to fill its memory, to run a program, or to reach out.
+"""Files that try to crash a reader, exhaust its memory, run a program or read other files.
 
-Each function returns files by what is wrong with them; every one has to be refused.
+Each function returns files by what is wrong with them; a reader must reject every one.
 """
 
 import io
@@ -17,15 +17,15 @@ HUGE = 1 << 62
 
 
 def safetensors(good: bytes) -> dict[str, bytes]:
-    """Of a good file of either kind."""
+    """Made from a valid file, of gru_jax or of PyTorch."""
     (size,) = struct.unpack("<Q", good[:8])
-    header, numbers = json.loads(good[8 : 8 + size]), good[8 + size :]
+    header, data = json.loads(good[8 : 8 + size]), good[8 + size :]
     first = next(name for name in header if name != "__metadata__")
 
     def made(changes: dict[str, Any], more: bytes = b"") -> bytes:
         entry = header[first] | changes
         text = json.dumps(header | {first: entry}).encode()
-        return struct.pack("<Q", len(text)) + text + numbers + more
+        return struct.pack("<Q", len(text)) + text + data + more
 
     end = header[first]["data_offsets"][1]
     text = json.dumps(header).encode()
@@ -37,9 +37,9 @@ def safetensors(good: bytes) -> dict[str, bytes]:
         "a header of 99 MB that is not there": struct.pack("<Q", 99_000_000) + text,
         "a shape that overflows": made({"shape": [HUGE, HUGE, 4]}),
         "a negative size": made({"shape": [-1, 3]}),
-        "numbers beyond the end": made({"data_offsets": [0, HUGE]}),
+        "elements beyond the end": made({"data_offsets": [0, HUGE]}),
         "offsets in reverse": made({"data_offsets": [end, 0]}),
-        "a shape larger than its numbers": made({"shape": [1 << 20, 1 << 20]}),
+        "a shape larger than its data": made({"shape": [1 << 20, 1 << 20]}),
         "a dtype that is unknown": made({"dtype": "F4096"}),
         "bytes that belong to nothing": made({}, b"more"),
         "brackets without end": struct.pack("<Q", 1 << 20) + b"[" * (1 << 20),
@@ -49,7 +49,7 @@ def safetensors(good: bytes) -> dict[str, bytes]:
 
 
 def torch(good: bytes, folder: Path) -> dict[str, bytes]:
-    """Of a good .pt file; those with a program would write the file `folder / "executed"`."""
+    """Made from a valid .pt file; a program that runs would write `folder / "executed"`."""
     import torch
 
     entries = unzip(good)
@@ -68,8 +68,8 @@ def torch(good: bytes, folder: Path) -> dict[str, bytes]:
         "a program in the archive": rezip(entries | {name: pickle.dumps(program, 2)}),
         "a program by its name on the stack": rezip(entries | {name: pickle.dumps(program, 4)}),
         "an array as large as all memory": rezip(entries | {name: array}),
-        "a tensor of more numbers than memory holds": rezip(entries | {name: numel}),
-        "strides that repeat one number": wide.getvalue(),
+        "a tensor larger than memory": rezip(entries | {name: numel}),
+        "strides that repeat one element": wide.getvalue(),
         "a file as before version 1.6": old.getvalue(),
         "compressed zeros": rezip(entries | {"archive/data/0": bytes(1 << 26)}, ZIP_DEFLATED),
         "names that lead outside": rezip(outside),
@@ -93,14 +93,14 @@ class Program:
 
 
 def hdf5(good: bytes, folder: Path) -> dict[str, bytes]:
-    """Files with a layer "gru", whose weights are elsewhere, or not as Keras writes them."""
+    """Files with a layer "gru" whose weights are elsewhere, or not as Keras writes them."""
     import h5py
     import numpy as np
 
     outside = folder / "outside.h5"
     outside.write_bytes(good)
     cell = "layers/gru/cell/vars"
-    (folder / "numbers.bin").write_bytes(bytes(1 << 12))
+    (folder / "elements.bin").write_bytes(bytes(1 << 12))
     ones = {"0": np.ones((3, 6), "f"), "1": np.ones((2, 6), "f"), "2": np.ones((2, 6), "f")}
 
     def made(write: Any, without: tuple[str, ...] = ()) -> bytes:
@@ -120,8 +120,8 @@ def hdf5(good: bytes, folder: Path) -> dict[str, bytes]:
         file["elsewhere"] = ones["0"]
         group["0"] = h5py.SoftLink("/elsewhere")
 
-    def external_numbers(file: Any, group: Any) -> None:
-        place = [(str(folder / "numbers.bin"), 0, h5py.h5f.UNLIMITED)]
+    def external_data(file: Any, group: Any) -> None:
+        place = [(str(folder / "elements.bin"), 0, h5py.h5f.UNLIMITED)]
         group.create_dataset("0", (3, 6), "f", external=place)
 
     def virtual(file: Any, group: Any) -> None:
@@ -153,12 +153,12 @@ def hdf5(good: bytes, folder: Path) -> dict[str, bytes]:
         "empty": b"",
         "a link into another file": made(external_link, ("0",)),
         "a link within the file": made(soft_link, ("0",)),
-        "numbers in another file": made(external_numbers, ("0",)),
-        "an array put together of other files": made(virtual, ("0",)),
+        "elements in another file": made(external_data, ("0",)),
+        "an array assembled from other files": made(virtual, ("0",)),
         "an array larger than memory": made(huge, ("0",)),
         "compressed zeros": made(compressed, ("0",)),
         "groups in a circle": made(circle),
-        "groups that lie deep": made(deep),
+        "deeply nested groups": made(deep),
         "one array a hundred times": made(double),
         "integers": made(integers, ("0",)),
         "no layers": b"\x89HDF\r\n\x1a\n" + bytes(1000),
@@ -166,7 +166,7 @@ def hdf5(good: bytes, folder: Path) -> dict[str, bytes]:
 
 
 def keras(good: bytes, weights: bytes) -> dict[str, bytes]:
-    """Of a good .keras file, and of a hostile .h5 file to stand in it."""
+    """Made from a valid .keras file, and from an adversarial .h5 file to put into it."""
     entries = unzip(good)
     config = json.loads(entries["config.json"])
 
@@ -179,7 +179,7 @@ def keras(good: bytes, weights: bytes) -> dict[str, bytes]:
         return rezip(entries | {"config.json": json.dumps(changed).encode()})
 
     return {
-        "hostile weights": rezip(entries | {"model.weights.h5": weights}),
+        "adversarial weights": rezip(entries | {"model.weights.h5": weights}),
         "compressed": rezip(entries, ZIP_DEFLATED),
         "a compressed bomb": rezip(entries | {"bomb": bytes(1 << 26)}, ZIP_DEFLATED),
         "names that lead outside": rezip({f"../{name}": entry for name, entry in entries.items()}),

@@ -1,4 +1,4 @@
-"""ONNX models made by hand: after the operator's documentation, and to crash a reader."""
+"""ONNX models built by hand: valid ones, and adversarial ones that try to crash a reader."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import gru_jax
 
 
 def randomized(params, seed=0, dtype="float32"):
-    """The same tree with every number drawn: no two gates alike, no bias zero."""
+    """The same tree with random elements: gates differ from each other, no bias is zero."""
     random = np.random.default_rng(seed)
     return jax.tree.map(lambda leaf: jnp.asarray(random.normal(0, 0.6, leaf.shape), dtype), params)
 
@@ -20,18 +20,18 @@ def gru(input_size=3, hidden_size=4, *, seed=0, **options):
 
 
 def stack(input_size=3, hidden_size=4, *, seed=0, **options):
-    drawn = gru_jax.init_stack(jax.random.key(0), input_size, hidden_size, **options)
-    return randomized(drawn, seed)
+    params = gru_jax.init_stack(jax.random.key(0), input_size, hidden_size, **options)
+    return randomized(params, seed)
 
 
 def order(packed):
-    """Our gates, r, z and n side by side, in the operator's order."""
+    """Reorders concatenated gates from r, z, n to the operator's order z, r, n."""
     r, z, n = np.split(np.asarray(packed), 3, axis=-1)
     return np.concatenate([z, r, n], axis=-1)
 
 
 def by_hand(params, nodes=None, *, further=(), opset=17, inputs=(), **attributes):
-    """A model written from the operator's documentation; without `nodes` of one GRU."""
+    """A model written from the operator's documentation; by default its only node is a GRU."""
     hidden = params.hidden_size
     recurrent = np.concatenate([np.zeros(2 * hidden, np.float32), params.b_hn])
     arrays = {
@@ -56,8 +56,8 @@ def node(operator, inputs, output, **attributes):
     return helper.make_node(operator, inputs, [output], output, **attributes)
 
 
-def damaged_tensor(**changes):
-    """The model whose first tensor is changed."""
+def corrupted_tensor(**changes):
+    """A model whose first tensor has changed fields."""
     model = by_hand(gru())
     tensor = model.graph.initializer[0]
     for name, value in changes.items():
@@ -71,10 +71,10 @@ def damaged_tensor(**changes):
     return model
 
 
-def elsewhere(location, **said):
-    """The model whose first tensor lies in another file."""
-    model = damaged_tensor(raw_data=None, data_location=TensorProto.EXTERNAL)
-    for key, value in {"location": location, **said}.items():
+def in_another_file(location, **entries):
+    """A model whose first tensor is in another file."""
+    model = corrupted_tensor(raw_data=None, data_location=TensorProto.EXTERNAL)
+    for key, value in {"location": location, **entries}.items():
         model.graph.initializer[0].external_data.add(key=key, value=value)
     return model
 
@@ -93,13 +93,13 @@ def within_a_branch():
 
 
 def chain(length):
-    """Constants put together again and again, which would fill any memory."""
+    """Constants that are concatenated repeatedly, so that the result exceeds any memory."""
     nodes = [node("Concat", [f"c{at}"] * 8, f"c{at + 1}", axis=0) for at in range(length)]
     return followed_by(*nodes, further={"c0": np.zeros(1000, np.float32)})
 
 
 def many_nodes(number, hidden):
-    """Layers without end, all of the same weights."""
+    """Many layers that share the same weights."""
     params = gru(hidden, hidden)
     nodes = []
     for at in range(number):
@@ -110,7 +110,7 @@ def many_nodes(number, hidden):
 
 
 LONG = [node("Identity", ["X" if at == 0 else f"i{at}"], f"i{at + 1}") for at in range(5000)]
-HOSTILE = {
+ADVERSARIAL = {
     "clip": (lambda: by_hand(gru(), clip=1.0), "clip"),
     "activations": (lambda: by_hand(gru(), activations=["Relu", "Tanh"]), "Relu"),
     "alpha": (lambda: by_hand(gru(), activation_alpha=[0.3]), "activation_alpha"),
@@ -119,29 +119,29 @@ HOSTILE = {
     "hidden_size": (lambda: by_hand(gru(), hidden_size=2**40), "hidden_size"),
     "hidden_size as a text": (lambda: by_hand(gru(), hidden_size="four"), "four"),
     "an old opset": (lambda: by_hand(gru(), opset=1), "opset"),
-    "huge shape": (lambda: damaged_tensor(dims=[1, 2**40, 2**40]), "needs"),
-    "huge shape of nothing": (lambda: damaged_tensor(dims=[0, 2**62, 2**62], raw_data=b""), "'W'"),
-    "negative shape": (lambda: damaged_tensor(dims=[-1, 12, 3]), "-1"),
+    "huge shape": (lambda: corrupted_tensor(dims=[1, 2**40, 2**40]), "needs"),
+    "huge empty shape": (lambda: corrupted_tensor(dims=[0, 2**62, 2**62], raw_data=b""), "'W'"),
+    "negative shape": (lambda: corrupted_tensor(dims=[-1, 12, 3]), "-1"),
     "typed field too short": (
-        lambda: damaged_tensor(raw_data=None, float_data=[1.0]), "does not hold"
+        lambda: corrupted_tensor(raw_data=None, float_data=[1.0]), "does not hold"
     ),
-    "texts": (lambda: damaged_tensor(data_type=TensorProto.STRING), "does not hold numbers"),
-    "integers": (lambda: damaged_tensor(data_type=TensorProto.INT32), "int32"),
+    "texts": (lambda: corrupted_tensor(data_type=TensorProto.STRING), "does not hold numbers"),
+    "integers": (lambda: corrupted_tensor(data_type=TensorProto.INT32), "int32"),
     "other types": (
-        lambda: damaged_tensor(data_type=TensorProto.FLOAT16, dims=[1, 12, 6]), "float16"
+        lambda: corrupted_tensor(data_type=TensorProto.FLOAT16, dims=[1, 12, 6]), "float16"
     ),
-    "an unknown type": (lambda: damaged_tensor(data_type=999), "does not hold numbers"),
-    "wrong shape": (lambda: damaged_tensor(dims=[1, 3, 12]), "shape"),
-    "a path upwards": (lambda: elsewhere("../secret"), "'../secret'"),
-    "an absolute path": (lambda: elsewhere("/etc/passwd"), "'/etc/passwd'"),
-    "a device": (lambda: elsewhere("/dev/zero"), "'/dev/zero'"),
-    "a null byte": (lambda: elsewhere("a\0b"), "no file"),
-    "a folder": (lambda: elsewhere("."), "no file"),
-    "a link upwards": (lambda: elsewhere("link"), "no file"),
-    "a huge offset": (lambda: elsewhere("beside", offset="9" * 40), "offset"),
-    "an offset of words": (lambda: elsewhere("beside", offset="many"), "many"),
-    "a negative offset": (lambda: elsewhere("beside", offset="-8"), "-8"),
-    "more than the file": (lambda: elsewhere("beside"), "needs"),
+    "an unknown type": (lambda: corrupted_tensor(data_type=999), "does not hold numbers"),
+    "wrong shape": (lambda: corrupted_tensor(dims=[1, 3, 12]), "shape"),
+    "a path upwards": (lambda: in_another_file("../secret"), "'../secret'"),
+    "an absolute path": (lambda: in_another_file("/etc/passwd"), "'/etc/passwd'"),
+    "a device": (lambda: in_another_file("/dev/zero"), "'/dev/zero'"),
+    "a null byte": (lambda: in_another_file("a\0b"), "no file"),
+    "a folder": (lambda: in_another_file("."), "no file"),
+    "a link upwards": (lambda: in_another_file("link"), "no file"),
+    "a huge offset": (lambda: in_another_file("beside", offset="9" * 40), "offset"),
+    "an offset of words": (lambda: in_another_file("beside", offset="many"), "many"),
+    "a negative offset": (lambda: in_another_file("beside", offset="-8"), "-8"),
+    "more than the file": (lambda: in_another_file("beside"), "needs"),
     "no weights": (lambda: by_hand(gru(), [node("GRU", ["X", "", "R"], "Y")]), "no W"),
     "no inputs": (lambda: by_hand(gru(), [node("GRU", [], "Y")]), "no W"),
     "unknown inputs": (lambda: by_hand(gru(), [node("GRU", ["X", *"WZB"], "Y")]), "'Z'"),
@@ -179,6 +179,6 @@ HOSTILE = {
 }  # fmt: skip
 
 
-def hostile_files() -> dict[str, bytes]:
-    """The hostile models as files, by what is wrong with them."""
-    return {name: make().SerializeToString() for name, (make, _) in HOSTILE.items()}
+def adversarial_files() -> dict[str, bytes]:
+    """The adversarial models as files, by what is wrong with them."""
+    return {name: make().SerializeToString() for name, (make, _) in ADVERSARIAL.items()}

@@ -1,162 +1,131 @@
-"""The way back over all steps, block by block."""
+"""Backward pass over all steps, chunk after chunk, the one that was read last first."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gru_jax._autodiff.step_graph import Anatomy, weights_of
-from gru_jax._unroll.backward.chunk import (
-    AS_CHOSEN,
-    Block,
-    Cotangents,
-    Layout,
-    Sweep,
-    block_back,
-    sweep,
-)
-from gru_jax._unroll.chunks import in_windows, window_near
-from gru_jax._unroll.masking import Steps
-from gru_jax._unroll.sharding import place, settle
-from gru_jax._unroll.xla.concurrent_scan import join
-from gru_jax._unroll.xla.forward import (
-    Kept,
-    batch_shape_of,
-    cast_like,
-    initial_like,
-    one_step,
-    wide,
-)
-from gru_jax.cells.base import AffineCell, cast_params
+from gru_jax._autodiff.step_graph import StepGraph, run_step
+from gru_jax._unroll.backward.adjoint_scan import AdjointScan
+from gru_jax._unroll.backward.adjoint_scan import adjoint_scan as default_adjoint_scan
+from gru_jax._unroll.backward.chunk import NO_HINTS, Chunk, Cotangents, XlaHints, chunk_backward
+from gru_jax._unroll.backward.residuals import Residuals
+from gru_jax._unroll.carry import reset_state_like, step_avals
+from gru_jax._unroll.chunks import divisor_near, scan_chunks
+from gru_jax._unroll.masking import ScanInputs
+from gru_jax._unroll.sharding import reshard_like
+from gru_jax._unroll.shards import unshard
+from gru_jax.cells.base import AffineCell
+from gru_jax.cells.precision import cast_like, promote_state
 from gru_jax.typing import Array, State
 
-LARGE_BLOCK = 2**25
-"""Of a state over a block's steps, where no cache but memory bounds it: 128 MiB in float32."""
+MAX_CHUNK_ELEMENTS = 2**25
+"""Elements of a state over a chunk's steps if only memory bounds them: 128 MiB in float32."""
 
 
-def walk_back(
-    residuals: tuple[AffineCell, Steps, State, list[Kept]],
+def backward_pass(
+    saved: tuple[AffineCell, ScanInputs, State, Residuals],
     cotangents: tuple[State, Array],
-    anatomy: Anatomy,
+    graph: StepGraph,
     *,
     reverse: bool,
-    most_steps: int,
-    sweep: Sweep = sweep,
-    layout: Layout = AS_CHOSEN,
-) -> tuple[AffineCell, Steps, State]:
-    """The cotangents of the cell, the inputs and the first state.
+    max_chunk_steps: int,
+    adjoint_scan: AdjointScan = default_adjoint_scan,
+    hints: XlaHints = NO_HINTS,
+) -> tuple[AffineCell, ScanInputs, State]:
+    """Cotangents of the cell, the inputs and the first state.
 
     Args:
-        residuals: what was run, and what the way forward left, per part of the batch.
+        saved: what was run, and the residuals of the forward pass.
         cotangents: of the last state and of the outputs.
-        anatomy: of a step.
-        reverse: the direction of the way forward.
-        most_steps: of a block.
-        sweep: the loop over a block's steps.
-        layout: see there.
+        graph: of a step.
+        reverse: the direction of the forward pass.
+        max_chunk_steps: steps of a chunk, at most.
+        adjoint_scan: the scan over a chunk's steps.
+        hints: see there.
     """
-    cell, steps, state, kept = residuals
-    d_last, d_ys = cotangents
-    time, dtype = steps.xs.shape[0], steps.xs.dtype
-    batch_shape = batch_shape_of(cell, steps)
-    like = one_step(cast_params(cell, dtype), steps, state)
-    initial, pull_initial = jax.vjp(
-        lambda cell: place(initial_like(cell, state, batch_shape), state), cell
-    )
-    weights, pull_weights = jax.vjp(
-        lambda cell: weights_of(cell, *jax.tree.map(jnp.zeros_like, like)), cell
-    )
-    transposed = [array.astype(dtype).T for array in weights]
+    cell, inputs, h0, residuals = saved
+    d_h_last, d_ys = cotangents
+    time, dtype = inputs.xs.shape[0], inputs.xs.dtype
+    avals = step_avals(cell, inputs, h0)
+    reset_state, reset_state_vjp = jax.vjp(lambda cell: reset_state_like(cell, inputs, h0), cell)
+    weights, weights_vjp = jax.vjp(lambda cell: weights_of(cell, avals), cell)
+    weights_t = [array.astype(dtype).T for array in weights]
 
-    # A product with a transposed matrix is slower by a third: what is transposed outside of the
-    # blocks and again within is read as it lies when a gradient transposes it once more.
-    leaves, structure = jax.tree.flatten(cell)
-    mirrored = [lax.optimization_barrier(leaf.T) for leaf in leaves]
+    # A matmul with a transposed matrix is slower by a third. Parameters that are transposed outside
+    # of the chunks and again within are read as they lie when a gradient transposes them once more.
+    leaves, treedef = jax.tree.flatten(cell)
+    params_t = [lax.optimization_barrier(leaf.T) for leaf in leaves]
 
-    def walk(carry: Cotangents, block: Block) -> tuple[Cotangents, Array]:
-        cell = jax.tree.unflatten(structure, [leaf.T for leaf in mirrored])
-        return block_back(
-            cell,
-            anatomy,
-            transposed,
-            initial,
+    def chunk_step(carry: Cotangents, numbered: Any) -> tuple[Cotangents, Array]:
+        (inputs, residuals, d_ys), state_before = numbered
+        return chunk_backward(
+            jax.tree.unflatten(treedef, [leaf.T for leaf in params_t]),
+            graph,
+            weights_t,
+            reset_state,
             carry,
-            block,
+            Chunk(inputs, unshard(residuals, materialize=True), d_ys, state_before),
             reverse=reverse,
-            sweep=sweep,
-            layout=layout,
+            adjoint_scan=adjoint_scan,
+            hints=hints,
         )
 
     def zeros_like(tree: Any) -> Any:
-        return place(jax.tree.map(jnp.zeros_like, tree), tree)
+        return reshard_like(jax.tree.map(jnp.zeros_like, tree), tree)
 
+    no_resets = inputs.resets is None
     carry = Cotangents(
-        state=jax.tree.leaves(wide(d_last, dtype)),
-        initial=None if steps.resets is None else jax.tree.leaves(zeros_like(wide(state, dtype))),
+        state=jax.tree.leaves(promote_state(d_h_last, dtype)),
+        reset_state=None if no_resets else jax.tree.leaves(zeros_like(promote_state(h0, dtype))),
         weights=zeros_like(weights),
         cell=zeros_like(cell),
     )
-    window = window_near(time, most_steps)
-    carry, d_xs = _over_blocks(walk, carry, steps, kept, d_ys, state, window, reverse=reverse)
+    chunk_size = divisor_near(time, max_chunk_steps)
+    carry, d_xs = scan_chunks(
+        chunk_step,
+        carry,
+        (inputs, residuals, d_ys),
+        chunk_size,
+        reverse=not reverse,
+        per_chunk=_states_before_chunks(residuals, h0, time, chunk_size, reverse=reverse),
+    )
 
-    d_cells = [carry.cell, *pull_weights(carry.weights)]
-    if carry.initial is not None:
-        d_initial = jax.tree.unflatten(anatomy.state, carry.initial)
-        d_cells += pull_initial(cast_like(d_initial, initial))
-    d_state = cast_like(jax.tree.unflatten(anatomy.state, carry.state), state)
-    d_cell = jax.tree.map(lambda *parts: sum(parts[1:], parts[0]), *d_cells)
-    return d_cell, Steps(d_xs, steps.valid, steps.resets), d_state
+    d_cells = [carry.cell, *weights_vjp(carry.weights)]
+    if carry.reset_state is not None:
+        d_reset_state = jax.tree.unflatten(graph.state_treedef, carry.reset_state)
+        d_cells += reset_state_vjp(cast_like(d_reset_state, reset_state))
+    d_h0 = cast_like(jax.tree.unflatten(graph.state_treedef, carry.state), h0)
+    d_cell = jax.tree.map(lambda *d: sum(d[1:], d[0]), *d_cells)
+    return d_cell, ScanInputs(d_xs, inputs.valid, inputs.resets), d_h0
 
 
-def _over_blocks(
-    walk: Callable[[Cotangents, Block], tuple[Cotangents, Array]],
-    carry: Cotangents,
-    steps: Steps,
-    kept: list[Kept],
-    d_ys: Array,
-    state: State,
-    window: int,
-    *,
-    reverse: bool,
-) -> tuple[Cotangents, Array]:
-    """Walks blocks of ``window`` steps, the one that was read last first; the last may be short."""
-    time = steps.xs.shape[0]
-    count, rest = divmod(time, window)
-    full, tail = in_windows((steps, kept, d_ys), window)
+def weights_of(cell: AffineCell, avals: tuple[State, Any]) -> list[Array]:
+    """The weights of every matmul of a step, in order."""
+    trace = run_step(cell, *jax.tree.map(jnp.zeros_like, avals))
+    return [matmul.weights for matmul in trace.matmuls]
+
+
+def _states_before_chunks(
+    residuals: Residuals, h0: State, time: int, chunk_size: int, *, reverse: bool
+) -> tuple[State, State]:
+    """The states before every full chunk, leaves (T // chunk_size, *batch, H), and the rest."""
+    count, rest = divmod(time, chunk_size)
+    end = count * chunk_size
 
     def states(chosen: slice) -> State:
-        picked = [jax.tree.map(lambda leaf: leaf[chosen], part.states) for part in kept]
-        return join(picked, axis=1)
+        return unshard(jax.tree.map(lambda leaf: leaf[chosen], residuals.states))
 
-    first = jax.tree.map(lambda leaf: leaf[None], state)
-    before_tail = state
-    if not reverse:
-        before_full = join([first, states(slice(window - 1, count * window - 1, window))])
-        if rest:
-            before_tail = jax.tree.map(
-                lambda leaf: leaf[0], states(slice(count * window - 1, count * window))
-            )
-    elif rest:
-        before_full = states(slice(window, count * window + 1, window))
-    else:
-        before_full = join([states(slice(window, time, window)), first])
+    def join(*trees: State) -> State:
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *trees)
 
-    d_xs = []
-    if rest and not reverse:
-        carry, d_tail = walk(carry, Block(tail[0], tail[1], tail[2], before_tail))
-        d_xs.append(d_tail)
-    blocks = Block(full[0], full[1], full[2], before_full)
-    if count == 1:
-        carry, d_full = walk(carry, jax.tree.map(lambda leaf: leaf[0], blocks))
-    else:
-        first = jax.tree.map(lambda leaf: leaf[0], blocks)
-        carry = settle(lambda carry: walk(carry, first)[0], carry)
-        carry, d_full = lax.scan(walk, carry, blocks, reverse=not reverse)
-        d_full = d_full.reshape(count * window, *d_full.shape[2:])
-    d_xs.insert(0, d_full)
-    if rest and reverse:
-        carry, d_tail = walk(carry, Block(tail[0], tail[1], tail[2], before_tail))
-        d_xs.append(d_tail)
-    return carry, jnp.concatenate(d_xs) if rest else d_full
+    first = jax.tree.map(lambda leaf: leaf[None], h0)
+    if reverse and rest:
+        return states(slice(chunk_size, end + 1, chunk_size)), h0
+    if reverse:
+        return join(states(slice(chunk_size, time, chunk_size)), first), h0
+    before_full = join(first, states(slice(chunk_size - 1, end - 1, chunk_size)))
+    if not rest:
+        return before_full, h0
+    return before_full, jax.tree.map(lambda leaf: leaf[0], states(slice(end - 1, end)))

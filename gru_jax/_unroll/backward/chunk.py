@@ -1,381 +1,302 @@
-"""The way back over a block of steps: a loop for the states, all else for all steps at once."""
+"""Backward pass of one chunk of time steps.
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+Only the state cotangents need a sequential scan; every other gradient is computed for all steps at
+once. Notation: T steps of the chunk, B the batch axes, H units, k preactivations of a matmul.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gru_jax._autodiff.step_graph import Anatomy, addends_of, record
-from gru_jax._unroll.call_spec import are_known
-from gru_jax._unroll.masking import Steps, expand, select
-from gru_jax._unroll.sharding import settle
-from gru_jax._unroll.transform_rules import untransformed
-from gru_jax._unroll.xla.concurrent_scan import Parts, after, join, scan_parts
-from gru_jax._unroll.xla.forward import Kept, Leaves, show, wide
-from gru_jax.cells.base import AffineCell, accum_dtype, cast_params, dot
+from gru_jax._autodiff.step_graph import StepGraph, run_step
+from gru_jax._unroll.backward.adjoint_scan import (
+    AdjointRecurrence,
+    AdjointScan,
+    ElementwiseJacobian,
+    cotangent_of_input,
+    preactivation_cotangent,
+)
+from gru_jax._unroll.backward.residuals import Leaves, Residuals
+from gru_jax._unroll.call_spec import is_static_shape
+from gru_jax._unroll.masking import ScanInputs, broadcast_mask, mask_outputs, tree_where
+from gru_jax.cells.base import AffineCell
+from gru_jax.cells.linear import accum_dtype
+from gru_jax.cells.precision import cast_params, promote_state
 from gru_jax.typing import Array, DType, State
-
-Slopes = list[dict[int, Array]]
-"""Per output of a cell's elementwise part, its derivative with respect to inputs, by input."""
 
 
 class Cotangents(NamedTuple):
-    """What is handed from block to block on the way back.
+    """What is accumulated from chunk to chunk.
 
     Attributes:
-        state: of the state ahead of the block last walked, its leaves.
-        initial: of the initial state, which resets put in, likewise; None without resets.
-        weights: of the recurrent weights, one array per product.
+        state: of the state before the chunk, its leaves.
+        reset_state: of the state that resets put in, its leaves; None without resets.
+        weights: of the recurrent weights, one array per matmul.
         cell: of all other parameters.
     """
 
     state: Leaves
-    initial: Leaves | None
+    reset_state: Leaves | None
     weights: Leaves
     cell: AffineCell
 
 
-class Block(NamedTuple):
-    """Some steps, what was kept of them, per part of the batch, and the state ahead of them."""
+class Chunk(NamedTuple):
+    """Some steps: their inputs, residuals, output cotangents, and the state before them."""
 
-    steps: Steps
-    kept: list[Kept]
+    inputs: ScanInputs
+    residuals: Residuals
     d_ys: Array
-    before: State
+    state_before: State
 
 
-class Layout(NamedTuple):
-    """How arrays are laid out for XLA's CPU compiler.
-
-    Attributes:
-        apart: whether what was kept is joined before it is read, and the gradients of what is
-            projected are written one by one before they are joined: arrays are joined fast, but
-            not what is computed as they are.
-        transposed_rows: per column of the gradient of recurrent weights, up to which the states
-            are written transposed before they are multiplied: XLA's other routine for products is
-            faster, but for tall and narrow ones.
-    """
-
-    apart: bool
-    transposed_rows: int
-
-
-AS_CHOSEN = Layout(apart=False, transposed_rows=0)
-"""For other devices: as XLA chooses."""
-
-
-class Recurrence(NamedTuple):
-    """The recurrence of the cotangents, linear in them, of all steps of a block.
+@dataclasses.dataclass(frozen=True)
+class XlaHints:
+    """How XLA should lay out the arrays of a chunk; values do not depend on it.
 
     Attributes:
-        packed: per product and output, the derivatives with respect to the product's sums
-            (T, *batch, k, H).
-        passed: per output and leaf of the state, the derivative (T, *batch, H) past the products.
-        d_shown: per leaf of the state, the cotangent that comes from the step's own output.
-        resets: (T, *batch), see :class:`~gru_jax._unroll.masking.Steps`.
+        materialize: whether the cotangents of the preactivations are written one by one before they
+            are joined: XLA:CPU joins arrays fast, but not if it computes them on the way.
+        max_transposed_ratio: rows for each column of a weight gradient up to which the operand is
+            written transposed: XLA:CPU's other matmul routine is faster, except for tall and narrow
+            operands.
     """
 
-    packed: list[dict[int, Array]]
-    passed: Slopes
-    d_shown: dict[int, Array]
-    resets: Array | None
+    materialize: bool = False
+    max_transposed_ratio: int = 0
+
+    def weight_gradient(self, operand: Array, d_preactivations: Array, dtype: DType) -> Array:
+        """``operand^T @ d_preactivations`` in ``dtype``, accumulated in float32 at least."""
+        operand_t = operand.astype(dtype).T
+        rows, columns = d_preactivations.shape
+        if is_static_shape((rows, columns)) and 0 < rows <= self.max_transposed_ratio * columns:
+            operand_t = lax.optimization_barrier(operand_t)
+        out = accum_dtype(dtype)
+        return jnp.matmul(operand_t, d_preactivations.astype(dtype), preferred_element_type=out)
 
 
-SweepCarry = tuple[Leaves, Leaves | None]
-"""The cotangents of the state and of the initial state, as in :class:`Cotangents`."""
+NO_HINTS = XlaHints()
 
 
-Swept = tuple[SweepCarry, dict[int, Array]]
-"""The cotangents ahead of all steps, and of each step's outputs."""
-
-
-@runtime_checkable
-class Sweep(Protocol):
-    """Solves a recurrence."""
-
-    def __call__(
-        self,
-        anatomy: Anatomy,
-        transposed: Leaves,
-        recurrence: Recurrence,
-        carry: SweepCarry,
-        *,
-        reverse: bool,
-    ) -> Swept: ...
-
-
-def block_back(
+def chunk_backward(
     cell: AffineCell,
-    anatomy: Anatomy,
-    transposed: Leaves,
-    initial: State,
+    graph: StepGraph,
+    weights_t: Leaves,
+    reset_state: State,
     carry: Cotangents,
-    block: Block,
+    chunk: Chunk,
     *,
     reverse: bool,
-    sweep: Sweep,
-    layout: Layout,
+    adjoint_scan: AdjointScan,
+    hints: XlaHints,
 ) -> tuple[Cotangents, Array]:
-    """One block: ``sweep`` for the states, all else for its steps at once."""
-    steps = block.steps
-    kept = join(block.kept, axis=1)
-    if layout.apart:
-        kept = lax.optimization_barrier(kept)
-    precise = cast_params(cell, steps.xs.dtype)
-    inputs = _inputs(precise, anatomy, initial, block, kept, reverse=reverse)
-    slopes = anatomy.diagonals(precise, inputs)
-    if steps.valid is not None:
-        slopes = _hold(slopes, steps.valid, inputs[: anatomy.state.num_leaves])
-    d_cell_shown, d_shown = _pull_shown(cell, anatomy, block, kept)
-    recurrence = Recurrence(
-        packed=[_pack(slopes, anatomy.sums_of(product)) for product in range(len(anatomy.widths))],
-        passed=[{at: row[at] for at in row if at < anatomy.state.num_leaves} for row in slopes],
-        d_shown=d_shown,
-        resets=steps.resets,
+    """Cotangents before a chunk, and those of its inputs (T, *batch, D).
+
+    Args:
+        cell, graph: the parameters, and the graph of a step.
+        weights_t: the transposed weights of each matmul.
+        reset_state: the state that resets put in.
+        carry: cotangents from the chunks after this one.
+        chunk: the steps.
+        reverse: the direction of the forward pass.
+        adjoint_scan: solves the recurrence of the state cotangents.
+        hints: see there.
+    """
+    scan_inputs, dtype = chunk.inputs, chunk.inputs.xs.dtype
+    compute_cell = cast_params(cell, dtype)
+    inputs = _elementwise_inputs(compute_cell, graph, reset_state, chunk, reverse=reverse)
+    jacobian = graph.elementwise_jacobian(compute_cell, inputs)
+    if scan_inputs.valid is not None:
+        jacobian = _mask_jacobian(jacobian, scan_inputs.valid, inputs[: graph.num_states])
+    d_cell_outputs, d_from_outputs = _output_vjp(cell, graph, chunk)
+    matmuls = range(len(graph.num_splits))
+    recurrence = AdjointRecurrence(
+        preactivation_jacobian=[
+            _stack_jacobian(jacobian, graph.preactivation_slots(matmul)) for matmul in matmuls
+        ],
+        state_jacobian=[
+            {slot: row[slot] for slot in row if slot < graph.num_states} for row in jacobian
+        ],
+        d_from_outputs=d_from_outputs,
+        resets=scan_inputs.resets,
     )
-    (d_state, d_initial), d_outputs = sweep(
-        anatomy, transposed, recurrence, (carry.state, carry.initial), reverse=not reverse
+    (d_state, d_reset_state), d_outputs = adjoint_scan(
+        graph, weights_t, recurrence, (carry.state, carry.reset_state), reverse=not reverse
     )
 
-    # Over rows from here on: a product that contracts two axes is laid out badly.
-    d_products = _rows([_spread(pack, d_outputs) for pack in recurrence.packed])
-    operands = _rows(anatomy.evaluate(precise, inputs)[1])
+    # From here on time and batch are one axis: XLA lays out a matmul that contracts two badly.
+    d_joined = _flatten_time_batch(
+        [preactivation_cotangent(of, d_outputs) for of in recurrence.preactivation_jacobian]
+    )
+    operands = _flatten_time_batch(graph.elementwise(compute_cell, inputs)[1])
     d_weights = [
-        total + _weights_gradient(operand, d_product, steps.xs.dtype, layout)
-        for total, operand, d_product in zip(carry.weights, operands, d_products, strict=True)
+        total + hints.weight_gradient(operand, d, dtype)
+        for total, operand, d in zip(carry.weights, operands, d_joined, strict=True)
     ]
-    d_direct = _rows([_gather(slopes, d_outputs, at) for at in anatomy.direct_inputs])
-    if layout.apart:
-        d_sums = [
-            _rows([_gather(slopes, d_outputs, at) for at in anatomy.sums_of(product)])
-            for product in range(len(anatomy.widths))
-        ]
-        d_sums, d_direct = lax.optimization_barrier((d_sums, d_direct))
+
+    def cotangents_of(slots: range) -> Leaves:
+        return _flatten_time_batch([cotangent_of_input(jacobian, d_outputs, s) for s in slots])
+
+    d_elementwise = cotangents_of(graph.elementwise_slots)
+    if hints.materialize:
+        d_preactivations, d_elementwise = lax.optimization_barrier(
+            ([cotangents_of(graph.preactivation_slots(m)) for m in matmuls], d_elementwise)
+        )
     else:
-        d_sums = [
-            jnp.split(d_product, width, axis=-1)
-            for d_product, width in zip(d_products, anatomy.widths, strict=True)
+        d_preactivations = [
+            jnp.split(d, splits, axis=-1)
+            for d, splits in zip(d_joined, graph.num_splits, strict=True)
         ]
-    d_vectors = [
-        jnp.split(jnp.sum(d_product, axis=0), width)
-        for d_product, width in zip(d_products, anatomy.widths, strict=True)
+    d_biases = [
+        jnp.split(jnp.sum(d, axis=0), splits)
+        for d, splits in zip(d_joined, graph.num_splits, strict=True)
     ]
-    d_cell_read, d_xs = _pull_projected(
-        cell, anatomy, _rows(inputs), steps.xs, d_sums, d_vectors, d_direct
+    d_cell_inputs, d_xs = _projection_vjp(
+        cell,
+        graph,
+        _flatten_time_batch(inputs),
+        scan_inputs.xs,
+        d_preactivations,
+        d_biases,
+        d_elementwise,
     )
-    d_cell = jax.tree.map(lambda *d: sum(d[1:], d[0]), carry.cell, d_cell_read, d_cell_shown)
-    return Cotangents(d_state, d_initial, d_weights, d_cell), d_xs
+    d_cell = jax.tree.map(lambda *d: sum(d[1:], d[0]), carry.cell, d_cell_inputs, d_cell_outputs)
+    return Cotangents(d_state, d_reset_state, d_weights, d_cell), d_xs
 
 
-def _inputs(
-    precise: AffineCell,
-    anatomy: Anatomy,
-    initial: State,
-    block: Block,
-    kept: Kept,
+def _elementwise_inputs(
+    compute_cell: AffineCell,
+    graph: StepGraph,
+    reset_state: State,
+    chunk: Chunk,
     *,
     reverse: bool,
 ) -> Leaves:
-    """What the cell's elementwise part read, see :class:`~gru_jax._autodiff.step_graph.Anatomy`."""
-    steps = block.steps
+    """The inputs of the cell's elementwise part, see :class:`StepGraph`."""
+    scan_inputs, residuals = chunk.inputs, chunk.residuals
     previous = jax.tree.map(
-        lambda first, states: _shift(first, states, reverse=reverse), block.before, kept.states
+        lambda before, states: _previous_states(before, states, reverse=reverse),
+        chunk.state_before,
+        residuals.states,
     )
-    if steps.resets is not None:
-        everywhere = jax.tree.map(lambda i, h: jnp.broadcast_to(i, h.shape), initial, previous)
-        previous = select(steps.resets, everywhere, previous)
-    previous = wide(previous, steps.xs.dtype)
-    sums, direct = kept.sums, kept.direct
-    if sums is None or direct is None:
-        projected = precise.project(steps.xs) if kept.projected is None else kept.projected
-        sums, direct = record(precise, previous, projected)[1], anatomy.pick_direct(projected)
-    return [*jax.tree.leaves(previous), *jax.tree.leaves(sums), *direct]
+    if scan_inputs.resets is not None:
+        everywhere = jax.tree.map(lambda r, h: jnp.broadcast_to(r, h.shape), reset_state, previous)
+        previous = tree_where(scan_inputs.resets, everywhere, previous)
+    previous = promote_state(previous, scan_inputs.xs.dtype)
+    preactivations, elementwise = residuals.preactivations, residuals.elementwise
+    if preactivations is None or elementwise is None:
+        projected = residuals.projected
+        if projected is None:
+            projected = compute_cell.project(scan_inputs.xs)
+        recomputed = run_step(compute_cell, previous, projected)
+        preactivations = [matmul.preactivations for matmul in recomputed.matmuls]
+        elementwise = graph.select_elementwise(projected)
+    return [*jax.tree.leaves(previous), *jax.tree.leaves(preactivations), *elementwise]
 
 
-def _pull_shown(
-    cell: AffineCell, anatomy: Anatomy, block: Block, kept: Kept
+def _output_vjp(
+    cell: AffineCell, graph: StepGraph, chunk: Chunk
 ) -> tuple[AffineCell, dict[int, Array]]:
-    """The cotangents that come from the steps' own outputs, of the cell and of the states."""
-    dtype = block.steps.xs.dtype
-    _, pull = jax.vjp(
-        lambda cell, states: show(cell, states, block.steps.valid, dtype), cell, kept.states
+    """Cotangents of the cell and of the states that come from the steps' own outputs."""
+    valid, dtype = chunk.inputs.valid, chunk.inputs.xs.dtype
+    _, vjp = jax.vjp(
+        lambda cell, states: mask_outputs(cell.output(states), valid, dtype),
+        cell,
+        chunk.residuals.states,
     )
-    d_cell, d_states = pull(block.d_ys)
+    d_cell, d_states = vjp(chunk.d_ys)
     return d_cell, {
-        index: leaf.astype(accum_dtype(dtype))
-        for index, leaf in enumerate(jax.tree.leaves(d_states))
-        if index in anatomy.shown
+        leaf: d.astype(accum_dtype(dtype))
+        for leaf, d in enumerate(jax.tree.leaves(d_states))
+        if leaf in graph.output_state_leaves
     }
 
 
-def _pull_projected(
+def _projection_vjp(
     cell: AffineCell,
-    anatomy: Anatomy,
+    graph: StepGraph,
     inputs: Leaves,
     xs: Array,
-    d_sums: list[Leaves],
-    d_vectors: list[Leaves],
-    d_direct: Leaves,
+    d_preactivations: list[Leaves],
+    d_biases: list[Leaves],
+    d_elementwise: Leaves,
 ) -> tuple[AffineCell, Array]:
-    """The cotangents of the cell and of its inputs, by what is projected, which are rows.
+    """Cotangents of the cell and of ``xs``, through the projected inputs and the addends.
 
-    Those of sums are those of what is added, too, and ``d_vectors`` where that is a vector.
+    The cotangent of a preactivation is that of its addend, too; of an addend that is a vector it is
+    ``d_biases``.
     """
     dtype = xs.dtype
-    previous = jax.tree.unflatten(anatomy.state, inputs[: anatomy.state.num_leaves])
-    sums = [
-        tuple(inputs[at] for at in anatomy.sums_of(product))
-        for product in range(len(anatomy.widths))
-    ]
+    previous, preactivations = graph.previous_state(inputs), graph.preactivations(inputs)
 
-    def read(cell: AffineCell, xs: Array) -> tuple[Any, Leaves]:
-        precise = cast_params(cell, dtype)
-        projected = precise.project(xs)
-        return addends_of(precise, previous, projected, sums), anatomy.pick_direct(projected)
+    def read(cell: AffineCell, xs: Array) -> tuple[list[list[Array | None]], Leaves]:
+        compute_cell = cast_params(cell, dtype)
+        projected = compute_cell.project(xs)
+        trace = run_step(compute_cell, previous, projected, preactivations=preactivations)
+        addends = [
+            [
+                addend
+                if addend is None or addend.ndim == 1
+                else jnp.broadcast_to(addend, preactivation.shape)
+                for addend, preactivation in zip(matmul.addends, matmul.preactivations, strict=True)
+            ]
+            for matmul in trace.matmuls
+        ]
+        return addends, graph.select_elementwise(projected)
 
-    (addends, _), pull = jax.vjp(read, cell, _rows(xs))
+    (addends, _), vjp = jax.vjp(read, cell, _flatten_time_batch(xs))
     d_addends = [
         [
-            None if addend is None else (d_vector if addend.ndim == 1 else d_sum)
-            for addend, d_sum, d_vector in zip(*of_product, strict=True)
+            None if addend is None else d_bias if addend.ndim == 1 else d
+            for addend, d, d_bias in zip(*of_matmul, strict=True)
         ]
-        for of_product in zip(addends, d_sums, d_vectors, strict=True)
+        for of_matmul in zip(addends, d_preactivations, d_biases, strict=True)
     ]
-    d_cell, d_xs = pull((d_addends, d_direct))
+    d_cell, d_xs = vjp((d_addends, d_elementwise))
     return d_cell, d_xs.reshape(xs.shape)
 
 
-def sweep(
-    anatomy: Anatomy,
-    transposed: Leaves,
-    recurrence: Recurrence,
-    carry: SweepCarry,
-    *,
-    reverse: bool,
-) -> Swept:
-    """A :class:`Sweep` as a loop of JAX's, for every affine cell."""
-    back = _back(anatomy, transposed)
-    first = jax.tree.map(lambda leaf: leaf[0], recurrence)
-    begin = settle(lambda carry: back(carry, first)[0], carry)
-    carry, d_outputs = lax.scan(back, begin, recurrence, reverse=reverse)
-    return carry, dict(enumerate(d_outputs))
-
-
-def sweep_parts(
-    anatomy: Anatomy,
-    transposed: Leaves,
-    recurrence: Recurrence,
-    carry: SweepCarry,
-    *,
-    parts: Parts,
-    reverse: bool,
-) -> Swept:
-    """:func:`sweep` for parts of the batch that run at the same time, without resets."""
-
-    def apart(transposed: Leaves, recurrence: Recurrence, carry: SweepCarry) -> Swept:
-        back = _back(anatomy, transposed)
-        finished, zero = scan_parts(back, carry, recurrence, parts, reverse=reverse)
-        d_outputs = join([part.outputs for part in finished], axis=1)
-        return join([part.last for part in finished]), dict(enumerate(after(zero, d_outputs)))
-
-    def whole(transposed: Leaves, recurrence: Recurrence, carry: SweepCarry) -> Swept:
-        return sweep(anatomy, transposed, recurrence, carry, reverse=reverse)
-
-    return untransformed(apart, whole)(transposed, recurrence, carry)
-
-
-def _back(
-    anatomy: Anatomy, transposed: Leaves
-) -> Callable[[SweepCarry, Recurrence], tuple[SweepCarry, Leaves]]:
-    """One step of a recurrence."""
-    num_states, num_products = anatomy.state.num_leaves, len(anatomy.widths)
-
-    def back(carry: SweepCarry, step: Recurrence) -> tuple[Any, Leaves]:
-        d_new, d_initial = carry
-        packed, passed, d_shown, reset = step
-        d_outputs = dict(enumerate(d_new))
-        d_outputs |= {index: d_outputs[index] + d for index, d in d_shown.items()}
-        d_previous = [_gather(passed, d_outputs, index) for index in range(num_states)]
-        for product in reversed(range(num_products)):
-            d_operand = dot(_spread(packed[product], d_outputs), transposed[product])
-            link = anatomy.links[product]
-            if link is None:
-                computed = anatomy.operand_of(product)
-                d_outputs[computed] = d_operand
-                for index in range(num_states):
-                    if index in passed[computed]:
-                        d_previous[index] += passed[computed][index] * d_operand
-            else:
-                d_previous[link] += d_operand
-        if reset is not None:
-            zeros = [jnp.zeros_like(d) for d in d_previous]
-            added = select(reset, d_previous, zeros)
-            d_initial = jax.tree.map(jnp.add, d_initial, added)
-            d_previous = select(reset, zeros, d_previous)
-        return (d_previous, d_initial), [d_outputs[index] for index in sorted(d_outputs)]
-
-    return back
-
-
-def _weights_gradient(operand: Array, d_product: Array, dtype: DType, layout: Layout) -> Array:
-    """``operand^T @ d_product``, from operands in ``dtype``, in the dtype of gate arithmetic."""
-    transposed = operand.astype(dtype).T
-    rows, columns = d_product.shape
-    if are_known((rows, columns)) and 0 < rows <= layout.transposed_rows * columns:
-        transposed = lax.optimization_barrier(transposed)
-    return jnp.matmul(
-        transposed, d_product.astype(dtype), preferred_element_type=accum_dtype(dtype)
-    )
-
-
-def _rows(tree: Any) -> Any:
-    """All axes but the last made one."""
+def _flatten_time_batch(tree: Any) -> Any:
+    """All axes but the last as one: (T, *batch, H) -> (rows, H)."""
     return jax.tree.map(lambda leaf: leaf.reshape(-1, leaf.shape[-1]), tree)
 
 
-def _pack(slopes: Slopes, inputs: range) -> dict[int, Array]:
-    """Per output, its derivatives with respect to the sums of a product, side by side.
+def _stack_jacobian(jacobian: ElementwiseJacobian, slots: range) -> dict[int, Array]:
+    """By output, its derivatives with respect to a matmul's preactivations, (T, *batch, k, H).
 
-    One array (..., k, H) and not k arrays: the loop multiplies it in one kernel.
+    One array and not k: the scan multiplies it in one kernel.
     """
-    packed = {}
-    for output, row in enumerate(slopes):
-        if any(at in row for at in inputs):
+    stacked = {}
+    for output, row in enumerate(jacobian):
+        if any(slot in row for slot in slots):
             zeros = jnp.zeros_like(next(iter(row.values())))
-            packed[output] = jnp.stack([row.get(at, zeros) for at in inputs], axis=-2)
-    return packed
+            stacked[output] = jnp.stack([row.get(slot, zeros) for slot in slots], axis=-2)
+    return stacked
 
 
-def _spread(packed: dict[int, Array], d_outputs: dict[int, Array]) -> Array:
-    """The cotangent (..., k * H) of a product, from those of the outputs that read its sums."""
-    terms = [packed[i] * d_outputs[i][..., None, :] for i in packed if i in d_outputs]
-    total = sum(terms[1:], terms[0])
-    return total.reshape(*total.shape[:-2], -1)
-
-
-def _gather(slopes: Slopes, d_outputs: dict[int, Array], at: int) -> Array:
-    """The cotangent of a leaf of the state or a direct input, from the outputs that read it."""
-    terms = [row[at] * d_outputs[i] for i, row in enumerate(slopes) if i in d_outputs and at in row]
-    return sum(terms[1:], terms[0]) if terms else jnp.zeros_like(d_outputs[at])
-
-
-def _hold(slopes: Slopes, valid: Array, states: Leaves) -> Slopes:
-    """The derivatives where a step that is not valid hands the state on as it is."""
-    held = []
-    for output, row in enumerate(slopes):
+def _mask_jacobian(
+    jacobian: ElementwiseJacobian, valid: Array, states: Leaves
+) -> ElementwiseJacobian:
+    """The derivatives, those of the identity at steps that are not valid."""
+    masked = []
+    for output, row in enumerate(jacobian):
         if output < len(states):
-            row = {at: jnp.where(expand(valid, d), d, jnp.zeros_like(d)) for at, d in row.items()}
+            row = {
+                slot: jnp.where(broadcast_mask(valid, d), d, jnp.zeros_like(d))
+                for slot, d in row.items()
+            }
             like = states[output]
-            through = row.get(output, jnp.zeros_like(like))
-            row[output] = jnp.where(expand(valid, like), through, jnp.ones_like(like))
-        held.append(row)
-    return held
+            own = row.get(output, jnp.zeros_like(like))
+            row[output] = jnp.where(broadcast_mask(valid, like), own, jnp.ones_like(like))
+        masked.append(row)
+    return masked
 
 
-def _shift(first: Array, states: Array, *, reverse: bool) -> Array:
-    """The state ahead of each step, from the one ahead of all and those after each."""
+def _previous_states(before: Array, states: Array, *, reverse: bool) -> Array:
+    """The state before each step, from the one before all and those after each."""
     if reverse:
-        return jnp.concatenate([states[1:], first[None]])
-    return jnp.concatenate([first[None], states[:-1]])
+        return jnp.concatenate([states[1:], before[None]])
+    return jnp.concatenate([before[None], states[:-1]])

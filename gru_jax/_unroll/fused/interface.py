@@ -1,148 +1,124 @@
-"""What a device's fused kernels are: two functions, given here in plain JAX.
+"""Interface of fused kernels: their arguments, their results and what they compute.
 
-A device brings a pair that computes what :data:`REFERENCE` does, and says what it serves. All else
-is done around it, once: :func:`gru_jax._unroll.transform_rules.transformable` makes the pair obey
-JAX's transformations, and :func:`gru_jax._unroll.fused.run.run` runs a GRU with it.
+A device provides :class:`FusedKernels` that compute what
+:data:`~gru_jax._unroll.fused.reference_kernels.REFERENCE_KERNELS` computes.
+:func:`~gru_jax._unroll.fused.transforms.with_transform_rules` adds JAX's transformations to them,
+and :func:`~gru_jax._unroll.fused.run.run` runs a GRU with them.
+
+Notation:
+    T, B, H: time steps, batch size, hidden size; T and B are 1 or more.
+    matmul dtype: the dtype of the matmuls' operands; all else is float32.
 """
+# pyright: reportArgumentType=false
+# The batch axes are the tuples of arguments with integers in place of arrays.
 
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
-import jax.numpy as jnp
-from jax import lax
-
-from gru_jax._unroll.masking import select
-from gru_jax.cells.base import affine, dot
-from gru_jax.cells.gru import gru_step_reset_after
 from gru_jax.typing import Array, DType
 
 Gates = tuple[Array, Array, Array]
 """One array (T, B, H) for each of the gates r, z, n."""
 
 
-@runtime_checkable
-class Forward(Protocol):
-    """The states of a GRU with ``reset="after"``, whose inputs are already projected.
+class ForwardArgs(NamedTuple):
+    """Arguments of the forward kernel.
 
-    At each step, in this order: where it resets, the state becomes ``initial``; where it is
-    valid, ``gru_step_reset_after`` moves it on; elsewhere it stays as it is, bit for bit.
+    Attributes:
+        projected: (T, B, H) each, ``x W_r + b_r`` and so on.
+        w_h: (H, 3H), U, gates in the order r, z, n; in the matmul dtype.
+        b_hn: (H,), zeros for a model without biases.
+        h0: (B, H), the state before the first step.
+        reset_state: (B, H), the state after a reset.
+        valid: (T, B), bool; None if every step is valid.
+        resets: (T, B), bool; None if no step resets.
+    """
+
+    projected: Gates
+    w_h: Array
+    b_hn: Array
+    h0: Array
+    reset_state: Array
+    valid: Array | None
+    resets: Array | None
+
+
+class BackwardArgs(NamedTuple):
+    """Arguments of the backward kernel.
+
+    Attributes:
+        d_ys: (T, B, H), the cotangent of each state from its own output.
+        state_jacobian: (T, B, H), the diagonal Jacobian of the new state with respect to the old
+            one, matmuls left out.
+        gate_jacobians: (T, B, H) each, the diagonal Jacobians of the new state with respect to the
+            matmul's preactivations; in the matmul dtype.
+        w_h_t: (3H, H), U^T, in the matmul dtype.
+        d_h_last: (B, H), the cotangent of the last state.
+    """
+
+    d_ys: Array
+    state_jacobian: Array
+    gate_jacobians: Gates
+    w_h_t: Array
+    d_h_last: Array
+
+
+FORWARD_BATCH_AXES = ForwardArgs(
+    projected=1, w_h=None, b_hn=None, h0=0, reset_state=0, valid=1, resets=1
+)
+"""The batch axis of each argument; None for arguments that all sequences share."""
+
+BACKWARD_BATCH_AXES = BackwardArgs(
+    d_ys=1, state_jacobian=1, gate_jacobians=1, w_h_t=None, d_h_last=0
+)
+"""The batch axis of each argument; None for arguments that all sequences share."""
+
+
+@runtime_checkable
+class ForwardKernel(Protocol):
+    """Computes the states of a GRU with ``reset="after"``.
+
+    Each step does three things in this order. Where it resets, the state becomes ``reset_state``.
+    Where it is valid, ``gru_step_reset_after`` updates the state. Elsewhere the state stays bit for
+    bit as it is. State and gates are float32; only the matmuls' operands are rounded.
 
     Args:
-        projected: ``x W_r + b_r`` and so on, (T, B, H) each, float32; T and B are 1 or more.
-        w_h: U, (H, 3H), gates in the order r, z, n; in the dtype that products run in.
-        b_hn: (H,), float32; zeros for a model without biases.
-        start: (B, H), float32, the state ahead of the step that is read first. It is carried on,
-            and gates are computed, in float32; only a product's operand is rounded.
-        initial: (B, H), float32.
-        valid: (T, B) booleans, or None where all steps are.
-        resets: (T, B) booleans, or None where there are none.
-        reverse: whether step T - 1 is read first.
-        dtype: of the states that are handed out.
+        args: the arrays.
+        reverse: whether step T - 1 comes first.
+        dtype: the dtype of the returned states.
 
     Returns:
-        The state after each step (T, B, H) in ``dtype``, and the one after the step that was read
-        last (B, H), float32.
+        The state after each step (T, B, H) in ``dtype``, and the last state (B, H) in float32.
     """
 
     def __call__(
-        self,
-        projected: Gates,
-        w_h: Array,
-        b_hn: Array,
-        start: Array,
-        initial: Array,
-        valid: Array | None,
-        resets: Array | None,
-        *,
-        reverse: bool,
-        dtype: DType,
+        self, args: ForwardArgs, *, reverse: bool, dtype: DType
     ) -> tuple[Array, Array]: ...
 
 
 @runtime_checkable
-class Backward(Protocol):
-    """The cotangents of the states of a GRU: a recurrence linear in them.
+class BackwardKernel(Protocol):
+    """Computes the cotangents of a GRU's states, a recurrence linear in them.
 
-    At each step, ``d`` being what came from the step walked before, plus ``d_states``::
+    In each step, ``d`` is the cotangent from the step before plus ``d_ys``::
 
-        d -> d * through + [d * slope_r, d * slope_z, d * slope_n] U^T
+        d -> d * state_jacobian + [d * jacobian_r, d * jacobian_z, d * jacobian_n] U^T
 
-    Flags need no care: coefficients are 1 and 0 where a state is held, and 0 where it is replaced.
+    Masks and resets need no argument: the Jacobians are 1 and 0 where a state is held, and 0 where
+    it is reset.
 
     Args:
-        d_states: (T, B, H), float32, what reaches each state from its own output.
-        through: (T, B, H), float32, the derivative past the products.
-        slopes: (T, B, H) each, the derivatives by way of the products' sums, in the dtype that
-            products run in.
-        u_transposed: U^T, (3H, H), in that dtype.
-        d_last: (B, H), float32, what reaches the state that was computed last from beyond.
-        reverse: whether step T - 1 is walked first (it is where the way forward began with step 0).
+        args: the arrays.
+        reverse: whether step T - 1 comes first, as it does if the forward kernel began with step 0.
 
     Returns:
-        ``d`` of each step (T, B, H), float32, and what is left after the step walked last (B, H),
-        float32, the cotangent of ``start``.
+        ``d`` of each step (T, B, H), and the cotangent of ``h0`` (B, H), both in float32.
     """
 
-    def __call__(
-        self,
-        d_states: Array,
-        through: Array,
-        slopes: Gates,
-        u_transposed: Array,
-        d_last: Array,
-        *,
-        reverse: bool,
-    ) -> tuple[Array, Array]: ...
+    def __call__(self, args: BackwardArgs, *, reverse: bool) -> tuple[Array, Array]: ...
 
 
-class Kernels(NamedTuple):
-    """A device's pair."""
+class FusedKernels(NamedTuple):
+    """The kernels of a device."""
 
-    forward: Forward
-    backward: Backward
-
-
-def _forward(
-    projected: Gates,
-    w_h: Array,
-    b_hn: Array,
-    start: Array,
-    initial: Array,
-    valid: Array | None,
-    resets: Array | None,
-    *,
-    reverse: bool,
-    dtype: DType,
-) -> tuple[Array, Array]:
-    def body(h: Array, step: Any) -> tuple[Array, Array]:
-        projected, valid, reset = step
-        if reset is not None:
-            h = select(reset, initial, h)
-        new = gru_step_reset_after(h, projected, w_h, b_hn, affine)
-        h = new if valid is None else select(valid, new, h)
-        return h, h.astype(dtype)
-
-    last, states = lax.scan(body, start, (projected, valid, resets), reverse=reverse)
-    return states, last
-
-
-def _backward(
-    d_states: Array,
-    through: Array,
-    slopes: Gates,
-    u_transposed: Array,
-    d_last: Array,
-    *,
-    reverse: bool,
-) -> tuple[Array, Array]:
-    def body(d: Array, step: tuple[Array, Array, Gates]) -> tuple[Array, Array]:
-        d_state, through, slopes = step
-        d = d + d_state
-        d_sums = jnp.concatenate([d * slope.astype(d.dtype) for slope in slopes], axis=-1)
-        return d * through + dot(d_sums, u_transposed), d
-
-    d_start, d = lax.scan(body, d_last, (d_states, through, slopes), reverse=reverse)
-    return d, d_start
-
-
-REFERENCE = Kernels(_forward, _backward)
-"""What a pair has to compute."""
+    forward: ForwardKernel
+    backward: BackwardKernel

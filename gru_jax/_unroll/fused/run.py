@@ -1,196 +1,192 @@
-"""A GRU run by a device's pair of fused kernels, which hold the weights for a whole sequence.
+"""A GRU run by a device's fused kernels, which hold the weights for a whole sequence.
 
-The kernels walk the sequence; what can be done for all steps at once is done around them: the
-projection of the inputs ahead of the one, the recurrence's coefficients ahead of the other, and
-the gradients of parameters and inputs after it. Gates are computed again from the states on the
-way back, so that nothing but the states is kept.
+The kernels contain the sequential part alone. Everything that can be computed for all steps at once
+is computed outside them: the input projection before the forward kernel, the Jacobians before the
+backward kernel, and the gradients of parameters and inputs after it. The backward pass recomputes
+the gates from the states, which are the only residuals.
 """
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
 
 from gru_jax._autodiff.custom_vjp import custom_vjp_with_jvp
-from gru_jax._autodiff.step_graph import Anatomy
-from gru_jax._unroll import reference as scan
-from gru_jax._unroll.backward.backward_pass import LARGE_BLOCK, walk_back
-from gru_jax._unroll.backward.chunk import Recurrence, SweepCarry, Swept
-from gru_jax._unroll.call_spec import Call, Memory
-from gru_jax._unroll.fused.interface import Kernels
-from gru_jax._unroll.masking import Steps, expand
-from gru_jax._unroll.sharding import vary_alike
-from gru_jax._unroll.xla.forward import Kept, Leaves, anatomy_of, initial_like, show
-from gru_jax.cells.base import AffineCell, cast_params, dot, promote_params
+from gru_jax._autodiff.step_graph import StepGraph
+from gru_jax._unroll import reference
+from gru_jax._unroll.backward.adjoint_scan import AdjointCarry, AdjointRecurrence, AdjointResult
+from gru_jax._unroll.backward.backward_pass import MAX_CHUNK_ELEMENTS, backward_pass
+from gru_jax._unroll.backward.residuals import Leaves, Residuals
+from gru_jax._unroll.call_spec import CallSpec
+from gru_jax._unroll.carry import reset_state_like
+from gru_jax._unroll.fused.interface import BackwardArgs, ForwardArgs, FusedKernels
+from gru_jax._unroll.masking import ScanInputs, broadcast_mask, mask_outputs
+from gru_jax._unroll.sharding import pvary_to_common_axes
+from gru_jax.cells.base import AffineCell
 from gru_jax.cells.gru import GRUParams
+from gru_jax.cells.linear import dot
+from gru_jax.cells.precision import cast_params
 from gru_jax.typing import Array, DType
 
+Saved = tuple[GRUParams, ScanInputs, Array, Residuals]
+
 VERIFIED_PLATFORMS: tuple[str, ...] = ("gpu",)
-"""Platforms on whose devices their kernels have run. On others they are taken by name alone."""
+"""Platforms whose kernels have run on a device. Others are used only when requested explicitly."""
 
-REDUCED = ("bfloat16", "BF16_BF16_F32")
-"""What ``jax.default_matmul_precision`` is set to where float32 may be multiplied in bfloat16."""
+BF16_MATMUL_PRECISIONS = ("bfloat16", "BF16_BF16_F32")
+"""Values of ``jax.default_matmul_precision`` that permit float32 matmuls in bfloat16."""
 
 
-def unsupported(call: Call) -> str | None:
-    """Why no pair of kernels can serve a call, whatever the device; None where one may."""
-    cell = call.cell
-    if not isinstance(cell, GRUParams) or cell.reset != "after":
-        what = 'reset="before"' if isinstance(cell, GRUParams) else type(cell).__name__
-        return f'it runs a GRU with reset="after" and nothing else, and this is {what}'
-    if not call.is_sized:
-        return f"sizes must be known, and the inputs have shape {call.shape}"
-    if call.dtype == jnp.float32 and call.precision not in REDUCED:
-        return (
-            "it multiplies in bfloat16, which float32 inputs have to ask for: "
-            'with jax.default_matmul_precision("bfloat16"), or inputs in bfloat16'
+def unsupported_reasons(spec: CallSpec) -> list[str]:
+    """Every reason why no device's kernels support a call; empty if some may."""
+    reasons = []
+    cell = spec.cell
+    if type(cell) is not GRUParams:
+        reasons.append(f'it supports only GRUParams with reset="after", got {type(cell).__name__}')
+    elif cell.reset != "after":
+        reasons.append(f'it supports only reset="after", got reset="{cell.reset}"')
+    if not spec.has_static_shape:
+        reasons.append(f"sizes must be known, got inputs of shape {spec.shape}")
+    if spec.dtype == jnp.float32 and spec.precision not in BF16_MATMUL_PRECISIONS:
+        reasons.append(
+            'float32 inputs require jax.default_matmul_precision("bfloat16") because the kernel '
+            "multiplies in bfloat16; alternatively pass bfloat16 inputs"
         )
-    if call.dtype not in (jnp.float32, jnp.bfloat16):
-        return f"it multiplies in bfloat16, and the inputs are {call.dtype}"
-    if call.state_dtypes != (jnp.float32,):
-        return f"it carries the state in float32, and h0 is {call.state_dtypes[0]}"
-    if jax.sharding.AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types:
-        return "under a mesh with explicit axes a kernel has to be called within jax.shard_map"
-    if call.platform not in VERIFIED_PLATFORMS and not call.is_named:
-        return f"it has run on no {call.platform} yet: ask for it by name"
-    if call.num_devices > 1 and not call.is_named:
-        return (
-            f"a kernel runs on one device, and the program may be spread over {call.num_devices}: "
-            "call it within jax.shard_map, or ask for it by name"
+    elif spec.dtype not in (jnp.float32, jnp.bfloat16):
+        reasons.append(f"inputs must be bfloat16 or float32, got {spec.dtype}")
+    if others := [dtype for dtype in spec.state_dtypes if dtype != jnp.float32]:
+        reasons.append(f"the state must be float32, got {others[0]}")
+    if spec.has_explicit_axes:
+        reasons.append("under a mesh with explicit axes it must be called within jax.shard_map")
+    if spec.num_devices > 1 and not spec.is_explicit:
+        reasons.append(
+            f"it runs on one device, and XLA may partition the program over {spec.num_devices}: "
+            "call it within jax.shard_map, or request it explicitly"
         )
-    return None
+    return reasons
 
 
 def run(
+    spec: CallSpec,
     cell: GRUParams,
-    steps: Steps,
-    state: Array,
+    inputs: ScanInputs,
+    h0: Array,
     *,
     reverse: bool,
-    kernels: Kernels,
-    operands: DType = jnp.bfloat16,
+    kernels: FusedKernels,
+    matmul_dtype: DType = jnp.bfloat16,
 ) -> tuple[Array, Array]:
     """Runs a GRU over time.
 
     Args:
+        spec: of the call.
         cell: with ``reset="after"``.
-        steps: any number of batch axes, none too.
-        state: (*batch, H), in the dtype of gate arithmetic.
+        inputs: any number of batch axes.
+        h0: (*batch, H), float32 (float64 in tests).
         reverse: the direction.
-        kernels: what walks the sequence, :func:`~gru_jax._unroll.transform_rules.transformable`.
-        operands: the dtype in which the kernels multiply.
+        kernels: see :func:`~gru_jax._unroll.fused.transforms.with_transform_rules`.
+        matmul_dtype: the dtype of the operands of the kernels' matmuls.
     """
-    time, *batch_shape, _ = steps.xs.shape
+    time, *batch_shape, _ = inputs.xs.shape
     if not time or not math.prod(batch_shape):
-        return scan.run(cell, steps, state, reverse=reverse, memory=Memory(recompute=True))
-    cell, steps, state = vary_alike((promote_params(cell), steps, state))
-    # One batch axis, whatever came.
-    steps = jax.tree.map(lambda part: _flatten(part, 1, batch_shape), steps)
-    state = _flatten(state, 0, batch_shape)
+        return reference.run(spec, cell, inputs, h0, reverse=reverse)
+    cell, inputs, h0 = pvary_to_common_axes((cell, inputs, h0))
+    # Kernels have one batch axis.
+    inputs = jax.tree.map(lambda leaf: _flatten_batch(leaf, 1, batch_shape), inputs)
+    h0 = _flatten_batch(h0, 0, batch_shape)
 
-    def function(cell: GRUParams, steps: Steps, state: Array) -> tuple[Array, Array]:
-        dtype = steps.xs.dtype
-        states, last = _walk(
-            kernels, cell, steps, state, reverse=reverse, operands=operands, dtype=dtype
+    def run_kernel(
+        cell: GRUParams, inputs: ScanInputs, h0: Array, states_dtype: DType
+    ) -> tuple[tuple[Array, Array], Array]:
+        compute_cell = cast_params(cell, inputs.xs.dtype)
+        b_hn = compute_cell.b_hn
+        args = ForwardArgs(
+            projected=compute_cell.project(inputs.xs),
+            w_h=cell.w_h.astype(matmul_dtype),
+            b_hn=jnp.zeros_like(h0, shape=h0.shape[-1:]) if b_hn is None else b_hn,
+            h0=h0,
+            reset_state=reset_state_like(cell, inputs, h0),
+            valid=inputs.valid,
+            resets=inputs.resets,
         )
-        return last, show(cell, states, steps.valid, dtype)
+        states, h_last = kernels.forward(args, reverse=reverse, dtype=states_dtype)
+        ys = mask_outputs(cell.output(states), inputs.valid, inputs.xs.dtype)
+        return (h_last, ys), states
+
+    def function(cell: GRUParams, inputs: ScanInputs, h0: Array) -> tuple[Array, Array]:
+        return run_kernel(cell, inputs, h0, inputs.xs.dtype)[0]
 
     def forward(
-        cell: GRUParams, steps: Steps, state: Array
-    ) -> tuple[tuple[Array, Array], tuple[GRUParams, Steps, Array, list[Kept]]]:
-        states, last = _walk(
-            kernels, cell, steps, state, reverse=reverse, operands=operands, dtype=state.dtype
-        )
-        ys = show(cell, states, steps.valid, steps.xs.dtype)
-        return (last, ys), (cell, steps, state, [Kept(states)])
-
-    def sweep(
-        anatomy: Anatomy,
-        transposed: Leaves,
-        recurrence: Recurrence,
-        carry: SweepCarry,
-        *,
-        reverse: bool,
-    ) -> Swept:
-        del anatomy
-        u_transposed = transposed[0].astype(operands)
-        return _sweep(kernels, u_transposed, recurrence, carry, reverse=reverse)
+        cell: GRUParams, inputs: ScanInputs, h0: Array
+    ) -> tuple[tuple[Array, Array], Saved]:
+        outputs, states = run_kernel(cell, inputs, h0, h0.dtype)
+        return outputs, (cell, inputs, h0, Residuals(states))
 
     def pullback(
-        residuals: tuple[GRUParams, Steps, Array, list[Kept]], cotangents: tuple[Array, Array]
-    ) -> tuple[AffineCell, Steps, Array]:
-        most = max(1, LARGE_BLOCK // state.size)
-        return walk_back(
-            residuals,
+        saved: Saved, cotangents: tuple[Array, Array]
+    ) -> tuple[AffineCell, ScanInputs, Array]:
+        assert isinstance(spec.step_graph, StepGraph), "a GRU keeps the rule of AffineCell"
+        return backward_pass(
+            saved,
             cotangents,
-            anatomy_of(*residuals[:3]),
+            spec.step_graph,
             reverse=reverse,
-            most_steps=most,
-            sweep=sweep,
+            max_chunk_steps=max(1, MAX_CHUNK_ELEMENTS // h0.size),
+            adjoint_scan=functools.partial(_adjoint_scan, kernels, matmul_dtype),
         )
 
-    last, ys = custom_vjp_with_jvp(function, forward, pullback)(cell, steps, state)
-    return last.reshape(*batch_shape, -1), ys.reshape(time, *batch_shape, -1)
+    h_last, ys = custom_vjp_with_jvp(function, forward, pullback)(cell, inputs, h0)
+    return h_last.reshape(*batch_shape, -1), ys.reshape(time, *batch_shape, -1)
 
 
-def _flatten(array: Array, leading: int, batch_shape: list[int]) -> Array:
-    """The batch axes, after ``leading`` others, made one."""
-    rest = array.shape[leading + len(batch_shape) :]
-    return array.reshape(*array.shape[:leading], math.prod(batch_shape), *rest)
+def describe(spec: CallSpec, cell: GRUParams, inputs: ScanInputs, h0: Array) -> list[str]:
+    """What :func:`run` does with a call, a line for each decision."""
+    del spec, cell, inputs, h0
+    return [
+        "forward pass: one kernel for all steps, inputs projected before it",
+        "saved for the backward pass: the states; gates are recomputed",
+        "backward pass: one kernel for the adjoint recurrence, gradients of parameters after it",
+        "under vmap over parameters, in forward mode and in second derivatives: lax.scan",
+    ]
 
 
-def _walk(
-    kernels: Kernels,
-    cell: GRUParams,
-    steps: Steps,
-    state: Array,
+def _flatten_batch(array: Array, num_leading: int, batch_shape: list[int]) -> Array:
+    """The array with its batch axes, which follow ``num_leading`` others, as one axis."""
+    trailing = array.shape[num_leading + len(batch_shape) :]
+    return array.reshape(*array.shape[:num_leading], math.prod(batch_shape), *trailing)
+
+
+def _adjoint_scan(
+    kernels: FusedKernels,
+    matmul_dtype: DType,
+    graph: StepGraph,
+    weights_t: Leaves,
+    recurrence: AdjointRecurrence,
+    carry: AdjointCarry,
     *,
     reverse: bool,
-    operands: DType,
-    dtype: DType,
-) -> tuple[Array, Array]:
-    """The states after each step in ``dtype``, and after the last that is read."""
-    precise = cast_params(cell, steps.xs.dtype)
-    b_hn = precise.b_hn
-    return kernels.forward(
-        precise.project(steps.xs),
-        cell.w_h.astype(operands),
-        jnp.zeros_like(state, shape=state.shape[-1:]) if b_hn is None else b_hn,
-        state,
-        initial_like(cell, state, state.shape[:-1]),
-        steps.valid,
-        steps.resets,
-        reverse=reverse,
-        dtype=dtype,
-    )
-
-
-def _sweep(
-    kernels: Kernels,
-    u_transposed: Array,
-    recurrence: Recurrence,
-    carry: SweepCarry,
-    *,
-    reverse: bool,
-) -> Swept:
-    """A ``Sweep`` by the kernel: a state, and one product with it."""
-    (packed,), (passed,), d_states = recurrence.packed, recurrence.passed, recurrence.d_shown[0]
-    (d_last,), d_initial = carry
-    slopes, through, resets = packed[0], passed[0], recurrence.resets
-    kept_slopes, kept_through = slopes, through
+) -> AdjointResult:
+    """An ``AdjointScan`` by the kernel: a GRU has one state leaf, and one matmul in its step."""
+    del graph
+    w_h_t = weights_t[0].astype(matmul_dtype)
+    (by_output,), (by_leaf,) = recurrence.preactivation_jacobian, recurrence.state_jacobian
+    gate_jacobian, state_jacobian, resets = by_output[0], by_leaf[0], recurrence.resets
+    d_ys, ((d_h_last,), d_reset_state) = recurrence.d_from_outputs[0], carry
+    # A step that resets passes nothing on to the state before it.
+    masked_gate, masked_state = gate_jacobian, state_jacobian
     if resets is not None:
-        kept_slopes, kept_through = (
-            jnp.where(expand(resets, part), jnp.zeros_like(part), part)
-            for part in (slopes, through)
+        masked_gate, masked_state = (
+            jnp.where(broadcast_mask(resets, jacobian), jnp.zeros_like(jacobian), jacobian)
+            for jacobian in (gate_jacobian, state_jacobian)
         )
-    r, z, n = jnp.moveaxis(kept_slopes.astype(u_transposed.dtype), -2, 0)
-    d, d_start = kernels.backward(
-        d_states, kept_through, (r, z, n), u_transposed, d_last, reverse=reverse
-    )
-    if d_initial is not None and resets is not None:
-        # What would have gone on to the state that was replaced goes to the one put in.
-        sums = (slopes * d[..., None, :]).reshape(*d.shape[:-1], -1)
-        d_put_in = through * d + dot(sums, u_transposed)
-        d_put_in = jnp.where(expand(resets, d_put_in), d_put_in, jnp.zeros_like(d_put_in))
-        d_initial = [d_initial[0] + d_put_in.sum(0)]
-    return ([d_start], d_initial), {0: d}
+    r, z, n = jnp.moveaxis(masked_gate.astype(w_h_t.dtype), -2, 0)
+    args = BackwardArgs(d_ys, masked_state, (r, z, n), w_h_t, d_h_last)
+    d, d_h0 = kernels.backward(args, reverse=reverse)
+    if d_reset_state is not None and resets is not None:
+        d_preactivations = (gate_jacobian * d[..., None, :]).reshape(*d.shape[:-1], -1)
+        d_previous = state_jacobian * d + dot(d_preactivations, w_h_t)
+        does_reset = broadcast_mask(resets, d_previous)
+        d_replaced = jnp.where(does_reset, d_previous, jnp.zeros_like(d_previous))
+        d_reset_state = [d_reset_state[0] + d_replaced.sum(0)]
+    return ([d_h0], d_reset_state), {0: d}

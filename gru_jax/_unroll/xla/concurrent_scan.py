@@ -1,21 +1,20 @@
-"""Loops over parts of a batch that XLA's CPU runtime runs at the same time, on a core each.
+"""Scans over shards of a batch that XLA:CPU runs concurrently, one on each core.
 
-One loop keeps one core busy where its products are small: each step waits for the one before, and
-a product of 32 rows is not worth handing out. Loops over parts of the batch do not wait for each
-other. But XLA runs two loops at the same time only if neither writes a byte that the other uses,
-and what a step computes on its way it puts into memory that all loops have in turn. So here a loop
-owns all memory that it writes: what XLA stores between two of its operations is part of its carry,
-like all that comes out of its steps.
+One loop keeps one core busy if its matmuls are small: each step waits for the last, and a matmul of
+32 rows is not worth splitting. Loops over shards of the batch do not wait for each other. But
+XLA:CPU runs two while-loops concurrently only if their buffers do not alias, and by default it
+assigns the loops' temporaries to the same buffer. This module therefore puts every intermediate
+that XLA materialises into the loop carry, so that each loop owns its buffers, as it does for its
+outputs.
 
-XLA sees through that: it removes what nobody reads, makes one of what is equal, and copies where
-it cannot tell which of two comes first. Hence :func:`_zero`, a number that it does not know to be
-zero, and different numbers where any would do.
+Three XLA passes would undo this: dead-code elimination, common-subexpression elimination and copy
+insertion. Opaque zeros (:func:`_opaque_zero`), which XLA cannot fold, defeat them.
 
-Where none of this helps, the loops give the same values one after another.
+If none of this helps, the loops give the same values one after another.
 """
 
 import functools
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -23,176 +22,193 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun, jaxprs_in_params
 
+from gru_jax._unroll.backward.adjoint_scan import ScanFn, lax_scan
+from gru_jax._unroll.shards import Sharded, Shards, slice_batch, unshard
+from gru_jax._unroll.transform_rules import with_reference_fallback
 from gru_jax.typing import Array
 
 Leaves = list[Array]
 TreeT = TypeVar("TreeT")
-Parts = tuple[slice, ...]
-"""Of a batch, one after another."""
-WHOLE: Parts = (slice(None),)
 
-_COSTLY = {"tanh", "logistic", "exp", "exp2", "expm1", "log", "log1p", "div", "erf", "pow", "sqrt"}
+_EXPENSIVE_OPS = {"tanh", "logistic", "exp", "exp2", "expm1", "log", "log1p", "div", "erf", "pow"}
+_EXPENSIVE_OPS |= {"sqrt"}
 """Elementwise operations that XLA does not repeat for each of several readers."""
 
 
-class Finished(NamedTuple):
-    """What a loop over a part of a batch gives.
+class ShardedScan(NamedTuple):
+    """The result of a concurrent scan.
 
     Attributes:
-        last: the state after the last step, (rows, ...).
-        states: after each step, (time, rows, ...).
-        outputs: of each step, likewise.
+        last: the carry after the last step, (batch, ...).
+        ys: of all steps, leaves :class:`Sharded`.
+        done: a zero that depends on all loops. Whoever reads ``ys`` should also read an array that
+            :func:`add_dependency` made depend on it. Otherwise XLA takes the buffers of a finished
+            loop for the initial values of the next one, which then waits for it.
     """
 
     last: Any
-    states: Any
-    outputs: Any
+    ys: Any
+    done: Array
 
 
-def scan_parts(
-    body: Callable[[Any, Any], tuple[Any, Any]],
-    state: Any,
-    steps: Any,
-    parts: Parts,
+def concurrent_scan(
+    body: Callable[[Any, Any, Any], tuple[Any, Any]],
+    consts: Any,
+    init: Any,
+    xs: Any,
     *,
+    shards: Shards,
     reverse: bool,
-) -> tuple[list[Finished], Array]:
-    """Scans that keep their states, of all parts of a batch at the same time.
+) -> ShardedScan:
+    """``lax.scan`` of ``body(consts, carry, x)``, of all shards of the batch concurrently.
+
+    Under ``vmap`` and forward mode it is one ``lax.scan``.
 
     Args:
-        body: ``(state, step) -> (next state, outputs)``, in arrays (rows, ...).
-        state: the first one, (batch, ...).
-        steps: one or more, (time, batch, ...); the first array is one of floats.
-        parts: of the batch.
+        body: takes and returns arrays (rows, ...), for any number of rows.
+        consts: the same for all steps and shards.
+        init: the first carry, leaves (batch, ...).
+        xs: one step or more, leaves (T, batch, ...); the first array is floating.
+        shards: the batch's rows.
         reverse: whether the last step comes first.
-
-    Returns:
-        What came of each part, and a zero that depends on all of them. Whoever reads states or
-        outputs should read something :func:`after` the zero, too: else the memory of a loop that
-        is at its end is taken for what the next one begins with, and that one waits for it.
     """
-    # It is traced once for all parts of a size.
-    run = jax.jit(functools.partial(_run, body, reverse=reverse))
-    ends, owned = zip(
-        *(run(take(state, part), steps, jnp.int32(part.start)) for part in parts), strict=True
-    )
-    zero = _once(_zero(owned)).astype(jnp.int32)
-    time = jax.tree.leaves(steps)[0].shape[0]
-    last = _index(time - 1, time, reverse) + zero
 
-    def finish(end: _Carry) -> Finished:
-        states, outputs = jax.tree.map(
-            lambda kept: kept.reshape(time, -1, *kept.shape[1:]), end.kept
+    def concurrent(consts: Any, init: Any, xs: Any) -> ShardedScan:
+        # It is traced once for all shards of a size.
+        run = jax.jit(functools.partial(_run, functools.partial(body, consts), reverse=reverse))
+        ends, owned = zip(
+            *(run(slice_batch(init, rows), xs, jnp.int32(rows.start)) for rows in shards),
+            strict=True,
         )
-        return Finished(jax.tree.map(lambda leaf: leaf[last], states), states, outputs)
+        done = _compute_once(_opaque_zero(owned)).astype(jnp.int32)
+        time = jax.tree.leaves(xs)[0].shape[0]
+        last_index = _index(time - 1, time, reverse) + done
+        carries, ys = zip(
+            *jax.tree.map(lambda leaf: leaf.reshape(time, -1, *leaf.shape[1:]), ends), strict=True
+        )
+        lasts = jax.tree.map(lambda leaf: leaf[last_index], carries)
+        last = jax.tree.map(lambda *rows: jnp.concatenate(rows), *lasts)
+        return ShardedScan(last, jax.tree.map(lambda *leaves: Sharded(list(leaves)), *ys), done)
 
-    return list(map(finish, ends)), zero
+    def plain(consts: Any, init: Any, xs: Any) -> ShardedScan:
+        last, ys = lax_scan(body, consts, init, xs, reverse=reverse)
+        ys = jax.tree.map(
+            lambda leaf: Sharded([slice_batch(leaf, rows, axis=1) for rows in shards]), ys
+        )
+        return ShardedScan(last, ys, jnp.int32(0))
+
+    return with_reference_fallback(concurrent, plain)(consts, init, xs)
 
 
-def after(zero: Array, tree: TreeT) -> TreeT:
-    """The same arrays, once a zero is known."""
+def concurrent_scan_fn(shards: Shards) -> ScanFn:
+    """A :class:`ScanFn` that runs shards concurrently and joins their outputs."""
+
+    def scan_fn(body: Any, consts: Any, init: Any, xs: Any, *, reverse: bool) -> tuple[Any, Any]:
+        scanned = concurrent_scan(body, consts, init, xs, shards=shards, reverse=reverse)
+        return scanned.last, add_dependency(unshard(scanned.ys), scanned.done)
+
+    return scan_fn
+
+
+def add_dependency(tree: TreeT, zero: Array) -> TreeT:
+    """The same arrays, available once ``zero`` is known."""
     return jax.tree.map(lambda leaf: jnp.where(zero == 0, leaf, jnp.ones_like(leaf)), tree)
 
 
-def take(tree: TreeT, part: slice, *, axis: int = 0) -> TreeT:
-    """A part of a batch, which is that axis of all arrays."""
-    return jax.tree.map(lambda leaf: lax.slice_in_dim(leaf, part.start, part.stop, axis=axis), tree)
-
-
-def join(trees: Sequence[TreeT], *, axis: int = 0) -> TreeT:
-    """The whole batch, from its parts."""
-    if len(trees) == 1:
-        return trees[0]
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=axis), *trees)
-
-
 class _Carry(NamedTuple):
-    """What a loop owns.
+    """The buffers that a loop owns.
 
     Attributes:
-        more: whether there is another step.
-        number: of that step, in the order in which they come.
-        state: ahead of it.
-        kept: states and outputs of all steps, (time * rows, ...): an array that is written in place
-            is read without a copy only where no reshape stands between.
-        between: what the last step put into memory on its way.
+        keep_going: whether there is another step.
+        iteration: the number of that step, in the order of reading.
+        state: the carry of the scan before that step.
+        out_buffers: distinct carries and outputs of all steps, (T * rows, ...). An array that is
+            written in place is read without a copy only if no reshape stands between.
+        scratch_buffers: intermediates of the last step.
     """
 
-    more: Array
-    number: Array
+    keep_going: Array
+    iteration: Array
     state: Any
-    kept: tuple[Any, Any]
-    between: Leaves
+    out_buffers: Leaves
+    scratch_buffers: Leaves
 
 
 def _run(
     body: Callable[[Any, Any], tuple[Any, Any]],
     state: Any,
-    steps: Any,
+    xs: Any,
     start: Array,
     *,
     reverse: bool,
-) -> tuple[_Carry, Any]:
-    """A loop, and all memory that nothing else may have until all loops are at their ends.
+) -> tuple[tuple[Any, Any], Any]:
+    """One loop: carries and outputs of all steps, and the buffers it owns until all loops end.
 
-    It is over as many rows of a batch as ``state`` has, from ``start`` on.
+    Leaves are (T * rows, ...). It runs over as many rows of the batch as ``state`` has, from
+    ``start`` on.
     """
-    rows, time = (jax.tree.leaves(tree)[0].shape[0] for tree in (state, steps))
+    rows, time = (jax.tree.leaves(tree)[0].shape[0] for tree in (state, xs))
 
     def read(index: Array) -> Any:
-        return _read(steps, index, start, rows)
+        return _read(xs, index, start, rows)
 
-    # All that is made ready for a loop waits for a number of its own. Once that is known, there is
-    # more to be done than the runtime leaves to one thread: it divides it, and so the loops. It has
-    # to be a number of what they read last, or they begin when that is there, both on one thread.
+    # Whatever initialises a loop depends on a scalar of its own. What is left to do once that is
+    # known exceeds what the runtime leaves to one thread: it splits the work, and so the loops. The
+    # scalar has to come from the input that is available last; otherwise both loops begin when that
+    # is, on one thread.
     first = read(jnp.int32(0))
     leaf = jax.tree.leaves(first)[0]
-    seed = _once(leaf[(0,) * leaf.ndim])
-    zero = _zero(seed)
-    advance, kept, between = _with_steps_between(body, state, first)
+    opaque_scalar = _compute_once(leaf[(0,) * leaf.ndim])
+    zero = _opaque_zero(opaque_scalar)
+    step = _expose_intermediates(body, state, first)
 
-    def step(carry: _Carry) -> _Carry:
-        at = _index(carry.number, time, reverse)
-        new, between = advance(carry.state, read(at))
-        kept = jax.tree.map(functools.partial(_put, at=at), carry.kept, new)
-        # Only once all has been written is the next step's state read, over this one's.
-        number = carry.number + 1 + _zero(kept)
-        at = _index(number - 1, time, reverse)
-        state = jax.tree.map(functools.partial(_row, at=at), kept[0], new[0])
-        return _Carry(number < time, number, state, kept, between)
+    def advance(carry: _Carry) -> _Carry:
+        at = _index(carry.iteration, time, reverse)
+        new, scratch = step.run(carry.state, read(at))
+        buffers = [
+            _write_row(buffer, leaf, at=at)
+            for buffer, leaf in zip(carry.out_buffers, new, strict=True)
+        ]
+        # The next step's state is read over this one's, and only once all has been written.
+        iteration = carry.iteration + 1 + _opaque_zero(buffers)
+        at = _index(iteration - 1, time, reverse)
+        rows_of = functools.partial(_read_row, at=at)
+        state = jax.tree.map(rows_of, step.unflatten(buffers)[0], step.unflatten(new)[0])
+        return _Carry(iteration < time, iteration, state, buffers, scratch)
 
-    # Arrays of one shape are copies of one, which takes no kernel to be compiled; but of one's own.
+    # Buffers of one shape are copies of one, which needs no kernel of its own, but not shared.
     def filled(leaf: Any, copies: int = 1) -> Array:
-        return jnp.full((copies * leaf.shape[0], *leaf.shape[1:]), seed.astype(leaf.dtype))
+        return jnp.full((copies * leaf.shape[0], *leaf.shape[1:]), opaque_scalar.astype(leaf.dtype))
 
     begin = _Carry(
-        more=zero == 0,
-        number=zero,
-        state=after(zero, state),
-        kept=jax.tree.map(lambda leaf: filled(leaf, time), kept),
-        between=list(map(filled, between)),
+        keep_going=zero == 0,
+        iteration=zero,
+        state=add_dependency(state, zero),
+        out_buffers=[filled(aval, time) for aval in step.out_avals],
+        scratch_buffers=list(map(filled, step.scratch_avals)),
     )
-    end = lax.while_loop(lambda carry: carry.more, step, begin)
-    return end, (seed, state, end.state, end.kept, end.between)
+    end = lax.while_loop(lambda carry: carry.keep_going, advance, begin)
+    owned = (opaque_scalar, state, end.state, end.out_buffers, end.scratch_buffers)
+    return step.unflatten(end.out_buffers), owned
 
 
-def _read(steps: Any, index: Array, start: Array, rows: int) -> Any:
-    """Rows of a step."""
+def _read(xs: Any, index: Array, start: Array, rows: int) -> Any:
+    """A shard's rows of one step."""
 
     def of(leaf: Array) -> Array:
         at = (index, start, *[jnp.int32(0)] * (leaf.ndim - 2))
         sizes = (1, rows, *leaf.shape[2:])
         return lax.dynamic_slice(leaf, at, sizes, allow_negative_indices=False)[0]
 
-    return jax.tree.map(of, steps)
+    return jax.tree.map(of, xs)
 
 
-def _index(number: Any, time: int, reverse: bool) -> Any:
-    """The step that comes after a number of others."""
-    return time - 1 - number if reverse else number
+def _index(iteration: Any, time: int, reverse: bool) -> Any:
+    """The time of an iteration."""
+    return time - 1 - iteration if reverse else iteration
 
 
-def _zero(tree: Any) -> Array:
+def _opaque_zero(tree: Any) -> Array:
     """A zero that depends on arrays, whatever they hold: nothing is greater than infinity."""
     total = jnp.int32(0)
     for array in jax.tree.leaves(tree):
@@ -201,48 +217,67 @@ def _zero(tree: Any) -> Array:
     return total
 
 
-def _once(number: Array) -> Array:
-    """What is costly is computed once and stored, not again by each of its readers."""
-    return jnp.tanh(number.astype(jnp.float32))
+def _compute_once(scalar: Array) -> Array:
+    """A scalar that XLA computes once and stores: it does not repeat a tanh for each reader."""
+    return jnp.tanh(scalar.astype(jnp.float32))
 
 
-def _row(kept: Array, like: Array, *, at: Array) -> Array:
-    """What :func:`_put` has put there."""
+def _read_row(buffer: Array, like: Array, *, at: Array) -> Array:
+    """What :func:`_write_row` has written."""
     rows = like.shape[0]
-    return lax.dynamic_slice_in_dim(kept, at * rows, rows, allow_negative_indices=False)
+    return lax.dynamic_slice_in_dim(buffer, at * rows, rows, allow_negative_indices=False)
 
 
-def _put(kept: Array, leaf: Array, *, at: Array) -> Array:
+def _write_row(buffer: Array, leaf: Array, *, at: Array) -> Array:
     return lax.dynamic_update_slice_in_dim(
-        kept, leaf, at * leaf.shape[0], axis=0, allow_negative_indices=False
+        buffer, leaf, at * leaf.shape[0], axis=0, allow_negative_indices=False
     )
 
 
-def _with_steps_between(
-    body: Callable[..., Any], state: Any, step: Any
-) -> tuple[Callable[[Any, Any], tuple[Any, Leaves]], Any, list[Any]]:
-    """A body that gives, too, what XLA puts into memory on its way; and the types of both."""
-    closed, types = jax.make_jaxpr(body, return_shape=True)(state, step)
+class _Step(NamedTuple):
+    """A scan's body, opened up.
+
+    Attributes:
+        run: ``(carry, x) -> (distinct leaves of carry and outputs, intermediates)``.
+        out_avals, scratch_avals: types of both.
+        unflatten: distinct leaves as ``(carry, outputs)``.
+    """
+
+    run: Callable[[Any, Any], tuple[Leaves, Leaves]]
+    out_avals: list[Any]
+    scratch_avals: list[Any]
+    unflatten: Callable[[Leaves], tuple[Any, Any]]
+
+
+def _expose_intermediates(body: Callable[..., Any], state: Any, x: Any) -> _Step:
+    """A body that also returns the intermediates that XLA materialises."""
+    closed, shapes = jax.make_jaxpr(body, return_shape=True)(state, x)
     jaxpr = closed.jaxpr
-    lie_elsewhere = {*jaxpr.constvars, *jaxpr.invars[: len(jax.tree.leaves(state))]}
-    between = [variable for variable in _materialised(jaxpr) if variable not in lie_elsewhere]
+    # An output that is part of the carry, too, is written once.
+    distinct = list({id(atom): atom for atom in jaxpr.outvars}.values())
+    owned_elsewhere = {*jaxpr.constvars, *jaxpr.invars[: len(jax.tree.leaves(state))]}
+    scratch = [var for var in _materialized_vars(jaxpr) if var not in owned_elsewhere]
     wider = jaxpr.replace(
-        outvars=[*jaxpr.outvars, *between], debug_info=jaxpr.debug_info.with_unknown_names()
+        outvars=[*distinct, *scratch], debug_info=jaxpr.debug_info.with_unknown_names()
     )
     evaluate = jaxpr_as_fun(closed.replace(jaxpr=wider))
 
-    def advance(state: Any, step: Any) -> tuple[Any, Leaves]:
-        values = evaluate(*jax.tree.leaves((state, step)))
-        count = len(jaxpr.outvars)
-        return jax.tree.unflatten(jax.tree.structure(types), values[:count]), values[count:]
+    def run(state: Any, x: Any) -> tuple[Leaves, Leaves]:
+        values = evaluate(*jax.tree.leaves((state, x)))
+        return values[: len(distinct)], values[len(distinct) :]
 
-    return advance, types, [variable.aval for variable in between]
+    def unflatten(leaves: Leaves) -> tuple[Any, Any]:
+        of = {id(atom): leaf for atom, leaf in zip(distinct, leaves, strict=True)}
+        return jax.tree.unflatten(jax.tree.structure(shapes), [of[id(a)] for a in jaxpr.outvars])
+
+    avals = [atom.aval for atom in (*distinct, *scratch)]
+    return _Step(run, avals[: len(distinct)], avals[len(distinct) :], unflatten)
 
 
-def _materialised(jaxpr: Jaxpr) -> list[Var]:
-    """What products read and return, and what is costly and serves several of those or the results.
+def _materialized_vars(jaxpr: Jaxpr) -> list[Var]:
+    """Operands and results of matmuls, and expensive values that several of those or outputs read.
 
-    All else XLA computes where it is read, again for each of several readers.
+    XLA computes all else where it is read, once for each reader.
     """
     found: dict[Var, None] = {}
     serves = {variable: {variable} for variable in _variables(jaxpr.outvars)}
@@ -253,7 +288,7 @@ def _materialised(jaxpr: Jaxpr) -> list[Var]:
             found |= dict.fromkeys([*read, *equation.outvars])
             serves |= {variable: serves.get(variable, set()) | {variable} for variable in read}
             continue
-        if len(served) > 1 and _contains(equation, _COSTLY):
+        if len(served) > 1 and _contains(equation, _EXPENSIVE_OPS):
             found |= dict.fromkeys(equation.outvars)
         serves |= {variable: serves.get(variable, set()) | served for variable in read}
     return list(found)

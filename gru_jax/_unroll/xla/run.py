@@ -1,104 +1,196 @@
-"""The loop with a derivative written by hand: fast where XLA compiles loops, on CPUs above all.
+"""The implementation ``"xla"``: a loop with a custom derivative, fast where XLA compiles loops.
 
-What autodiff of a scan costs, and what is done instead:
+What the autodiff of a scan costs, and what is done instead:
 
 - It adds up the weights' gradients in the loop. Here the loop finds the gradients of the states
-  only; those of the weights are products over many steps at once.
+  only; those of the weights are matmuls over many steps at once.
 - It differentiates the gates step by step. Here that is done for many steps at once, outside of
   the loop, which is then linear in the states' gradients.
-- It keeps a dozen arrays as large as all states. Here the sums that enter the gates are kept,
-  or what is projected, or nothing but the states, by what memory costs, and the sequence is walked
-  back in blocks that fit in a cache.
-- A loop keeps one core busy. On a CPU, parts of a large batch run at the same time.
+- It saves a dozen arrays as large as all states. Here the preactivations are saved, or the
+  projected inputs, or the states alone, by what memory costs, and the backward pass runs in chunks
+  that fit in a cache.
+- A loop keeps one core busy. On a CPU, shards of a large batch run concurrently.
 """
 
 import functools
+import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from gru_jax._autodiff.custom_vjp import custom_vjp_with_jvp
-from gru_jax._unroll import reference as scan
-from gru_jax._unroll.backward.backward_pass import walk_back
-from gru_jax._unroll.backward.chunk import Layout, sweep, sweep_parts
-from gru_jax._unroll.call_spec import Call, Memory, default_device
-from gru_jax._unroll.chunks import run_windows
-from gru_jax._unroll.masking import Steps
-from gru_jax._unroll.sharding import vary_alike
-from gru_jax._unroll.xla.concurrent_scan import WHOLE, Parts, after, join
-from gru_jax._unroll.xla.forward import Kept, anatomy_of, show, walk, walk_parts
-from gru_jax._unroll.xla.schedule import ACCELERATOR, TUNING, plan_forward, plan_gradient
-from gru_jax.cells.base import AffineCell, promote_params
+from gru_jax._autodiff.step_graph import StepGraph
+from gru_jax._unroll.backward.adjoint_scan import adjoint_scan
+from gru_jax._unroll.backward.backward_pass import backward_pass
+from gru_jax._unroll.backward.chunk import XlaHints
+from gru_jax._unroll.backward.residuals import Residuals
+from gru_jax._unroll.call_spec import CallSpec
+from gru_jax._unroll.carry import batch_shape_of, step_avals
+from gru_jax._unroll.chunks import divisor_near
+from gru_jax._unroll.masking import ScanInputs, mask_outputs
+from gru_jax._unroll.reference import scan_steps
+from gru_jax._unroll.remat import run_in_chunks
+from gru_jax._unroll.sharding import pvary_to_common_axes
+from gru_jax._unroll.shards import Shards, unshard
+from gru_jax._unroll.xla.concurrent_scan import add_dependency, concurrent_scan, concurrent_scan_fn
+from gru_jax._unroll.xla.forward import forward_scan
+from gru_jax._unroll.xla.schedule import UNSHARDED, Schedule, Sizes, schedule, schedule_any_size
+from gru_jax._unroll.xla.tuning import tuning_for
+from gru_jax.cells.base import AffineCell
 from gru_jax.typing import Array, State
 
+Saved = tuple[AffineCell, ScanInputs, State, Residuals]
 
-def unsupported(call: Call) -> str | None:
-    """Why this implementation cannot serve a call here; None where it can."""
-    if jax.sharding.AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types:
-        return "under a mesh with explicit axes, whose sharded axes it would have to join"
-    if isinstance(call.cell, AffineCell):
-        return None
-    return (
-        f"{type(call.cell).__name__} is not a gru_jax.AffineCell, whose products can be told apart"
-    )
+
+def unsupported_reasons(spec: CallSpec) -> list[str]:
+    """Why this implementation does not support a call; empty if it does."""
+    reasons = []
+    if spec.has_explicit_axes:
+        reasons.append("a mesh with explicit axes is not supported outside of jax.shard_map")
+    if isinstance(spec.step_graph, str):
+        reasons.append(spec.step_graph)
+    return reasons
 
 
 def run(
-    cell: AffineCell, steps: Steps, state: State, *, reverse: bool, memory: Memory
+    spec: CallSpec, cell: AffineCell, inputs: ScanInputs, h0: State, *, reverse: bool
 ) -> tuple[State, Array]:
-    """Runs ``cell`` over time; ``memory`` says what is kept for gradients."""
-    if not steps.xs.shape[0]:
-        return scan.run(cell, steps, state, reverse=reverse, memory=memory)
-    cell, steps, state = vary_alike((promote_params(cell), steps, state))
-
-    tuning = TUNING if default_device().platform == "cpu" else ACCELERATOR
-    anatomy = anatomy_of(cell, steps, state)
-    plan = plan_gradient(cell, steps, state, anatomy, tuning, memory)
+    """Runs ``cell`` over time."""
+    if not inputs.xs.shape[0]:
+        return scan_steps(cell, inputs, h0, reverse=reverse, recompute=spec.remat.recompute)
+    cell, inputs, h0 = pvary_to_common_axes((cell, inputs, h0))
+    graph, tuning = spec.step_graph, tuning_for(spec.platform)
+    assert isinstance(graph, StepGraph), "unsupported otherwise"
+    plan = make_schedule(spec, cell, inputs, h0)
 
     def run_forward(
-        cell: AffineCell, steps: Steps, state: State, parts: Parts, **options: Any
-    ) -> tuple[tuple[State, Array], tuple[AffineCell, Steps, State, list[Kept]]]:
-        """The last state and the outputs, and what the way back needs."""
-        if parts == WHOLE:
-            last, kept = walk(cell, steps, state, anatomy, **options)
-            ys = show(cell, kept.states, steps.valid, steps.xs.dtype)
-            return (last, ys), (cell, steps, state, [kept])
-        lasts, kept, zero = walk_parts(cell, steps, state, anatomy, parts=parts, **options)
-        states = join([part.states for part in kept], axis=1)
-        ys = after(zero, show(cell, states, steps.valid, steps.xs.dtype))
-        return (join(lasts), ys), (cell, steps, after(zero, state), kept)
+        cell: AffineCell, inputs: ScanInputs, h0: State, shards: Shards, **options: Any
+    ) -> tuple[tuple[State, Array], Saved]:
+        """The last state and the outputs, and what the backward pass needs."""
+        options |= {"reverse": reverse}
+        if shards == UNSHARDED:
+            h_last, residuals = forward_scan(cell, inputs, h0, graph, **options)
+            ys = _outputs(cell, inputs, residuals.states)
+            return (h_last, ys), (cell, inputs, h0, residuals)
+        done = jnp.int32(0)
 
-    def function(cell: AffineCell, steps: Steps, state: State) -> tuple[State, Array]:
-        parts, inside, window = plan_forward(cell, steps, state, tuning)
-        options: Any = {"reverse": reverse, "project_inside": inside}
+        def scan_fn(body: Any, consts: Any, init: Any, xs: Any, *, reverse: bool) -> Any:
+            nonlocal done
+            *scanned, done = concurrent_scan(body, consts, init, xs, shards=shards, reverse=reverse)
+            return scanned
 
-        def run_whole(steps: Steps, state: State) -> tuple[State, Array]:
-            if parts != WHOLE:
-                return run_forward(cell, steps, state, parts, keep="states", **options)[0]
-            return walk(cell, steps, state, anatomy, keep="outputs", **options)
+        h_last, residuals = forward_scan(cell, inputs, h0, graph, scan_fn=scan_fn, **options)
+        residuals = residuals._replace(projected=None)
+        ys = add_dependency(_outputs(cell, inputs, unshard(residuals.states)), done)
+        return (h_last, ys), (cell, inputs, add_dependency(h0, done), residuals)
 
-        if window is None:
-            return run_whole(steps, state)
-        return run_windows(run_whole, steps, state, window=window, reverse=reverse)
+    def function(cell: AffineCell, inputs: ScanInputs, h0: State) -> tuple[State, Array]:
+        options: Any = {"project_in_loop": plan.forward.project_in_loop}
 
-    def forward(
-        cell: AffineCell, steps: Steps, state: State
-    ) -> tuple[tuple[State, Array], tuple[AffineCell, Steps, State, list[Kept]]]:
-        options: Any = {"reverse": reverse, "project_inside": plan.inside}
-        return run_forward(cell, steps, state, plan.parts, keep=plan.keep, **options)
+        def run_whole(inputs: ScanInputs, h0: State) -> tuple[State, Array]:
+            if plan.forward.shards != UNSHARDED:
+                shards = plan.forward.shards
+                return run_forward(cell, inputs, h0, shards, save="states", **options)[0]
+            h_last, outputs = forward_scan(
+                cell, inputs, h0, graph, save="outputs", reverse=reverse, **options
+            )
+            return h_last, mask_outputs(outputs, inputs.valid, inputs.xs.dtype)
 
-    def pullback(
-        residuals: tuple[AffineCell, Steps, State, list[Kept]], cotangents: tuple[State, Array]
-    ) -> tuple[AffineCell, Steps, State]:
-        apart = plan.parts != WHOLE
-        return walk_back(
-            residuals,
-            cotangents,
-            anatomy,
-            reverse=reverse,
-            most_steps=plan.most_steps,
-            sweep=functools.partial(sweep_parts, parts=plan.parts) if apart else sweep,
-            layout=Layout(apart, tuning.transposed_rows),
+        if plan.forward.time_block is None:
+            return run_whole(inputs, h0)
+        return run_in_chunks(
+            run_whole, inputs, h0, chunk_size=plan.forward.time_block, reverse=reverse
         )
 
-    return custom_vjp_with_jvp(function, forward, pullback)(cell, steps, state)
+    def forward(
+        cell: AffineCell, inputs: ScanInputs, h0: State
+    ) -> tuple[tuple[State, Array], Saved]:
+        options: Any = {"project_in_loop": plan.gradient.project_in_loop}
+        return run_forward(
+            cell, inputs, h0, plan.gradient.shards, save=plan.gradient.save, **options
+        )
+
+    def pullback(saved: Saved, cotangents: tuple[State, Array]) -> tuple[Any, ...]:
+        shards = plan.gradient.shards
+        is_sharded = shards != UNSHARDED
+        scan = functools.partial(adjoint_scan, scan_fn=concurrent_scan_fn(shards))
+        return backward_pass(
+            saved,
+            cotangents,
+            graph,
+            reverse=reverse,
+            max_chunk_steps=plan.gradient.max_chunk_steps,
+            adjoint_scan=scan if is_sharded else adjoint_scan,
+            hints=XlaHints(is_sharded, tuning.max_transposed_ratio),
+        )
+
+    return custom_vjp_with_jvp(function, forward, pullback)(cell, inputs, h0)
+
+
+def make_schedule(spec: CallSpec, cell: AffineCell, inputs: ScanInputs, h0: State) -> Schedule:
+    """The schedule of a call."""
+    graph, tuning = spec.step_graph, tuning_for(spec.platform)
+    assert isinstance(graph, StepGraph), "unsupported otherwise"
+    time, xs = inputs.xs.shape[0], inputs.xs
+    if not spec.has_static_shape:
+        return schedule_any_size(time, tuning, recompute=spec.remat.recompute)
+    batch_shape = batch_shape_of(cell, xs)
+    sequences, leaves = math.prod(batch_shape), jax.tree.leaves(h0)
+    _, projected = step_avals(cell, inputs, h0)
+    sizes = Sizes(
+        time=time,
+        sequences=sequences,
+        features=math.prod(xs.shape[1:]) // max(1, sequences),
+        state=sum(leaf.size for leaf in leaves),
+        largest_leaf=max(leaf.size for leaf in leaves),
+        units=max(leaf.shape[-1] for leaf in leaves),
+        params=sum(leaf.size for leaf in jax.tree.leaves(cell)),
+        projected=sum(leaf.size for leaf in jax.tree.leaves(projected)),
+        jacobians=sum(map(len, graph.dependencies)),
+        residuals=sum(graph.num_splits) + len(graph.elementwise_leaves),
+        can_shard=(
+            inputs.resets is None
+            and len(batch_shape) == 1
+            and jnp.finfo(xs.dtype).bits >= 32
+            and spec.mesh.empty
+            and spec.num_devices == 1
+        ),
+        recompute=spec.remat.recompute,
+        num_live_cells=spec.remat.num_live_cells,
+    )
+    return schedule(sizes, tuning)
+
+
+def _outputs(cell: AffineCell, inputs: ScanInputs, states: State) -> Array:
+    """The outputs of states, zero at steps that are not valid."""
+    return mask_outputs(cell.output(states), inputs.valid, inputs.xs.dtype)
+
+
+def describe(spec: CallSpec, cell: AffineCell, inputs: ScanInputs, h0: State) -> list[str]:
+    """What :func:`run` does with a call, a line for each decision."""
+    plan = make_schedule(spec, cell, inputs, h0)
+    forward, gradient = plan.forward, plan.gradient
+    steps = divisor_near(inputs.xs.shape[0], gradient.max_chunk_steps)
+    lines = [
+        f"forward pass: {_describe_loops(forward.shards, forward.project_in_loop)}"
+        + (f", {forward.time_block} steps at a time" if forward.time_block else ""),
+        f"with a gradient: {_describe_loops(gradient.shards, gradient.project_in_loop)}",
+        f"saved for the backward pass: {SAVED[gradient.save]}",
+        f"backward pass: in chunks of {steps} steps",
+    ]
+    if spec.has_resets:
+        lines.append("starts: the batch is not split over CPU cores")
+    return lines
+
+
+SAVED = {
+    "states": "the states; preactivations are recomputed from the inputs",
+    "projected": "the states and the projected inputs; preactivations are recomputed",
+    "preactivations": "the states and the preactivations of all gates",
+}
+
+
+def _describe_loops(shards: Shards, project_in_loop: bool) -> str:
+    loops = "one loop" if shards == UNSHARDED else f"{len(shards)} loops on as many CPU cores"
+    return f"{loops}, inputs projected {'in the loop' if project_in_loop else 'before it'}"

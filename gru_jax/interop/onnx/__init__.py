@@ -1,10 +1,10 @@
-"""ONNX: GRU nodes of a model into parameters, and parameters into a model of GRU nodes."""
+"""ONNX: converts GRU nodes of a model to parameters, and parameters to a model of GRU nodes."""
 
-from gru_jax.interop.files import needed
+from gru_jax.interop.files import import_optional
 
-needed("onnx")
+import_optional("onnx")
 
 from gru_jax.interop.onnx.dump import dump  # noqa: E402
-from gru_jax.interop.onnx.load import Layers, load, read  # noqa: E402
+from gru_jax.interop.onnx.load import LoadedModel, load, read  # noqa: E402
 
-__all__ = ["Layers", "dump", "load", "read"]
+__all__ = ["LoadedModel", "dump", "load", "read"]

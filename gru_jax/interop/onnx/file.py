@@ -1,4 +1,4 @@
-"""From bytes that anybody may have written to a model, and to the arrays it holds."""
+"""Reads untrusted ONNX files: the model, and the arrays of its tensors."""
 
 import contextlib
 import math
@@ -14,10 +14,10 @@ from onnx import TensorProto, numpy_helper
 
 from gru_jax.interop.files import FileError, read_bytes
 
-LARGEST_FILE = 2**31 - 1
-"""Bytes that a Protocol Buffers message may have; what is larger lies in files of its own."""
+MAX_FILE_BYTES = 2**31 - 1
+"""Size limit of a Protocol Buffers message; larger models keep tensors in external files."""
 
-NUMBERS: dict[int, np.dtype] = {
+TENSOR_DTYPES: dict[int, np.dtype] = {
     TensorProto.FLOAT: np.dtype("<f4"),
     TensorProto.DOUBLE: np.dtype("<f8"),
     TensorProto.FLOAT16: np.dtype("<f2"),
@@ -26,45 +26,45 @@ NUMBERS: dict[int, np.dtype] = {
     TensorProto.INT64: np.dtype("<i8"),
     TensorProto.BOOL: np.dtype("?"),
 }
-"""Types of weights, and of the shapes and axes beside them."""
+"""Supported dtypes of tensors: those of weights, and of shapes and axes."""
 
-Source: TypeAlias = onnx.ModelProto | bytes | str | os.PathLike[str]
+ModelSource: TypeAlias = onnx.ModelProto | bytes | str | os.PathLike[str]
 
 
-def open_model(theirs: Source) -> onnx.ModelProto:
-    """A model from what a caller handed in.
+def open_model(source: ModelSource) -> onnx.ModelProto:
+    """Opens a model given as an object, as bytes or as a path.
 
     Raises:
-        TypeError: it is neither a model nor bytes nor a path.
+        TypeError: ``source`` is none of these.
         ValueError: it is not an ONNX model.
         FileError: the file cannot be read.
     """
-    model = theirs
-    if isinstance(theirs, (str, os.PathLike)):
-        path = Path(theirs)
+    model = source
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(source)
         if path.exists() and not path.is_file():
-            raise FileError(f"{path}: it is no file")
-        if path.exists() and path.stat().st_size > LARGEST_FILE:
-            raise FileError(f"{path}: a model has {LARGEST_FILE} bytes at most, this file has more")
+            raise FileError(f"{path}: not a file")
+        if path.exists() and path.stat().st_size > MAX_FILE_BYTES:
+            raise FileError(f"{path}: the file is larger than {MAX_FILE_BYTES} bytes")
         model = read_bytes(path)
     if isinstance(model, bytes):
         try:
             model = onnx.ModelProto.FromString(model)
         except DecodeError as error:
-            raise ValueError(f"no ONNX model: {error}") from error
+            raise ValueError(f"not an ONNX model: {error}") from error
     if not isinstance(model, onnx.ModelProto):
         raise TypeError(f"expected an onnx.ModelProto, bytes or a path, got {type(model).__name__}")
     if not model.graph.node:
-        raise ValueError("no ONNX model, or one without nodes")
+        raise ValueError("not an ONNX model, or one without nodes")
     return model
 
 
-class Tensors:
-    """Reads the tensors of a model, those in further files from where they lie, without copying.
+class TensorReader:
+    """Reads the tensors of a model; external ones are memory-mapped, not copied.
 
     Args:
-        directory: where the model lies, in which its further files must lie, too; None where it
-            was no file.
+        directory: the model's directory, which must contain its external files; None if the model
+            was not read from a file.
     """
 
     def __init__(self, directory: Path | None):
@@ -72,19 +72,19 @@ class Tensors:
         self._files: dict[Path, np.ndarray] = {}
 
     def read(self, tensor: TensorProto) -> np.ndarray:
-        """The numbers of a tensor of one of the types in :data:`NUMBERS`.
+        """Reads a tensor with one of the types in :data:`TENSOR_DTYPES`.
 
         Raises:
-            ValueError: it does not hold what its shape says, or lies elsewhere.
+            ValueError: its data do not fit its shape, or its external file is not readable.
         """
         name, shape = f"tensor {tensor.name!r}", tuple(tensor.dims)
         if any(size < 0 for size in shape) or tensor.HasField("segment"):
-            raise ValueError(f"{name} has shape {shape}, or is a segment of a tensor")
-        dtype = NUMBERS[tensor.data_type]
+            raise ValueError(f"{name} has shape {shape} or is a segment, which is not supported")
+        dtype = TENSOR_DTYPES[tensor.data_type]
         needed = math.prod(shape) * dtype.itemsize
         content = None
         if tensor.data_location == TensorProto.EXTERNAL:
-            content = self._read_elsewhere(tensor, needed)
+            content = self._read_external(tensor, needed)
         elif tensor.HasField("raw_data"):
             content = np.frombuffer(tensor.raw_data, np.uint8)
         if content is not None and content.size != needed:
@@ -95,32 +95,34 @@ class Tensors:
             if content is None:
                 return np.asarray(numpy_helper.to_array(tensor)).reshape(shape)
             return content.view(dtype).reshape(shape)
-        # Typed fields that do not fit, and shapes that no array has, make errors of many kinds.
+        # Typed fields and shapes that do not fit raise exceptions of many types.
         except Exception as error:
-            raise ValueError(
-                f"{name} does not hold what its shape {shape} says: {error}"
-            ) from error
+            raise ValueError(f"{name} does not hold an array of shape {shape}: {error}") from error
 
-    def _read_elsewhere(self, tensor: TensorProto, needed: int) -> np.ndarray:
-        said = {entry.key: entry.value for entry in tensor.external_data}
-        location, offset = said.get("location", ""), said.get("offset", "0")
+    def _read_external(self, tensor: TensorProto, needed: int) -> np.ndarray:
+        fields = {entry.key: entry.value for entry in tensor.external_data}
+        location, offset = fields.get("location", ""), fields.get("offset", "0")
         name = f"tensor {tensor.name!r}"
         if self._directory is None:
-            raise ValueError(f"{name} lies in the file {location!r}: give the path of the model")
+            raise ValueError(
+                f"{name} is in the external file {location!r}: pass the path of the model"
+            )
         content = self._open(self._directory.resolve(), location)
         if content is None:
-            raise ValueError(f"{name} lies in {location!r}, no file in the model's directory")
-        fits = offset.isdecimal() and len(offset) < 20 and int(offset) + needed <= content.size
-        if not fits or said.get("length", str(needed)) != str(needed):
             raise ValueError(
-                f"{name} needs {needed} of the {content.size} bytes of {location!r}; it says "
-                f"offset {offset!r} and length {said.get('length')!r}"
+                f"{name} is in {location!r}, which is no file in the model's directory"
+            )
+        fits = offset.isdecimal() and len(offset) < 20 and int(offset) + needed <= content.size
+        if not fits or fields.get("length", str(needed)) != str(needed):
+            raise ValueError(
+                f"{name} needs {needed} of the {content.size} bytes of {location!r}; it has "
+                f"offset {offset!r} and length {fields.get('length')!r}"
             )
         return content[int(offset) : int(offset) + needed]
 
     def _open(self, within: Path, location: str) -> np.ndarray | None:
-        """The bytes of a file in a directory or below; None where there is none to be read."""
-        # A null byte, a loop of links, a name that is too long, no right to read.
+        """The bytes of a file within a directory; None if there is no readable file."""
+        # A null byte, a loop of links, a name that is too long, missing permissions.
         with contextlib.suppress(OSError, RuntimeError, ValueError):
             path = (within / location).resolve()
             if not path.is_relative_to(within) or not path.is_file():

@@ -1,4 +1,4 @@
-"""A graph read from its first node to its last: its GRU nodes, and what is known of its values."""
+"""Constant propagation through a model's graph, which finds its GRU nodes and their inputs."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -9,12 +9,12 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, helper
 
-from gru_jax.interop.onnx.file import NUMBERS, Tensors
-from gru_jax.interop.onnx.rules import RULES, Known, Other, Outputs, Value
+from gru_jax.interop.onnx.file import TENSOR_DTYPES, TensorReader
+from gru_jax.interop.onnx.rules import PROPAGATION_RULES, Constant, GruOutputs, Opaque, Value
 
-COPIERS = frozenset({"Cast", "Concat", "Reshape"})
-MOST_COPIED = 2**29
-MOST_NODES = 1000
+COPYING_OPS = frozenset({"Cast", "Concat", "Reshape"})
+MAX_COPY_BYTES = 2**29
+MAX_NODES = 1000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -22,55 +22,57 @@ class Node:
     """A GRU node.
 
     Attributes:
-        name: its own, or that of its first output.
-        attributes: those it has, by name.
-        inputs: what it reads; None for an input that is absent.
-        outputs: its first output.
+        name: the node's name, or that of its first output.
+        attributes: the attributes by name.
+        inputs: the input values; None for an absent input.
+        outputs: the first output.
     """
 
     name: str
     attributes: Mapping[str, Any]
     inputs: tuple[Value | None, ...]
-    outputs: Outputs
+    outputs: GruOutputs
 
     def input(self, place: int) -> Value | None:
-        """What is known of one of its inputs; None where it is absent."""
+        """The value of an input; None if it is absent."""
         return self.inputs[place] if place < len(self.inputs) else None
 
 
 class Graph:
-    """The values of a model's graph.
+    """The values of a model's graph, evaluated node by node in the order of the file.
 
     Args:
-        model: which is read.
-        directory: where it lies, in which its further files must lie; None where it is no file.
+        model: the model.
+        directory: its directory, which must contain its external files; None if the model was not
+            read from a file.
         weights: values for inputs of the model, by name.
 
     Attributes:
         nodes: the GRU nodes.
-        shown: by :attr:`Outputs.nodes`, the last form in which outputs of a layer were found.
-        nested: which node holds GRU nodes within, where one does.
+        latest_form: the last value derived from the outputs of a layer, by
+            :attr:`GruOutputs.nodes`.
+        nested: a node with GRU nodes in its subgraph, or None.
 
     Raises:
-        ValueError: the model is damaged, or ``weights`` names what is no such input.
+        ValueError: the model is corrupted, or ``weights`` names an input that it does not have.
     """
 
     def __init__(self, model: onnx.ModelProto, directory: Path | None, weights: Mapping[str, Any]):
-        self._tensors = Tensors(directory)
+        self._tensors = TensorReader(directory)
         self.nodes: list[Node] = []
-        self.shown: dict[tuple[int, ...], Outputs] = {}
+        self.latest_form: dict[tuple[int, ...], GruOutputs] = {}
         self.nested: str | None = None
         self._values: dict[str, Value] = {}
-        # However many nodes make something of constants, the copies fill no more memory than
-        # a few times the constants themselves.
-        self._may_copy = 2**20
+        # Bounds the memory of copies of constants, for any number of nodes that copy them, by a
+        # small multiple of the size of the constants.
+        self._copy_budget = 2**20
         graph = model.graph
         for value in graph.input:
             sizes = tuple(axis.dim_value for axis in value.type.tensor_type.shape.dim)
-            self._values[value.name] = Other(f"the input {value.name!r}", True, sizes)
+            self._values[value.name] = Opaque(f"the input {value.name!r}", True, sizes)
         free = [value.name for value in graph.input]
         for tensor in graph.sparse_initializer:
-            self._values[tensor.values.name] = Other("a sparse initializer", varies=False)
+            self._values[tensor.values.name] = Opaque("a sparse initializer", is_dynamic=False)
         names = [tensor.name for tensor in graph.initializer]
         if len(set(names)) < len(names):
             raise ValueError("two of its initializers have the same name")
@@ -79,7 +81,7 @@ class Graph:
         for name, array in weights.items():
             if name not in free:
                 raise ValueError(f"weights has {name!r}, but the model's inputs are {free}")
-            self._values[name] = self._known(np.asarray(array))
+            self._values[name] = self._new_constant(np.asarray(array))
         for node in graph.node:
             self._read(node)
 
@@ -88,26 +90,26 @@ class Graph:
         inputs = [self._values.get(name) if name else None for name in node.input]
         for name, value in zip(node.input, inputs, strict=True):
             if name and value is None:
-                raise ValueError(f"{label} reads {name!r}, which nothing before it makes")
+                raise ValueError(f"{label} reads {name!r}, which no node before it computes")
         if self.nested is None and _holds_gru(node):
             self.nested = label
         found: Sequence[Value] | None = None
         if node.domain in ("", "ai.onnx"):
             if node.op_type == "GRU":
                 found = self._gru(node, inputs)
-            elif node.op_type in RULES and self._has_room(node.op_type, inputs):
+            elif node.op_type in PROPAGATION_RULES and self._has_room(node.op_type, inputs):
                 try:
-                    found = RULES[node.op_type](inputs, self._attributes(node))
-                # Axes that are not there, sizes that do not fit, an input too few.
+                    found = PROPAGATION_RULES[node.op_type](inputs, self._attributes(node))
+                # Axes out of range, sizes that do not fit, missing inputs.
                 except (LookupError, OverflowError, TypeError, ValueError) as error:
-                    raise ValueError(f"{label} cannot be followed: {error}") from error
-        varies = not inputs or any(map(_varies, inputs))
+                    raise ValueError(f"{label} cannot be evaluated: {error}") from error
+        is_dynamic = not inputs or any(map(_is_dynamic, inputs))
         for place, name in enumerate(node.output):
             if name and name in self._values:
-                raise ValueError(f"{label} makes {name!r}, which is there already")
-            value = found[place] if found and place < len(found) else Other(label, varies)
-            if isinstance(value, Outputs):
-                self.shown[value.nodes] = value
+                raise ValueError(f"{label} computes {name!r}, which is there already")
+            value = found[place] if found and place < len(found) else Opaque(label, is_dynamic)
+            if isinstance(value, GruOutputs):
+                self.latest_form[value.nodes] = value
             self._values[name] = value
 
     def _gru(self, node: onnx.NodeProto, inputs: Sequence[Value | None]) -> list[Value]:
@@ -120,42 +122,44 @@ class Graph:
         directions = 2 if direction == "bidirectional" else 1
         recurrent = inputs[2] if len(inputs) > 2 else None
         hidden = None
-        if isinstance(recurrent, Known) and recurrent.array.ndim == 3:
+        if isinstance(recurrent, Constant) and recurrent.array.ndim == 3:
             hidden = recurrent.array.shape[2]
         sizes: dict[str, int | None] = {"time": None, "batch": None}
-        if isinstance(source, Outputs):
+        if isinstance(source, GruOutputs):
             sizes |= {axis: source.sizes[axis] for axis in sizes}
-        elif isinstance(source, Other) and len(source.sizes) == 3:
+        elif isinstance(source, Opaque) and len(source.sizes) == 3:
             outer = [axis for axis in axes if axis in sizes]
             sizes |= {axis: size or None for axis, size in zip(outer, source.sizes, strict=False)}
         sizes |= {"direction": directions, "hidden": hidden}
         sizes["features"] = None if hidden is None else hidden * directions
-        if len(self.nodes) == MOST_NODES:
-            raise ValueError(f"it has more than {MOST_NODES} GRU nodes")
-        outputs = Outputs((len(self.nodes),), (direction,), source, axes, sizes)
+        if len(self.nodes) == MAX_NODES:
+            raise ValueError(f"it has more than {MAX_NODES} GRU nodes")
+        outputs = GruOutputs((len(self.nodes),), (direction,), source, axes, sizes)
         name = node.name or next(filter(None, node.output), "")
         self.nodes.append(Node(name, attributes, tuple(inputs), outputs))
         return [outputs]
 
     def _has_room(self, operator: str, inputs: Sequence[Value | None]) -> bool:
-        if operator not in COPIERS:
+        if operator not in COPYING_OPS:
             return True
-        needed = sum(value.array.nbytes for value in inputs if isinstance(value, Known))
-        # A cast may take eight times the bytes.
-        self._may_copy -= 8 * needed
-        return self._may_copy >= 0
+        num_bytes = sum(value.array.nbytes for value in inputs if isinstance(value, Constant))
+        # A cast may need eight times as many bytes.
+        self._copy_budget -= 8 * num_bytes
+        return self._copy_budget >= 0
 
-    def _known(self, array: np.ndarray) -> Known:
-        self._may_copy = min(self._may_copy + 32 * array.nbytes, MOST_COPIED)
-        return Known(array)
+    def _new_constant(self, array: np.ndarray) -> Constant:
+        self._copy_budget = min(self._copy_budget + 32 * array.nbytes, MAX_COPY_BYTES)
+        return Constant(array)
 
     def _constant(self, tensor: TensorProto) -> Value:
-        if tensor.data_type not in NUMBERS:
-            return Other(f"the tensor {tensor.name!r}, which does not hold numbers", varies=False)
-        return self._known(self._tensors.read(tensor))
+        if tensor.data_type not in TENSOR_DTYPES:
+            return Opaque(
+                f"the tensor {tensor.name!r}, which does not hold numbers", is_dynamic=False
+            )
+        return self._new_constant(self._tensors.read(tensor))
 
     def _attributes(self, node: onnx.NodeProto) -> dict[str, Any]:
-        """A node's attributes: numbers, texts, lists of them, and what is known of tensors."""
+        """A node's attributes: numbers, strings, lists of them, and tensors as values."""
         found: dict[str, Any] = {}
         for attribute in node.attribute:
             name = attribute.name
@@ -175,17 +179,17 @@ class Graph:
 
 
 def _label(node: onnx.NodeProto) -> str:
-    """What errors call a node."""
+    """The name of a node in error messages."""
     name = node.name or next(filter(None, node.output), "")
     return f"{node.op_type} {name!r}"
 
 
-def _varies(value: Value | None) -> bool:
-    return isinstance(value, Outputs) or (isinstance(value, Other) and value.varies)
+def _is_dynamic(value: Value | None) -> bool:
+    return isinstance(value, GruOutputs) or (isinstance(value, Opaque) and value.is_dynamic)
 
 
 def _holds_gru(node: onnx.NodeProto) -> bool:
-    """Whether there is a GRU node in a graph within."""
+    """Whether a subgraph of the node has a GRU node."""
     graphs = [graph for attribute in node.attribute for graph in _graphs(attribute)]
     return any(
         inner.op_type == "GRU" or _holds_gru(inner) for graph in graphs for inner in graph.node

@@ -1,4 +1,4 @@
-"""A stack of GRUs as nodes of a graph that is being written."""
+"""Writes a stack of GRUs as nodes of an ONNX graph."""
 
 from typing import NamedTuple, TypeAlias, cast
 
@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from gru_jax.cells import GRUParams
-from gru_jax.interop.gate_layout import checked
+from gru_jax.interop.gate_layout import class_name, validate_stack
 from gru_jax.interop.onnx.cell import dump_cells
 from gru_jax.interop.onnx.writer import TYPES, Writer
 from gru_jax.stack import Stack
@@ -16,41 +16,44 @@ NO_LIMIT = np.iinfo(np.int32).max
 Cells: TypeAlias = tuple[tuple[GRUParams, ...], ...]
 
 
-class Layers(NamedTuple):
-    """Names of values: outputs (time, batch, output), states (layers * directions, batch, H)."""
+class LayerOutputs(NamedTuple):
+    """Names of the outputs (time, batch, output) and states (layers * directions, batch, H)."""
 
     outputs: str
     states: str
 
 
 def cells_of(stack: Stack) -> Cells:
-    """The cells of a stack that nodes can run.
+    """The cells of a stack that the operator GRU supports.
 
     Raises:
-        TypeError: some are no GRUs.
-        ValueError: they do not fit together, or differ in hidden size, equation or directions.
+        TypeError: a cell is not a GRUParams.
+        ValueError: the cells do not fit together, or differ in hidden size, ``reset`` or number of
+            directions.
     """
     for layer in stack.layers:
         for cell in layer:
-            if not isinstance(cell, GRUParams):
+            if type(cell) is not GRUParams:
                 raise TypeError(
-                    f"expected gru_jax.GRUParams or a Stack of them, got {type(cell).__name__}"
+                    f"onnx: expected gru_jax.GRUParams or a Stack of them, got {class_name(cell)}"
                 )
-    cells = cast(Cells, checked(stack).layers)
+    cells = cast(Cells, validate_stack(stack).layers)
     kinds = {(len(layer), cell.hidden_size, cell.reset) for layer in cells for cell in layer}
     if len(kinds) > 1:
         raise ValueError(
-            "expected layers of one number of directions, hidden size and equation, got "
+            "all layers must have the same number of directions, hidden size and reset; got "
             f"{', '.join(map(str, sorted(kinds)))}"
         )
     return cells
 
 
 def dtype_of(stack: Stack) -> str:
-    """The widest type of a stack's parameters; TypeError where a model cannot have it."""
+    """The widest dtype of a stack's parameters; TypeError if the operator does not support it."""
     found = {str(leaf.dtype) for leaf in jax.tree.leaves(stack)}
     if not found <= set(TYPES):
-        raise TypeError(f"ONNX's GRU is of {', '.join(TYPES)}; these parameters of {found}")
+        raise TypeError(
+            f"ONNX's GRU supports {', '.join(TYPES)}; got parameters of {', '.join(found)}"
+        )
     return max(found, key=list(TYPES).index)
 
 
@@ -63,22 +66,25 @@ def add_layers(
     lengths: str | None,
     reverse: bool = False,
     single: bool = False,
-) -> Layers:
-    """Adds a stack's layers, and the inputs that may be left out.
+) -> LayerOutputs:
+    """Adds a stack's layers and their optional inputs to a graph.
 
     Args:
         writer: the graph.
-        stack: the cells, as :func:`cells_of` has checked them.
-        xs: the name of inputs (time, batch, input).
-        h0: the name of the input of initial states; None where there is none.
-        lengths: the name of the input of lengths; None where there is none.
+        stack: the cells.
+        xs: name of the inputs (time, batch, input).
+        h0: name of the optional input of initial states; None omits it.
+        lengths: name of the optional input of lengths; None omits it.
         reverse: read from the last valid step to the first.
-        single: whether the initial states of one cell come as (batch, hidden).
+        single: whether the initial state has the shape (batch, hidden) of a single cell.
+
+    Raises:
+        TypeError, ValueError: as :func:`cells_of`.
     """
     layers = cells_of(stack)
     shape = writer.node("Shape", xs)
     time, batch = (writer.node("Gather", shape, writer.integers(axis)) for axis in (0, 1))
-    states = _states(writer, layers, h0, batch, single=single, needed=lengths is not None)
+    states = _states(writer, layers, h0, batch, single=single, required=lengths is not None)
     limits = _limits(writer, lengths, time, batch)
     is_empty = ""
     if limits:
@@ -108,11 +114,11 @@ def add_layers(
         last.append(writer.node("Where", is_empty, first, after) if limits else after)
         outputs = _merge(writer, outputs, stack.merge, directions, cells[0].hidden_size)
         xs = writer.node("Add", outputs, xs) if stack.residual and index else outputs
-    return Layers(xs, writer.node("Concat", *last, axis=0) if len(last) > 1 else last[0])
+    return LayerOutputs(xs, writer.node("Concat", *last, axis=0) if len(last) > 1 else last[0])
 
 
 def _limits(writer: Writer, lengths: str | None, time: str, batch: str) -> str:
-    """The lengths (batch,), clipped to [0, time]; "" where there are none."""
+    """The lengths (batch,), clipped to [0, time]; "" without lengths."""
     if lengths is None:
         return ""
     default = np.array([NO_LIMIT], np.int32)
@@ -123,12 +129,12 @@ def _limits(writer: Writer, lengths: str | None, time: str, batch: str) -> str:
 
 
 def _states(
-    writer: Writer, layers: Cells, h0: str | None, batch: str, *, single: bool, needed: bool
+    writer: Writer, layers: Cells, h0: str | None, batch: str, *, single: bool, required: bool
 ) -> str:
-    """The initial states (layers * directions, batch, H); "" where zeros are all that is asked."""
+    """The initial states (layers * directions, batch, H); "" if zeros suffice."""
     cells = [cell for layer in layers for cell in layer]
     hidden = cells[0].hidden_size
-    if h0 is None and not needed and all(cell.h0 is None for cell in cells):
+    if h0 is None and not required and all(cell.h0 is None for cell in cells):
         return ""
     default = np.stack(
         [
@@ -148,7 +154,7 @@ def _states(
 
 
 def _merge(writer: Writer, outputs: str, merge: str, directions: int, hidden: int) -> str:
-    """Outputs (time, directions, batch, H) as (time, batch, output)."""
+    """Combines outputs (time, directions, batch, H) to (time, batch, output)."""
     if directions == 1:
         return writer.node("Squeeze", outputs, writer.integers(1))
     if merge == "concat":

@@ -1,4 +1,4 @@
-"""GRU nodes of an ONNX model into parameters."""
+"""Converts the GRU nodes of an ONNX model to parameters."""
 
 import dataclasses
 import os
@@ -9,28 +9,28 @@ from typing import Any, TypeGuard
 import onnx
 
 from gru_jax.cells import GRUParams
-from gru_jax.interop.files import naming
-from gru_jax.interop.gate_layout import checked
+from gru_jax.interop.files import file_errors
+from gru_jax.interop.gate_layout import validate_stack
 from gru_jax.interop.onnx.cell import check_shared, load_cells
-from gru_jax.interop.onnx.file import Source, open_model
+from gru_jax.interop.onnx.file import ModelSource, open_model
 from gru_jax.interop.onnx.graph import Graph, Node
-from gru_jax.interop.onnx.rules import Known, Merge, Outputs, Value
-from gru_jax.stack import Stack
+from gru_jax.interop.onnx.rules import Constant, GruOutputs, Value
+from gru_jax.stack import Merge, Stack
 
-OLDEST_OPSET = 7
+MIN_OPSET = 7
 
 
 @dataclasses.dataclass(frozen=True)
-class Layers:
-    """What a model's GRU nodes say: parameters, and how they are run.
+class LoadedModel:
+    """Parameters of a model's GRU nodes, and how the model runs them.
 
     Attributes:
         params: a :class:`gru_jax.GRUParams` for one node of one direction, otherwise a
             :class:`gru_jax.Stack`.
-        reverse: whether they read backward: ``reverse=True`` of :func:`gru_jax.unroll`.
-        nodes: the nodes' names, the first layer first.
-        given_lengths: whether the model takes or computes lengths when it is run.
-        given_states: likewise initial states.
+        reverse: whether the nodes read backward, as ``reverse=True`` of :func:`gru_jax.unroll`.
+        nodes: the nodes' names, from the first layer to the last.
+        given_lengths: whether the model reads or computes lengths at run time.
+        given_states: whether the model reads or computes initial states at run time.
     """
 
     params: GRUParams | Stack
@@ -41,58 +41,58 @@ class Layers:
 
 
 def load(
-    theirs: Source,
+    source: ModelSource,
     *,
     nodes: Sequence[str] | None = None,
     weights: Mapping[str, Any] | None = None,
 ) -> GRUParams | Stack:
-    """The parameters of a model's GRU nodes.
+    """Loads the parameters of a model's GRU nodes.
 
-    Nodes that follow each other are layers of a stack; what exporters write between them (Squeeze,
-    Transpose, Reshape, a merge of directions by ReduceSum, ReduceMean or ReduceProd, a residual
-    Add, a Concat of a forward and a reverse node) says how they are joined. An initial state that
-    is a constant becomes the learned ``h0``. Lengths, initial states that the model is given, the
-    order of axes and the direction of reading are no parameters, but arguments of
-    :func:`gru_jax.unroll`: :func:`read` tells them.
+    Consecutive nodes are the layers of a stack. The operators that exporters write between them
+    (Squeeze, Transpose, Reshape, ReduceSum, ReduceMean or ReduceProd over directions, a residual
+    Add, a Concat of a forward and a reverse node) determine how the layers are combined. A constant
+    initial state becomes the learned ``h0``. Lengths, other initial states, the order of axes and
+    the direction are not parameters but arguments of :func:`gru_jax.unroll`; :func:`read` returns
+    them.
 
     PyTorch's exporter writes such nodes (``torch.onnx.export(..., dynamo=False)``), and so does
-    tf2onnx of Keras 2's layers with ``reset_after=True``. Of Keras 3's it makes a Loop; what those
-    hold is for :func:`gru_jax.interop.keras.load`.
+    tf2onnx for Keras 2 layers with ``reset_after=True``. For Keras 3 layers tf2onnx writes a Loop;
+    load those with :func:`gru_jax.interop.keras.load`.
 
     Args:
-        theirs: a path, the bytes of a file or an ``onnx.ModelProto``, of opset 7 or newer. Its
-            arrays may be of float32, float64, float16 or bfloat16; float64 stays so under x64.
-            Those in further files must lie in the model's directory or below.
-        nodes: names of the nodes to take (or of their first outputs), where a model has several
-            that are not layers of one stack; None for all.
-        weights: arrays by name, for weights that the model takes as inputs.
+        source: a path, the bytes of a file or an ``onnx.ModelProto``, of opset 7 or newer. Weights
+            may be float32, float64 (kept only under x64), float16 or bfloat16. External files
+            must be within the model's directory.
+        nodes: names of the nodes to load (or of their first outputs), for a model with several
+            nodes that are not layers of one stack; None loads all.
+        weights: arrays by name, for weights that are inputs of the model.
 
     Returns:
-        GRUParams for one node of one direction, otherwise a Stack. Both equations of the operator
-        are ours: ``linear_before_reset=1`` is ``reset="after"``.
+        GRUParams for one node of one direction, otherwise a Stack. ``linear_before_reset=1`` is
+        ``reset="after"``, 0 is ``"before"``.
 
     Raises:
-        FileError: the file cannot be read, or is refused as a model is; a ValueError that names it.
+        FileError: the file cannot be read or its model is not valid; a ValueError that names it.
         TypeError: an argument of the wrong type.
-        ValueError: a damaged model, one without GRU nodes, or one with options that ours does not
-            have, such as other activations and ``clip``.
+        ValueError: a corrupted model, one without GRU nodes, or one with attributes that are not
+            supported, such as other activations or ``clip``.
     """
-    return read(theirs, nodes=nodes, weights=weights).params
+    return read(source, nodes=nodes, weights=weights).params
 
 
 def read(
-    theirs: Source,
+    source: ModelSource,
     *,
     nodes: Sequence[str] | None = None,
     weights: Mapping[str, Any] | None = None,
-) -> Layers:
-    """:func:`load`, and how the model runs what it gives."""
+) -> LoadedModel:
+    """Like :func:`load`; also returns how the model runs the parameters."""
     if isinstance(nodes, str):
         raise TypeError(f"nodes must be a list of names, got {nodes!r}")
-    if not isinstance(theirs, (str, os.PathLike)):
-        return _read(open_model(theirs), None, nodes, weights or {})
-    with naming(theirs):
-        return _read(open_model(theirs), Path(theirs).parent, nodes, weights or {})
+    if not isinstance(source, (str, os.PathLike)):
+        return _read(open_model(source), None, nodes, weights or {})
+    with file_errors(source):
+        return _read(open_model(source), Path(source).parent, nodes, weights or {})
 
 
 def _read(
@@ -100,61 +100,61 @@ def _read(
     directory: Path | None,
     nodes: Sequence[str] | None,
     weights: Mapping[str, Any],
-) -> Layers:
+) -> LoadedModel:
     _check_opset(model)
     graph = Graph(model, directory, weights)
     layers = _in_order(graph, _chosen(graph, nodes))
-    every = [node for layer in layers for node in layer]
-    notes = {entry.key: entry.value for entry in model.metadata_props}
-    learned_h0 = notes.get("gru_jax.learned_h0") == "true"
-    check_shared(every)
+    all_nodes = [node for layer in layers for node in layer]
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    learned_h0 = metadata.get("gru_jax.learned_h0") == "true"
+    check_shared(all_nodes)
     cells = tuple(
         tuple(cell for node in layer for cell in load_cells(node, learned_h0=learned_h0))
         for layer in layers
     )
     params: GRUParams | Stack
-    if list(map(len, cells)) == [1] and notes.get("gru_jax.kind") != "Stack":
+    if list(map(len, cells)) == [1] and metadata.get("gru_jax.kind") != "Stack":
         params = cells[0][0]
     else:
-        params = checked(Stack(cells, *_joined(graph, layers)))
-    return Layers(
+        params = validate_stack(Stack(cells, *_joined(graph, layers)))
+    return LoadedModel(
         params,
         _is_reverse(layers),
-        tuple(node.name for node in every),
-        given_lengths=any(_is_given(node.input(4)) for node in every),
-        given_states=any(_is_given(node.input(5)) for node in every),
+        tuple(node.name for node in all_nodes),
+        given_lengths=any(_is_given(node.input(4)) for node in all_nodes),
+        given_states=any(_is_given(node.input(5)) for node in all_nodes),
     )
 
 
 def _check_opset(model: onnx.ModelProto) -> None:
     versions = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
-    if len(versions) != 1 or versions[0] < OLDEST_OPSET:
-        raise ValueError(f"its opset is {versions}, expected one, from {OLDEST_OPSET} on")
+    if len(versions) != 1 or versions[0] < MIN_OPSET:
+        raise ValueError(f"its opset versions are {versions}, expected one of at least {MIN_OPSET}")
 
 
 def _chosen(graph: Graph, names: Sequence[str] | None) -> list[int]:
-    """The places of the nodes of these names, or of all."""
+    """The indices of the named nodes, or of all nodes."""
     if not graph.nodes:
         if graph.nested:
             raise ValueError(
                 f"there is no GRU node in its graph; there is one within {graph.nested}"
             )
         raise ValueError(
-            "there is no GRU node in its graph; one that was written as a loop, or step by step as "
-            "products and sigmoids, is not recognized"
+            "there is no GRU node in its graph; one that was written as a loop, or as a matmul and "
+            "sigmoids for each step, is not recognised"
         )
     if names is None:
         return list(range(len(graph.nodes)))
-    known = [node.name for node in graph.nodes]
+    names_in_model = [node.name for node in graph.nodes]
     for name in names:
-        if known.count(name) != 1:
-            raise ValueError(f"nodes has {name!r}, but the model's GRU nodes are {known}")
-    return sorted(map(known.index, names))
+        if names_in_model.count(name) != 1:
+            raise ValueError(f"nodes has {name!r}, but the model's GRU nodes are {names_in_model}")
+    return sorted(map(names_in_model.index, names))
 
 
 def _in_order(graph: Graph, chosen: Sequence[int]) -> list[list[Node]]:
-    """The nodes by layer, the first layer first; of a layer the one that reads forward first."""
-    pairs = [key for key in graph.shown if len(key) == 2 and set(key) <= set(chosen)]
+    """The nodes by layer, from the first layer to the last; in a layer forward before reverse."""
+    pairs = [key for key in graph.latest_form if len(key) == 2 and set(key) <= set(chosen)]
     paired = {place for pair in pairs for place in pair}
     keys = [*pairs, *((place,) for place in chosen if place not in paired)]
     known = set(keys)
@@ -174,10 +174,10 @@ def _in_order(graph: Graph, chosen: Sequence[int]) -> list[list[Node]]:
     return [[graph.nodes[place] for place in key] for key in order]
 
 
-def _is_layer(source: Value | None, node: Node) -> TypeGuard[Outputs]:
-    """Whether what a node reads are the outputs of a layer, as a stack hands them on."""
+def _is_layer(source: Value | None, node: Node) -> TypeGuard[GruOutputs]:
+    """Whether a node's input is the output of a layer, with the axes that a stack's layer reads."""
     outer = [axis for axis in node.outputs.axes if axis in ("time", "batch")]
-    return isinstance(source, Outputs) and source.axes == (*outer, "features")
+    return isinstance(source, GruOutputs) and source.axes == (*outer, "features")
 
 
 def _is_reverse(layers: list[list[Node]]) -> bool:
@@ -186,27 +186,30 @@ def _is_reverse(layers: list[list[Node]]) -> bool:
         return False
     if len(alone) > 1 or any(len(layer) == 2 for layer in layers):
         names = [node.name for layer in layers for node in layer]
-        raise ValueError(f"of its GRU nodes {names} some read backward alone and others do not")
+        raise ValueError(f"of its GRU nodes {names}, some read only backward and others do not")
     return True
 
 
 def _joined(graph: Graph, layers: list[list[Node]]) -> tuple[Merge, bool]:
-    """How a stack puts directions together, and whether it is residual."""
+    """A stack's ``merge`` and ``residual``."""
     merges: set[Merge] = set()
     residuals: set[bool] = set()
     for place, layer in enumerate(layers):
-        form = graph.shown[tuple(node.outputs.nodes[0] for node in layer)]
+        form = graph.latest_form[tuple(node.outputs.nodes[0] for node in layer)]
         if place + 1 < len(layers):
             source = layers[place + 1][0].input(0)
-            form = source if isinstance(source, Outputs) else form
+            form = source if isinstance(source, GruOutputs) else form
         if form.merge is not None:
             merges.add(form.merge)
         if place and "features" in form.axes:
             residuals.add(form.residual)
     if len(merges) > 1 or len(residuals) > 1:
-        raise ValueError("its layers are not all joined alike, which a gru_jax.Stack asks")
+        raise ValueError(
+            "its layers differ in how their directions or residuals are combined, which a "
+            "gru_jax.Stack does not support"
+        )
     return (merges.pop() if merges else "concat"), (residuals == {True})
 
 
 def _is_given(value: Value | None) -> bool:
-    return value is not None and not isinstance(value, Known)
+    return value is not None and not isinstance(value, Constant)

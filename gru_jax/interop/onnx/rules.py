@@ -1,55 +1,54 @@
-"""What operators between GRU nodes do to constants, and to the axes of outputs."""
+"""Propagation rules: how operators transform constants, and the axes of GRU outputs."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from gru_jax.interop.onnx.file import NUMBERS
-
-Merge = Literal["concat", "sum", "mean", "product"]
+from gru_jax.interop.onnx.file import TENSOR_DTYPES
+from gru_jax.stack import Merge
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Known:
-    """A constant; where ``repeated``, along axes of any sizes."""
+class Constant:
+    """A constant array; with ``repeated``, broadcast along axes of unknown sizes."""
 
     array: np.ndarray
     repeated: bool = False
 
     @property
     def is_zero(self) -> bool:
-        """Whether every number is 0."""
+        """Whether all elements are 0."""
         return not self.array.any()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Other:
-    """A value that is not followed.
+class Opaque:
+    """A value that is neither constant nor a GRU output.
 
     Attributes:
-        by: what it is made by.
-        varies: whether it depends on an input of the model.
-        sizes: of its axes, as an input says them, 0 for any; empty where nothing does.
+        origin: the input or node that it comes from, for error messages.
+        is_dynamic: whether it depends on an input of the model.
+        sizes: the sizes of an input's axes, 0 for a dynamic one; empty if they are unknown.
     """
 
-    by: str
-    varies: bool
+    origin: str
+    is_dynamic: bool
     sizes: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Outputs:
-    """Outputs of a GRU node, or of one that reads forward and one that reads backward.
+class GruOutputs:
+    """Outputs of a GRU node, or of a forward node and a reverse node.
 
     Attributes:
-        nodes: their places among the GRU nodes.
-        directions: "forward", "reverse" or "bidirectional", of each.
-        source: what they read.
-        axes: "time", "batch", "direction", "hidden"; "features" for the last two in one.
-        sizes: of the axes, None where the model does not say.
-        merge: how two directions became one, where they did.
+        nodes: the indices of the nodes among the GRU nodes.
+        directions: the direction of each: "forward", "reverse" or "bidirectional".
+        source: the value that the nodes read.
+        axes: "time", "batch", "direction", "hidden"; "features" is the last two combined.
+        sizes: the sizes of the axes, None if unknown.
+        merge: how two directions were combined; None if they were not.
         residual: whether ``source`` was added.
     """
 
@@ -62,65 +61,69 @@ class Outputs:
     residual: bool = False
 
 
-Value = Known | Other | Outputs
+Value = Constant | Opaque | GruOutputs
 Values = Sequence[Value | None]
 Rule = Callable[[Values, Mapping[str, Any]], list[Value] | None]
 
-ZERO = Known(np.zeros((), np.float32), repeated=True)
+ZERO = Constant(np.zeros((), np.float32), repeated=True)
 
 
 def identity(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
-    """What it reads."""
+    """The value that the node reads."""
     del attributes
     return None if values[0] is None else [values[0]]
 
 
 def dropout(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
-    """What it reads, unless in training."""
+    """The value that the node reads, unless in training mode."""
     training = values[2] if len(values) > 2 else None
-    if training is None or (isinstance(training, Known) and training.is_zero):
+    if training is None or (isinstance(training, Constant) and training.is_zero):
         return identity(values, attributes)
     return None
 
 
 def constant(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
-    """Its attribute."""
+    """The node's attribute."""
     del values
     ((name, value),) = attributes.items()
-    if isinstance(value, Known | Other):
+    if isinstance(value, Constant | Opaque):
         return [value]
     if name in ("value_float", "value_floats"):
-        return [Known(np.asarray(value, np.float32))]
+        return [Constant(np.asarray(value, np.float32))]
     if name in ("value_int", "value_ints"):
-        return [Known(np.asarray(value, np.int64))]
+        return [Constant(np.asarray(value, np.int64))]
     return None
 
 
 def constant_of_shape(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
-    """One number, over and over."""
+    """A repeated scalar."""
     del values
     value = attributes.get("value", ZERO)
-    return [Known(value.array.reshape(()), repeated=True)] if isinstance(value, Known) else None
+    return (
+        [Constant(value.array.reshape(()), repeated=True)] if isinstance(value, Constant) else None
+    )
 
 
 def expand(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
-    """What it reads, over and over."""
+    """The value that the node reads, repeated."""
     del attributes
-    return [Known(values[0].array, repeated=True)] if isinstance(values[0], Known) else None
+    return [Constant(values[0].array, repeated=True)] if isinstance(values[0], Constant) else None
 
 
 def cast(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
-    """The same numbers in another type."""
-    if not isinstance(values[0], Known) or attributes["to"] not in NUMBERS:
+    """The same constant in another dtype."""
+    if not isinstance(values[0], Constant) or attributes["to"] not in TENSOR_DTYPES:
         return None
     with np.errstate(all="ignore"):
-        return [Known(values[0].array.astype(NUMBERS[attributes["to"]]), values[0].repeated)]
+        return [
+            Constant(values[0].array.astype(TENSOR_DTYPES[attributes["to"]]), values[0].repeated)
+        ]
 
 
-def cut(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
-    """Slice: a part of a constant."""
+def slice_constant(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
+    """A slice of a constant."""
     data = values[0]
-    if not isinstance(data, Known):
+    if not isinstance(data, Constant):
         return None
     starts, ends = (
         _integers("starts", 1, values, attributes),
@@ -139,62 +142,62 @@ def cut(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
     index = [slice(None)] * data.array.ndim
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         index[axis] = slice(start, end, step)
-    return [Known(data.array[tuple(index)], data.repeated)]
+    return [Constant(data.array[tuple(index)], data.repeated)]
 
 
 def squeeze(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
-    """Axes of size 1 away; of outputs that of a single direction."""
+    """Removes axes of size 1; of GRU outputs, the axis of a single direction."""
     data, axes = values[0], _integers("axes", 1, values, attributes)
-    if isinstance(data, Outputs) and axes is not None and len(axes) == 1:
+    if isinstance(data, GruOutputs) and axes is not None and len(axes) == 1:
         if data.axes[axes[0]] != "direction" or data.sizes["direction"] != 1:
             return None
-        kept = tuple("features" if a == "hidden" else a for a in data.axes if a != "direction")
-        return [dataclasses.replace(data, axes=kept)]
-    if not isinstance(data, Known) or (data.repeated and not data.is_zero):
+        axes_left = tuple("features" if a == "hidden" else a for a in data.axes if a != "direction")
+        return [dataclasses.replace(data, axes=axes_left)]
+    if not isinstance(data, Constant) or (data.repeated and not data.is_zero):
         return None
     if data.repeated:
         return [ZERO]
-    return [Known(np.squeeze(data.array, None if axes is None else tuple(axes)))]
+    return [Constant(np.squeeze(data.array, None if axes is None else tuple(axes)))]
 
 
 def unsqueeze(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
-    """Axes of size 1 more."""
+    """Adds axes of size 1."""
     data, axes = values[0], _integers("axes", 1, values, attributes)
-    if not isinstance(data, Known) or axes is None or (data.repeated and axes != [0]):
+    if not isinstance(data, Constant) or axes is None or (data.repeated and axes != [0]):
         return None
-    return [Known(np.expand_dims(data.array, tuple(axes)), data.repeated)]
+    return [Constant(np.expand_dims(data.array, tuple(axes)), data.repeated)]
 
 
 def transpose(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
-    """Axes in another order."""
+    """Permutes axes."""
     data, order = values[0], attributes.get("perm")
-    if isinstance(data, Known) and not data.repeated:
-        return [Known(np.transpose(data.array, order))]
-    if isinstance(data, Outputs):
+    if isinstance(data, Constant) and not data.repeated:
+        return [Constant(np.transpose(data.array, order))]
+    if isinstance(data, GruOutputs):
         order = range(len(data.axes))[::-1] if order is None else order
         if sorted(order) != list(range(len(data.axes))):
             raise ValueError(f"perm is {list(order)}")
         return [dataclasses.replace(data, axes=tuple(data.axes[place] for place in order))]
-    return [ZERO] if isinstance(data, Known) and data.is_zero else None
+    return [ZERO] if isinstance(data, Constant) and data.is_zero else None
 
 
 def reshape(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
-    """Of outputs: both directions' features in one axis, and nothing else."""
+    """Of GRU outputs: combines the directions' features in one axis, and nothing else."""
     data, shape = values[0], _integers("shape", 1, values, attributes)
-    if isinstance(data, Known) and data.repeated and data.is_zero:
+    if isinstance(data, Constant) and data.repeated and data.is_zero:
         return [ZERO]
     if shape is None or attributes.get("allowzero", 0):
         return None
-    if isinstance(data, Known) and not data.repeated:
+    if isinstance(data, Constant) and not data.repeated:
         whole = [data.array.shape[at] if size == 0 else size for at, size in enumerate(shape)]
-        return [Known(data.array.reshape(whole))]
-    if not isinstance(data, Outputs) or "hidden" not in data.axes:
+        return [Constant(data.array.reshape(whole))]
+    if not isinstance(data, GruOutputs) or "hidden" not in data.axes:
         return None
     single = data.sizes["direction"] == 1
-    wanted = tuple(axis for axis in data.axes if axis not in ("direction", "hidden"))
+    outer_axes = tuple(axis for axis in data.axes if axis not in ("direction", "hidden"))
     if data.axes[-1] != "hidden" or not (single or data.axes[-2] == "direction"):
         return None
-    merged = (*wanted, "features")
+    merged = (*outer_axes, "features")
 
     def fits(place: int, axis: str) -> bool:
         same = data.axes[place] == axis
@@ -206,15 +209,15 @@ def reshape(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None
 
 
 def concat(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
-    """Constants side by side, or the outputs of a forward and a backward node."""
-    constants = [value for value in values if isinstance(value, Known)]
+    """Concatenates constants, or the outputs of a forward node and a reverse node."""
+    constants = [value for value in values if isinstance(value, Constant)]
     if len(constants) == len(values):
         if any(value.repeated for value in constants):
             return [ZERO] if all(value.is_zero for value in constants) else None
         if len({value.array.dtype for value in constants}) > 1:
             raise TypeError("types differ")
-        return [Known(np.concatenate([value.array for value in constants], attributes["axis"]))]
-    outputs = [value for value in values if isinstance(value, Outputs)]
+        return [Constant(np.concatenate([value.array for value in constants], attributes["axis"]))]
+    outputs = [value for value in values if isinstance(value, GruOutputs)]
     if len(outputs) != 2 or len(values) != 2 or attributes["axis"] not in (-1, 2):
         return None
     forward, backward = outputs
@@ -238,31 +241,31 @@ def concat(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
 
 
 def reduction(merge: Merge) -> Rule:
-    """ReduceSum and the like: two directions become one."""
+    """ReduceSum, ReduceMean or ReduceProd over the two directions."""
 
     def reduce(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
         data, axes = values[0], _integers("axes", 1, values, attributes)
-        if not isinstance(data, Outputs) or "direction" not in data.axes:
+        if not isinstance(data, GruOutputs) or "direction" not in data.axes:
             return None
         if axes is None or len(axes) != 1 or data.axes[axes[0]] != "direction":
             return None
         if attributes.get("keepdims", 1) or data.sizes["direction"] != 2:
             return None
-        kept = tuple("features" if a == "hidden" else a for a in data.axes if a != "direction")
+        axes_left = tuple("features" if a == "hidden" else a for a in data.axes if a != "direction")
         sizes = {**data.sizes, "features": data.sizes["hidden"]}
-        return [dataclasses.replace(data, axes=kept, sizes=sizes, merge=merge)]
+        return [dataclasses.replace(data, axes=axes_left, sizes=sizes, merge=merge)]
 
     return reduce
 
 
 def add(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
-    """Of outputs and what their node has read: a residual connection."""
+    """Of GRU outputs and the value that their node reads: a residual connection."""
     del attributes
     for outputs, other in (values, values[::-1]):
         if (
-            isinstance(outputs, Outputs)
+            isinstance(outputs, GruOutputs)
             and outputs.source is other
-            and isinstance(other, Outputs)
+            and isinstance(other, GruOutputs)
             and outputs.axes == other.axes
             and outputs.axes[-1] == "features"
         ):
@@ -273,16 +276,16 @@ def add(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
 def _integers(
     name: str, place: int, values: Values, attributes: Mapping[str, Any]
 ) -> list[int] | None:
-    """A list of integers: an attribute in older versions of an operator, an input in newer."""
+    """A list of integers: an attribute in older versions of an operator, an input in newer ones."""
     if name in attributes:
         return [int(number) for number in attributes[name]]
     value = values[place] if len(values) > place else None
-    if not isinstance(value, Known) or value.repeated or value.array.dtype.kind != "i":
+    if not isinstance(value, Constant) or value.repeated or value.array.dtype.kind != "i":
         return None
     return value.array.reshape(-1).tolist()
 
 
-RULES: dict[str, Rule] = {
+PROPAGATION_RULES: dict[str, Rule] = {
     "Add": add,
     "Cast": cast,
     "Concat": concat,
@@ -295,9 +298,9 @@ RULES: dict[str, Rule] = {
     "ReduceProd": reduction("product"),
     "ReduceSum": reduction("sum"),
     "Reshape": reshape,
-    "Slice": cut,
+    "Slice": slice_constant,
     "Squeeze": squeeze,
     "Transpose": transpose,
     "Unsqueeze": unsqueeze,
 }
-"""By operator, what its outputs are; None for what is not followed."""
+"""The outputs of each operator; a rule returns None for a case that it does not cover."""

@@ -1,8 +1,7 @@
-"""A graph that is being written: nodes, constants, inputs and outputs, and the file at the end."""
+"""Builder of an ONNX graph: nodes, constants, inputs, outputs and the file."""
 
 import os
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from gru_jax._files import write_atomically
+from gru_jax.interop.files import library_version
 
 OPSET, IR_VERSION = 17, 8
 TYPES = {
@@ -18,12 +18,12 @@ TYPES = {
     "float64": TensorProto.DOUBLE,
 }
 INTEGER = "int32"
-OWN = "gru_jax/"
-"""What the names of all that is not an input or an output begin with."""
+NAME_PREFIX = "gru_jax/"
+"""Prefix of the names of all values other than inputs and outputs."""
 
 
 class Writer:
-    """A graph in one floating point type.
+    """Builds a graph with one floating point dtype.
 
     Args:
         dtype: "float16", "float32" or "float64".
@@ -44,7 +44,7 @@ class Writer:
         dtype: str | None = None,
         default: np.ndarray | None = None,
     ) -> str:
-        """Adds an input, which may be left out where it has a default; returns its name."""
+        """Adds an input, optional if it has a default; returns its name."""
         kind = TensorProto.INT32 if dtype == INTEGER else TYPES[self.dtype]
         self._inputs.append(helper.make_tensor_value_info(name, kind, shape))
         if default is not None:
@@ -57,42 +57,42 @@ class Writer:
         self._outputs.append(helper.make_tensor_value_info(name, TYPES[self.dtype], shape))
 
     def constant(self, value: Any, dtype: str | None = None) -> str:
-        """Adds an array, in the graph's type unless another is asked for; returns its name."""
-        name = f"{OWN}constant_{len(self._constants)}"
+        """Adds a constant array, in the graph's dtype by default; returns its name."""
+        name = f"{NAME_PREFIX}constant_{len(self._constants)}"
         array = np.ascontiguousarray(value, dtype or self.dtype)
         self._constants.append(numpy_helper.from_array(array, name))
         return name
 
     def integers(self, *values: int) -> str:
-        """Adds a list of integers, as axes and shapes are; returns its name."""
+        """Adds a constant list of integers, such as axes or a shape; returns its name."""
         return self.constant(values, "int64")
 
     def cast(self, value: str, dtype: str) -> str:
-        """Adds a node that turns numbers into another type; returns its name."""
+        """Adds a cast to another dtype; returns the output's name."""
         return self.node("Cast", value, to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
     def node(self, operator: str, *inputs: str, **attributes: Any) -> str:
-        """Adds a node of one output; returns the output's name."""
+        """Adds a node with one output; returns the output's name."""
         return self.nodes(operator, *inputs, outputs=1, **attributes)[0]
 
     def nodes(self, operator: str, *inputs: str, outputs: int, **attributes: Any) -> list[str]:
         """Adds a node; returns the names of its outputs."""
-        name = f"{OWN}{operator}_{len(self._nodes)}"
-        made = [name if place == 0 else f"{name}_{place}" for place in range(outputs)]
-        self._nodes.append(helper.make_node(operator, inputs, made, name, **attributes))
-        return made
+        name = f"{NAME_PREFIX}{operator}_{len(self._nodes)}"
+        output_names = [name if place == 0 else f"{name}_{place}" for place in range(outputs)]
+        self._nodes.append(helper.make_node(operator, inputs, output_names, name, **attributes))
+        return output_names
 
     def finish(
-        self, path: str | os.PathLike[str] | None, notes: Mapping[str, str]
+        self, path: str | os.PathLike[str] | None, metadata: Mapping[str, str]
     ) -> onnx.ModelProto:
-        """The model, checked, and written to a file where there is a path.
+        """Checks the model, writes it to a file if there is a path, and returns it.
 
         Args:
-            path: of the file; None writes none.
-            notes: kept as metadata, under names that begin with "gru_jax.".
+            path: the file to write; None writes no file.
+            metadata: entries of the model's metadata; the prefix "gru_jax." is added to the keys.
 
         Raises:
-            ValueError: it has two gigabytes or more, which a model file cannot have.
+            ValueError: the model has two gigabytes or more, the limit of a model file.
             OSError: the file cannot be written.
         """
         graph = helper.make_graph(
@@ -103,19 +103,12 @@ class Writer:
             opset_imports=[helper.make_opsetid("", OPSET)],
             ir_version=IR_VERSION,
             producer_name="gru_jax",
-            producer_version=_version(),
+            producer_version=library_version(),
         )
-        helper.set_model_props(model, {f"gru_jax.{key}": note for key, note in notes.items()})
+        helper.set_model_props(model, {f"gru_jax.{key}": value for key, value in metadata.items()})
         if model.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
-            raise ValueError("an ONNX file holds less than 2 GB, which these parameters exceed")
+            raise ValueError("the parameters exceed 2 GB, the limit of an ONNX file")
         onnx.checker.check_model(model, full_check=True)
         if path is not None:
             write_atomically(path, model.SerializeToString())
         return model
-
-
-def _version() -> str:
-    try:
-        return metadata.version("gru-jax")
-    except metadata.PackageNotFoundError:
-        return "unknown"

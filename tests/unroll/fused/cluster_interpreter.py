@@ -1,8 +1,9 @@
 """Thread-block clusters for the interpreter of Pallas kernels for GPU.
 
-Without a GPU, nothing else runs the kernels that the blocks of a cluster share. JAX's interpreter
-(0.12) runs blocks side by side and finds races between them; what it lacks is added here: stores
-into another block's shared memory, and that products read theirs.
+Nothing else runs the kernels of a cluster without a GPU. JAX's interpreter (0.12) runs CTAs
+concurrently and detects races between them. This module adds what it lacks: stores into the shared
+memory of another CTA (DSMEM), and race detection for the operands that matmuls read from shared
+memory.
 """
 
 import functools
@@ -19,58 +20,58 @@ import pytest
 
 @pytest.fixture(scope="module")
 def interpreter():
-    """How to run kernels here, for ``plgpu.kernel(interpret=...)``; races are errors."""
+    """How to run kernels here, for ``plgpu.kernel(interpret=...)``. Races are errors."""
     if jax.__version_info__[:2] != (0, 12):
         pytest.skip(f"kernels are interpreted with jax 0.12, and this is {jax.__version__}")
     from jax.experimental.pallas import mosaic_gpu as plgpu
 
     with pytest.MonkeyPatch.context() as patch:
-        _send_in_terms_of_pallas(patch)
+        _use_pallas_barriers(patch)
         _add_remote_stores(patch)
-        _add_reads_of_products(patch)
+        _add_wgmma_reads(patch)
         yield plgpu.InterpretGPUParams(detect_races=True)
 
 
-def _dawdle() -> None:
-    """Shuffles what blocks do first."""
+def _sleep_randomly() -> None:
+    """Varies the order in which CTAs run."""
     time.sleep(random.random() * 0.004)
 
 
-def _send_in_terms_of_pallas(patch: pytest.MonkeyPatch) -> None:
-    """Letters are counted by barriers of Pallas: the interpreter knows of no other PTX."""
+def _use_pallas_barriers(patch: pytest.MonkeyPatch) -> None:
+    """Pallas barriers count the messages: the interpreter does not run PTX."""
     from jax.experimental.pallas import mosaic_gpu as plgpu
 
-    from gru_jax._unroll.fused.hopper import dsmem as mail
+    from gru_jax._unroll.fused.hopper import dsmem
 
-    def post(letter, place, transforms, barriers, slot, to):
+    def store_remote_async(message, slot_ref, transforms, mbarriers, slot, receiver):
         del transforms
-        place = place.transpose((1, 0))
-        receiver = {"cluster_idx": to, "cluster_dim": "member"}
-        plgpu.async_store_smem(letter, place, barriers.at[slot], optimized=False, **receiver)
+        slot_ref = slot_ref.transpose((1, 0))
+        cta = {"cluster_idx": receiver, "cluster_dim": "cta"}
+        plgpu.async_store_smem(message, slot_ref, mbarriers.at[slot], optimized=False, **cta)
 
-    def wait(barriers, slot, *counted):
-        del counted
-        plgpu.barrier_wait(barriers.at[slot])
+    def wait_bytes(mbarriers, slot, parity, num_bytes):
+        del parity, num_bytes
+        plgpu.barrier_wait(mbarriers.at[slot])
 
-    def barriers(letters):
-        return plgpu.Barrier(num_arrivals=letters, num_barriers=2)
+    def mbarrier_scratch(num_messages):
+        return plgpu.Barrier(num_arrivals=num_messages, num_barriers=2)
 
-    patch.setattr(mail, "barriers", barriers)
-    patch.setattr(mail, "open_barriers", lambda barriers: None)
-    patch.setattr(mail, "post", post)
-    patch.setattr(mail, "wait", wait)
+    patch.setattr(dsmem, "mbarrier_scratch", mbarrier_scratch)
+    patch.setattr(dsmem, "init_mbarriers", lambda mbarriers: None)
+    patch.setattr(dsmem, "store_remote_async", store_remote_async)
+    patch.setattr(dsmem, "wait_bytes", wait_bytes)
 
 
 def _add_remote_stores(patch: pytest.MonkeyPatch) -> None:
     from jax._src import callback
     from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks, jaxpr_interpret
 
-    block = list(gpu_callbacks.HostAllocationKey.__dataclass_fields__).index("block_id")
+    cta = list(gpu_callbacks.HostAllocationKey.__dataclass_fields__).index("block_id")
 
     @gpu_callbacks.fail_on_exception
     def wait_until_allocated(token, mesh_location, thread, *keys):
         del mesh_location, thread
-        _dawdle()
+        _sleep_randomly()
         memory = gpu_callbacks._get_shared_memory()
         keys = [gpu_callbacks.HostAllocationKey.from_array(key) for key in keys]
         for _ in range(20_000):
@@ -78,10 +79,10 @@ def _add_remote_stores(patch: pytest.MonkeyPatch) -> None:
                 if all(key in memory.mem for key in keys):
                     return token
             time.sleep(0.001)
-        raise RuntimeError("the receiving block never came to be")
+        raise RuntimeError("the receiving CTA did not allocate its shared memory")
 
     def store(self, eqn, token, operands):
-        letter, ref, barrier, receiver, *leaves = operands
+        message, ref, barrier, receiver, *leaves = operands
         count = eqn.params["ref_transforms_treedef"].num_leaves
         ref, transforms = jaxpr_interpret.resolve_ref(
             eqn.invars[1].aval,
@@ -91,7 +92,7 @@ def _add_remote_stores(patch: pytest.MonkeyPatch) -> None:
         barrier = jaxpr_interpret._get_barrier_allocation_key_from_inval(
             barrier, eqn.params["barrier_transforms_treedef"], leaves[count:]
         )
-        ref, barrier = (key.at[block].set(receiver) for key in (ref, barrier))
+        ref, barrier = (key.at[cta].set(receiver) for key in (ref, barrier))
         token = callback.io_callback(
             wait_until_allocated,
             gpu_callbacks.TOKEN_SHAPE_DTYPE,
@@ -108,7 +109,7 @@ def _add_remote_stores(patch: pytest.MonkeyPatch) -> None:
             thread=self.thread,
             allocation_key_as_array=ref,
             transforms=transforms,
-            val=letter,
+            val=message,
             mask=None,
             source_info=eqn.source_info,
         )
@@ -117,7 +118,7 @@ def _add_remote_stores(patch: pytest.MonkeyPatch) -> None:
         )
         return token, []
 
-    # The interpreter is one long match over primitives: it gets one case more.
+    # The interpreter is one long match over primitives: this adds a case.
     source = textwrap.dedent(inspect.getsource(jaxpr_interpret.JaxprInterpreter.interpret))
     first = re.search(r"( +)case lax\.axis_index_p:", source)
     assert first is not None
@@ -133,15 +134,15 @@ def _add_remote_stores(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(interpreter, "store", store, raising=False)
 
 
-def _add_reads_of_products(patch: pytest.MonkeyPatch) -> None:
+def _add_wgmma_reads(patch: pytest.MonkeyPatch) -> None:
     from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks, shared_memory
 
-    multiply = gpu_callbacks.wgmma
+    wgmma = gpu_callbacks.wgmma
 
     @gpu_callbacks.fail_on_exception
-    @functools.wraps(multiply)
-    def multiply_and_tell(*, token, mesh_location, thread, source_info=None, **operands):
-        _dawdle()
+    @functools.wraps(wgmma)
+    def wgmma_with_reads(*, token, mesh_location, thread, source_info=None, **operands):
+        _sleep_randomly()
         memory = gpu_callbacks._get_shared_memory()
         info = shared_memory.GPULoggingInfo(mesh_location, thread, source_info)
 
@@ -165,10 +166,10 @@ def _add_reads_of_products(patch: pytest.MonkeyPatch) -> None:
         a = np.asarray(operands["a_allocation_key_as_array"])
         if a.ndim == 1:
             a = read("a")
-        # Otherwise it is the operand itself, in registers, of which the interpreter knows nothing.
+        # Otherwise it is the operand itself, in registers, which the interpreter does not track.
         key, part, total, _ = access("acc")
         total = total + np.matmul(a, b, dtype=total.dtype)
         memory.store_buffer_content(key, part, total, thread, logging_info=info)
         return token
 
-    patch.setattr(gpu_callbacks, "wgmma", multiply_and_tell)
+    patch.setattr(gpu_callbacks, "wgmma", wgmma_with_reads)

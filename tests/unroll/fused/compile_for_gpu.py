@@ -1,7 +1,7 @@
 """Compiles for an H100 on a machine without a GPU: XLA's pipeline for GPUs, Mosaic, ptxas.
 
-Run as a program it compiles our kernels and prints what ptxas says of them. It needs the wheels of
-the extra gpu-compiler in the version of the installed jax.
+Run as a program, it compiles the kernels and prints the report of ptxas. It needs the wheels of the
+extra gpu-compiler in the version of the installed jax.
 """
 
 import functools
@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from gru_jax._unroll.fused.interface import BackwardArgs, ForwardArgs
 
 H100 = """
 platform_name: "CUDA"
@@ -38,13 +40,13 @@ gpu_device_info {
   block_dim_limit_z: 65535
 }
 """
-"""The device as XLA's GpuTargetConfigProto has it; NVIDIA H100 data sheet, CUDA's tables of 9.0."""
+"""XLA's GpuTargetConfigProto of the device; NVIDIA H100 data sheet, CUDA's tables of 9.0."""
 
 SIZES = (128, 256, 384, 512)
 
 
-def missing() -> str | None:
-    """Why nothing can be compiled here; None where it can."""
+def missing_compiler() -> str | None:
+    """Why nothing can be compiled here; None if it can."""
     for package in ("jax_plugins.xla_cuda13", "nvidia.cu13"):
         try:
             found = importlib.util.find_spec(package)
@@ -64,7 +66,7 @@ def mesh(devices: int = 1) -> Mesh:
 
 
 def on_h100(tree: Any) -> Any:
-    """The types of arrays that lie on an H100: what ``jax.jit(f).lower`` takes."""
+    """The types of arrays on an H100, for ``jax.jit(f).lower``."""
     sharding = NamedSharding(mesh(), PartitionSpec())
 
     def place(array: Any) -> jax.ShapeDtypeStruct:
@@ -74,26 +76,39 @@ def on_h100(tree: Any) -> Any:
 
 
 def compile_kernels(time: int = 512, batch: int = 64) -> None:
-    """Compiles the pair of every size, the forward one with and without flags."""
-    from gru_jax._unroll.fused.hopper.launch import pair
+    """Compiles the kernels of every size, the forward kernel with and without flags."""
+    from gru_jax._unroll.fused.hopper.launch import make_kernels
 
     for hidden in SIZES:
-        forward = functools.partial(pair().forward, reverse=False, dtype=jnp.float32)
-        backward = functools.partial(pair().backward, reverse=True)
-        shape = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
-        operand = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.bfloat16)
-        steps, states = (time, batch, hidden), shape((batch, hidden))
+        forward = functools.partial(make_kernels().forward, reverse=False, dtype=jnp.float32)
+        backward = functools.partial(make_kernels().backward, reverse=True)
+        float32 = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
+        bfloat16 = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.bfloat16)
+        per_step, state = (time, batch, hidden), float32((batch, hidden))
         flags = jax.ShapeDtypeStruct((time, batch), jnp.bool_)
-        inputs = ((shape(steps),) * 3, operand((hidden, 3 * hidden)), shape((hidden,)))
-        way_back = (shape(steps), shape(steps), (operand(steps),) * 3)
-        weights = operand((3 * hidden, hidden))
-        for name, run, arguments in (
-            ("forward", forward, (*inputs, states, states, None, None)),
-            ("flags", forward, (*inputs, states, states, flags, flags)),
-            ("backward", backward, (*way_back, weights, states)),
+        forward_args = ForwardArgs(
+            projected=(float32(per_step),) * 3,
+            w_h=bfloat16((hidden, 3 * hidden)),
+            b_hn=float32((hidden,)),
+            h0=state,
+            reset_state=state,
+            valid=None,
+            resets=None,
+        )
+        backward_args = BackwardArgs(
+            d_ys=float32(per_step),
+            state_jacobian=float32(per_step),
+            gate_jacobians=(bfloat16(per_step),) * 3,
+            w_h_t=bfloat16((3 * hidden, hidden)),
+            d_h_last=state,
+        )
+        for name, kernel, args in (
+            ("forward", forward, forward_args),
+            ("flags", forward, forward_args._replace(valid=flags, resets=flags)),
+            ("backward", backward, backward_args),
         ):
             print(f"== {name} {hidden}", flush=True)
-            jax.jit(run).lower(*on_h100(arguments)).compile()
+            jax.jit(kernel).lower(on_h100(args)).compile()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Compiles for a TPU that is not there: ``python -m tests.unroll.fused.compile_for_tpu v5e:2x2``.
+"""Compiles for TPU without one: ``python -m tests.unroll.fused.compile_for_tpu v5e:2x2``.
 
-A program of its own, because libtpu reads the environment when it is loaded. Prints a line for each
-program that is compiled.
+This is a program of its own because libtpu reads the environment when it is loaded. It prints a
+line for each compiled program.
 """
 
 import os
@@ -9,7 +9,7 @@ import sys
 
 os.environ |= {
     "JAX_PLATFORMS": "cpu",
-    # There is no machine to be asked what it is, and no TPU that others could be using.
+    # No metadata server describes this machine, and no TPU on it can be in use.
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -23,8 +23,8 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import gru_jax
-from gru_jax._unroll.fused.tpu.tiling import CHIPS, largest_hidden
-from tests.unroll.fake_device import likely
+from gru_jax._unroll.fused.tpu.tiling import TPU_SPECS, max_hidden_size
+from tests.unroll.fake_device import fake_default_device
 
 KERNEL = 'custom_call_target="tpu_custom_call"'
 INPUT = 64
@@ -33,25 +33,28 @@ INPUT = 64
 def main(name: str) -> None:
     devices = topologies.get_topology_desc(name, platform="tpu").devices
     kind = devices[0].device_kind
-    chip = CHIPS[kind]
-    with likely("tpu", kind):
-        for time, batch, hidden in ((19, 17, 128), (2, 1, largest_hidden(chip)), (8, 512, 512)):
+    with fake_default_device("tpu", kind):
+        for time, batch, hidden in (
+            (19, 17, 128),
+            (2, 1, max_hidden_size(TPU_SPECS[kind])),
+            (8, 512, 512),
+        ):
             compile_gradient(devices[:1], time, batch, hidden)
-    with likely("tpu", kind, count=2):
+    with fake_default_device("tpu", kind, count=2):
         compile_gradient(devices[:2], 4, 32, 128)
 
 
 def compile_gradient(devices, time, batch, hidden):
-    """The gradient of a loss over all that unroll gives, one part of the batch on each device."""
+    """Compiles the gradient of a loss of all outputs, with the batch sharded over ``devices``."""
     mesh = Mesh(np.array(devices), ("data",))
     params = jax.eval_shape(lambda: gru_jax.init(jax.random.key(0), INPUT, hidden, learned_h0=True))
-    everywhere, by_batch = PartitionSpec(), PartitionSpec(None, "data")
+    replicated, by_batch = PartitionSpec(), PartitionSpec(None, "data")
 
     def shaped(shape, dtype, spec):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
 
     arguments = (
-        jax.tree.map(lambda leaf: shaped(leaf.shape, leaf.dtype, everywhere), params),
+        jax.tree.map(lambda leaf: shaped(leaf.shape, leaf.dtype, replicated), params),
         shaped((time, batch, INPUT), jnp.bfloat16, by_batch),
         shaped((time, batch), bool, by_batch),
         shaped((time, batch), bool, by_batch),
@@ -64,7 +67,7 @@ def compile_gradient(devices, time, batch, hidden):
         outputs = jax.shard_map(
             outputs,
             mesh=mesh,
-            in_specs=(everywhere, by_batch, by_batch, by_batch),
+            in_specs=(replicated, by_batch, by_batch, by_batch),
             out_specs=(PartitionSpec("data"), by_batch),
         )
 

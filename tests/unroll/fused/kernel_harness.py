@@ -1,6 +1,7 @@
-"""Unrolling by a pair of kernels that runs on this machine, whatever device it is meant for."""
+"""Unrolling by given fused kernels on this machine, whatever device they are for."""
 
 import contextlib
+import dataclasses
 import functools
 import types
 
@@ -9,32 +10,53 @@ import jax.numpy as jnp
 import pytest
 
 import gru_jax
-from gru_jax._unroll import api
+from gru_jax._unroll import dispatch
 from gru_jax._unroll.fused import run as fused
-from gru_jax._unroll.transform_rules import transformable
+from gru_jax._unroll.fused.transforms import with_transform_rules
 from tests.cells.cases import Outcome, named
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ReluGRU(gru_jax.GRUParams):
+    """A GRU with another activation of n, whose fields are those of :class:`GRUParams`."""
+
+    def combine(self, state, projected, affine):
+        r, z, n = projected
+        u_r, u_z, u_n = affine(state, self.w_h, (r, z, self.b_hn))
+        r, z = jax.nn.sigmoid(u_r), jax.nn.sigmoid(u_z)
+        n = jax.nn.relu(n + r * u_n)
+        return n + z * (state - n)
+
+
+def as_relu_gru(params):
+    """A :class:`ReluGRU` with the parameters of a GRU."""
+    return ReluGRU(
+        **{field.name: getattr(params, field.name) for field in dataclasses.fields(params)}
+    )
+
+
 @contextlib.contextmanager
-def unroll_by(kernels, operands=None):
-    """``unroll`` by ``kernels``, which multiply in ``operands``, or in the inputs' dtype."""
-    pair = transformable(kernels)
+def unroll_by(kernels, matmul_dtype=None):
+    """``unroll`` by ``kernels``, whose matmuls run in ``matmul_dtype``, or in the inputs' dtype."""
+    kernels = with_transform_rules(kernels)
 
-    def run(cell, steps, state, *, reverse, memory):
-        del memory
-        dtype = operands or steps.xs.dtype
-        return fused.run(cell, steps, state, reverse=reverse, kernels=pair, operands=dtype)
+    def run(spec, cell, inputs, h0, *, reverse):
+        dtype = matmul_dtype or inputs.xs.dtype
+        return fused.run(
+            spec, cell, inputs, h0, reverse=reverse, kernels=kernels, matmul_dtype=dtype
+        )
 
-    implementation = types.SimpleNamespace(unsupported=lambda call: None, run=run)
+    implementation = types.SimpleNamespace(unsupported_reasons=lambda spec: [], run=run)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(api.IMPLEMENTATIONS, "fused", implementation)
+        patch.setitem(dispatch.IMPLEMENTATIONS, "fused", implementation)
         jax.clear_caches()
         yield functools.partial(gru_jax.unroll, implementation="fused")
     jax.clear_caches()
 
 
-def with_wide_carry(problem, unroll, **controls):
-    """The outcome for inputs in bfloat16 and a carry in float32, as it is where none is given."""
+def with_float32_carry(problem, unroll, **controls):
+    """The outcome for inputs in bfloat16 and a carry in float32, the default for such inputs."""
 
     @jax.jit
     def evaluate(cell, xs, state, cotangents):

@@ -1,4 +1,4 @@
-"""The kernels for Hopper GPUs, compiled for one where there is none."""
+"""The kernels for Hopper GPUs are compiled for one on a machine without a GPU."""
 
 import functools
 import os
@@ -13,9 +13,10 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 import gru_jax
+from gru_jax._unroll.call_spec import make_call_spec
 from gru_jax._unroll.fused import run as fused
+from gru_jax._unroll.fused.transforms import with_transform_rules
 from gru_jax._unroll.masking import Controls, plan
-from gru_jax._unroll.transform_rules import transformable
 from gru_jax._unroll.xla import run as xla
 from tests.unroll.fused import compile_for_gpu
 from tests.unroll.hlo_launch_count import launches
@@ -23,7 +24,8 @@ from tests.unroll.hlo_launch_count import launches
 pytestmark = [
     pytest.mark.gpu_compiler,
     pytest.mark.skipif(
-        compile_for_gpu.missing() is not None, reason=str(compile_for_gpu.missing())
+        compile_for_gpu.missing_compiler() is not None,
+        reason=str(compile_for_gpu.missing_compiler()),
     ),
 ]
 
@@ -39,9 +41,9 @@ def test_registers_suffice():
         env={**os.environ, "JAX_PLATFORMS": "cpu", "MOSAIC_GPU_DUMP_PTXAS": "1"},
         timeout=600,
     )
-    said = done.stdout + done.stderr
-    assert done.returncode == 0, said[-2000:]
-    kernels = re.split(r"^== (.*)$", said, flags=re.M)[1:]
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output[-2000:]
+    kernels = re.split(r"^== (.*)$", output, flags=re.M)[1:]
     by_name = dict(zip(kernels[::2], kernels[1::2], strict=True))
     assert len(by_name) == 3 * len(compile_for_gpu.SIZES)
     for name, report in by_name.items():
@@ -53,11 +55,12 @@ TIME, BATCH, INPUT, HIDDEN = 64, 17, 32, 256
 
 
 def run(cell, xs, h0, lengths, starts):
-    from gru_jax._unroll.fused.hopper.launch import pair
+    from gru_jax._unroll.fused.hopper.launch import make_kernels
 
-    steps = plan(xs, Controls(lengths, None, starts), reverse=True)
-    kernels = transformable(pair(), "cuda")
-    return fused.run(cell, steps, h0, reverse=True, kernels=kernels)
+    spec = make_call_spec(cell, xs, h0, is_explicit=True)
+    inputs = plan(xs, Controls(lengths, None, starts), reverse=True)
+    kernels = with_transform_rules(make_kernels(), "cuda")
+    return fused.run(spec, cell, inputs, h0, reverse=True, kernels=kernels)
 
 
 def loss(cell, xs, h0, lengths, starts):
@@ -84,7 +87,7 @@ def kernels_in(compiled) -> int:
     return len(re.findall(r"custom_call_target=\"mosaic_gpu", compiled.as_text()))
 
 
-def test_a_gradient_takes_both_kernels():
+def test_a_gradient_contains_both_kernels():
     gradient = jax.jit(jax.grad(loss, (0, 1, 2)))
     assert kernels_in(gradient.lower(*compile_for_gpu.on_h100(arguments(BATCH))).compile()) == 2
 
@@ -96,24 +99,24 @@ def test_a_donated_state():
 
 def test_a_mapped_axis():
     cell, *rest = arguments(BATCH)
-    many = [jax.ShapeDtypeStruct((3, *part.shape), part.dtype) for part in rest]
-    mapped = jax.jit(jax.grad(lambda *them: jax.vmap(loss, (None, 0, 0, 0, 0))(*them).sum()))
-    assert kernels_in(mapped.lower(*compile_for_gpu.on_h100((cell, *many))).compile()) == 2
+    stacked = [jax.ShapeDtypeStruct((3, *leaf.shape), leaf.dtype) for leaf in rest]
+    mapped = jax.jit(jax.grad(lambda *args: jax.vmap(loss, (None, 0, 0, 0, 0))(*args).sum()))
+    assert kernels_in(mapped.lower(*compile_for_gpu.on_h100((cell, *stacked))).compile()) == 2
 
 
 def test_shard_map_over_the_batch():
     mesh = compile_for_gpu.mesh(2)
-    everywhere, of_steps, of_batch = (
+    replicated, time_major, batch_major = (
         PartitionSpec(),
         PartitionSpec(None, "data"),
         PartitionSpec("data"),
     )
-    specs = (everywhere, of_steps, of_batch, of_batch, of_steps)
+    specs = (replicated, time_major, batch_major, batch_major, time_major)
 
-    def mean(*them):
-        return jax.lax.psum(loss(*them), "data")
+    def total(*args):
+        return jax.lax.psum(loss(*args), "data")
 
-    sharded = jax.shard_map(mean, mesh=mesh, in_specs=specs, out_specs=everywhere)
+    sharded = jax.shard_map(total, mesh=mesh, in_specs=specs, out_specs=replicated)
 
     def place(spec, tree):
         return jax.tree.map(
@@ -123,13 +126,13 @@ def test_shard_map_over_the_batch():
             tree,
         )
 
-    placed = [place(*pair) for pair in zip(specs, arguments(2 * BATCH), strict=True)]
+    placed = [place(spec, tree) for spec, tree in zip(specs, arguments(2 * BATCH), strict=True)]
     assert kernels_in(jax.jit(jax.grad(sharded)).lower(*placed).compile()) == 2
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
-def test_without_them_a_gradient_launches_few_kernels_per_step(dtype, monkeypatch):
-    # Which device a program is compiled for is not known while it is traced.
+def test_the_xla_gradient_launches_few_kernels_per_step(dtype, monkeypatch):
+    # While a program is traced, the device that it will be compiled for is not known.
     monkeypatch.setattr(xla, "default_device", lambda: compile_for_gpu.mesh(1).devices.item())
 
     def per_step(implementation):
@@ -142,6 +145,6 @@ def test_without_them_a_gradient_launches_few_kernels_per_step(dtype, monkeypatc
         compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(*placed).compile()
         return launches(compiled.as_text()) / TIME
 
-    ours = per_step("xla")
-    assert ours < 11
-    assert ours < per_step("scan") / 2
+    by_xla = per_step("xla")
+    assert by_xla < 11
+    assert by_xla < per_step("scan") / 2

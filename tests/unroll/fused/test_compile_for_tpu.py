@@ -1,4 +1,4 @@
-"""The kernels for TPU go through its compiler, on a machine without one."""
+"""The kernels for TPU are compiled for it on a machine without one."""
 
 import importlib.util
 import subprocess
@@ -16,7 +16,7 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
-def test_gradients_are_compiled(topology):
+def test_gradients_compile(topology):
     command = [sys.executable, "-m", "tests.unroll.fused.compile_for_tpu", topology]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -1,19 +1,19 @@
-"""What is done around a pair of fused kernels, with the pair in plain JAX."""
+"""A GRU by fused kernels, tested with the reference kernels in plain JAX."""
 
 import jax
 import pytest
 
 from gru_jax._unroll.fused import run as fused
-from gru_jax._unroll.fused.interface import REFERENCE
+from gru_jax._unroll.fused.reference_kernels import REFERENCE_KERNELS
 from tests.cells.cases import GRU_AFTER, Problem, assert_close
 from tests.shapes import SHAPES, Shape
-from tests.unroll.fused.kernel_harness import unroll_by, with_wide_carry
+from tests.unroll.fused.kernel_harness import unroll_by, with_float32_carry
 from tests.unroll.test_implementations import SHAPE, draw_controls, run_by, transformed
 
 
 @pytest.fixture(scope="module")
 def unroll():
-    with unroll_by(REFERENCE) as unroll:
+    with unroll_by(REFERENCE_KERNELS) as unroll:
         yield unroll
 
 
@@ -36,7 +36,7 @@ def test_all_controls(unroll, reverse, checkpoint):
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 @jax.enable_x64(True)
-def test_the_way_back_in_blocks(unroll, reverse, monkeypatch):
+def test_the_backward_pass_in_chunks(unroll, reverse, monkeypatch):
     monkeypatch.setattr(fused, "LARGE_BLOCK", 3 * 2 * SHAPE.hidden)
     jax.clear_caches()
     problem = Problem.draw(GRU_AFTER, SHAPE, learned_h0=True)
@@ -50,7 +50,7 @@ def test_the_way_back_in_blocks(unroll, reverse, monkeypatch):
 def test_bfloat16(unroll, reverse):
     problem = Problem.draw(GRU_AFTER, SHAPE, learned_h0=True).rounded("bfloat16")
     controls = {"reverse": reverse, **draw_controls(SHAPE)}
-    outcome = with_wide_carry(problem, unroll, **controls)
+    outcome = with_float32_carry(problem, unroll, **controls)
     assert_close(outcome, problem.expected(**controls), "bfloat16")
 
 
@@ -70,7 +70,7 @@ def test_transformations(unroll, names):
 
 
 @jax.enable_x64(True)
-def test_a_mapped_axis_is_one_of_the_batch(unroll):
+def test_a_mapped_axis_joins_the_batch(unroll):
     problem = Problem.draw(GRU_AFTER, Shape(4, (3, 2), 2, 3))
     cell, xs, state = problem.inputs("float64")
 

@@ -1,6 +1,5 @@
-"""The kernels for Hopper GPUs, interpreted: values, gradients, and that nothing races."""
+"""The kernels for Hopper GPUs: values, gradients and races (interpreted), and dispatch."""
 
-import functools
 import importlib.util
 
 import jax
@@ -9,16 +8,20 @@ import numpy as np
 import pytest
 
 import gru_jax
-from gru_jax._unroll.fused import interface as kernels
+from gru_jax._unroll.call_spec import make_call_spec
+from gru_jax._unroll.fused import hopper
 from gru_jax._unroll.fused import run as fused
+from gru_jax._unroll.fused.interface import BackwardArgs, ForwardArgs
+from gru_jax._unroll.fused.reference_kernels import REFERENCE_KERNELS
 from gru_jax._unroll.masking import Controls, plan
 from tests.cells.cases import assert_close
-from tests.unroll.fake_device import likely
+from tests.unroll.fake_device import fake_default_device
 from tests.unroll.fused.cluster_interpreter import interpreter  # noqa: F401
+from tests.unroll.fused.kernel_harness import as_relu_gru
 
 
-def draw(time: int, batch: int, hidden: int):
-    """What the two kernels are called with, in the order of their arguments."""
+def draw(time: int, batch: int, hidden: int) -> tuple[ForwardArgs, BackwardArgs]:
+    """Random arguments of the two kernels."""
     keys = iter(jax.random.split(jax.random.key(time), 20))
 
     def normal(*shape):
@@ -26,14 +29,14 @@ def draw(time: int, batch: int, hidden: int):
 
     projected = (*(normal(time, batch, hidden) for _ in range(3)),)
     w_h = (normal(hidden, 3 * hidden) / hidden**0.5).astype(jnp.bfloat16)
-    b_hn, start, initial = normal(hidden), normal(batch, hidden), normal(batch, hidden)
+    b_hn, h0, reset_state = normal(hidden), normal(batch, hidden), normal(batch, hidden)
     valid, resets = (jax.random.bernoulli(next(keys), p, (time, batch)) for p in (0.7, 0.3))
-    forward = (projected, w_h, b_hn, start, initial, valid, resets)
+    forward_args = ForwardArgs(projected, w_h, b_hn, h0, reset_state, valid, resets)
 
-    slopes = (*(normal(time, batch, hidden).astype(jnp.bfloat16) / 3 for _ in range(3)),)
-    through = jax.random.uniform(next(keys), (time, batch, hidden))
-    d_states, d_last = normal(time, batch, hidden), normal(batch, hidden)
-    return forward, (d_states, through, slopes, w_h.T, d_last)
+    gate_jacobians = (*(normal(time, batch, hidden).astype(jnp.bfloat16) / 3 for _ in range(3)),)
+    state_jacobian = jax.random.uniform(next(keys), (time, batch, hidden))
+    d_ys, d_h_last = normal(time, batch, hidden), normal(batch, hidden)
+    return forward_args, BackwardArgs(d_ys, state_jacobian, gate_jacobians, w_h.T, d_h_last)
 
 
 @pytest.mark.parametrize(
@@ -46,44 +49,44 @@ def draw(time: int, batch: int, hidden: int):
         pytest.param(3, 2, 512, True, marks=pytest.mark.slow),
     ],
 )
-def test_the_pair_computes_the_reference(
+def test_the_kernels_compute_the_reference(
     time,
     batch,
     hidden,
     reverse,
     interpreter,  # noqa: F811
 ):
-    from gru_jax._unroll.fused.hopper.launch import pair
+    from gru_jax._unroll.fused.hopper.launch import make_kernels
 
-    ours = pair(interpret=interpreter)
-    forward, backward = draw(time, batch, hidden)
+    kernels = make_kernels(interpret=interpreter)
+    forward_args, backward_args = draw(time, batch, hidden)
     options = {"reverse": reverse, "dtype": jnp.float32}
-    # Sums in another order may round to another operand of the next product.
+    # Sums in another order may round to another operand of the next matmul.
     assert_close(
-        ours.forward(*forward, **options),
-        kernels.REFERENCE.forward(*forward, **options),
+        kernels.forward(forward_args, **options),
+        REFERENCE_KERNELS.forward(forward_args, **options),
         "bfloat16",
     )
     assert_close(
-        ours.backward(*backward, reverse=reverse),
-        kernels.REFERENCE.backward(*backward, reverse=reverse),
+        kernels.backward(backward_args, reverse=reverse),
+        REFERENCE_KERNELS.backward(backward_args, reverse=reverse),
         "bfloat16",
     )
 
 
-def test_what_is_not_valid_is_held_bit_for_bit(interpreter):  # noqa: F811
-    from gru_jax._unroll.fused.hopper.launch import pair
+def test_a_masked_step_holds_the_state_bit_for_bit(interpreter):  # noqa: F811
+    from gru_jax._unroll.fused.hopper.launch import make_kernels
 
-    (projected, w_h, b_hn, start, initial, _, _), _ = draw(3, 2, 128)
-    never = jnp.zeros((3, 2), bool)
-    run = functools.partial(pair(interpret=interpreter).forward, projected, w_h, b_hn, start)
-    states, last = run(initial, never, None, reverse=False, dtype=jnp.float32)
-    assert (np.asarray(states) == np.asarray(start)).all()
-    assert (np.asarray(last) == np.asarray(start)).all()
+    args, _ = draw(3, 2, 128)
+    args = args._replace(valid=jnp.zeros((3, 2), bool), resets=None)
+    kernels = make_kernels(interpret=interpreter)
+    states, h_last = kernels.forward(args, reverse=False, dtype=jnp.float32)
+    assert (np.asarray(states) == np.asarray(args.h0)).all()
+    assert (np.asarray(h_last) == np.asarray(args.h0)).all()
 
 
 def test_a_sequence_and_its_gradients(interpreter):  # noqa: F811
-    from gru_jax._unroll.fused.hopper.launch import pair
+    from gru_jax._unroll.fused.hopper.launch import make_kernels
 
     time, batch, features, hidden = 4, 3, 5, 128
     cell = gru_jax.init(jax.random.key(0), features, hidden, bias_init="torch", learned_h0=True)
@@ -92,16 +95,17 @@ def test_a_sequence_and_its_gradients(interpreter):  # noqa: F811
     starts = jax.random.bernoulli(jax.random.key(3), 0.3, (time, batch))
     controls = Controls(jnp.array([4, 0, 2]), None, starts)
     weights = jax.random.normal(jax.random.key(4), (time, batch, hidden)).astype(jnp.bfloat16)
+    spec = make_call_spec(cell, xs, h0, is_explicit=True)
 
     def by(kernels):
         def run(cell, xs, h0):
-            steps = plan(xs, controls, reverse=False)
-            last, ys = fused.run(cell, steps, h0, reverse=False, kernels=kernels)
-            return (ys * weights).astype(jnp.float32).sum() + last.sum(), (last, ys)
+            inputs = plan(xs, controls, reverse=False)
+            h_last, ys = fused.run(spec, cell, inputs, h0, reverse=False, kernels=kernels)
+            return (ys * weights).astype(jnp.float32).sum() + h_last.sum(), (h_last, ys)
 
         return jax.jit(jax.value_and_grad(run, (0, 1, 2), has_aux=True))(cell, xs, h0)
 
-    assert_close(by(pair(interpret=interpreter)), by(kernels.REFERENCE), "bfloat16")
+    assert_close(by(make_kernels(interpret=interpreter)), by(REFERENCE_KERNELS), "bfloat16")
 
 
 H100 = "NVIDIA H100 80GB HBM3"
@@ -118,39 +122,66 @@ def lower(function, *arguments, platforms=("cuda",)):
     return jax.jit(function).trace(*arguments).lower(lowering_platforms=platforms).as_text()
 
 
-def test_a_hopper_gpu_is_given_the_kernels():
+def test_a_hopper_gpu_gets_the_kernels():
     def gradient(params, xs):
         return jax.grad(lambda params: gru_jax.unroll(params, xs)[0].sum())(params)
 
-    with likely("gpu", H100):
+    with fake_default_device("gpu", H100):
         assert lower(gradient, params(), XS).count(KERNEL) == 2
         assert KERNEL not in lower(gru_jax.unroll, params(), XS, platforms=("cpu", "cuda"))
-    with likely("gpu", "NVIDIA GH200 480GB", has_run=False):
+    with fake_default_device("gpu", "NVIDIA GH200 480GB", is_verified=False):
         assert lower(gru_jax.unroll, params(), XS).count(KERNEL) == 1
 
 
 @pytest.mark.parametrize(
     ("platform", "kind", "hidden", "dtype", "reason"),
     [
-        ("cpu", "cpu", 256, "bfloat16", "this is cpu"),
-        ("gpu", "NVIDIA A100-SXM4-80GB", 256, "bfloat16", "this is NVIDIA A100-SXM4-80GB"),
-        ("gpu", H100, 256, "float32", "float32 inputs have to ask"),
-        ("gpu", H100, 64, "bfloat16", "128, 256, 384, 512, and is 64"),
-        ("gpu", H100, 640, "bfloat16", "128, 256, 384, 512, and is 640"),
+        ("cpu", "cpu", 256, "bfloat16", "needs a Hopper GPU, but the default device is a CPU"),
+        (
+            "gpu",
+            "NVIDIA A100-SXM4-80GB",
+            256,
+            "bfloat16",
+            "but the default device is NVIDIA A100-SXM4-80GB",
+        ),
+        ("gpu", H100, 256, "float32", "float32 inputs require"),
+        ("gpu", H100, 64, "bfloat16", "128, 256, 384, 512, got 64"),
+        ("gpu", H100, 640, "bfloat16", "128, 256, 384, 512, got 640"),
     ],
 )
-def test_what_the_kernels_cannot_serve(platform, kind, hidden, dtype, reason):
-    """By name it is refused, and otherwise served by another implementation."""
+def test_unsupported_calls(platform, kind, hidden, dtype, reason):
+    """An explicit request raises; the default is another implementation."""
     xs = XS.astype(dtype)
-    with likely(platform, kind):
+    with fake_default_device(platform, kind):
         with pytest.raises(NotImplementedError, match=f"mosaic_gpu.*{reason}"):
             gru_jax.unroll(params(hidden), xs, implementation="mosaic_gpu")
         assert KERNEL not in lower(gru_jax.unroll, params(hidden), xs)
 
 
-def test_without_absl_another_implementation_serves(monkeypatch):
+def test_every_reason_is_given():
+    with fake_default_device("gpu", "NVIDIA A100-SXM4-80GB", count=2):
+        spec = make_call_spec(params(64), XS.astype("float16"), None, is_explicit=False)
+        reasons = hopper.unsupported_reasons(spec)
+    for reason in ("A100", "got float16", "partition the program over 2", "got 64"):
+        (found,) = [text for text in reasons if reason in text]
+        reasons.remove(found)
+    assert not reasons
+
+
+def test_a_subclass_that_overrides_the_step_is_another_cell():
+    """Its values are its own by default, and an explicit request raises."""
+    cell = as_relu_gru(params())
+    expected = gru_jax.unroll(cell, XS, implementation="scan")
+    with fake_default_device("gpu", H100):
+        assert KERNEL not in lower(gru_jax.unroll, cell, XS)
+        with pytest.raises(NotImplementedError, match=r"supports only GRUParams.*got ReluGRU"):
+            gru_jax.unroll(cell, XS, implementation="mosaic_gpu")
+        assert_close(gru_jax.unroll(cell, XS), expected, "bfloat16")
+
+
+def test_without_absl_the_default_is_another_implementation(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with likely("gpu", H100):
+    with fake_default_device("gpu", H100):
         with pytest.raises(NotImplementedError, match="pip install absl-py"):
             gru_jax.unroll(params(), XS, implementation="mosaic_gpu")
         assert KERNEL not in lower(gru_jax.unroll, params(), XS)

@@ -1,4 +1,4 @@
-"""The kernels for TPU compute what the reference does, in any tiles; interpreted, not compiled."""
+"""The kernels for TPU compute what the reference kernels compute, in any tiles (interpreted)."""
 
 import jax
 import jax.numpy as jnp
@@ -7,25 +7,25 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import AxisType, PartitionSpec
 
 import gru_jax
-from gru_jax._unroll.fused.interface import REFERENCE
-from gru_jax._unroll.fused.tpu import tiling as tiles
-from gru_jax._unroll.fused.tpu.kernels import pair
-from gru_jax._unroll.fused.tpu.tiling import Chip
+from gru_jax._unroll.fused.reference_kernels import REFERENCE_KERNELS
+from gru_jax._unroll.fused.tpu import tiling
+from gru_jax._unroll.fused.tpu.kernels import make_kernels
+from gru_jax._unroll.fused.tpu.tiling import TpuSpec
 from tests.cells.cases import GRU_AFTER, Problem, assert_close
 from tests.shapes import Shape
-from tests.unroll.fused.kernel_harness import unroll_by, with_wide_carry
+from tests.unroll.fused.kernel_harness import unroll_by, with_float32_carry
 from tests.unroll.test_implementations import SHAPE, draw_controls
 
-# With two cores, a batch that fills more than one register is cut in two.
-CHIP = Chip(vmem_mib=16, cores=2)
+# With two cores, a batch that fills more than one register is split in two.
+SPEC = TpuSpec(vmem_mib=16, cores=2)
 
 
 @pytest.fixture(scope="module")
 def unroll():
     """In blocks of three steps, which do not divide seven."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiles, "STEPS", (3,))
-        with unroll_by(pair(CHIP, interpret=True)) as unroll:
+        patch.setattr(tiling, "BLOCK_STEPS", (3,))
+        with unroll_by(make_kernels(SPEC, interpret=True)) as unroll:
             yield unroll
 
 
@@ -65,14 +65,14 @@ def test_odd_sizes(unroll, time, batch, checkpoint):
 def test_bfloat16(unroll):
     problem = Problem.draw(GRU_AFTER, SHAPE, learned_h0=True).rounded("bfloat16")
     controls = draw_controls(SHAPE)
-    outcome = with_wide_carry(problem, unroll, **controls)
+    outcome = with_float32_carry(problem, unroll, **controls)
     assert_close(outcome, problem.expected(**controls), "bfloat16")
 
 
 def test_float32_multiplied_in_bfloat16():
-    """Only products are rounded: not what is read, carried or returned."""
+    """Only the matmuls' operands are rounded: not inputs, state or outputs."""
     problem = Problem.draw(GRU_AFTER, SHAPE).rounded("bfloat16")
-    with unroll_by(pair(CHIP, interpret=True), operands=jnp.bfloat16) as unroll:
+    with unroll_by(make_kernels(SPEC, interpret=True), matmul_dtype=jnp.bfloat16) as unroll:
         outcome = problem.run("float32", unroll)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(outcome)} == {"float32"}
     assert_close(outcome, problem.expected(), "bfloat16")
@@ -98,7 +98,7 @@ def test_mapped_over_sequences_and_over_weights(unroll):
 
 
 def test_shard_map(unroll):
-    """Without the check of what varies, which JAX's interpreter of kernels does not pass."""
+    """Without ``check_vma``, which JAX's interpreter of kernels does not pass."""
     problem = Problem.draw(GRU_AFTER, Shape(2, (4,), 2, 3))
     cell, xs, _ = problem.inputs("float32")
     starts = jnp.ones(xs.shape[:2], bool)
@@ -117,16 +117,16 @@ def test_shard_map(unroll):
 
 
 def test_on_a_simulated_tpu():
-    """Where memory that nobody wrote, and what lies beyond an array's end, is NaN."""
+    """Uninitialised memory, and memory beyond an array's end, is NaN."""
     simulated = pltpu.InterpretParams(
         uninitialized_memory="nan", out_of_bounds_reads="uninitialized"
     )
     problem = Problem.draw(GRU_AFTER, Shape(5, (17,), 2, 128), learned_h0=True)
     controls = {"mask": problem.xs[..., 0] < 0.5, "starts": problem.xs[..., 1] < -0.5}
     outcomes = []
-    for kernels in (pair(CHIP, interpret=simulated), REFERENCE):
+    for kernels in (make_kernels(SPEC, interpret=simulated), REFERENCE_KERNELS):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(tiles, "STEPS", (3,))
+            patch.setattr(tiling, "BLOCK_STEPS", (3,))
             with unroll_by(kernels) as unroll:
                 outcomes.append(problem.run("float32", unroll, reverse=True, **controls))
     assert_close(*outcomes, "float32")

@@ -1,6 +1,5 @@
-"""What programs multiply, write and hold, whose values are the same in every way."""
+"""What compiled programs multiply, write and allocate."""
 
-import dataclasses
 import functools
 from collections.abc import Iterator
 
@@ -11,11 +10,11 @@ import numpy as np
 import pytest
 
 import gru_jax
-from gru_jax._unroll.xla import schedule as plans
-from gru_jax._unroll.xla.schedule import TUNING, Tuning
+from gru_jax._unroll import call_spec
+from gru_jax._unroll.xla.tuning import CPU_TUNING, Tuning
 from tests.cells.cases import CASES, GRU_AFTER, GRU_BEFORE, Problem
 from tests.shapes import Shape
-from tests.unroll.tuning_overrides import WHOLE, in_blocks_of, run_by
+from tests.unroll.tuning_overrides import SAVING_PREACTIVATIONS, force_chunks, override, unroll_with
 
 SHAPE = Shape(time=7, batch=(2,), input=2, hidden=3)
 
@@ -38,7 +37,7 @@ def test_the_loop_writes_its_carry_alone(implementation, mask):
     a CPU with JAX 0.10, which converts all of it at each.
     """
     params, xs, _ = Problem.draw(GRU_AFTER, SHAPE).inputs("bfloat16")
-    with run_by(implementation) as unroll:
+    with unroll_with(implementation) as unroll:
         program = jax.make_jaxpr(functools.partial(unroll, mask=mask))(params, xs)
     (loop,) = (found for found in equations(program.jaxpr) if found.primitive.name == "scan")
     carried, written = loop.params["jaxpr"].jaxpr.outvars
@@ -47,39 +46,37 @@ def test_the_loop_writes_its_carry_alone(implementation, mask):
 
 
 @pytest.mark.parametrize("implementation", ["xla", "scan"])
-@pytest.mark.parametrize("tuning", [in_blocks_of(3), in_blocks_of(3, inside=True)])
-def test_one_feature_makes_a_product(implementation, tuning):
-    """Or XLA fuses it with the gates, and vectorises none on a CPU."""
+@pytest.mark.parametrize("tuning", [force_chunks(3), force_chunks(3, project_in_loop=True)])
+def test_one_feature_is_a_matmul(implementation, tuning):
+    """Otherwise XLA fuses it with the gates, and vectorises none on a CPU."""
     inputs = Problem.draw(GRU_AFTER, SHAPE._replace(input=1)).inputs("float32")
-    with run_by(implementation, tuning) as unroll:
+    with unroll_with(implementation, tuning) as unroll:
         program = jax.make_jaxpr(unroll)(*inputs)
-    products = [
-        found for found in equations(program.jaxpr) if found.primitive.name == "dot_general"
-    ]
+    matmuls = [found for found in equations(program.jaxpr) if found.primitive.name == "dot_general"]
     contracted = set()
-    for product in products:
-        ((axis,), _), _ = product.params["dimension_numbers"]
-        contracted.add(product.invars[0].aval.shape[axis])
+    for matmul in matmuls:
+        ((axis,), _), _ = matmul.params["dimension_numbers"]
+        contracted.add(matmul.invars[0].aval.shape[axis])
     assert contracted == {2, SHAPE.hidden}
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_the_loop_multiplies_weights_as_it_gets_them(case):
-    """Those of the gates lie side by side, and taking them apart is a copy at each step."""
+    """The gates' weights are concatenated, and splitting them is a copy at each step."""
     inputs = Problem.draw(case, SHAPE).inputs("float32")
-    with run_by("xla") as unroll:
+    with unroll_with("xla") as unroll:
         program = jax.make_jaxpr(unroll)(*inputs)
     (loop,) = (found for found in equations(program.jaxpr) if found.primitive.name == "scan")
     body = loop.params["jaxpr"].jaxpr
-    products = [found for found in body.eqns if found.primitive.name == "dot_general"]
-    assert products
-    for _, weights in (product.invars for product in products):
+    matmuls = [found for found in body.eqns if found.primitive.name == "dot_general"]
+    assert matmuls
+    for _, weights in (matmul.invars for matmul in matmuls):
         assert weights in body.invars
 
 
 @pytest.mark.parametrize("case", [GRU_AFTER, GRU_BEFORE], ids=str)
 def test_the_candidate_is_read_once(case):
-    """Or JAX 0.12 does not vectorise the gates of a small loop on a CPU."""
+    """Otherwise JAX 0.12 does not vectorise the gates of a small loop on a CPU."""
     cell, xs, state = Problem.draw(case, SHAPE).inputs("float32")
     program = list(equations(jax.make_jaxpr(gru_jax.step)(cell, state, xs[0]).jaxpr))
     (candidate,) = (found.outvars[0] for found in program if found.primitive.name == "tanh")
@@ -87,17 +84,17 @@ def test_the_candidate_is_read_once(case):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "parts"),
+    ("sizes", "shards"),
     [((800, 16, 400), 1), ((40, 256, 400), 1), ((800, 16, 256), 2)],
     ids=str,
 )
-def test_a_forward_pass_does_not_write_all_that_is_projected(sizes, parts, monkeypatch):
-    """Where that is much: in windows, or with few steps to a window projected one by one."""
-    monkeypatch.setattr(plans, "count_devices", lambda device: 1)
+def test_a_forward_pass_does_not_write_all_projected_inputs(sizes, shards, monkeypatch):
+    """If they are many: in time blocks, or step by step if a block has few steps."""
+    monkeypatch.setattr(call_spec, "count_devices", lambda device: 1)
     time, batch, units = sizes
     params = jax.eval_shape(lambda: gru_jax.init(jax.random.key(0), 64, units))
     xs = jax.ShapeDtypeStruct((time, batch, 64), jnp.float32)
-    with run_by("xla", dataclasses.replace(TUNING, parts=parts)) as unroll:
+    with unroll_with("xla", override(CPU_TUNING, shards={"max_shards": shards})) as unroll:
         memory = jax.jit(unroll).lower(params, xs).compile().memory_analysis()
     assert memory.temp_size_in_bytes < 4 * time * batch * 3 * units / 4
 
@@ -108,8 +105,8 @@ def working_memory():
     problem = Problem.draw(GRU_AFTER, Shape(time=64, batch=(8,), input=16, hidden=32))
     inputs = problem.inputs("float32")
 
-    def measure(implementation, checkpoint, tuning=WHOLE):
-        with run_by(implementation, tuning) as unroll:
+    def measure(implementation, checkpoint, tuning=SAVING_PREACTIVATIONS):
+        with unroll_with(implementation, tuning) as unroll:
 
             def loss(*inputs):
                 return unroll(*inputs, checkpoint=checkpoint)[1].sum()
@@ -119,30 +116,30 @@ def working_memory():
 
     return {
         "scan": measure("scan", None),
-        "keeping everything": measure("xla", None),
-        "in one piece": measure("xla", "step"),
-        "in blocks": measure("xla", "step", in_blocks_of(8, sequences=8)),
+        "saving everything": measure("xla", None),
+        "one chunk": measure("xla", "step"),
+        "chunks": measure("xla", "step", force_chunks(8, sequences=8)),
     }
 
 
-def test_what_is_kept_is_less_than_the_scan_keeps(working_memory):
-    assert working_memory["keeping everything"] <= working_memory["scan"]
+def test_residuals_take_less_than_those_of_the_scan(working_memory):
+    assert working_memory["saving everything"] <= working_memory["scan"]
 
 
-@pytest.mark.parametrize("extent", ["in one piece", "in blocks"])
-def test_computing_gates_again_takes_half_the_memory(extent, working_memory):
-    """Of each step two arrays are kept, its input and its state, where a scan keeps a dozen."""
+@pytest.mark.parametrize("extent", ["one chunk", "chunks"])
+def test_recomputing_gates_takes_half_the_memory(extent, working_memory):
+    """Two arrays of each step are saved, its input and its state; a scan saves a dozen."""
     assert working_memory[extent] <= 0.5 * working_memory["scan"]
 
 
 TIMES_SEQUENCES_FEATURES_UNITS = {
     "a small step": ((512, 1, 64, 64), "projected"),
-    "more than a small step": ((512, 2, 64, 128), "sums"),
-    "what malloc keeps": ((256, 32, 64, 128), "sums"),
-    "what it keeps with small blocks": ((80, 32, 64, 384), "sums"),
+    "more than a small step": ((512, 2, 64, 128), "preactivations"),
+    "within the budget": ((256, 32, 64, 128), "preactivations"),
+    "within it with small chunks": ((80, 32, 64, 384), "preactivations"),
     "few units": ((64, 128, 32, 32), "projected"),
-    "what malloc does not keep": ((512, 64, 32, 64), "states"),
-    "but products are large": ((512, 16, 256, 512), "sums"),
+    "beyond the budget": ((512, 64, 32, 64), "states"),
+    "but matmuls are large": ((512, 16, 256, 512), "preactivations"),
 }
 
 
@@ -151,14 +148,14 @@ TIMES_SEQUENCES_FEATURES_UNITS = {
     TIMES_SEQUENCES_FEATURES_UNITS.values(),
     ids=TIMES_SEQUENCES_FEATURES_UNITS,
 )
-def test_what_is_kept_is_what_is_faster(sizes, what):
+def test_the_residuals_are_the_fastest(sizes, what):
     """Three projections or four sums of each step, or as with ``checkpoint="step"`` only states."""
     time, batch, inputs, units = sizes
     params = jax.eval_shape(lambda: gru_jax.init(jax.random.key(0), inputs, units))
     xs = jax.ShapeDtypeStruct((time, batch, inputs), jnp.float32)
 
-    def kept(checkpoint, tuning):
-        with run_by("xla", tuning) as unroll:
+    def residual_size(checkpoint, tuning):
+        with unroll_with("xla", tuning) as unroll:
             _, pull = jax.eval_shape(
                 lambda *inputs: jax.vjp(
                     lambda *inputs: unroll(*inputs, checkpoint=checkpoint)[1], *inputs
@@ -168,32 +165,33 @@ def test_what_is_kept_is_what_is_faster(sizes, what):
             )
         return sum(leaf.size for leaf in jax.tree.leaves(pull))
 
-    states_only = kept("step", Tuning())
-    assert kept(None, Tuning(keep_sums=False)) == states_only
-    more = {"states": 0, "projected": 3, "sums": 4}[what]
-    assert kept(None, Tuning()) == states_only + more * time * batch * units
+    states_only = residual_size("step", Tuning())
+    saving_none = override(Tuning(), residuals={"save_preactivations": False})
+    assert residual_size(None, saving_none) == states_only
+    more = {"states": 0, "projected": 3, "preactivations": 4}[what]
+    assert residual_size(None, Tuning()) == states_only + more * time * batch * units
 
 
 INITS_AND_SIZES = {
-    "sums are kept": (gru_jax.init, (240, 32, 64, 128)),
-    "in smaller blocks": (gru_jax.init, (72, 32, 64, 384)),
-    "wide, in smaller blocks": (gru_jax.init, (200, 8, 128, 512)),
-    "sums are computed again": (gru_jax.init, (80, 64, 64, 256)),
-    "projected ahead": (gru_jax.init, (1000, 4, 64, 256)),
+    "preactivations are saved": (gru_jax.init, (240, 32, 64, 128)),
+    "in smaller chunks": (gru_jax.init, (72, 32, 64, 384)),
+    "wide, in smaller chunks": (gru_jax.init, (200, 8, 128, 512)),
+    "preactivations are recomputed": (gru_jax.init, (80, 64, 64, 256)),
+    "projection hoisted": (gru_jax.init, (1000, 4, 64, 256)),
     "LSTM": (gru_jax.init_lstm, (90, 32, 32, 256)),
     "RNN": (gru_jax.init_rnn, (192, 32, 64, 256)),
 }
 
 
 @pytest.mark.parametrize(("init", "sizes"), INITS_AND_SIZES.values(), ids=INITS_AND_SIZES)
-@pytest.mark.parametrize("parts", [1, 2])
-def test_a_gradient_does_without_fresh_memory(init, sizes, parts, monkeypatch):
-    """More than 32 MiB glibc hands back to the system after each call."""
-    monkeypatch.setattr(plans, "count_devices", lambda device: 1)
+@pytest.mark.parametrize("shards", [1, 2])
+def test_a_gradient_needs_no_newly_mapped_memory(init, sizes, shards, monkeypatch):
+    """glibc returns more than 32 MiB to the kernel after each call."""
+    monkeypatch.setattr(call_spec, "count_devices", lambda device: 1)
     time, batch, inputs, units = sizes
     params = jax.eval_shape(lambda: init(jax.random.key(0), inputs, units))
     xs = jax.ShapeDtypeStruct((time, batch, inputs), jnp.float32)
-    with run_by("xla", dataclasses.replace(TUNING, parts=parts)) as unroll:
+    with unroll_with("xla", override(CPU_TUNING, shards={"max_shards": shards})) as unroll:
         loss = jax.jit(jax.grad(lambda *inputs: jnp.sum(unroll(*inputs)[1] ** 2), (0, 1)))
         memory = loss.lower(params, xs).compile().memory_analysis()
     assert memory.temp_size_in_bytes < 2**25
@@ -203,18 +201,18 @@ def test_a_gradient_does_without_fresh_memory(init, sizes, parts, monkeypatch):
     ("num_layers", "bidirectional", "time"),
     [(1, True, 160), (2, False, 145), (3, False, 90), (2, True, 64)],
 )
-@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("shards", [1, 2])
 def test_the_layers_of_a_stack_share_that_memory(
-    num_layers, bidirectional, time, parts, monkeypatch
+    num_layers, bidirectional, time, shards, monkeypatch
 ):
-    monkeypatch.setattr(plans, "count_devices", lambda device: 1)
+    monkeypatch.setattr(call_spec, "count_devices", lambda device: 1)
     stack = jax.eval_shape(
         lambda: gru_jax.init_stack(
             jax.random.key(0), 32, 64, num_layers=num_layers, bidirectional=bidirectional
         )
     )
     xs = jax.ShapeDtypeStruct((time, 64, 32), jnp.float32)
-    with run_by("xla", dataclasses.replace(TUNING, parts=parts)):
+    with unroll_with("xla", override(CPU_TUNING, shards={"max_shards": shards})):
         loss = jax.grad(lambda *inputs: jnp.sum(gru_jax.unroll_stack(*inputs)[1] ** 2), (0, 1))
         memory = jax.jit(loss).lower(stack, xs).compile().memory_analysis()
     assert memory.temp_size_in_bytes < 2**25

@@ -1,6 +1,5 @@
-"""Parts of a batch that run at the same time: the same values, in memory that no two share."""
+"""Shards of a batch that run concurrently: the same values, in buffers that no two share."""
 
-import dataclasses
 import os
 import re
 import subprocess
@@ -14,45 +13,42 @@ import numpy as np
 import pytest
 
 import gru_jax
-from gru_jax._unroll.xla import forward as walk
+from gru_jax._unroll import call_spec
 from gru_jax._unroll.xla import run as xla
-from gru_jax._unroll.xla import schedule as tuning
-from gru_jax._unroll.xla.schedule import Tuning
+from gru_jax._unroll.xla.tuning import Tuning
 from tests.cells.cases import GRU_AFTER, GRU_BEFORE, LSTM, RNN, Problem, assert_close
 from tests.shapes import Shape
-from tests.unroll.tuning_overrides import in_blocks_of, in_windows_of, run_by
+from tests.unroll.tuning_overrides import force_chunks, force_time_blocks, override, unroll_with
 
-# Three parts, of one, two and two sequences; a block of three steps, and a rest of one.
+# Three shards, of one, two and two sequences; chunks of three steps, and a rest of one.
 SHAPE = Shape(time=7, batch=(5,), input=2, hidden=3)
 LENGTHS = np.array([7, 0, 3, 6, 1])
 
 
-def in_parts(parts: int, tuning: Tuning | None = None) -> Tuning:
-    return dataclasses.replace(
-        tuning or in_blocks_of(3, sequences=SHAPE.batch[0]),
-        parts=parts,
-        part_rows=1,
-        part_elements=0,
+def in_shards(shards: int, tuning: Tuning | None = None) -> Tuning:
+    return override(
+        tuning or force_chunks(3, sequences=SHAPE.batch[0]),
+        shards={"max_shards": shards, "min_rows": 1, "threshold": 0},
     )
 
 
 @pytest.fixture
-def parts_seen(monkeypatch):
-    """How many parts each walk had, the device being the only one."""
+def shards_seen(monkeypatch):
+    """How many shards each forward pass had; there is one device."""
     seen = []
-    real = walk.walk_parts
+    real = xla.concurrent_scan
 
-    def counting(*arguments, parts, **options):
-        seen.append(len(parts))
-        return real(*arguments, parts=parts, **options)
+    def counting(*arguments, shards, **options):
+        seen.append(len(shards))
+        return real(*arguments, shards=shards, **options)
 
-    monkeypatch.setattr(xla, "walk_parts", counting)
-    monkeypatch.setattr(tuning, "count_devices", lambda device: 1)
+    monkeypatch.setattr(xla, "concurrent_scan", counting)
+    monkeypatch.setattr(call_spec, "count_devices", lambda device: 1)
     return seen
 
 
 @pytest.mark.parametrize(
-    ("case", "inside", "checkpoint", "controls"),
+    ("case", "project_in_loop", "checkpoint", "controls"),
     [
         (GRU_AFTER, True, None, {}),
         (GRU_AFTER, False, "step", {"reverse": True, "lengths": LENGTHS}),
@@ -64,38 +60,38 @@ def parts_seen(monkeypatch):
     ids=str,
 )
 @jax.enable_x64(True)
-def test_against_the_reference(case, inside, checkpoint, controls, parts_seen):
+def test_against_the_reference(case, project_in_loop, checkpoint, controls, shards_seen):
     problem = Problem.draw(case, SHAPE, learned_h0=True)
-    blocks = in_blocks_of(3, inside=inside, sequences=SHAPE.batch[0])
-    with run_by("xla", in_parts(3, blocks)) as unroll:
+    blocks = force_chunks(3, project_in_loop=project_in_loop, sequences=SHAPE.batch[0])
+    with unroll_with("xla", in_shards(3, blocks)) as unroll:
         outcome = problem.run("float64", unroll, checkpoint=checkpoint, **controls)
     assert_close(outcome, problem.expected(**controls), "float64")
-    assert set(parts_seen) == {3}
+    assert set(shards_seen) == {3}
 
 
 @pytest.mark.parametrize(
     "controls", [{}, {"reverse": True}, {"reverse": True, "lengths": LENGTHS}], ids=str
 )
 @jax.enable_x64(True)
-def test_windows_of_parts(controls, parts_seen):
-    """Without a gradient: of three steps each, and one that is left."""
+def test_time_blocks_of_shards(controls, shards_seen):
+    """Without a gradient: three steps each, and a rest of one."""
     inputs = Problem.draw(GRU_AFTER, SHAPE, learned_h0=True).inputs("float64")
-    with run_by("scan") as unroll:
+    with unroll_with("scan") as unroll:
         expected = unroll(*inputs, **controls)
-    windows = in_windows_of(3, sequences=SHAPE.batch[0])
-    with run_by("xla", in_parts(3, windows)) as unroll:
+    blocks = force_time_blocks(3, sequences=SHAPE.batch[0])
+    with unroll_with("xla", in_shards(3, blocks)) as unroll:
         assert_close(unroll(*inputs, **controls), expected, "float64")
-    assert parts_seen == [3, 3]
+    assert shards_seen == [3, 3]
 
 
-def test_parts_of_a_cell_that_fits_in_a_cache_are_in_no_windows(parts_seen):
-    windows = in_windows_of(3, sequences=SHAPE.batch[0])
-    unrolled_in_parts(tuning=in_parts(3, dataclasses.replace(windows, inside_parameters=10**9)))
-    assert parts_seen == [3]
+def test_shards_of_a_cell_that_fits_in_a_cache_have_no_time_blocks(shards_seen):
+    blocks = force_time_blocks(3, sequences=SHAPE.batch[0])
+    unroll_in_shards(tuning=in_shards(3, override(blocks, projection={"max_params": 10**9})))
+    assert shards_seen == [3]
 
 
 @jax.enable_x64(True)
-def test_transformations_see_no_difference(parts_seen):
+def test_transformations_see_no_difference(shards_seen):
     problem = Problem.draw(GRU_AFTER, SHAPE, learned_h0=True)
     cell, xs, state = problem.inputs("float64")
     directions = Problem.draw(GRU_AFTER, SHAPE, seed=1, learned_h0=True).inputs("float64")
@@ -114,32 +110,32 @@ def test_transformations_see_no_difference(parts_seen):
             "checkpoint": jax.grad(jax.checkpoint(loss))(cell, xs, state),
         }
 
-    with run_by("scan") as unroll:
+    with unroll_with("scan") as unroll:
         expected = jax.jit(lambda: transformed(unroll))()
-    with run_by("xla", in_parts(2)) as unroll:
+    with unroll_with("xla", in_shards(2)) as unroll:
         assert_close(jax.jit(lambda: transformed(unroll))(), expected, "float64")
-    assert set(parts_seen) == {2}
+    assert set(shards_seen) == {2}
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
-def test_values_that_are_not_finite_stay_in_their_sequence(poison, parts_seen):
+def test_values_that_are_not_finite_stay_in_their_sequence(poison, shards_seen):
     """The loops' counters are made to depend on what they compute."""
     problem = Problem.draw(GRU_AFTER, SHAPE)
     cell, xs, state = problem.inputs("float32")
     poisoned = xs.at[2, 0].set(poison)
-    with run_by("scan") as unroll:
+    with unroll_with("scan") as unroll:
         expected = unroll(cell, poisoned, state)[1]
-    with run_by("xla", in_parts(2)) as unroll:
+    with unroll_with("xla", in_shards(2)) as unroll:
         clean = unroll(cell, xs, state)[1]
         ys = unroll(cell, poisoned, state)[1]
     np.testing.assert_allclose(ys, expected, rtol=1e-5)
     np.testing.assert_array_equal(ys[:, 1:], clean[:, 1:])
-    assert set(parts_seen) == {2}
+    assert set(shards_seen) == {2}
 
 
-def unrolled_in_parts(case=GRU_AFTER, shape=SHAPE, tuning=None, dtype="float32", **controls):
+def unroll_in_shards(case=GRU_AFTER, shape=SHAPE, tuning=None, dtype="float32", **controls):
     cell, xs, state = Problem.draw(case, shape).inputs(dtype)
-    with run_by("xla", tuning or in_parts(2)) as unroll:
+    with unroll_with("xla", tuning or in_shards(2)) as unroll:
         unroll(cell, xs, state, **controls)
 
 
@@ -152,33 +148,33 @@ def unrolled_in_parts(case=GRU_AFTER, shape=SHAPE, tuning=None, dtype="float32",
         {"shape": SHAPE._replace(batch=(1,))},
         {"shape": SHAPE._replace(time=0)},
         {"dtype": "bfloat16"},
-        {"tuning": in_parts(1)},
-        {"tuning": dataclasses.replace(in_parts(2), part_rows=3)},
-        {"tuning": dataclasses.replace(in_parts(2), part_elements=7 * 5 * 3 + 1)},
+        {"tuning": in_shards(1)},
+        {"tuning": override(in_shards(2), shards={"min_rows": 3})},
+        {"tuning": override(in_shards(2), shards={"threshold": 7 * 5 * 3 + 1})},
     ],
     ids=str,
 )
-def test_where_parts_would_not_do_the_batch_is_one(options, parts_seen):
-    unrolled_in_parts(**options)
-    assert not parts_seen
-    unrolled_in_parts()
-    assert parts_seen == [2]
+def test_when_the_batch_is_not_split(options, shards_seen):
+    unroll_in_shards(**options)
+    assert not shards_seen
+    unroll_in_shards()
+    assert shards_seen == [2]
 
 
-def test_a_cell_that_fits_in_no_cache_has_parts_for_its_gradient_alone(parts_seen):
+def test_a_cell_that_fits_in_no_cache_is_split_for_its_gradient_alone(shards_seen):
     cell, xs, state = Problem.draw(GRU_AFTER, SHAPE).inputs("float32")
-    with run_by("xla", dataclasses.replace(in_parts(2), part_parameters=1)) as unroll:
+    with unroll_with("xla", override(in_shards(2), shards={"max_params": 1})) as unroll:
         unroll(cell, xs, state)
-        assert not parts_seen
+        assert not shards_seen
         jax.grad(lambda xs: unroll(cell, xs, state)[1].sum())(xs)
-    assert parts_seen == [2]
+    assert shards_seen == [2]
 
 
-def test_on_several_devices_the_batch_is_one(parts_seen, monkeypatch):
+def test_on_several_devices_the_batch_is_one(shards_seen, monkeypatch):
     """It may be spread over them, along the axis that would be cut."""
-    monkeypatch.setattr(tuning, "count_devices", lambda device: 2)
-    unrolled_in_parts()
-    assert not parts_seen
+    monkeypatch.setattr(call_spec, "count_devices", lambda device: 2)
+    unroll_in_shards()
+    assert not shards_seen
 
 
 CELLS = {
@@ -190,22 +186,27 @@ CELLS = {
 PROGRAM = f"""
 import jax, jax.numpy as jnp
 import gru_jax
-from gru_jax._unroll.xla import run as xla
-from gru_jax._unroll.xla.schedule import Tuning
+from gru_jax._unroll.xla import tuning
+from gru_jax._unroll.xla.tuning import ProjectionTuning, ShardTuning, TimeBlockTuning, Tuning
 xs = jnp.ones((512, 16, 16))
 def forward(params, xs):
     return gru_jax.unroll(params, xs)[1]
-def windows(params, xs):
+def time_blocks(params, xs):
     return gru_jax.unroll(params, xs)[1]
 def loss(params, xs):
     return jnp.sum(forward(params, xs) ** 2)
 def gradient(params, xs):
     return jax.grad(loss, (0, 1))(params, xs)
-plain = Tuning(parts=2)
-ahead = Tuning(parts=2, inside_parameters=0, ahead_elements=2**16)
+shards = ShardTuning(max_shards=2)
+plain = Tuning(shards=shards)
+blocks = Tuning(
+    shards=shards,
+    projection=ProjectionTuning(max_params=0),
+    time_block=TimeBlockTuning(elements=2**16),
+)
 for cell in {list(CELLS.values())}:
-    for function, tuning in ((forward, plain), (windows, ahead), (gradient, plain)):
-        xla.TUNING = tuning
+    for function, chosen in ((forward, plain), (time_blocks, blocks), (gradient, plain)):
+        tuning.CPU_TUNING = chosen
         jax.clear_caches()
         jax.jit(function).lower(eval("gru_jax." + cell), xs).compile()
 """
@@ -227,7 +228,7 @@ def compiled(tmp_path_factory) -> dict[tuple[str, str], Path]:
     subprocess.run([sys.executable, "-c", PROGRAM], env=environment, cwd=root, check=True)
     return {
         (function, cell): path
-        for function in ("forward", "windows", "gradient")
+        for function in ("forward", "time_blocks", "gradient")
         for cell, path in zip(
             # Numbered in the order of compilation.
             CELLS,
@@ -238,13 +239,15 @@ def compiled(tmp_path_factory) -> dict[tuple[str, str], Path]:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize(("function", "pairs"), [("forward", 1), ("windows", 1), ("gradient", 2)])
+@pytest.mark.parametrize(
+    ("function", "pairs"), [("forward", 1), ("time_blocks", 1), ("gradient", 2)]
+)
 def test_no_loop_writes_what_another_one_uses(function, pairs, cell, compiled):
-    """Or XLA runs them one after another, as it does without the detours of `side_by_side`."""
+    """Otherwise XLA runs them one after another."""
     path = compiled[function, cell]
     module = path.read_text()
     memory = path.with_name(path.stem + "-buffer-assignment.txt").read_text()
-    # Those of the way forward, and those of the way back.
+    # The loops of the forward pass, and those of the backward pass.
     found = list(pairs_of_loops(module))
     assert len(found) == pairs
     for pair in found:
@@ -258,12 +261,12 @@ Span = tuple[int, int, int]
 
 
 def computations(module: str) -> dict[str, list[str]]:
-    parts = re.findall(r"^(?:ENTRY )?%([\w.-]+) \(.*?\{$(.*?)^\}", module, re.M | re.S)
-    return {name: text.strip().splitlines() for name, text in parts}
+    found = re.findall(r"^(?:ENTRY )?%([\w.-]+) \(.*?\{$(.*?)^\}", module, re.M | re.S)
+    return {name: text.strip().splitlines() for name, text in found}
 
 
 def pairs_of_loops(module: str) -> Iterator[tuple[str, str]]:
-    """Loops over parts of one size that stand side by side, as the text of their instructions."""
+    """Loops over shards of one size in one computation, as the text of their instructions."""
     for lines in computations(module).values():
         loops = [line for line in lines if ") while(" in line]
         carries = [line.split(" = ")[1].split(" while(")[0] for line in loops]

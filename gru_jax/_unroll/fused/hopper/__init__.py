@@ -2,10 +2,10 @@
 
 import importlib.util
 
-from gru_jax._unroll.call_spec import Call, Memory
+from gru_jax._unroll.call_spec import CallSpec
 from gru_jax._unroll.fused import run as fused
-from gru_jax._unroll.masking import Steps
-from gru_jax._unroll.transform_rules import transformable
+from gru_jax._unroll.fused.transforms import with_transform_rules
+from gru_jax._unroll.masking import ScanInputs
 from gru_jax.cells.gru import GRUParams
 from gru_jax.typing import Array
 
@@ -13,34 +13,44 @@ HOPPER = ("H100", "H200", "H800", "H20", "GH200")
 """Words in the names of devices of compute capability 9.0, whose instructions the kernels use."""
 
 HIDDEN_SIZES = (128, 256, 384, 512)
-"""What a cluster of two to eight blocks holds the weights of."""
+"""The sizes whose weights fit into the shared memory of a cluster of two to eight CTAs."""
 
 
-def unsupported(call: Call) -> str | None:
-    """Why these kernels cannot serve a call; None where they can."""
-    if call.platform != "gpu":
-        return f"it runs on Hopper GPUs, and this is {call.platform}"
-    if not set(HOPPER) & set(call.device_kind.split()):
-        return f"it runs on Hopper GPUs ({', '.join(HOPPER)}), and this is {call.device_kind}"
-    if importlib.util.find_spec("absl") is None:
-        return "Pallas for GPU needs absl-py, which jax does not bring: pip install absl-py"
-    reason = fused.unsupported(call)
-    if reason is not None:
-        return reason
-    assert isinstance(call.cell, GRUParams), "or there was a reason"
-    hidden = call.cell.hidden_size
-    if hidden not in HIDDEN_SIZES:
+describe = fused.describe
+
+
+def targets(spec: CallSpec) -> bool:
+    """Whether the kernels are made for the device of a call."""
+    return spec.platform == "gpu" and bool(set(HOPPER) & set(spec.device_kind.split()))
+
+
+def unsupported_reasons(spec: CallSpec) -> list[str]:
+    """Every reason why these kernels do not support a call; empty if they do."""
+    reasons = []
+    if spec.platform != "gpu":
+        reasons.append(
+            f"it needs a Hopper GPU, but the default device is a {spec.platform.upper()}"
+        )
+    elif not set(HOPPER) & set(spec.device_kind.split()):
+        reasons.append(
+            f"it needs a Hopper GPU ({', '.join(HOPPER)}), "
+            f"but the default device is {spec.device_kind}"
+        )
+    elif importlib.util.find_spec("absl") is None:
+        reasons.append("it needs absl-py, which jax does not install: pip install absl-py")
+    reasons += fused.unsupported_reasons(spec)
+    if type(spec.cell) is GRUParams and spec.cell.hidden_size not in HIDDEN_SIZES:
         sizes = ", ".join(map(str, HIDDEN_SIZES))
-        return f"the hidden size must be one of {sizes}, and is {hidden}"
-    return None
+        reasons.append(f"the hidden size must be one of {sizes}, got {spec.cell.hidden_size}")
+    return reasons
 
 
 def run(
-    cell: GRUParams, steps: Steps, state: Array, *, reverse: bool, memory: Memory
+    spec: CallSpec, cell: GRUParams, inputs: ScanInputs, h0: Array, *, reverse: bool
 ) -> tuple[Array, Array]:
-    """Runs a GRU over time; nothing but the states is kept for gradients either way."""
-    del memory
-    # Pallas takes longer to import than all of this library, and serves few of its users.
-    from gru_jax._unroll.fused.hopper.launch import pair
+    """Runs a GRU over time; the states are the only residuals, whatever ``spec.remat`` permits."""
+    # Pallas takes longer to import than all of this library, and few users need it.
+    from gru_jax._unroll.fused.hopper.launch import make_kernels
 
-    return fused.run(cell, steps, state, reverse=reverse, kernels=transformable(pair(), "cuda"))
+    kernels = with_transform_rules(make_kernels(), "cuda")
+    return fused.run(spec, cell, inputs, h0, reverse=reverse, kernels=kernels)

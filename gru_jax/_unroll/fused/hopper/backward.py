@@ -1,164 +1,170 @@
-"""The way back: the recurrence of the states' cotangents, with all weights on the chip."""
+"""Backward kernel: the recurrence of the states' cotangents, with all weights on the chip.
+
+Notation:
+    T, B, H: time steps, sequences, hidden units; B is a multiple of N.
+    U: the recurrent weights (H, 3H).
+    C: CTAs of a cluster, H / M.
+    M: hidden units of a CTA, 64, the rows of its matmuls.
+    N: sequences of a batch tile, 16, the columns; the grid has B / N clusters.
+Register tiles are (M, N). In each step a CTA multiplies the cotangents of its units'
+preactivations by U^T. This gives a partial sum for every unit's cotangent, and the CTA sends each
+other CTA the partial sum of that CTA's units. Sending the preactivations' cotangents instead would
+take three times as many bytes, and more shared memory than there is.
+"""
 
 import functools
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from gru_jax._unroll.fused.hopper import dsmem as mail
-from gru_jax._unroll.fused.hopper.cluster import SEQUENCES, UNITS, Team, by_distance, fetch
-from gru_jax._unroll.fused.hopper.dsmem import Ref
-from gru_jax._unroll.fused.hopper.tiles import (
-    PREFETCHED,
-    WGMMA,
-    WGMMA_TRANSPOSED,
-    load,
-    load_carry,
-    load_tile,
-    prefetch_tile,
-    store_tile,
-    turn,
+from gru_jax._unroll.fused.hopper import dsmem, tiles
+from gru_jax._unroll.fused.hopper.cluster import (
+    TILE_BATCH,
+    UNITS_PER_CTA,
+    Cluster,
+    by_rank_offset,
+    load_weights,
 )
-from gru_jax._unroll.fused.interface import Gates
+from gru_jax._unroll.fused.hopper.dsmem import Ref
+from gru_jax._unroll.fused.interface import BackwardArgs
 from gru_jax.typing import Array
 
 
-def walk(
-    team: Team,
-    d_states: Array,
-    through: Array,
-    slopes: Gates,
-    u_transposed: Array,
-    d_last: Array,
-    *,
-    reverse: bool,
-    interpret: object,
-) -> tuple[Array, Array]:
-    """See :class:`gru_jax._unroll.fused.interface.Backward`.
-
-    Every step each member multiplies the cotangents of its units' sums by U^T, which gives a
-    share of every unit's cotangent, and sends each member its share. The other way round, with
-    the cotangents sent to all, there would be three times as much to send, and too much to keep.
+def launch_backward(args: BackwardArgs, *, reverse: bool, interpret: object) -> tuple[Array, Array]:
+    """See :class:`~gru_jax._unroll.fused.interface.BackwardKernel`.
 
     Args:
-        team: who walks a tile of the batch.
-        d_states, through, slopes, u_transposed, d_last, reverse: as there; B is a multiple of 16.
+        args, reverse: as there; B is a multiple of 16, H of 64.
         interpret: as for ``plgpu.kernel``.
     """
-    time, batch, hidden = d_states.shape
-    members = team.members
-    operands = u_transposed.dtype
+    time, batch, hidden = args.d_ys.shape
+    cluster = Cluster(hidden // UNITS_PER_CTA)
+    num_ctas, matmul_dtype = cluster.num_ctas, args.w_h_t.dtype
 
     def kernel(*refs: Ref) -> None:
-        *per_step, u, d_last_ref, d_ref, d_start = refs[:9]
-        weights, d_sums, mailbox, fetch_barrier, mail_barriers, farewell_barrier = refs[9:]
-        mail.open_barriers(mail_barriers)
-        fetch(u, weights, fetch_barrier)
-        # These in registers: for all of them shared memory would not do.
-        own_weights = load(u.at[lax.axis_index("member"), 0], WGMMA)
+        (
+            *per_step,  # five of (T, B, H): d_ys, the Jacobians of the state and of r, z, n
+            weights,  # (C, C, M, 3M), matmul dtype
+            d_h_last,  # (B, H)
+            d_ref,  # (T, B, H)
+            d_h0,  # (B, H)
+        ) = refs[:9]
+        (
+            w_smem,  # (C - 1, M, 3M), matmul dtype
+            d_preactivations,  # (N, 3M), matmul dtype
+            recv_smem,  # (2, C - 1, N, M), matmul dtype
+            weights_barrier,
+            mbarriers,
+            exit_barrier,
+        ) = refs[9:]
+        dsmem.init_mbarriers(mbarriers)
+        load_weights(weights, w_smem, weights_barrier)
+        # The weights of the CTA's own units are in registers: shared memory has no room for them.
+        local_weights = tiles.load(weights.at[lax.axis_index("cta"), 0], tiles.WGMMA)
 
-        def index(count: Array | int) -> Array:
-            count = jnp.minimum(count, time - 1)
-            return time - 1 - count if reverse else count
+        def time_index(step: Array | int) -> Array:
+            step = jnp.minimum(step, time - 1)
+            return time - 1 - step if reverse else step
 
-        def read(count: Array | int) -> list[Array]:
-            return [load_tile(ref, index(count)) for ref in per_step]
+        def load_inputs(step: Array | int) -> list[Array]:
+            return [tiles.load_tile(ref, time_index(step)) for ref in per_step]
 
-        def step(count: Array, carry: tuple[Array, Any, Any]) -> tuple[Array, Any, Any]:
-            d, tiles, following = carry
-            d_state, through, *slopes = (tile.astype(jnp.float32) for tile in tiles)
-            d = d + d_state
-            for gate, slope in enumerate(slopes):
-                units = pl.ds(gate * UNITS, UNITS)
-                d_sums.at[:, units].transpose((1, 0))[...] = (d * slope).astype(operands)
-            # Products read what was just stored, and by another path.
+        def body(step: Array, carry: tuple[Array, Any, Any]) -> tuple[Array, Any, Any]:
+            d, inputs, next_inputs = carry
+            d_y, state_jacobian, *gate_jacobians = (tile.astype(jnp.float32) for tile in inputs)
+            d = d + d_y
+            for gate, jacobian in enumerate(gate_jacobians):
+                units = pl.ds(gate * UNITS_PER_CTA, UNITS_PER_CTA)
+                d_preactivation = (d * jacobian).astype(matmul_dtype)
+                d_preactivations.at[:, units].transpose((1, 0))[...] = d_preactivation
+            # Matmuls read the stored operands through the async proxy.
             plgpu.commit_smem()
-            received = mailbox.at[lax.rem(count, 2)]
+            received = recv_smem.at[lax.rem(step, 2)]
 
-            def send(share: Array, distance: Array | int) -> None:
-                place = received.at[members - 1 - distance]
-                team.send(share, place, mail_barriers, count, distance)
+            def send(partial_sum: Array, rank_offset: Array | int) -> None:
+                slot_ref = received.at[num_ctas - 1 - rank_offset]
+                cluster.send(partial_sum, slot_ref, mbarriers, step, rank_offset)
 
-            # A commit is a fence, ahead of which what was begun has to be done: what is begun soon
-            # after one has nearly a step for that.
-            def meanwhile() -> list[Array]:
+            # commit_smem is a fence that waits for global loads and stores in flight. Issued soon
+            # after one, they have nearly a whole step to complete.
+            def access_global_memory() -> list[Array]:
                 for ref in per_step:
-                    prefetch_tile(ref, index(count + PREFETCHED))
-                store_tile(d_ref, d, index(count))
-                return read(count + 2)
+                    tiles.prefetch_tile(ref, time_index(step + tiles.PREFETCH_DISTANCE))
+                tiles.store_tile(d_ref, d, time_index(step))
+                return load_inputs(step + 2)
 
-            # A share is sent while the next is computed. Each begins with another receiver, so that
-            # nobody gets all at once.
-            share, later = _product(weights.at[0], d_sums, meanwhile)
+            # A partial sum is sent while the next one is computed. Each CTA starts with another
+            # receiver, so that no CTA receives all messages at once.
+            partial_sum, inputs_in_flight = _matmul(
+                w_smem.at[0], d_preactivations, access_global_memory
+            )
 
-            def pass_on(distance: Array, share: Array) -> Array:
-                send_it = functools.partial(send, share, distance)
-                return _product(weights.at[distance], d_sums, send_it)[0].astype(operands)
+            def send_then_compute(rank_offset: Array, partial_sum: Array) -> Array:
+                send_previous = functools.partial(send, partial_sum, rank_offset)
+                next_sum, _ = _matmul(w_smem.at[rank_offset], d_preactivations, send_previous)
+                return next_sum.astype(matmul_dtype)
 
-            share = lax.fori_loop(1, members - 1, pass_on, share.astype(operands))
-            send(share, members - 1)
-            own, _ = _product(own_weights, d_sums, lambda: None)
-            total = d * through + own
-            team.receive(mail_barriers, count, share)
-            for place in range(members - 1):
-                letter = received.at[place].transpose((1, 0))
-                total += load(letter, WGMMA_TRANSPOSED).astype(jnp.float32)
-            return total, following, later
+            partial_sum = lax.fori_loop(
+                1, num_ctas - 1, send_then_compute, partial_sum.astype(matmul_dtype)
+            )
+            send(partial_sum, num_ctas - 1)
+            local_partial, _ = _matmul(local_weights, d_preactivations, lambda: None)
+            total = d * state_jacobian + local_partial
+            cluster.receive(mbarriers, step, partial_sum)
+            for sender in range(num_ctas - 1):
+                message = received.at[sender].transpose((1, 0))
+                total += tiles.load(message, tiles.WGMMA_TRANSPOSED).astype(jnp.float32)
+            return total, next_inputs, inputs_in_flight
 
-        d, _, _ = lax.fori_loop(0, time, step, (load_carry(d_last_ref), read(0), read(1)))
-        store_tile(d_start, d)
-        team.part(farewell_barrier)
+        init = tiles.load_carry(d_h_last), load_inputs(0), load_inputs(1)
+        d, _, _ = lax.fori_loop(0, time, body, init)
+        tiles.store_tile(d_h0, d)
+        cluster.exit_sync(exit_barrier)
 
-    run = plgpu.kernel(
+    run = cluster.kernel(
         kernel,
-        out_type=(
-            jax.ShapeDtypeStruct((time, batch, hidden), jnp.float32),
-            jax.ShapeDtypeStruct((batch, hidden), jnp.float32),
-        ),
+        name="gru_backward",
+        shape=(time, batch, hidden),
+        dtype=jnp.float32,
         scratch_types=[
-            team.memory((members - 1, UNITS, 3 * UNITS), operands),
-            team.memory((SEQUENCES, 3 * UNITS), operands),
-            team.memory((2, members - 1, SEQUENCES, UNITS), operands),
-            plgpu.Barrier(num_arrivals=members - 1),
-            mail.barriers(members - 1),
-            team.farewell_barrier(),
+            cluster.smem((num_ctas - 1, UNITS_PER_CTA, 3 * UNITS_PER_CTA), matmul_dtype),
+            cluster.smem((TILE_BATCH, 3 * UNITS_PER_CTA), matmul_dtype),
+            cluster.smem((2, num_ctas - 1, TILE_BATCH, UNITS_PER_CTA), matmul_dtype),
+            plgpu.Barrier(num_arrivals=num_ctas - 1),
+            dsmem.mbarrier_scratch(num_ctas - 1),
+            cluster.exit_barrier(),
         ],
-        grid=(batch // SEQUENCES,),
-        grid_names=("tile",),
-        kernel_name="gru_backward",
-        compiler_params=plgpu.CompilerParams(
-            lowering_semantics=plgpu.LoweringSemantics.Warpgroup, reduction_scratch_bytes=0
-        ),
         interpret=interpret,
-        **team.mesh,
     )
-    cut = _cut_weights(u_transposed, members)
-    return run(d_states, through, *slopes, cut, d_last)
+    weights = _partition_weights(args.w_h_t, num_ctas)
+    return run(args.d_ys, args.state_jacobian, *args.gate_jacobians, weights, args.d_h_last)
 
 
-def _cut_weights(u_transposed: Array, members: int) -> Array:
-    """To each member U for its units of every gate and each receiver's units.
+def _partition_weights(w_h_t: Array, num_ctas: int) -> Array:
+    """U for each receiver's units and each CTA's units (C, C, M, 3M), from U^T (3H, H).
 
-    (members, receivers, 64, 3 * 64).
+    The second axis is the receiver's rank offset.
     """
-    u = u_transposed.T.reshape(members, UNITS, 3, members, UNITS).transpose(3, 0, 1, 2, 4)
-    return by_distance(u).reshape(members, members, UNITS, 3 * UNITS)
+    u = w_h_t.T.reshape(num_ctas, UNITS_PER_CTA, 3, num_ctas, UNITS_PER_CTA)
+    u = by_rank_offset(u.transpose(3, 0, 1, 2, 4))
+    return u.reshape(num_ctas, num_ctas, UNITS_PER_CTA, 3 * UNITS_PER_CTA)
 
 
-def _product(weights: Ref | Array, operand: Ref, meanwhile: Callable[[], Any]) -> tuple[Array, Any]:
-    """(units, 3 * units) by (3 * units, sequences), and what ``meanwhile`` returns.
+def _matmul(
+    weights: Ref | Array,  # (M, 3M)
+    operand: Ref,  # (N, 3M)
+    overlapped: Callable[[], Any],
+) -> tuple[Array, Any]:
+    """The matmul (M, N), and the result of ``overlapped``, which is called while it runs."""
 
-    It is called while the product is computed.
-    """
+    def accumulate(accumulator: Ref) -> tuple[Array, Any]:
+        plgpu.wgmma(accumulator, weights, operand.transpose((1, 0)))
+        result = overlapped()
+        return tiles.relayout(accumulator[...], tiles.WGMMA_TRANSPOSED), result
 
-    def accumulate(total: Ref) -> tuple[Array, Any]:
-        plgpu.wgmma(total, weights, operand.transpose((1, 0)))
-        done = meanwhile()
-        return turn(total[...], WGMMA_TRANSPOSED), done
-
-    return pl.run_scoped(accumulate, plgpu.WGMMAAccumulatorRef((UNITS, SEQUENCES), jnp.float32))
+    tile = plgpu.WGMMAAccumulatorRef((UNITS_PER_CTA, TILE_BATCH), jnp.float32)
+    return pl.run_scoped(accumulate, tile)

@@ -1,115 +1,146 @@
-"""Who walks a batch tile together, and how its members send arrays to one another.
+"""A thread-block cluster that processes one batch tile, and the exchange between its CTAs.
 
-Every member owns 64 hidden units of 16 sequences. Arrays lie transposed in a member's registers,
-(units, sequences), so that units fill the wide side of a product and a small batch the narrow one.
-Members are the blocks of a thread-block cluster, each of which holds its part of the weights in its
-own shared memory and registers.
+Notation:
+    C: CTAs of the cluster, H / 64.
+    M: hidden units of a CTA (``UNITS_PER_CTA``).
+    N: sequences of a batch tile (``TILE_BATCH``).
+
+Each CTA holds its units' weights in its own shared memory and registers. Its arrays are (M, N) in
+registers: units are the wide dimension of the matmul, and the batch may be small.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from gru_jax._unroll.fused.hopper import dsmem as mail
+from gru_jax._unroll.fused.hopper import dsmem
 from gru_jax._unroll.fused.hopper.dsmem import Ref
 from gru_jax.typing import Array, DType
 
-UNITS = 64
-"""Hidden units of a member: the rows of one warpgroup's product (PTX ISA, wgmma.mma_async)."""
-SEQUENCES = 16
-"""Sequences of a batch tile, the columns of the product: the narrowest that can be swizzled."""
+UNITS_PER_CTA = 64
+"""Hidden units of a CTA: the rows of one warpgroup's matmul (PTX ISA, wgmma.mma_async)."""
+TILE_BATCH = 16
+"""Sequences of a batch tile, the columns of that matmul: the fewest that can be swizzled."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Team:
-    """The members that share a batch tile.
+class Cluster:
+    """The CTAs that share a batch tile.
 
-    Every step each sends one letter to each other, an array (units, sequences), and waits until it
-    has all of its own. A mailbox has two slots, for even and for odd steps, and a barrier for each.
+    In every step each CTA sends one message (M, N) to each other CTA, and waits for all messages
+    sent to it. A receive buffer has two slots, for even and for odd steps, with an mbarrier each;
+    the README of this package proves that two suffice.
 
-    That suffices. Say that a member sends for step t, into slot t mod 2. It has all letters of
-    step t - 1, so every thread of everybody else has sent its part of those, which it does after
-    it has waited for and read the letters of step t - 2: what was in the slot has been read, and
-    the barrier's phase of step t - 2 is over and seen by all, so that nothing is counted for a
-    step that it does not belong to. A sequence ends with nothing in the mailboxes unread.
-
-    In a mailbox, and wherever there is a part for each member, they are in the order of their
-    distance: the owner, whose distance is 0, then the member after it, and so round. Where
-    something lies is thus known when a kernel is compiled.
+    Receive buffers and partitioned weights are ordered by rank offset: the CTA's own part has
+    offset 0, then comes the CTA of the next rank, modulo C. This makes every address but the
+    receiver's rank a compile-time constant.
 
     Attributes:
-        members: how many; the hidden size is 64 times that.
+        num_ctas: C.
     """
 
-    members: int
+    num_ctas: int
 
-    @property
-    def mesh(self) -> dict[str, Any]:
-        """What :func:`plgpu.kernel` takes to make the members an axis."""
-        return {"cluster": (self.members,), "cluster_names": ("member",)}
+    def kernel(
+        self,
+        body: Callable[..., None],
+        *,
+        name: str,
+        shape: tuple[int, int, int],
+        dtype: DType,
+        scratch_types: Any,
+        interpret: Any,
+    ) -> Callable[..., Any]:
+        """``plgpu.kernel`` over a grid of one cluster for each batch tile.
 
-    def memory(self, shape: tuple[int, ...], dtype: DType) -> Any:
-        """Shared memory of each member's own, that products can read."""
+        Its results are ``shape`` (T, B, H) in ``dtype``, and (B, H) in float32.
+        """
+        _, batch, _ = shape
+        return plgpu.kernel(
+            body,
+            out_type=(
+                jax.ShapeDtypeStruct(shape, dtype),
+                jax.ShapeDtypeStruct(shape[1:], jnp.float32),
+            ),
+            scratch_types=scratch_types,
+            grid=(batch // TILE_BATCH,),
+            grid_names=("batch_tile",),
+            cluster=(self.num_ctas,),
+            cluster_names=("cta",),
+            kernel_name=name,
+            compiler_params=plgpu.CompilerParams(
+                lowering_semantics=plgpu.LoweringSemantics.Warpgroup, reduction_scratch_bytes=0
+            ),
+            interpret=interpret,
+        )
+
+    def smem(self, shape: tuple[int, ...], dtype: DType) -> Any:
+        """The scratch type of each CTA's shared memory that matmuls can read."""
         return plgpu.SMEM(shape, dtype, transforms=_transforms(dtype))
 
-    def farewell_barrier(self) -> Any:
-        """What :meth:`part` needs."""
-        return plgpu.ClusterBarrier(collective_axes=("member",))
+    def exit_barrier(self) -> Any:
+        """The scratch type that :meth:`exit_sync` takes."""
+        return plgpu.ClusterBarrier(collective_axes=("cta",))
 
     def send(
-        self, letter: Array, place: Ref, barriers: Ref, count: Array, distance: Array | int
+        self, message: Array, slot_ref: Ref, mbarriers: Ref, step: Array, rank_offset: Array | int
     ) -> None:
-        """Sends a letter of step ``count`` to a member, for a place in its mailbox."""
-        to = lax.rem(lax.axis_index("member") + distance, self.members)
-        slot = lax.rem(count, 2)
-        mail.post(letter, place, _transforms(letter.dtype), barriers, slot, to)
+        """Sends the message of ``step`` to another CTA, into ``slot_ref`` of its receive buffer."""
+        receiver = lax.rem(lax.axis_index("cta") + rank_offset, self.num_ctas)
+        transforms = _transforms(message.dtype)
+        dsmem.store_remote_async(
+            message, slot_ref, transforms, mbarriers, lax.rem(step, 2), receiver
+        )
 
-    def receive(self, barriers: Ref, count: Array, letter: Array) -> None:
-        """Waits for all letters of step ``count``, the caller having sent its own, as ``letter``.
+    def receive(self, mbarriers: Ref, step: Array, message: Array) -> None:
+        """Waits for all messages of ``step``, each as large as ``message``.
 
-        Products read by another path than stores write by (PTX ISA, async proxy): ahead of them it
-        has to be committed what came.
+        Matmuls read through the async proxy (PTX ISA): ``plgpu.commit_smem`` has to come between.
         """
-        slot, parity = lax.rem(count, 2), lax.rem(lax.div(count, 2), 2)
-        size = (self.members - 1) * letter.size * letter.dtype.itemsize
-        mail.wait(barriers, slot, parity, size)
+        slot, parity = lax.rem(step, 2), lax.rem(lax.div(step, 2), 2)
+        num_bytes = (self.num_ctas - 1) * message.size * message.dtype.itemsize
+        dsmem.wait_bytes(mbarriers, slot, parity, num_bytes)
 
-    def part(self, farewell_barrier: Ref) -> None:
+    def exit_sync(self, exit_barrier: Ref) -> None:
         """Ends a kernel.
 
-        A member that comes here has received all that was sent to it. Once every one has,
-        nothing is on its way any more, and their shared memory may go.
+        A CTA that arrives has received every message sent to it. Once all CTAs have arrived no
+        message is in flight, and their shared memory may be released.
         """
-        plgpu.barrier_arrive(farewell_barrier)
-        plgpu.barrier_wait(farewell_barrier)
+        plgpu.barrier_arrive(exit_barrier)
+        plgpu.barrier_wait(exit_barrier)
 
 
-def fetch(weights: Ref, memory: Ref, barrier: Ref) -> None:
-    """Brings the caller's part of ``weights`` (members, copies, ...) into its memory.
+def load_weights(weights: Ref, w_smem: Ref, barrier: Ref) -> None:
+    """Copies this CTA's last ``len(w_smem)`` parts of ``weights`` to shared memory.
 
-    Where there is room for fewer copies, it is the last of them that come. The barrier has as many
-    arrivals as there are copies in memory.
+    Args:
+        weights: (C, parts, ...) in global memory.
+        w_smem: (parts or fewer, ...).
+        barrier: with one arrival for each part copied.
     """
-    copies = memory.shape[0]
-    first = weights.shape[1] - copies
+    num_parts = w_smem.shape[0]
+    first = weights.shape[1] - num_parts
     # One copy cannot have all of the axes that tiling makes of these.
-    for copy in range(copies):
-        part = weights.at[lax.axis_index("member"), first + copy]
-        plgpu.copy_gmem_to_smem(part, memory.at[copy], barrier)
+    for part in range(num_parts):
+        source = weights.at[lax.axis_index("cta"), first + part]
+        plgpu.copy_gmem_to_smem(source, w_smem.at[part], barrier)
     plgpu.barrier_wait(barrier)
 
 
-def by_distance(parts: Array) -> Array:
-    """For each member a part for each, (members, members, ...), in the order of their distance."""
-    owner = np.arange(len(parts))[:, None]
-    return parts[owner, (owner + np.arange(len(parts))) % len(parts)]
+def by_rank_offset(parts: Array) -> Array:
+    """Reorders the second axis of (C, C, ...) from ranks to rank offsets to the first axis."""
+    rank = np.arange(len(parts))[:, None]
+    return parts[rank, (rank + np.arange(len(parts))) % len(parts)]
 
 
 def _transforms(dtype: DType) -> tuple[Any, Any]:
-    """Of what products read: rows of 128 bytes, the widest swizzle, alike for both operands."""
+    """Layout of matmul operands: rows of 128 bytes, the widest swizzle, equal for both operands."""
     row = 128 // jnp.dtype(dtype).itemsize
     return plgpu.TilingTransform((8, row)), plgpu.SwizzleTransform(128)

@@ -1,10 +1,11 @@
-"""Letters between the blocks of a cluster: stores that a barrier of the receiver counts in bytes.
+"""Asynchronous stores into the shared memory of other CTAs of the cluster (DSMEM).
 
-With ``plgpu.async_store_smem`` every thread of the sender arrives at the receiver's barrier for
-each letter, and a remote arrival is a release, ahead of which all that came before has to have
-reached the whole device (in SASS MEMBAR.ALL.GPU). Here senders arrive nowhere. The receiver says
-how many bytes it expects, and the stores complete them (PTX ISA, st.async and mbarrier.expect_tx).
-Pallas does not hand out the address of a barrier, so these are our own.
+A transaction-count mbarrier of the receiver completes them (PTX ISA, ``st.async`` and
+``mbarrier.expect_tx``): the receiver says how many bytes it expects, and senders never arrive.
+With ``plgpu.async_store_smem`` every thread of the sender arrives at the receiver's mbarrier for
+each message; a remote arrival is a release, which waits until all earlier accesses are visible on
+the whole device (MEMBAR.ALL.GPU in SASS). Pallas does not expose the address of its barriers, so
+this module allocates its own.
 """
 
 from collections.abc import Callable
@@ -24,114 +25,116 @@ Ref = Any
 SCALAR = plgpu.Layout.WG_SPLAT
 
 
-def barriers(letters: int) -> Any:
-    """Memory for two barriers, for even and for odd steps, of a block that gets ``letters``."""
-    del letters  # What is counted is bytes.
+def mbarrier_scratch(num_messages: int) -> Any:
+    """The scratch type of two mbarriers, for even and for odd steps with ``num_messages`` each."""
+    del num_messages  # These mbarriers count bytes; those of the tests' interpreter count arrivals.
     return plgpu.SMEM((4,), jnp.int32)
 
 
-def open_barriers(barriers: Ref) -> None:
-    """Makes the barriers of all blocks of the cluster ready, before anything is sent."""
+def init_mbarriers(mbarriers: Ref) -> None:
+    """Initialises the mbarriers of all CTAs of the cluster, before any message is sent."""
 
     @_inline(plgpu.RefType())
-    def run(context: Any, barriers: Any) -> None:
+    def run(context: Any, mbarriers: Any) -> None:
         del context
         _ptx(
-            "@leads mbarrier.init.shared::cta.b64 [$0], 1;"
-            "@leads mbarrier.init.shared::cta.b64 [$0+8], 1;"
-            "@leads fence.mbarrier_init.release.cluster;"
+            "@is_leader mbarrier.init.shared::cta.b64 [$0], 1;"
+            "@is_leader mbarrier.init.shared::cta.b64 [$0+8], 1;"
+            "@is_leader fence.mbarrier_init.release.cluster;"
             "barrier.cluster.arrive.release.aligned;"
             "barrier.cluster.wait.acquire.aligned;",
-            mgpu.utils.memref_ptr(barriers),
+            mgpu.utils.memref_ptr(mbarriers),
         )
 
-    run(barriers)
+    run(mbarriers)
 
 
-def post(
-    letter: Array,
-    place: Ref,
+def store_remote_async(
+    message: Array,
+    slot_ref: Ref,
     transforms: tuple[Any, Any],
-    barriers: Ref,
+    mbarriers: Ref,
     slot: Array,
-    to: Array,
+    receiver: Array,
 ) -> None:
-    """Sends a letter.
+    """Sends a message.
 
     Args:
-        letter: (units, sequences), laid out as WGMMA_TRANSPOSED.
-        place: where it goes, as the caller's own memory has it, (sequences, units).
-        transforms: those of that memory, a tiling and a swizzle.
-        barriers: see :func:`barriers`.
-        slot: of the barrier that counts it, 0 or 1.
-        to: the block that gets it.
+        message: (M, N), in the layout WGMMA_TRANSPOSED.
+        slot_ref: (N, M), the destination, as a reference to the sender's own shared memory.
+        transforms: of that memory, a tiling and a swizzle.
+        mbarriers: see :func:`mbarrier_scratch`.
+        slot: which mbarrier counts the bytes, 0 or 1.
+        receiver: rank of the receiving CTA.
     """
 
     @_inline(
         plgpu.Layout.WGMMA_TRANSPOSED, plgpu.RefType(transforms), plgpu.RefType(), SCALAR, SCALAR
     )
-    def run(context: Any, letter: Any, place: Any, barriers: Any, slot: Any, to: Any) -> None:
+    def run(
+        context: Any, message: Any, slot_ref: Any, mbarriers: Any, slot: Any, receiver: Any
+    ) -> None:
         del context
-        letter.store_tiled_async(
-            mgpu.memref_transpose(place, (1, 0, 3, 2)),
-            _barrier(barriers, slot),
+        message.store_tiled_async(
+            mgpu.memref_transpose(slot_ref, (1, 0, 3, 2)),
+            _mbarrier(mbarriers, slot),
             cluster_dim=gpu.Dimension.x,
-            cluster_idx=arith.index_cast(ir.IndexType.get(), _number(to)),
+            cluster_idx=arith.index_cast(ir.IndexType.get(), _mlir_value(receiver)),
             swizzle=transforms[1].swizzle,
             optimized=False,
             tiling_rank=2,
         )
 
-    run(letter, place, barriers, slot, to)
+    run(message, slot_ref, mbarriers, slot, receiver)
 
 
-def wait(barriers: Ref, slot: Array, parity: Array, size: int) -> None:
-    """Waits for the letters that are sent to the caller in a step.
+def wait_bytes(mbarriers: Ref, slot: Array, parity: Array, num_bytes: int) -> None:
+    """Waits until all messages of a step have arrived.
 
     Args:
-        barriers: see :func:`barriers`.
-        slot: of the barrier that counts them, 0 or 1.
-        parity: 1 on every second wait for that barrier, beginning with 0.
-        size: bytes of all of them.
+        mbarriers: see :func:`mbarrier_scratch`.
+        slot: which mbarrier counts the bytes, 0 or 1.
+        parity: of the mbarrier's phase: 0 at its first wait, then alternating.
+        num_bytes: of all messages together.
     """
 
     @_inline(plgpu.RefType(), SCALAR, SCALAR)
-    def run(context: Any, barriers: Any, slot: Any, parity: Any) -> None:
+    def run(context: Any, mbarriers: Any, slot: Any, parity: Any) -> None:
         del context
-        # That some of it may have come already does no harm: a phase ends when what has arrived
-        # and what was expected are both complete (PTX ISA, "Phase completion of the mbarrier").
+        # Bytes may arrive before they are expected: a phase completes when no arrival and no byte
+        # is pending (PTX ISA, "Phase completion of the mbarrier").
         _ptx(
-            f"@leads mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], {size};"
-            "again: mbarrier.try_wait.parity.shared::cta.b64 done, [$0], $1;"
-            "@!done bra again;",
-            _barrier(barriers, slot).get_ptr(),
-            _number(parity),
+            f"@is_leader mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], {num_bytes};"
+            "spin: mbarrier.try_wait.parity.shared::cta.b64 done, [$0], $1;"
+            "@!done bra spin;",
+            _mbarrier(mbarriers, slot).get_ptr(),
+            _mlir_value(parity),
         )
 
-    run(barriers, slot, parity)
+    run(mbarriers, slot, parity)
 
 
-def _inline(*arguments: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorates what writes MLIR, given types of Pallas, so that it can be called in a kernel."""
-    return plgpu.inline_mgpu(arg_types=arguments)
+def _inline(*arg_types: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorator: makes a function that emits MLIR callable in a kernel."""
+    return plgpu.inline_mgpu(arg_types=arg_types)
 
 
-def _barrier(barriers: Any, slot: Any) -> mgpu.BarrierRef:
-    phases: Any = None  # They are told by the caller.
-    return mgpu.BarrierRef(mgpu.utils.memref_ptr(barriers), _number(slot), phases, 1)
+def _mbarrier(mbarriers: Any, slot: Any) -> mgpu.BarrierRef:
+    phases: Any = None  # The caller tracks the parity.
+    return mgpu.BarrierRef(mgpu.utils.memref_ptr(mbarriers), _mlir_value(slot), phases, 1)
 
 
-def _number(scalar: Any) -> Any:
+def _mlir_value(scalar: Any) -> Any:
     return scalar.registers.item()
 
 
-def _ptx(code: str, pointer: Any, *numbers: Any) -> None:
-    """Runs PTX in every thread; ``leads`` is set in the first of the block."""
+def _ptx(code: str, pointer: Any, *scalars: Any) -> None:
+    """Runs PTX in every thread; ``is_leader`` holds in the CTA's first thread."""
     llvm.inline_asm(
         ir.Type.parse("!llvm.void"),
-        [pointer, *numbers],
-        "{.reg .pred leads, done; .reg .b32 thread; mov.u32 thread, %tid.x;"
-        f"setp.eq.u32 leads, thread, 0; {code}}}",
-        ",".join(["r"] * (1 + len(numbers))),
+        [pointer, *scalars],
+        "{.reg .pred is_leader, done; .reg .b32 thread; mov.u32 thread, %tid.x;"
+        f"setp.eq.u32 is_leader, thread, 0; {code}}}",
+        ",".join(["r"] * (1 + len(scalars))),
         has_side_effects=True,
     )

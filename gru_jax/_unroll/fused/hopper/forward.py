@@ -1,182 +1,190 @@
-"""The way forward: a GRU's states, step by step, with all weights in shared memory."""
+"""Forward kernel: a GRU's states step by step, with all weights in shared memory.
+
+Notation:
+    T, B, H: time steps, sequences, hidden units; B is a multiple of N.
+    U: the recurrent weights (H, 3H).
+    C: CTAs of a cluster, H / M.
+    M: hidden units of a CTA, 64, the rows of its matmuls.
+    N: sequences of a batch tile, 16, the columns; the grid has B / N clusters.
+Register tiles are (M, N). In each step a CTA sends its units' state to the other CTAs and computes
+its units' gates.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from gru_jax._unroll.fused.hopper import dsmem as mail
-from gru_jax._unroll.fused.hopper.cluster import SEQUENCES, UNITS, Team, by_distance, fetch
-from gru_jax._unroll.fused.hopper.dsmem import Ref
-from gru_jax._unroll.fused.hopper.tiles import (
-    PREFETCHED,
-    WGMMA,
-    WGMMA_TRANSPOSED,
-    choose,
-    load_carry,
-    load_flags,
-    load_of_units,
-    load_tile,
-    prefetch_tile,
-    store_tile,
-    turn,
+from gru_jax._unroll.fused.flags import RESET, VALID, pack_flags
+from gru_jax._unroll.fused.hopper import dsmem, tiles
+from gru_jax._unroll.fused.hopper.cluster import (
+    TILE_BATCH,
+    UNITS_PER_CTA,
+    Cluster,
+    by_rank_offset,
+    load_weights,
 )
-from gru_jax._unroll.fused.interface import Gates
+from gru_jax._unroll.fused.hopper.dsmem import Ref
+from gru_jax._unroll.fused.interface import ForwardArgs
 from gru_jax.cells.gru import gru_step_reset_after
 from gru_jax.typing import Array, DType
 
-VALID, RESETS = 1, 2
-"""Bits of a step's flags."""
 
-
-def walk(
-    team: Team,
-    projected: Gates,
-    w_h: Array,
-    b_hn: Array,
-    start: Array,
-    initial: Array,
-    flags: Array | None,
-    *,
-    reverse: bool,
-    dtype: DType,
-    interpret: object,
+def launch_forward(
+    args: ForwardArgs, *, reverse: bool, dtype: DType, interpret: object
 ) -> tuple[Array, Array]:
-    """See :class:`gru_jax._unroll.fused.interface.Forward`.
-
-    Every step each member sends its units' state to the others, and computes its units' gates.
+    """See :class:`~gru_jax._unroll.fused.interface.ForwardKernel`.
 
     Args:
-        team: who walks a tile of the batch.
-        projected, w_h, b_hn, start, initial, reverse, dtype: as there; B is a multiple of 16.
-        flags: (T, B), int32, the bits of each step; None where all steps are valid and none resets.
+        args, reverse, dtype: as there; B is a multiple of 16, H of 64.
         interpret: as for ``plgpu.kernel``.
     """
-    time, batch, hidden = projected[0].shape
-    members, operands = team.members, w_h.dtype
+    time, batch, hidden = args.projected[0].shape
+    cluster = Cluster(hidden // UNITS_PER_CTA)
+    num_ctas, matmul_dtype = cluster.num_ctas, args.w_h.dtype
+    flags = pack_flags(args.valid, args.resets)
 
-    def kernel(x_r: Ref, x_z: Ref, x_n: Ref, u: Ref, b: Ref, h0: Ref, put_in: Ref, *refs: Ref):
-        flags_ref = None if flags is None else refs[0]
-        states, last, u_memory, mailbox, fetch_barrier, mail_barriers, farewell_barrier = refs[
-            0 if flags is None else 1 :
-        ]
-        mail.open_barriers(mail_barriers)
-        fetch(u, u_memory, fetch_barrier)
-        bias = load_of_units(b)
-        initial = None if flags_ref is None else turn(load_tile(put_in), WGMMA)
+    def kernel(
+        x_r: Ref,  # (T, B, H)
+        x_z: Ref,  # (T, B, H)
+        x_n: Ref,  # (T, B, H)
+        weights: Ref,  # (C, 3, M, H), matmul dtype
+        b_hn: Ref,  # (H,)
+        h0: Ref,  # (B, H)
+        reset_state_ref: Ref,  # (B, H)
+        *refs: Ref,
+    ) -> None:
+        flags_ref = None if flags is None else refs[0]  # (T, B), int32
+        (
+            states,  # (T, B, H)
+            h_last,  # (B, H)
+            w_smem,  # (3, M, H), matmul dtype
+            recv_smem,  # (2, C, N, M), matmul dtype
+            weights_barrier,
+            mbarriers,
+            exit_barrier,
+        ) = refs[0 if flags is None else 1 :]
+        dsmem.init_mbarriers(mbarriers)
+        load_weights(weights, w_smem, weights_barrier)
+        bias = tiles.load_bias(b_hn)
+        reset_state = None
+        if flags_ref is not None:
+            reset_state = tiles.relayout(tiles.load_tile(reset_state_ref), tiles.WGMMA)
 
-        def index(count: Array | int) -> Array:
-            count = jnp.clip(count, 0, time - 1)
-            return time - 1 - count if reverse else count
+        def time_index(step: Array | int) -> Array:
+            step = jnp.clip(step, 0, time - 1)
+            return time - 1 - step if reverse else step
 
-        def read(count: Array | int) -> tuple[list[Array], Array | None]:
+        def load_inputs(step: Array | int) -> tuple[list[Array], Array | None]:
             for ref in (x_r, x_z, x_n):
-                prefetch_tile(ref, index(count + PREFETCHED))
-            bits = None if flags_ref is None else load_flags(flags_ref, index(count))
-            return [load_tile(ref, index(count)) for ref in (x_r, x_z, x_n)], bits
+                tiles.prefetch_tile(ref, time_index(step + tiles.PREFETCH_DISTANCE))
+            bits = None if flags_ref is None else tiles.load_flags(flags_ref, time_index(step))
+            return [tiles.load_tile(ref, time_index(step)) for ref in (x_r, x_z, x_n)], bits
 
-        def step(count: Array, carry: tuple[Array, Any]) -> tuple[Array, Any]:
-            before, (x, bits) = carry
-            h = before
-            if bits is not None and initial is not None:
-                h = choose(bits & RESETS, initial, h)
-            letter = turn(h, WGMMA_TRANSPOSED).astype(operands)
-            letters = mailbox.at[lax.rem(count, 2)]
-            for distance in range(1, members):
-                team.send(letter, letters.at[members - distance], mail_barriers, count, distance)
-            # What need not wait for the others' letters is done while they are on their way. It is
-            # the time to read and write memory, too: a commit, as comes after them, is a fence,
-            # ahead of which what was begun has to be done (in SASS MEMBAR.ALL.CTA).
-            letters.at[0].transpose((1, 0))[...] = letter
+        def body(step: Array, carry: tuple[Array, Any]) -> tuple[Array, Any]:
+            h_previous, (projected, bits) = carry
+            h = h_previous
+            if bits is not None and reset_state is not None:
+                h = tiles.select_per_sequence(bits & RESET, reset_state, h)
+            message = tiles.relayout(h, tiles.WGMMA_TRANSPOSED).astype(matmul_dtype)
+            operands = recv_smem.at[lax.rem(step, 2)]
+            for rank_offset in range(1, num_ctas):
+                slot_ref = operands.at[num_ctas - rank_offset]
+                cluster.send(message, slot_ref, mbarriers, step, rank_offset)
+            # Overlap independent work with the remote stores. A commit_smem is a fence
+            # (MEMBAR.ALL.CTA in SASS) that waits for global loads and stores in flight. Issued
+            # after this one, they have until the next, while the messages arrive.
+            operands.at[0].transpose((1, 0))[...] = message
             plgpu.commit_smem()
-            x_of_r, x_of_z, x_of_n = (turn(tile, WGMMA) for tile in x)
-            store_tile(states, turn(before, WGMMA_TRANSPOSED), index(count - 1))
-            following = read(count + 1)
+            p_r, p_z, p_n = (tiles.relayout(tile, tiles.WGMMA) for tile in projected)
+            h_previous = tiles.relayout(h_previous, tiles.WGMMA_TRANSPOSED)
+            tiles.store_tile(states, h_previous, time_index(step - 1))
+            next_inputs = load_inputs(step + 1)
 
             def receive() -> None:
-                team.receive(mail_barriers, count, letter)
+                cluster.receive(mbarriers, step, message)
                 plgpu.commit_smem()
 
-            sums = _products(u_memory, letters, receive)
+            preactivations = _matmul(w_smem, operands, receive)
 
             def affine(
                 operand: Array, weights: Ref, addends: Sequence[Array | None]
             ) -> tuple[Array, ...]:
-                del operand, weights  # Their products are the sums.
+                del operand, weights  # Their matmuls are the preactivations above.
                 return tuple(
                     total if addend is None else total + addend
-                    for total, addend in zip(sums, addends, strict=True)
+                    for total, addend in zip(preactivations, addends, strict=True)
                 )
 
-            new = gru_step_reset_after(h, (x_of_r, x_of_z, x_of_n), u_memory, bias, affine)
-            return new if bits is None else choose(bits & VALID, new, h), following
+            new = gru_step_reset_after(h, (p_r, p_z, p_n), w_smem, bias, affine)
+            if bits is not None:
+                new = tiles.select_per_sequence(bits & VALID, new, h)
+            return new, next_inputs
 
-        begin = turn(load_carry(h0), WGMMA), read(0)
-        h, _ = lax.fori_loop(0, time, step, begin)
-        h = turn(h, WGMMA_TRANSPOSED)
-        store_tile(states, h, index(time - 1))
-        store_tile(last, h)
-        team.part(farewell_barrier)
+        init = tiles.relayout(tiles.load_carry(h0), tiles.WGMMA), load_inputs(0)
+        h, _ = lax.fori_loop(0, time, body, init)
+        h = tiles.relayout(h, tiles.WGMMA_TRANSPOSED)
+        tiles.store_tile(states, h, time_index(time - 1))
+        tiles.store_tile(h_last, h)
+        cluster.exit_sync(exit_barrier)
 
-    run = plgpu.kernel(
+    run = cluster.kernel(
         kernel,
-        out_type=(
-            jax.ShapeDtypeStruct((time, batch, hidden), dtype),
-            jax.ShapeDtypeStruct((batch, hidden), jnp.float32),
-        ),
+        name="gru_forward",
+        shape=(time, batch, hidden),
+        dtype=dtype,
         scratch_types=[
-            team.memory((3, UNITS, hidden), operands),
-            team.memory((2, members, SEQUENCES, UNITS), operands),
+            cluster.smem((3, UNITS_PER_CTA, hidden), matmul_dtype),
+            cluster.smem((2, num_ctas, TILE_BATCH, UNITS_PER_CTA), matmul_dtype),
             plgpu.Barrier(num_arrivals=3),
-            mail.barriers(members - 1),
-            team.farewell_barrier(),
+            dsmem.mbarrier_scratch(num_ctas - 1),
+            cluster.exit_barrier(),
         ],
-        grid=(batch // SEQUENCES,),
-        grid_names=("tile",),
-        kernel_name="gru_forward",
-        compiler_params=plgpu.CompilerParams(
-            lowering_semantics=plgpu.LoweringSemantics.Warpgroup, reduction_scratch_bytes=0
-        ),
         interpret=interpret,
-        **team.mesh,
     )
-    inputs = (*projected, _cut_weights(w_h, members), b_hn, start, initial)
+    weights = _partition_weights(args.w_h, num_ctas)
+    inputs = (*args.projected, weights, args.b_hn, args.h0, args.reset_state)
     return run(*inputs, *([] if flags is None else [flags]))
 
 
-def _cut_weights(w_h: Array, members: int) -> Array:
-    """To each member U^T for its units of every gate, (members, 3, 64, H)."""
-    senders_first = w_h.reshape(members, UNITS, 3, members, UNITS).transpose(3, 0, 2, 4, 1)
-    return by_distance(senders_first).transpose(0, 2, 3, 1, 4).reshape(members, 3, UNITS, -1)
+def _partition_weights(w_h: Array, num_ctas: int) -> Array:
+    """U^T of each CTA's units (C, 3, M, H), from U (H, 3H); columns are in rank-offset order."""
+    sender_second = w_h.reshape(num_ctas, UNITS_PER_CTA, 3, num_ctas, UNITS_PER_CTA).transpose(
+        3, 0, 2, 4, 1
+    )
+    partitioned = by_rank_offset(sender_second).transpose(0, 2, 3, 1, 4)
+    return partitioned.reshape(num_ctas, 3, UNITS_PER_CTA, -1)
 
 
-def _products(weights: Ref, letters: Ref, receive: Callable[[], None]) -> tuple[Array, ...]:
-    """``U^T h`` for each gate: (3, units, H) by (members, sequences, units).
+def _matmul(weights: Ref, operands: Ref, receive: Callable[[], None]) -> tuple[Array, ...]:
+    """``U^T h`` (M, N) for each gate.
 
-    The caller's own letter is there already; ``receive`` waits for the others.
+    Args:
+        weights: (3, M, H).
+        operands: (C, N, M), the state of every CTA's units in rank-offset order.
+        receive: waits for all operands but the CTA's own, which is there already.
     """
-    members, _, _ = letters.shape
+    num_ctas, _, _ = operands.shape
 
-    def accumulate(*sums: Ref) -> tuple[Array, ...]:
-        def add(distance: Array | int, first: Array | int) -> None:
-            operand = letters.at[distance].transpose((1, 0))
-            for gate, total in enumerate(sums):
-                plgpu.wgmma(total, weights.at[gate, :, pl.ds(first, UNITS)], operand)
+    def accumulate(*accumulators: Ref) -> tuple[Array, ...]:
+        def add(rank_offset: Array | int, column: Array | int) -> None:
+            operand = operands.at[rank_offset].transpose((1, 0))
+            for gate, accumulator in enumerate(accumulators):
+                plgpu.wgmma(accumulator, weights.at[gate, :, pl.ds(column, UNITS_PER_CTA)], operand)
 
         add(0, 0)
         receive()
 
-        # A loop, and not all members one after the other: the compiler would keep an address of
-        # every piece in registers, of which there are not as many.
-        @pl.loop(1, members)
-        def _(distance: Array) -> None:
-            add(distance, pl.multiple_of(distance * UNITS, UNITS))
+        # Unrolled, the compiler would keep an address for each part of the weights in registers,
+        # and run out of them.
+        @pl.loop(1, num_ctas)
+        def _(rank_offset: Array) -> None:
+            add(rank_offset, pl.multiple_of(rank_offset * UNITS_PER_CTA, UNITS_PER_CTA))
 
-        return tuple(total[...] for total in sums)
+        return tuple(accumulator[...] for accumulator in accumulators)
 
-    tile = plgpu.WGMMAAccumulatorRef((UNITS, SEQUENCES), jnp.float32)
+    tile = plgpu.WGMMAAccumulatorRef((UNITS_PER_CTA, TILE_BATCH), jnp.float32)
     return pl.run_scoped(accumulate, tile, tile, tile)

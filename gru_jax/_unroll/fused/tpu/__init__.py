@@ -1,37 +1,50 @@
-"""A GRU by fused kernels for TPU: compiled for them and right in interpret mode, never timed."""
+"""A GRU by fused kernels for TPU: compiled for it and tested in interpret mode, never timed."""
 
-from gru_jax._unroll.call_spec import Call, Memory, default_device
+from gru_jax._unroll.call_spec import CallSpec
 from gru_jax._unroll.fused import run as fused
-from gru_jax._unroll.fused.tpu.tiling import CHIPS, LANES, largest_hidden
-from gru_jax._unroll.masking import Steps
-from gru_jax._unroll.transform_rules import transformable
+from gru_jax._unroll.fused.tpu.tiling import LANES, MAX_HIDDEN_SIZE, TPU_SPECS, max_hidden_size
+from gru_jax._unroll.fused.transforms import with_transform_rules
+from gru_jax._unroll.masking import ScanInputs
 from gru_jax.cells.gru import GRUParams
 from gru_jax.typing import Array
 
+describe = fused.describe
 
-def unsupported(call: Call) -> str | None:
-    """Why these kernels cannot serve a call; None where they can."""
-    if call.platform != "tpu":
-        return f"it runs on TPU, and this is {call.platform}"
-    if call.device_kind not in CHIPS:
-        return f"it is compiled for {', '.join(CHIPS)}, and this is {call.device_kind}"
-    reason = fused.unsupported(call)
-    if reason is not None:
-        return reason
-    assert isinstance(call.cell, GRUParams), "or there was a reason"
-    hidden, most = call.cell.hidden_size, largest_hidden(CHIPS[call.device_kind])
-    if hidden % LANES or hidden > most:
-        return f"the hidden size must be a multiple of {LANES} up to {most}, and is {hidden}"
-    return None
+
+def targets(spec: CallSpec) -> bool:
+    """Whether the kernels are made for the device of a call, and have run on such a one."""
+    return spec.device_kind in TPU_SPECS and "tpu" in fused.VERIFIED_PLATFORMS
+
+
+def unsupported_reasons(spec: CallSpec) -> list[str]:
+    """Every reason why these kernels do not support a call; empty if they do."""
+    reasons = []
+    most = MAX_HIDDEN_SIZE
+    if spec.platform != "tpu":
+        reasons.append(f"it needs a TPU, but the default device is a {spec.platform.upper()}")
+    elif spec.device_kind not in TPU_SPECS:
+        kinds = ", ".join(TPU_SPECS)
+        reasons.append(f"it needs one of {kinds}, but the default device is {spec.device_kind}")
+    else:
+        most = max_hidden_size(TPU_SPECS[spec.device_kind])
+        if "tpu" not in fused.VERIFIED_PLATFORMS and not spec.is_explicit:
+            reasons.append("it has never run on a TPU, so it must be requested explicitly")
+    reasons += fused.unsupported_reasons(spec)
+    if type(spec.cell) is GRUParams:
+        hidden = spec.cell.hidden_size
+        if hidden % LANES or hidden > most:
+            reasons.append(
+                f"the hidden size must be a multiple of {LANES} up to {most}, got {hidden}"
+            )
+    return reasons
 
 
 def run(
-    cell: GRUParams, steps: Steps, state: Array, *, reverse: bool, memory: Memory
+    spec: CallSpec, cell: GRUParams, inputs: ScanInputs, h0: Array, *, reverse: bool
 ) -> tuple[Array, Array]:
-    """Runs a GRU over time; nothing but the states is kept for gradients either way."""
-    del memory
-    # Pallas takes longer to import than all of this library, and serves few of its users.
-    from gru_jax._unroll.fused.tpu.kernels import pair
+    """Runs a GRU over time; the states are the only residuals, whatever ``spec.remat`` permits."""
+    # Pallas takes longer to import than all of this library, and few users need it.
+    from gru_jax._unroll.fused.tpu.kernels import make_kernels
 
-    kernels = transformable(pair(CHIPS[default_device().device_kind]), "tpu")
-    return fused.run(cell, steps, state, reverse=reverse, kernels=kernels)
+    kernels = with_transform_rules(make_kernels(TPU_SPECS[spec.device_kind]), "tpu")
+    return fused.run(spec, cell, inputs, h0, reverse=reverse, kernels=kernels)

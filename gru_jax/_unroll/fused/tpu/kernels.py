@@ -1,4 +1,11 @@
-"""The pair of kernels for TPU: the weights stay in VMEM, blocks of steps stream past them."""
+"""Kernels for TPU: the weights stay in VMEM, and blocks of steps are streamed through it.
+
+Notation:
+    T, B, H: time steps, sequences, hidden units.
+    S, N: steps and sequences of a tile (:class:`~gru_jax._unroll.fused.tpu.tiling.Tile`).
+The grid is (B / N, T / S), rounded up. A tile's state stays in VMEM from its first block of steps
+to its last.
+"""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -10,202 +17,181 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from gru_jax._unroll.fused.interface import Gates, Kernels
-from gru_jax._unroll.fused.tpu.tiling import Chip, fit, unrolled
+from gru_jax._unroll.fused.flags import RESET, VALID, pack_flags
+from gru_jax._unroll.fused.interface import BackwardArgs, ForwardArgs, FusedKernels
+from gru_jax._unroll.fused.tpu.tiling import TpuSpec, choose_tile, unroll_factor
 from gru_jax.cells.gru import gru_step_reset_after
 from gru_jax.typing import Array, DType
 
-VALID, RESET = 1, 2
-"""Bits of a step's flags."""
 
-
-def pair(chip: Chip, *, interpret: Any = False) -> Kernels:
+def make_kernels(spec: TpuSpec, *, interpret: Any = False) -> FusedKernels:
     """The kernels for a kind of TPU.
 
     Args:
-        chip: what they have to fit into.
+        spec: of the TPU.
         interpret: as for ``pl.pallas_call``: whether to run without a TPU, and how.
     """
-    walk = functools.partial(_walk, chip=chip, interpret=interpret)
-    return Kernels(functools.partial(_forward, walk), functools.partial(_backward, walk))
+    time_loop = functools.partial(_time_loop_kernel, spec=spec, interpret=interpret)
+
+    def forward(args: ForwardArgs, *, reverse: bool, dtype: DType) -> tuple[Array, Array]:
+        flags = pack_flags(args.valid, args.resets)
+        return time_loop(
+            _forward_step,
+            per_step=[*args.projected, *([] if flags is None else [flags[..., None]])],
+            weights=[args.w_h, args.b_hn[None]],
+            per_batch=[args.reset_state],
+            init=args.h0,
+            reverse=reverse,
+            dtype=dtype,
+        )
+
+    def backward(args: BackwardArgs, *, reverse: bool) -> tuple[Array, Array]:
+        return time_loop(
+            _backward_step,
+            per_step=[args.d_ys, args.state_jacobian, *args.gate_jacobians],
+            weights=[args.w_h_t],
+            per_batch=[],
+            init=args.d_h_last,
+            reverse=reverse,
+            dtype=args.d_h_last.dtype,
+        )
+
+    return FusedKernels(forward, backward)
 
 
-def _forward(
-    walk: Callable[..., tuple[Array, Array]],
-    projected: Gates,
-    w_h: Array,
-    b_hn: Array,
-    start: Array,
-    initial: Array,
-    valid: Array | None,
-    resets: Array | None,
-    *,
-    reverse: bool,
-    dtype: DType,
+def _forward_step(
+    h: Array,  # (N, H)
+    inputs: list[Array],  # three of (N, H), and flags (N, 1) or nothing
+    weight_refs: list[Any],  # (H, 3H) in the matmul dtype, (1, H)
+    per_batch_refs: list[Any],  # (N, H)
 ) -> tuple[Array, Array]:
-    def step(h: Array, read: list[Array], constants: list[Any], rows: list[Any]) -> Any:
-        x_r, x_z, x_n, *flags = read
-        w_h, b_hn = constants
-        for flag in flags:
-            flag = jnp.broadcast_to(flag, h.shape)
-            h = jnp.where(flag & RESET != 0, rows[0][...], h)
-        new = gru_step_reset_after(h, (x_r, x_z, x_n), w_h[...], b_hn[...], _affine)
-        for flag in flags:
-            flag = jnp.broadcast_to(flag, h.shape)
-            new = jnp.where(flag & VALID != 0, new, h)
-        return new, new
-
-    flags = _pack_flags(valid, resets)
-    return walk(
-        step,
-        per_step=[*projected, *flags],
-        constants=[w_h, b_hn[None]],
-        rows=[initial],
-        start=start,
-        reverse=reverse,
-        dtype=dtype,
-    )
+    x_r, x_z, x_n, *flags = inputs
+    w_h, b_hn = weight_refs
+    for bits in flags:
+        bits = jnp.broadcast_to(bits, h.shape)
+        h = jnp.where(bits & RESET != 0, per_batch_refs[0][...], h)
+    new = gru_step_reset_after(h, (x_r, x_z, x_n), w_h[...], b_hn[...], _affine)
+    for bits in flags:
+        bits = jnp.broadcast_to(bits, h.shape)
+        new = jnp.where(bits & VALID != 0, new, h)
+    return new, new
 
 
-def _backward(
-    walk: Callable[..., tuple[Array, Array]],
-    d_states: Array,
-    through: Array,
-    slopes: Gates,
-    u_transposed: Array,
-    d_last: Array,
-    *,
-    reverse: bool,
+def _backward_step(
+    d: Array,  # (N, H)
+    inputs: list[Array],  # five of (N, H), the Jacobians of gates in the matmul dtype
+    weight_refs: list[Any],  # (3H, H) in the matmul dtype
+    per_batch_refs: list[Any],
 ) -> tuple[Array, Array]:
-    def step(d: Array, read: list[Array], constants: list[Any], rows: list[Any]) -> Any:
-        del rows
-        d_state, through, *slopes = read
-        d = d + d_state
-        d_sums = jnp.concatenate([d * slope.astype(d.dtype) for slope in slopes], axis=-1)
-        return d * through + _dot(d_sums, constants[0][...]), d
-
-    return walk(
-        step,
-        per_step=[d_states, through, *slopes],
-        constants=[u_transposed],
-        rows=[],
-        start=d_last,
-        reverse=reverse,
-        dtype=d_last.dtype,
+    del per_batch_refs
+    d_y, state_jacobian, *gate_jacobians = inputs
+    d = d + d_y
+    d_preactivations = jnp.concatenate(
+        [d * jacobian.astype(d.dtype) for jacobian in gate_jacobians], axis=-1
     )
+    return d * state_jacobian + _dot(d_preactivations, weight_refs[0][...]), d
 
 
-def _walk(
+def _time_loop_kernel(
     step: Callable[..., tuple[Array, Array]],
     *,
     per_step: list[Array],
-    constants: list[Array],
-    rows: list[Array],
-    start: Array,
+    weights: list[Array],
+    per_batch: list[Array],
+    init: Array,
     reverse: bool,
     dtype: DType,
-    chip: Chip,
+    spec: TpuSpec,
     interpret: Any,
 ) -> tuple[Array, Array]:
-    """Carries a state over all steps.
-
-    The grid is (tiles of the batch, blocks of time). A tile's state lives in VMEM from its first
-    block to its last; constants have one place for all of the grid and are fetched once.
+    """A kernel that scans over time.
 
     Args:
-        step: ``(carry, [what is read of a step], constants, rows) -> (carry, what is written)``.
-        per_step: read at each step, (T, B, H or 1).
-        constants: two axes, the same for all.
-        rows: (B, H), the same for all steps.
-        start: (B, H), the carry before the first step.
+        step: ``(carry, inputs of the step, weights, per_batch) -> (carry, output)``.
+        per_step: (T, B, H or 1) each, the inputs of each step.
+        weights: two axes each, fetched once for the whole grid.
+        per_batch: (B, H) each, the same at every step.
+        init: (B, H), the carry before the first step.
         reverse: whether step T - 1 comes first.
-        dtype: of what is written at each step.
-        chip: what the kernel has to fit into.
+        dtype: of the outputs.
+        spec: of the TPU.
         interpret: as for ``pl.pallas_call``.
 
     Returns:
-        What was written (T, B, H), and the last carry (B, H).
+        The outputs (T, B, H), and the last carry (B, H).
     """
     time, batch, _ = per_step[0].shape
-    hidden = start.shape[-1]
-    tile = fit(time, batch, hidden, constants[0].dtype.itemsize, chip)
+    hidden = init.shape[-1]
+    tile = choose_tile(time, batch, hidden, weights[0].dtype.itemsize, spec)
     num_blocks = pl.cdiv(time, tile.steps)
 
     def time_block(index: Any) -> Any:
         return num_blocks - 1 - index if reverse else index
 
-    def kernel(*refs: Any) -> None:
-        ends = iter(refs)
-        read = [next(ends) for _ in per_step]
-        fixed = [next(ends) for _ in constants]
-        of_rows = [next(ends) for _ in rows]
-        first, written, last, carry = ends
+    def kernel(*all_refs: Any) -> None:
+        refs = iter(all_refs)
+        per_step_refs = [next(refs) for _ in per_step]  # (S, N, H or 1)
+        weight_refs = [next(refs) for _ in weights]
+        per_batch_refs = [next(refs) for _ in per_batch]  # (N, H)
+        init_ref, out_ref, last_ref, carry_ref = refs  # (N, H), (S, N, H), (N, H), (N, H)
 
         @pl.when(pl.program_id(1) == 0)
         def _() -> None:
-            carry[...] = first[...]
+            carry_ref[...] = init_ref[...]
 
         count = tile.steps
         if time % tile.steps:
             count = jnp.minimum(count, time - time_block(pl.program_id(1)) * tile.steps)
 
-        def body(index: Any, state: Array) -> Array:
+        def body(index: Any, carry: Array) -> Array:
             at = count - 1 - index if reverse else index
-            state, out = step(state, [ref[at] for ref in read], fixed, of_rows)
-            written[at] = out.astype(dtype)
-            return state
+            carry, out = step(
+                carry, [ref[at] for ref in per_step_refs], weight_refs, per_batch_refs
+            )
+            out_ref[at] = out.astype(dtype)
+            return carry
 
-        unroll = unrolled(tile, hidden) if isinstance(count, int) else None
-        carry[...] = lax.fori_loop(0, count, body, carry[...], unroll=unroll)
-        last[...] = carry[...]
+        unroll = unroll_factor(tile, hidden) if isinstance(count, int) else None
+        carry_ref[...] = lax.fori_loop(0, count, body, carry_ref[...], unroll=unroll)
+        last_ref[...] = carry_ref[...]
 
     def block(array: Array | jax.ShapeDtypeStruct) -> pl.BlockSpec:
         if array.ndim == 3:
-            shape = (tile.steps, tile.rows, array.shape[-1])
+            shape = (tile.steps, tile.batch, array.shape[-1])
             return pl.BlockSpec(shape, lambda tile, index: (time_block(index), tile, 0))
-        return pl.BlockSpec((tile.rows, hidden), lambda tile, index: (tile, 0))
+        return pl.BlockSpec((tile.batch, hidden), lambda tile, index: (tile, 0))
 
     def whole(array: Array) -> pl.BlockSpec:
-        # Fetched once, it needs no second buffer to be fetched into.
+        # An array that is fetched once needs no second buffer.
         return pl.BlockSpec(array.shape, lambda tile, index: (0, 0), pipeline_mode=pl.Buffered(1))
 
-    results = (_like(start, (time, batch, hidden), dtype), _like(start, start.shape, start.dtype))
-    written, last = pl.pallas_call(
+    results = (_like(init, (time, batch, hidden), dtype), _like(init, init.shape, init.dtype))
+    outputs, last = pl.pallas_call(
         kernel,
         out_shape=results,
-        grid=(pl.cdiv(batch, tile.rows), num_blocks),
-        in_specs=[*map(block, per_step), *map(whole, constants), *map(block, [*rows, start])],
+        grid=(pl.cdiv(batch, tile.batch), num_blocks),
+        in_specs=[*map(block, per_step), *map(whole, weights), *map(block, [*per_batch, init])],
         out_specs=[*map(block, results)],
-        scratch_shapes=[pltpu.VMEM((tile.rows, hidden), start.dtype)],
+        scratch_shapes=[pltpu.VMEM((tile.batch, hidden), init.dtype)],
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=chip.vmem_mib * 2**20
+            dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=spec.vmem_mib * 2**20
         ),
         interpret=interpret,
-    )(*per_step, *constants, *rows, start)
-    return written, last
-
-
-def _pack_flags(valid: Array | None, resets: Array | None) -> list[Array]:
-    """All flags of a step in one number, (T, B, 1); nothing where there are none."""
-    if valid is None and resets is None:
-        return []
-    bits = jnp.int32(VALID) if valid is None else VALID * valid.astype(jnp.int32)
-    if resets is not None:
-        bits = bits + RESET * resets.astype(jnp.int32)
-    return [bits[..., None]]
+    )(*per_step, *weights, *per_batch, init)
+    return outputs, last
 
 
 def _affine(operand: Array, weights: Array, addends: Sequence[Array | None]) -> tuple[Array, ...]:
-    """:func:`gru_jax.affine` as a kernel computes it, where biases have two axes."""
-    parts = jnp.split(_dot(operand, weights), len(addends), axis=-1)
+    """:func:`gru_jax.cells.affine` for a kernel, where biases have two axes."""
+    pieces = jnp.split(_dot(operand, weights), len(addends), axis=-1)
     return tuple(
-        part if addend is None else part + jnp.broadcast_to(addend, part.shape)
-        for part, addend in zip(parts, addends, strict=True)
+        piece if addend is None else piece + jnp.broadcast_to(addend, piece.shape)
+        for piece, addend in zip(pieces, addends, strict=True)
     )
 
 
 def _dot(operand: Array, weights: Array) -> Array:
-    """The product in the weights' dtype, exact where that is float32."""
+    """The matmul in the weights' dtype, exact if that is float32."""
     exact = weights.dtype != jnp.bfloat16
     return lax.dot_general(
         operand.astype(weights.dtype),
@@ -217,6 +203,6 @@ def _dot(operand: Array, weights: Array) -> Array:
 
 
 def _like(array: Array, shape: tuple[int, ...], dtype: DType) -> jax.ShapeDtypeStruct:
-    """The type of a result that differs from device to device as ``array`` does."""
+    """The type of a result that varies over the same mesh axes as ``array``."""
     varying = jax.typeof(array).manual_axis_type
     return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=varying)

@@ -1,110 +1,105 @@
-"""Which sizes fit into a TPU's VMEM, and in which pieces: plain arithmetic."""
+"""Choice of the block sizes that fit into a TPU's VMEM: plain arithmetic."""
 
 from typing import NamedTuple
 
+from gru_jax._unroll.chunks import divisor_near
+
 LANES, SUBLANES = 128, 16
-"""Of an array's last two axes, what they are padded to in VMEM (for bfloat16, the wider one)."""
+"""Multiples to which VMEM pads an array's last two axes (for bfloat16, the wider one)."""
 
-LARGEST_HIDDEN = 2048
-"""That is compiled in the tests; what is larger takes long to compile."""
+MAX_HIDDEN_SIZE = 2048
+"""The largest hidden size that the tests compile; larger ones take long to compile."""
 
-STEPS = (16, 8, 4)
-"""Of a block, the first that fits: enough that what starting a block costs is little beside it."""
+BLOCK_STEPS = (16, 8, 4)
+"""Steps of a block, most first: enough to hide the cost of starting one."""
 
-PASSES = 512
-"""Through the matrix unit, 8 rows by 128 by 128, that are laid out one after the other at most."""
+MAX_UNROLLED_MXU_PASSES = 512
+"""Passes through the matrix unit, 8 rows by 128 by 128 each, in the unrolled part of a loop."""
 
 
-class Chip(NamedTuple):
-    """A kind of TPU.
+class TpuSpec(NamedTuple):
+    """Limits of a kind of TPU.
 
     Attributes:
-        vmem_mib: MiB of VMEM that each core has.
-        cores: that work on one program.
+        vmem_mib: MiB of VMEM of each core.
+        cores: how many cores run one program.
     """
 
     vmem_mib: int
     cores: int
 
 
-CHIPS = {
-    "TPU v4": Chip(vmem_mib=16, cores=2),
-    "TPU v5": Chip(vmem_mib=64, cores=2),
-    "TPU v5p": Chip(vmem_mib=64, cores=2),
-    "TPU v5 lite": Chip(vmem_mib=128, cores=1),
-    "TPU v5e": Chip(vmem_mib=128, cores=1),
-    "TPU v6 lite": Chip(vmem_mib=128, cores=1),
-    "TPU v6e": Chip(vmem_mib=128, cores=1),
+TPU_SPECS = {
+    "TPU v4": TpuSpec(vmem_mib=16, cores=2),
+    "TPU v5": TpuSpec(vmem_mib=64, cores=2),
+    "TPU v5p": TpuSpec(vmem_mib=64, cores=2),
+    "TPU v5 lite": TpuSpec(vmem_mib=128, cores=1),
+    "TPU v5e": TpuSpec(vmem_mib=128, cores=1),
+    "TPU v6 lite": TpuSpec(vmem_mib=128, cores=1),
+    "TPU v6e": TpuSpec(vmem_mib=128, cores=1),
 }
-"""By the device's kind; figures from ``jax.experimental.pallas.tpu.get_tpu_info``."""
+"""By JAX's name of the device kind; values from ``jax.experimental.pallas.tpu.get_tpu_info``."""
 
 
 class Tile(NamedTuple):
-    """What is in VMEM at once: so many steps of so many sequences."""
+    """The block that is in VMEM at a time: this many steps of this many sequences."""
 
     steps: int
-    rows: int
+    batch: int
 
 
-def largest_hidden(chip: Chip) -> int:
-    """The largest hidden size that is served, with products in bfloat16."""
-    smallest = Tile(STEPS[-1], SUBLANES)
-    sizes = range(LANES, LARGEST_HIDDEN + 1, LANES)
-    return max(size for size in sizes if bytes_of(smallest, size, 2) <= chip.vmem_mib * 2**20)
+def max_hidden_size(spec: TpuSpec) -> int:
+    """The largest supported hidden size, for matmuls in bfloat16."""
+    smallest = Tile(BLOCK_STEPS[-1], SUBLANES)
+    sizes = range(LANES, MAX_HIDDEN_SIZE + 1, LANES)
+    return max(size for size in sizes if vmem_bytes(smallest, size, 2) <= spec.vmem_mib * 2**20)
 
 
-def fit(time: int, batch: int, hidden: int, itemsize: int, chip: Chip) -> Tile:
-    """The largest tile that fits: as much of the batch as can be, then as many steps.
+def choose_tile(time: int, batch: int, hidden: int, itemsize: int, spec: TpuSpec) -> Tile:
+    """The largest tile that fits: as many sequences as possible, then as many steps.
 
     Args:
         time, batch, hidden: T, B, H.
-        itemsize: bytes of a number in the products' dtype.
-        chip: what it has to fit into.
+        itemsize: bytes of an element in the matmul dtype.
+        spec: of the TPU.
 
     Raises:
-        ValueError: nothing does.
+        ValueError: no tile fits.
     """
-    for rows in _row_counts(batch, chip.cores):
-        for most in STEPS:
-            tile = Tile(_divisor_near(time, most), rows)
-            if bytes_of(tile, hidden, itemsize) <= chip.vmem_mib * 2**20:
+    for tile_batch in _batch_tile_candidates(batch, spec.cores):
+        for most in BLOCK_STEPS:
+            tile = Tile(divisor_near(time, most), tile_batch)
+            if vmem_bytes(tile, hidden, itemsize) <= spec.vmem_mib * 2**20:
                 return tile
-    raise ValueError(f"a hidden size of {hidden} does not fit into {chip.vmem_mib} MiB of VMEM")
+    raise ValueError(f"a hidden size of {hidden} does not fit into {spec.vmem_mib} MiB of VMEM")
 
 
-def bytes_of(tile: Tile, hidden: int, itemsize: int) -> int:
-    """What the larger of the kernels, the one for the way back, needs for a tile."""
-    rows, row = _round_up(tile.rows, SUBLANES), _round_up(hidden, LANES)
+def vmem_bytes(tile: Tile, hidden: int, itemsize: int) -> int:
+    """The VMEM that a tile takes in the backward kernel, the larger of the two."""
+    rows, row = _round_up(tile.batch, SUBLANES), _round_up(hidden, LANES)
     weights = 3 * row * row * itemsize
-    # Two buffers of each block: three arrays in float32, three in the products' dtype, flags.
+    # Two buffers of each block: three arrays in float32, three in the matmul dtype, flags.
     streamed = 2 * tile.steps * rows * (row * (3 * 4 + 3 * itemsize) + LANES * 4)
-    # Start and end in two buffers, the carry, and what a step computes.
-    at_work = 20 * rows * row * 4
-    return weights + streamed + at_work
+    # Two buffers of the first and of the last state, the carry, and a step's temporaries.
+    temporaries = 20 * rows * row * 4
+    return weights + streamed + temporaries
 
 
-def unrolled(tile: Tile, hidden: int) -> int:
-    """How many steps of a block are laid out one after the other, so that they overlap.
+def unroll_factor(tile: Tile, hidden: int) -> int:
+    """How many steps of a block are unrolled, so that they overlap.
 
-    Few where a step is long by itself: what is laid out takes its time to be compiled.
+    Fewer where one step is long by itself: unrolled steps take time to compile.
     """
-    passes = -(-tile.rows // 8) * 3 * (-(-hidden // LANES)) ** 2
-    return max(1, min(tile.steps, PASSES // passes))
+    passes = -(-tile.batch // 8) * 3 * (-(-hidden // LANES)) ** 2
+    return max(1, min(tile.steps, MAX_UNROLLED_MXU_PASSES // passes))
 
 
-def _row_counts(batch: int, cores: int) -> list[int]:
-    """Rows of a tile, most first: all of the batch, or parts that begin where registers do."""
-    parts = sorted({_round_up(-(-batch // 2**n), SUBLANES) for n in range(1, 16)}, reverse=True)
-    parts = [rows for rows in parts if rows < batch]
+def _batch_tile_candidates(batch: int, cores: int) -> list[int]:
+    """Batch sizes of a tile, largest first: the whole batch, or aligned fractions of it."""
+    fractions = {_round_up(-(-batch // 2**n), SUBLANES) for n in range(1, 16)}
+    candidates = sorted((size for size in fractions if size < batch), reverse=True)
     # Each core takes tiles of its own.
-    return parts if cores > 1 and parts else [batch, *parts]
-
-
-def _divisor_near(time: int, most: int) -> int:
-    """Steps of a block: at most ``most``, and a divisor of ``time`` where one is near."""
-    if time <= most:
-        return time
-    return next((steps for steps in range(most, most // 2, -1) if time % steps == 0), most)
+    return candidates if cores > 1 and candidates else [batch, *candidates]
 
 
 def _round_up(number: int, multiple: int) -> int:

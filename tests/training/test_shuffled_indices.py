@@ -1,4 +1,4 @@
-"""Laws of the data's order."""
+"""Properties of the data's order."""
 
 import numpy as np
 import pytest
@@ -12,8 +12,8 @@ sizes = st.integers(1, 40)
 
 @given(st.integers(0, 5), sizes, sizes, st.integers(1, 4))
 @settings(max_examples=100, deadline=None)
-def test_batches_are_epochs_one_after_another(seed, size, batch_size, epochs):
-    batches = training.Batches(seed, size, batch_size)
+def test_batches_are_concatenated_epochs(seed, size, batch_size, epochs):
+    batches = training.ShuffledIndices(seed, size, batch_size)
     steps = -(-size * epochs // batch_size)
     order = np.concatenate([batches(step) for step in range(steps)])
     assert order.shape == (steps * batch_size,)
@@ -24,17 +24,17 @@ def test_batches_are_epochs_one_after_another(seed, size, batch_size, epochs):
 @given(st.integers(0, 5), sizes, sizes, st.lists(st.integers(0, 1000), min_size=1, max_size=5))
 @settings(max_examples=50, deadline=None)
 def test_a_batch_depends_on_seed_and_step_alone(seed, size, batch_size, steps):
-    asked_before = training.Batches(seed, size, batch_size)
+    called_before = training.ShuffledIndices(seed, size, batch_size)
     for step in steps:
-        asked_before(step)
-    fresh = training.Batches(seed, size, batch_size)
-    assert np.array_equal(asked_before(steps[0]), fresh(steps[0]))
+        called_before(step)
+    fresh = training.ShuffledIndices(seed, size, batch_size)
+    assert np.array_equal(called_before(steps[0]), fresh(steps[0]))
 
 
-def test_epochs_and_seeds_have_orders_of_their_own():
-    first = training.Batches(0, 100, 100)
+def test_epochs_and_seeds_have_different_orders():
+    first = training.ShuffledIndices(0, 100, 100)
     assert not np.array_equal(first(0), first(1))
-    assert not np.array_equal(first(0), training.Batches(1, 100, 100)(0))
+    assert not np.array_equal(first(0), training.ShuffledIndices(1, 100, 100)(0))
 
 
 @pytest.mark.parametrize(
@@ -48,4 +48,4 @@ def test_epochs_and_seeds_have_orders_of_their_own():
 )
 def test_wrong_arguments_are_named(arguments, error, name):
     with pytest.raises(error, match=name):
-        training.Batches(*arguments)
+        training.ShuffledIndices(*arguments)

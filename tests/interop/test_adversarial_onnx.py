@@ -1,4 +1,4 @@
-"""Hostile ONNX models are refused by an error that names the file, and what is wrong with it."""
+"""Adversarial ONNX models raise an error that names the file and the fault."""
 
 import pytest
 
@@ -11,7 +11,7 @@ from tests.interop.assert_trees import assert_equal
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_models_are_refused(name, tmp_path):
+def test_adversarial_models_are_rejected(name, tmp_path):
     make, message = HOSTILE[name]
     folder = tmp_path / "models"
     folder.mkdir()
@@ -27,11 +27,11 @@ def test_hostile_models_are_refused(name, tmp_path):
 
 
 @pytest.mark.parametrize("make", [lambda: chain(40), lambda: followed_by(*LONG)])
-def test_much_that_is_no_matter_takes_neither_memory_nor_time(make):
+def test_irrelevant_nodes_take_neither_memory_nor_time(make):
     assert_equal(converter.load(make()), gru())
 
 
 @pytest.mark.parametrize("path", ["nowhere.onnx", "."])
-def test_files_that_are_not_there_are_named(path):
+def test_missing_files_are_named(path):
     with pytest.raises(FileError, match=path):
         converter.load(path)

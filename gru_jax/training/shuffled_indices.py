@@ -1,4 +1,4 @@
-"""The order of the data, as a function of (seed, step)."""
+"""Order of the training data, as a function of (seed, step)."""
 
 import dataclasses
 import functools
@@ -9,22 +9,22 @@ from gru_jax import _checks
 
 
 @dataclasses.dataclass(frozen=True)
-class Batches:
-    """Endless shuffled epochs, cut into batches of one size.
+class ShuffledIndices:
+    """Indices of endless shuffled epochs, split into batches of one size.
 
-    Each epoch is a permutation of all examples, drawn from (seed, epoch); batch ``step`` holds
-    the positions ``step * batch_size`` to ``(step + 1) * batch_size`` of all epochs one after
-    another. So no example is left out at an epoch's end, where a batch may span two epochs, and a
-    resumed run reads what an unbroken one does.
+    Each epoch is a permutation of all examples, drawn from (seed, epoch). The epochs are
+    concatenated, and batch ``step`` takes the positions ``step * batch_size`` to
+    ``(step + 1) * batch_size``. A batch may therefore span two epochs, and no example is dropped
+    at an epoch's end. A resumed run reads the same batches as an uninterrupted one.
 
     Attributes:
-        seed: of the permutations.
-        size: the number of examples.
-        batch_size: examples in a batch.
+        seed: seed of the permutations.
+        size: number of examples.
+        batch_size: number of examples in a batch.
 
     Raises:
-        TypeError: a size that is no integer.
-        ValueError: a size that is not positive, a negative seed.
+        TypeError: a size is not an integer.
+        ValueError: a size is not positive, or the seed is negative.
     """
 
     seed: int
@@ -43,8 +43,8 @@ class Batches:
         epochs, offsets = np.divmod(positions, self.size)
         indices = np.empty(self.batch_size, np.int64)
         for epoch in range(epochs[0], epochs[-1] + 1):
-            here = epochs == epoch
-            indices[here] = _permutation(self.seed, self.size, epoch)[offsets[here]]
+            in_epoch = epochs == epoch
+            indices[in_epoch] = _permutation(self.seed, self.size, epoch)[offsets[in_epoch]]
         return indices
 
 

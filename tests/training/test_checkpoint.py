@@ -1,4 +1,4 @@
-"""Checkpoints: what is saved comes back exactly or not at all, and errors say what is wrong."""
+"""Checkpoints are restored exactly or not at all, and errors name the cause."""
 
 import errno
 import json
@@ -26,15 +26,15 @@ PROGRESS = {
 }
 
 
-def save(directory, *states, keep=3):
-    with CheckpointStore(training.Checkpoints(directory, keep=keep)) as store:
+def save(directory, *states, max_to_keep=3):
+    with CheckpointStore(training.CheckpointOptions(directory, max_to_keep=max_to_keep)) as store:
         for step, state in enumerate(states, start=1):
             store.save(state, Progress(step=step))
 
 
 def restore(directory, like):
-    with CheckpointStore(training.Checkpoints(directory)) as store:
-        return store.restore_newest(like)
+    with CheckpointStore(training.CheckpointOptions(directory)) as store:
+        return store.restore_latest(like)
 
 
 def state_of(params):
@@ -56,7 +56,7 @@ def linear(key):
     ],
     ids=["gru", "bfloat16", "stack", "nnx", "odd"],
 )
-def test_any_tree_comes_back_exactly(tmp_path, make_params):
+def test_any_tree_is_restored_exactly(tmp_path, make_params):
     state = state_of(make_params(jax.random.key(1)))
     save(tmp_path, state)
     restored, progress = restore(tmp_path, state_of(make_params(jax.random.key(2))))
@@ -64,7 +64,7 @@ def test_any_tree_comes_back_exactly(tmp_path, make_params):
     assert progress == Progress(step=1)
 
 
-def test_random_keys_integers_and_flags_come_back(tmp_path):
+def test_random_keys_integers_and_flags_are_restored(tmp_path):
     def make(seed):
         opt_state = {
             "key": jax.random.key(seed, impl="rbg"),
@@ -91,10 +91,10 @@ def test_sharding_of_the_state_at_hand_is_kept(tmp_path):
 
 
 def test_saved_state_may_be_donated_at_once(tmp_path):
-    """The save goes on in the background while the next step takes the arrays' memory."""
+    """The save continues in the background while the next step reuses the arrays' buffers."""
     states = [problem.make_state(seed, hidden=2000) for seed in (1, 2)]
     copy = problem.make_state(1, hidden=2000)
-    with CheckpointStore(training.Checkpoints(tmp_path)) as store:
+    with CheckpointStore(training.CheckpointOptions(tmp_path)) as store:
         store.save(states[0], Progress(step=1))
         problem.make_train_step()(states[0], problem.batch_at(0))
     restored, _ = restore(tmp_path, states[1])
@@ -102,20 +102,20 @@ def test_saved_state_may_be_donated_at_once(tmp_path):
 
 
 @pytest.mark.parametrize("best_step", [None, 1, 3, 6])
-def test_the_newest_and_the_best_are_kept(tmp_path, best_step):
-    with CheckpointStore(training.Checkpoints(tmp_path, keep=2)) as store:
+def test_the_latest_and_the_best_are_kept(tmp_path, best_step):
+    with CheckpointStore(training.CheckpointOptions(tmp_path, max_to_keep=2)) as store:
         for step in range(1, 7):
             best_so_far = best_step if best_step is not None and best_step <= step else None
             store.save(problem.make_state(), Progress(step=step, best_step=best_so_far))
-    kept = sorted(int(path.name) for path in tmp_path.iterdir())
-    # What was deleted before it was the best does not come back.
-    assert kept == sorted({5, 6} | ({best_step} if best_step else set()))
+    steps = sorted(int(path.name) for path in tmp_path.iterdir())
+    # A checkpoint that was deleted before it became the best stays deleted.
+    assert steps == sorted({5, 6} | ({best_step} if best_step else set()))
 
 
 @pytest.fixture(scope="module")
 def two_checkpoints(tmp_path_factory):
     directory = tmp_path_factory.mktemp("two")
-    with CheckpointStore(training.Checkpoints(directory)) as store:
+    with CheckpointStore(training.CheckpointOptions(directory)) as store:
         for step in (1, 2):
             store.save(problem.make_state(step), PROGRESS[step])
     return directory
@@ -140,7 +140,7 @@ def test_all_kinds_of_files_are_known(two_checkpoints):
     checkpoint = two_checkpoints / "2"
     known = {path for kind in KINDS_OF_FILES for path in checkpoint.glob(kind)}
     found = {path for path in checkpoint.rglob("*") if path.is_file()}
-    # The sharding, of no use here, is written by some versions of Orbax only.
+    # Only some versions of Orbax write the sharding, which is not used here.
     assert found - known <= {checkpoint / "arrays" / "_sharding"}
 
 
@@ -158,15 +158,15 @@ def flip(path):
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("damage", [truncate, empty, flip, lambda path: path.unlink()])
+@pytest.mark.parametrize("corrupt", [truncate, empty, flip, lambda path: path.unlink()])
 @pytest.mark.parametrize("kind", KINDS_OF_FILES)
-def test_a_damaged_checkpoint_is_detected_or_harmless(
-    tmp_path, two_checkpoints, caplog, capfd, kind, damage
+def test_a_corrupted_checkpoint_is_detected_or_harmless(
+    tmp_path, two_checkpoints, caplog, capfd, kind, corrupt
 ):
     directory = tmp_path / "copy"
     shutil.copytree(two_checkpoints, directory)
     for path in (directory / "2").glob(kind):
-        damage(path)
+        corrupt(path)
     before = {path.name for path in (directory / "2").rglob("*")}
 
     restored, progress = restore(directory, problem.make_state(0))
@@ -176,23 +176,23 @@ def test_a_damaged_checkpoint_is_detected_or_harmless(
     harmless = kind in ("_CHECKPOINT_METADATA", "commit_success.txt")
     assert progress.step == (2 if harmless else 1)
     if not harmless:
-        (aside,) = (directory / "damaged").iterdir()
-        assert {path.name for path in aside.rglob("*")} == before
+        (quarantined,) = (directory / "corrupted").iterdir()
+        assert {path.name for path in quarantined.rglob("*")} == before
         (record,) = caplog.records
         assert record.name == "gru_jax.training"
         assert record.levelno == logging.WARNING
         assert str(directory / "2") in record.getMessage()
-        assert str(aside) in record.getMessage()
-        assert sorted(path.name for path in directory.iterdir()) == ["1", "damaged"]
+        assert str(quarantined) in record.getMessage()
+        assert sorted(path.name for path in directory.iterdir()) == ["1", "corrupted"]
 
 
-def test_all_checkpoints_damaged(tmp_path, two_checkpoints):
+def test_all_checkpoints_corrupted(tmp_path, two_checkpoints):
     directory = tmp_path / "copy"
     shutil.copytree(two_checkpoints, directory)
     for step in ("1", "2"):
         truncate(directory / step / "record" / "metadata")
     assert restore(directory, problem.make_state()) is None
-    assert len(list((directory / "damaged").iterdir())) == 2
+    assert len(list((directory / "corrupted").iterdir())) == 2
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_all_checkpoints_damaged(tmp_path, two_checkpoints):
     ],
     ids=["shape", "dtype", "more", "fewer", "static"],
 )
-def test_checkpoint_of_another_model_is_refused_and_left_alone(tmp_path, there, here, words):
+def test_checkpoint_of_another_model_raises_and_is_left_alone(tmp_path, there, here, words):
     save(tmp_path, state_of(there()))
     with pytest.raises(training.CheckpointMismatchError) as caught:
         restore(tmp_path, state_of(here()))
@@ -235,25 +235,25 @@ def test_checkpoint_of_another_model_is_refused_and_left_alone(tmp_path, there, 
     assert restore(tmp_path, state_of(there())) is not None
 
 
-def test_checkpoint_of_another_optimizer_is_refused(tmp_path):
+def test_checkpoint_of_another_optimizer_raises(tmp_path):
     params = problem.make_params()
     save(tmp_path, training.TrainState.create(params, optax.adam(0.1)))
     with pytest.raises(training.CheckpointMismatchError, match=r"\.opt_state"):
         restore(tmp_path, training.TrainState.create(params, optax.sgd(0.1, momentum=0.9)))
 
 
-def test_directory_that_cannot_be_is_named(tmp_path):
+def test_unusable_directory_is_named(tmp_path):
     (tmp_path / "file").touch()
     directory = tmp_path / "file" / "checkpoints"
     with pytest.raises(training.CheckpointError, match="Not a directory") as caught:
-        CheckpointStore(training.Checkpoints(directory))
+        CheckpointStore(training.CheckpointOptions(directory))
     assert str(directory) in str(caught.value)
 
 
-def test_too_full_a_disk_is_told_and_leaves_the_earlier_checkpoint(tmp_path, monkeypatch, capfd):
+def test_a_full_disk_raises_and_leaves_the_earlier_checkpoint(tmp_path, monkeypatch, capfd):
     save(tmp_path, problem.make_state(1))
     usage = shutil.disk_usage(tmp_path)._replace(free=10)
-    with CheckpointStore(training.Checkpoints(tmp_path)) as store:
+    with CheckpointStore(training.CheckpointOptions(tmp_path)) as store:
         monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
         with pytest.raises(training.CheckpointError) as caught:
             store.save(problem.make_state(2), PROGRESS[2])
@@ -263,17 +263,17 @@ def test_too_full_a_disk_is_told_and_leaves_the_earlier_checkpoint(tmp_path, mon
     problem.assert_same(restore(tmp_path, problem.make_state())[0], problem.make_state(1))
 
 
-# A write of TensorStore's that fails leaves others behind, which find the event loop closed.
+# When one of TensorStore's writes fails, others are still pending once the event loop is closed.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_write_that_fails_in_the_background_is_told(tmp_path):
-    """No file may grow beyond 200 bytes: the operating system refuses in the midst of saving."""
+def test_a_write_that_fails_in_the_background_raises(tmp_path):
+    """No file may grow beyond 200 bytes: a write fails during the save."""
     save(tmp_path, problem.make_state(1))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200, hard))
     try:
         with (
             pytest.raises(training.CheckpointError) as caught,
-            CheckpointStore(training.Checkpoints(tmp_path)) as store,
+            CheckpointStore(training.CheckpointOptions(tmp_path)) as store,
         ):
             store.save(problem.make_state(2), PROGRESS[2])
     finally:
@@ -282,40 +282,40 @@ def test_a_write_that_fails_in_the_background_is_told(tmp_path):
     assert all(word in message for word in ["step 2", "File too large", str(tmp_path / "1")])
     assert "\n" not in message
     problem.assert_same(restore(tmp_path, problem.make_state())[0], problem.make_state(1))
-    with CheckpointStore(training.Checkpoints(tmp_path)) as store:
+    with CheckpointStore(training.CheckpointOptions(tmp_path)) as store:
         store.save(problem.make_state(2), PROGRESS[2])
     problem.assert_same(restore(tmp_path, problem.make_state())[0], problem.make_state(2))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
 
 
-def test_what_an_unfinished_save_left_may_vanish_while_it_is_removed(tmp_path, monkeypatch):
-    """As where a save failed in this process, and its writers have not ended yet."""
+def test_files_of_an_unfinished_save_may_vanish_during_cleanup(tmp_path, monkeypatch):
+    """As after a save that failed in this process and whose writers have not finished."""
     unfinished = tmp_path / f"2{ocp.path.atomicity_types.TMP_DIR_SUFFIX}"
     (unfinished / "arrays").mkdir(parents=True)
     rmtree = shutil.rmtree
     raised = []
 
-    def rmtree_beside_another(path, *args, **kwargs):
+    def rmtree_with_concurrent_removal(path, *args, **kwargs):
         if str(path) == str(unfinished) and not raised:
             raised.append(FileNotFoundError(errno.ENOENT, "No such file or directory", "arrays"))
             raise raised[0]
         rmtree(path, *args, **kwargs)
 
-    monkeypatch.setattr(shutil, "rmtree", rmtree_beside_another)
-    with CheckpointStore(training.Checkpoints(tmp_path)) as store:
+    monkeypatch.setattr(shutil, "rmtree", rmtree_with_concurrent_removal)
+    with CheckpointStore(training.CheckpointOptions(tmp_path)) as store:
         store.save(problem.make_state(2), PROGRESS[2])
     assert raised
     problem.assert_same(restore(tmp_path, problem.make_state())[0], problem.make_state(2))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2"]
 
 
-def test_record_is_json_that_other_programs_read(two_checkpoints):
+def test_record_is_plain_json(two_checkpoints):
     record = json.loads((two_checkpoints / "2" / "record" / "metadata").read_text())
     assert record["progress"]["step"] == 2
     assert record["progress"]["best_metrics"] == PROGRESS[2].best_metrics
 
 
-@pytest.mark.parametrize(("keep", "error"), [(0, ValueError), (1.5, TypeError)])
-def test_wrong_keep_is_named(tmp_path, keep, error):
-    with pytest.raises(error, match="keep"):
-        training.Checkpoints(tmp_path, keep=keep)
+@pytest.mark.parametrize(("max_to_keep", "error"), [(0, ValueError), (1.5, TypeError)])
+def test_wrong_max_to_keep_is_named(tmp_path, max_to_keep, error):
+    with pytest.raises(error, match="max_to_keep"):
+        training.CheckpointOptions(tmp_path, max_to_keep=max_to_keep)

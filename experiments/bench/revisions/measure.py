@@ -1,0 +1,86 @@
+"""Measures revisions in turn: running, tracing and compiling."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from experiments.bench.revisions.process import RevisionProcess
+from experiments.bench.shapes import CPU_SIZES, ProblemSize
+from experiments.bench.timing import shuffled_rounds, summarize
+
+KINDS = ("forward", "gradient")
+METRICS = tuple(f"{metric} {kind}" for metric in ("run", "trace", "compile") for kind in KINDS)
+FEATURE_SIZE = ProblemSize.parse("32,256,64,128")
+CASES = (
+    *(("GRU", ProblemSize.parse(size)) for size in CPU_SIZES),
+    *(
+        (name, FEATURE_SIZE)
+        for name in ("GRU, starts", "GRU, lengths", "LSTM", "bidirectional stack")
+    ),
+)
+"""Names of cases, as `worker.make_case` has them, and their sizes."""
+
+BURST_MS = 20.0
+MIN_RUN_ROUNDS, MIN_COMPILE_ROUNDS = 5, 3
+
+Processes = Mapping[str, RevisionProcess]
+Row = dict[str, Any]
+
+
+def measure(
+    processes: Processes, cases: list[tuple[str, ProblemSize]], deadline: float
+) -> Iterator[tuple[str, Row]]:
+    """Measures case after case until the deadline; each has the same share of the time left.
+
+    Args:
+        processes: by role: "old", "new", and "control", which is another process of the old one.
+        cases: names and sizes.
+        deadline: by `time.monotonic()`.
+
+    Yields:
+        The case's title and, by metric of :data:`METRICS`, the milliseconds of each role, the
+        ratios "new / old" and "control / old" of each round, all as `summarize` returns them.
+    """
+    for index, (name, size) in enumerate(cases):
+        case_deadline = time.monotonic() + (deadline - time.monotonic()) / (len(cases) - index)
+        try:
+            row = _measure_case(processes, name, size, case_deadline)
+        except TimeoutError:
+            return
+        yield f"{name} {size}", row
+
+
+def _measure_case(processes: Processes, name: str, size: ProblemSize, case_deadline: float) -> Row:
+    for process in processes.values():
+        process.ask("prepare", name, [size.batch, size.time, size.input, size.hidden])
+    found: dict[str, list[dict[str, float]]] = {metric: [] for metric in METRICS}
+    begin = time.monotonic()
+    # The first compilation in a process is slower than those that follow; it is not counted.
+    for process in processes.values():
+        for kind in KINDS:
+            process.ask("compile", kind)
+    half = (case_deadline - begin) / 2
+    for order in shuffled_rounds(list(processes), begin + half, MIN_COMPILE_ROUNDS):
+        for kind in KINDS:
+            times = {role: processes[role].ask("compile", kind) for role in order}
+            for metric in ("trace", "compile"):
+                found[f"{metric} {kind}"].append({role: times[role][metric] for role in order})
+    for kind, until in zip(KINDS, (case_deadline - half / 2, case_deadline), strict=True):
+        slowest = max(process.ask("run", kind, 1) for process in processes.values())
+        calls = max(1, round(BURST_MS / slowest))
+        for order in shuffled_rounds(list(processes), until, MIN_RUN_ROUNDS):
+            found[f"run {kind}"].append(
+                {role: processes[role].ask("run", kind, calls) for role in order}
+            )
+    return {metric: _summarize(rounds) for metric, rounds in found.items()}
+
+
+def _summarize(rounds: list[dict[str, float]]) -> Row:
+    def of(value: Callable[[dict[str, float]], float]) -> dict[str, float]:
+        return summarize([value(each) for each in rounds])
+
+    return {
+        **{role: of(lambda each, role=role: each[role]) for role in ("old", "new", "control")},
+        "new / old": of(lambda each: each["new"] / each["old"]),
+        "control / old": of(lambda each: each["control"] / each["old"]),
+    }

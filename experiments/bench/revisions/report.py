@@ -1,0 +1,72 @@
+"""The comparison of two revisions as Markdown, from what `revisions.json` holds."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.bench.report import format_summary, geometric_mean, machine
+from experiments.bench.revisions.measure import METRICS
+from experiments.markdown import markdown_table
+
+Result = Mapping[str, Any]
+RATIOS = ("new / old", "control / old")
+
+
+def to_markdown(result: Result) -> str:
+    """A table of geometric means, and one for each metric."""
+    hashes = {role: label(result, role) for role in ("old", "new")}
+    parts = [
+        f"New is revision {hashes['new']}, old is {hashes['old']}. {machine(result)}, by "
+        f"`{result['command']}`. Sizes are batch, time, input, hidden; float32. The revisions run "
+        "in processes of their own, in interleaved rounds. A ratio is the median over the rounds, "
+        "with quartiles in parentheses; below 1 the new revision is faster. The control is a "
+        "second process of the old revision: its ratios are noise.",
+        _means(result),
+        *(_metric(result, metric, hashes) for metric in METRICS),
+    ]
+    if result["not_measured"]:
+        parts.append(f"Not measured within the time limit: {'; '.join(result['not_measured'])}.")
+    return "\n\n".join(parts) + "\n"
+
+
+def label(result: Result, role: str) -> str:
+    """The short hash of a revision, with a plus sign where files differ from it."""
+    revision = result["revisions"][role]
+    return revision["git_revision"][:10] + ("+" if revision["git_changed_files"] else "")
+
+
+def _means(result: Result) -> str:
+    rows = []
+    for metric in METRICS:
+        ratios = {
+            name: [row[metric][name]["median"] for row in result["cases"].values()]
+            for name in RATIOS
+        }
+        rows.append(
+            [
+                metric,
+                *(f"{geometric_mean(values):.3f}" for values in ratios.values()),
+                *(f"{max(values):.3f}" for values in ratios.values()),
+            ]
+        )
+    return markdown_table(
+        ["Geometric means and largest ratios", *RATIOS, *(f"largest {name}" for name in RATIOS)],
+        rows,
+    )
+
+
+def _metric(result: Result, metric: str, hashes: Mapping[str, str]) -> str:
+    rows = [
+        [
+            title,
+            *(format_summary(row[metric][role]) for role in ("old", "new")),
+            *(_ratio(row[metric][name]) for name in RATIOS),
+            str(row[metric]["old"]["rounds"]),
+        ]
+        for title, row in result["cases"].items()
+    ]
+    header = [f"{metric.capitalize()}, ms", f"old {hashes['old']}", f"new {hashes['new']}"]
+    return markdown_table([*header, *RATIOS, "rounds"], rows)
+
+
+def _ratio(summary: Mapping[str, float]) -> str:
+    return f"{summary['median']:.3f} ({summary['low']:.3f} to {summary['high']:.3f})"

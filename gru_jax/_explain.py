@@ -1,0 +1,195 @@
+"""Which implementation a call of :func:`gru_jax.unroll` takes, and why."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from gru_jax._unroll.api import CallArguments, prepare_call, validate_call
+from gru_jax._unroll.dispatch import IMPLEMENTATIONS
+from gru_jax._unroll.masking import make_scan_inputs
+from gru_jax._unroll.remat import default_chunk_size
+from gru_jax.cells.base import Cell
+from gru_jax.stack import Stack, unroll_stack
+from gru_jax.typing import Checkpoint, ImplementationName, Inputs, Lengths, State, TimeMask
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    """What a call of :func:`gru_jax.unroll` does; ``str`` of it is a table.
+
+    Attributes:
+        implementation: the name of the implementation that the call takes.
+        reasons: for each implementation every reason why it does not support the call.
+        details: what the implementation does with the call.
+    """
+
+    implementation: str
+    reasons: Mapping[str, tuple[str, ...]]
+    details: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [f"{'implementation':16}{'taken':7}why not"]
+        for name, reasons in self.reasons.items():
+            taken = name == self.implementation
+            preferred = f'supported, but "{self.implementation}" is faster'
+            notes = reasons or ("" if taken else preferred,)
+            for index, note in enumerate(notes):
+                label, answer = (name, "yes" if taken else "no") if not index else ("", "")
+                lines.append(f"{label:16}{answer:7}{note}".rstrip())
+        return "\n".join([*lines, "", *(f"- {detail}" for detail in self.details)])
+
+
+@dataclasses.dataclass(frozen=True)
+class StackExplanation:
+    """What a call of :func:`gru_jax.unroll_stack` does.
+
+    Attributes:
+        layers: ``layers[layer][direction]``, the explanation of each cell.
+    """
+
+    layers: tuple[tuple[Explanation, ...], ...]
+
+    @property
+    def implementation(self) -> str:
+        """The implementation of all cells; names joined by commas if they differ."""
+        names = [cell.implementation for layer in self.layers for cell in layer]
+        return ", ".join(dict.fromkeys(names))
+
+    def __str__(self) -> str:
+        return "\n\n".join(
+            f"layer {index}, {'backward' if direction else 'forward'}\n{cell}"
+            for index, layer in enumerate(self.layers)
+            for direction, cell in enumerate(layer)
+        )
+
+
+def explain(
+    params: Cell | Stack,
+    xs: Inputs | jax.ShapeDtypeStruct,
+    h0: State | None = None,
+    *,
+    lengths: Lengths | None = None,
+    mask: TimeMask | None = None,
+    starts: TimeMask | None = None,
+    reverse: bool = False,
+    implementation: ImplementationName | None = None,
+    checkpoint: Checkpoint = None,
+) -> Any:
+    """Tells which implementation the same call of :func:`gru_jax.unroll` takes here, and why.
+
+    Nothing is computed: any array may be a :class:`jax.ShapeDtypeStruct`. Works inside ``jit``.
+
+    Args:
+        params: a cell, or a :class:`gru_jax.Stack` for a call of :func:`gru_jax.unroll_stack`.
+        xs, h0, lengths, mask, starts, reverse, implementation, checkpoint: as for ``unroll``.
+
+    Returns:
+        An :class:`Explanation`, of a stack a :class:`StackExplanation`. ``.implementation`` is the
+        name; ``str`` is a table with a row for each implementation and every reason against it,
+        and below it what the chosen one does.
+
+    Raises:
+        TypeError, ValueError, NotImplementedError: as ``unroll``.
+    """
+    options: Any = {
+        "lengths": lengths,
+        "mask": mask,
+        "starts": starts,
+        "implementation": implementation,
+        "checkpoint": checkpoint,
+    }
+    if isinstance(params, Stack):
+        return _explain_stack(params, xs, h0, reverse=reverse, **options)
+    return _explain_cell(params, xs, h0, num_live_cells=1, reverse=reverse, **options)
+
+
+def _explain_stack(
+    stack: Stack, xs: Any, states: Any, *, reverse: bool, **options: Any
+) -> StackExplanation:
+    num_cells = sum(map(len, stack.layers))
+    layers = []
+    for index, layer in enumerate(stack.layers):
+        if index:
+            below = dataclasses.replace(stack, layers=stack.layers[:index])
+            xs_of_layer = jax.eval_shape(unroll_stack, below, xs)[1]
+        else:
+            xs_of_layer = xs
+        layers.append(
+            tuple(
+                _explain_cell(
+                    cell,
+                    xs_of_layer,
+                    None if states is None else states[index][direction],
+                    num_live_cells=num_cells,
+                    reverse=reverse != bool(direction),
+                    **options,
+                )
+                for direction, cell in enumerate(layer)
+            )
+        )
+    return StackExplanation(tuple(layers))
+
+
+def _explain_cell(
+    params: Cell,
+    xs: Any,
+    h0: State | None,
+    *,
+    num_live_cells: int,
+    lengths: Any,
+    mask: Any,
+    starts: Any,
+    reverse: bool,
+    implementation: ImplementationName | None,
+    checkpoint: Checkpoint,
+) -> Explanation:
+    found: list[Explanation] = []
+
+    def look(params: Cell, xs: Any, h0: Any, lengths: Any, mask: Any, starts: Any) -> tuple:
+        arguments = validate_call(
+            params, xs, h0, lengths, mask, starts, reverse=reverse, checkpoint=checkpoint
+        )
+        found.append(
+            _explain(
+                arguments,
+                num_live_cells=num_live_cells,
+                reverse=reverse,
+                requested=implementation,
+                checkpoint=checkpoint,
+            )
+        )
+        return ()
+
+    jax.eval_shape(look, params, xs, h0, lengths, mask, starts)
+    return found[0]
+
+
+def _explain(
+    arguments: CallArguments,
+    *,
+    num_live_cells: int,
+    reverse: bool,
+    requested: ImplementationName | None,
+    checkpoint: Checkpoint,
+) -> Explanation:
+    call = prepare_call(
+        arguments, requested=requested, checkpoint=checkpoint, num_live_cells=num_live_cells
+    )
+    details = []
+    inputs = make_scan_inputs(arguments.xs, arguments.controls, reverse=reverse)
+    if checkpoint not in (None, "step"):
+        time = arguments.xs.shape[0]
+        steps = default_chunk_size(time) if checkpoint == "chunk" else checkpoint
+        details.append(f"rematerialisation: one state per chunk of {steps} steps; chunks are rerun")
+        inputs = jax.tree.map(lambda leaf: leaf[:steps], inputs)
+    chosen = IMPLEMENTATIONS[call.implementation]
+    details += chosen.describe(call.spec, call.params, inputs, call.h0)
+    if inputs.valid is not None:
+        details.append("mask: every step is computed, and replaced where it is masked")
+    reasons = {
+        name: tuple(implementation.unsupported_reasons(call.spec))
+        for name, implementation in IMPLEMENTATIONS.items()
+    }
+    return Explanation(call.implementation, reasons, tuple(details))

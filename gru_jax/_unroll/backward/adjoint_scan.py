@@ -1,0 +1,142 @@
+"""The sequential part of the backward pass: a scan for the cotangents of the states.
+
+Between two steps the cotangents obey a linear recurrence, whose coefficients are known for all
+steps before it is solved.
+"""
+
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gru_jax._autodiff.step_graph import StepGraph
+from gru_jax._unroll.backward.residuals import Leaves
+from gru_jax._unroll.masking import tree_where
+from gru_jax._unroll.sharding import match_carry_sharding
+from gru_jax.cells.linear import dot
+from gru_jax.typing import Array
+
+ElementwiseJacobian: TypeAlias = list[dict[int, Array]]
+"""For each output of a step's elementwise part, its derivative with respect to inputs, by input."""
+
+
+class AdjointRecurrence(NamedTuple):
+    """Coefficients of the recurrence, of all steps of a chunk.
+
+    Attributes:
+        preactivation_jacobian: for each matmul, by output: the derivatives with respect to the
+            matmul's preactivations, (T, *batch, k, H).
+        state_jacobian: for each output, by state leaf: the derivative past the matmuls,
+            (T, *batch, H).
+        d_from_outputs: by state leaf: the cotangent that comes from the step's own output.
+        resets: (T, *batch), see :class:`~gru_jax._unroll.masking.ScanInputs`.
+    """
+
+    preactivation_jacobian: list[dict[int, Array]]
+    state_jacobian: ElementwiseJacobian
+    d_from_outputs: dict[int, Array]
+    resets: Array | None
+
+
+AdjointCarry: TypeAlias = tuple[Leaves, Leaves | None]
+"""Cotangents of the state, and of the reset state (None without resets)."""
+
+AdjointResult: TypeAlias = tuple[AdjointCarry, dict[int, Array]]
+"""The carry before all steps, and the cotangents (T, *batch, H) of each step's outputs."""
+
+
+@runtime_checkable
+class AdjointScan(Protocol):
+    """Solves a recurrence, given the transposed weights of each matmul."""
+
+    def __call__(
+        self,
+        graph: StepGraph,
+        weights_t: Leaves,
+        recurrence: AdjointRecurrence,
+        carry: AdjointCarry,
+        *,
+        reverse: bool,
+    ) -> AdjointResult: ...
+
+
+class ScanFn(Protocol):
+    """``lax.scan`` of ``body(consts, carry, x)``, with the body's constants as an argument."""
+
+    def __call__(
+        self, body: Any, consts: Any, init: Any, xs: Any, *, reverse: bool
+    ) -> tuple[Any, Any]: ...
+
+
+def lax_scan(body: Any, consts: Any, init: Any, xs: Any, *, reverse: bool) -> tuple[Any, Any]:
+    """The :class:`ScanFn` of JAX."""
+    return lax.scan(lambda carry, x: body(consts, carry, x), init, xs, reverse=reverse)
+
+
+def adjoint_scan(
+    graph: StepGraph,
+    weights_t: Leaves,
+    recurrence: AdjointRecurrence,
+    carry: AdjointCarry,
+    *,
+    reverse: bool,
+    scan_fn: ScanFn = lax_scan,
+) -> AdjointResult:
+    """An :class:`AdjointScan` for every affine cell."""
+
+    def body(weights_t: Leaves, carry: AdjointCarry, step: AdjointRecurrence) -> tuple[Any, Leaves]:
+        return _adjoint_step(graph, weights_t, carry, step)
+
+    first = jax.tree.map(lambda leaf: leaf[0], recurrence)
+    carry = match_carry_sharding(lambda carry: body(weights_t, carry, first)[0], carry)
+    carry, d_outputs = scan_fn(body, weights_t, carry, recurrence, reverse=reverse)
+    return carry, dict(enumerate(d_outputs))
+
+
+def _adjoint_step(
+    graph: StepGraph, weights_t: Leaves, carry: AdjointCarry, step: AdjointRecurrence
+) -> tuple[AdjointCarry, Leaves]:
+    """The cotangents before one step, and those of its outputs."""
+    d_new, d_reset_state = carry
+    preactivation_jacobian, state_jacobian, d_from_outputs, reset = step
+    d_outputs = dict(enumerate(d_new))
+    d_outputs |= {leaf: d_outputs[leaf] + d for leaf, d in d_from_outputs.items()}
+    d_previous = [
+        cotangent_of_input(state_jacobian, d_outputs, leaf) for leaf in range(graph.num_states)
+    ]
+    for matmul in reversed(range(len(graph.num_splits))):
+        d_preactivations = preactivation_cotangent(preactivation_jacobian[matmul], d_outputs)
+        d_operand = dot(d_preactivations, weights_t[matmul])
+        leaf = graph.operand_state_leaf[matmul]
+        if leaf is not None:
+            d_previous[leaf] += d_operand
+            continue
+        slot = graph.operand_slot(matmul)
+        d_outputs[slot] = d_operand
+        for leaf in range(graph.num_states):
+            if leaf in state_jacobian[slot]:
+                d_previous[leaf] += state_jacobian[slot][leaf] * d_operand
+    if reset is not None:
+        zeros = [jnp.zeros_like(d) for d in d_previous]
+        added = tree_where(reset, d_previous, zeros)
+        d_reset_state = jax.tree.map(jnp.add, d_reset_state, added)
+        d_previous = tree_where(reset, zeros, d_previous)
+    return (d_previous, d_reset_state), [d_outputs[slot] for slot in sorted(d_outputs)]
+
+
+def preactivation_cotangent(jacobian: dict[int, Array], d_outputs: dict[int, Array]) -> Array:
+    """The cotangent (..., k * H) of a matmul's preactivations, from the outputs that read them."""
+    terms = [jacobian[i] * d_outputs[i][..., None, :] for i in jacobian if i in d_outputs]
+    total = sum(terms[1:], terms[0])
+    return total.reshape(*total.shape[:-2], -1)
+
+
+def cotangent_of_input(
+    jacobian: ElementwiseJacobian, d_outputs: dict[int, Array], slot: int
+) -> Array:
+    """The cotangent of one input of the elementwise part, from the outputs that read it."""
+    terms = [
+        row[slot] * d_outputs[i] for i, row in enumerate(jacobian) if i in d_outputs and slot in row
+    ]
+    return sum(terms[1:], terms[0]) if terms else jnp.zeros_like(d_outputs[slot])

@@ -1,0 +1,61 @@
+"""Selection of an implementation."""
+
+import logging
+from types import ModuleType
+
+from gru_jax import _checks
+from gru_jax._unroll import reference
+from gru_jax._unroll.call_spec import CallSpec
+from gru_jax._unroll.fused import hopper, tpu
+from gru_jax._unroll.xla import run as xla
+
+IMPLEMENTATIONS: dict[str, ModuleType] = {
+    "mosaic_gpu": hopper,
+    "pallas_tpu": tpu,
+    "xla": xla,
+    "scan": reference,
+}
+"""Implementations by name, the fastest first: modules with ``unsupported_reasons`` and ``run``."""
+
+logger = logging.getLogger("gru_jax")
+_logged: set[str] = set()
+
+
+def select_implementation(requested: str | None, spec: CallSpec) -> str:
+    """The name of the implementation that runs a call.
+
+    Raises:
+        ValueError: the requested one is unknown.
+        NotImplementedError: the requested one does not support the call.
+    """
+    if requested is not None:
+        _checks.one_of("implementation", requested, IMPLEMENTATIONS)
+        reasons = IMPLEMENTATIONS[requested].unsupported_reasons(spec)
+        if reasons:
+            raise NotImplementedError(
+                f'implementation="{requested}" is not supported here: {"; ".join(reasons)}'
+            )
+        return requested
+    passed_over = {}
+    for name, implementation in IMPLEMENTATIONS.items():
+        reasons = implementation.unsupported_reasons(spec)
+        if not reasons:
+            _log_slow_path(name, passed_over, spec)
+            return name
+        passed_over[name] = reasons
+    raise AssertionError('"scan" supports every call')
+
+
+def _log_slow_path(chosen: str, passed_over: dict[str, list[str]], spec: CallSpec) -> None:
+    """One line for each reason, once in a process, if a faster one exists for the platform."""
+    for name, reasons in passed_over.items():
+        targets = getattr(IMPLEMENTATIONS[name], "targets", None)
+        if targets is not None and not targets(spec):
+            continue
+        message = (
+            f'unroll runs by implementation="{chosen}" and not by the faster "{name}": '
+            f"{'; '.join(reasons)}. gru_jax.explain tells more about a call."
+        )
+        if message not in _logged:
+            _logged.add(message)
+            logger.info(message)

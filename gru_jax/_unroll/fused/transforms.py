@@ -1,0 +1,141 @@
+"""JVP, vmap and lowering rules for a device's kernels."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import mlir
+
+from gru_jax._unroll.fused.interface import (
+    BACKWARD_BATCH_AXES,
+    FORWARD_BATCH_AXES,
+    BackwardArgs,
+    ForwardArgs,
+    FusedKernels,
+)
+from gru_jax._unroll.fused.reference_kernels import REFERENCE_KERNELS
+from gru_jax._unroll.transform_rules import Function, vmap_reference, with_reference_jvp
+from gru_jax.typing import Array
+
+KernelArgs = ForwardArgs | BackwardArgs
+
+
+def with_transform_rules(kernels: FusedKernels, platform: str | None = None) -> FusedKernels:
+    """Kernels that can be differentiated, mapped and lowered for any platform.
+
+    - Derivatives of any order are those of the reference kernels.
+    - :func:`jax.vmap` joins a mapped axis to the batch. Where weights are mapped, it maps the
+      reference kernels.
+    - With a ``platform`` as lowering names it (``"tpu"``, ``"cuda"``), only a program that is
+      lowered for that platform alone contains the kernels. A program for another platform, or for
+      several, contains the reference kernels.
+    """
+
+    def wrap(kernel: Function, reference: Function, batch_axes: Sequence[Any]) -> Function:
+        def call(args: KernelArgs, **options: Any) -> Any:
+            device = functools.partial(kernel, **options)
+            plain = functools.partial(reference, **options)
+            if platform is not None:
+                device = _lower_only_for(platform, device, plain)
+            return with_reference_jvp(_with_vmap_rule(device, plain, batch_axes), plain)(args)
+
+        return call
+
+    return FusedKernels(
+        wrap(kernels.forward, REFERENCE_KERNELS.forward, FORWARD_BATCH_AXES),
+        wrap(kernels.backward, REFERENCE_KERNELS.backward, BACKWARD_BATCH_AXES),
+    )
+
+
+def _with_vmap_rule(kernel: Function, reference: Function, batch_axes: Sequence[Any]) -> Function:
+    """``kernel``; under vmap with the mapped axis joined to the batch, or else ``reference``."""
+    function = jax.custom_batching.custom_vmap(kernel)
+
+    @function.def_vmap
+    def rule(size: int, is_mapped: Any, args: KernelArgs) -> tuple[Any, Any]:
+        fields = list(zip(args, is_mapped[0], batch_axes, strict=True))
+        if any(axis is None and any(jax.tree.leaves(mapped)) for _, mapped, axis in fields):
+            return vmap_reference(reference, size, is_mapped, (args,))
+
+        def join(axis: int, array: Array, mapped: bool) -> Array:
+            if not mapped:
+                array = jnp.broadcast_to(array, (size, *array.shape))
+            array = jnp.moveaxis(array, 0, axis)
+            return array.reshape(*array.shape[:axis], -1, *array.shape[axis + 2 :])
+
+        def split(axis: int, array: Array) -> Array:
+            array = array.reshape(*array.shape[:axis], size, -1, *array.shape[axis + 1 :])
+            return jnp.moveaxis(array, axis, 0)
+
+        per_step, last = function(
+            type(args)._make(
+                field
+                if axis is None
+                else jax.tree.map(functools.partial(join, axis), field, mapped)
+                for field, mapped, axis in fields
+            )
+        )
+        return (split(1, per_step), split(0, last)), (True, True)
+
+    return function
+
+
+def _lower_only_for(platform: str, kernel: Function, reference: Function) -> Function:
+    """``kernel`` in a program that is lowered for ``platform`` alone, ``reference`` elsewhere.
+
+    :func:`jax.lax.platform_dependent` would put both into a program for several platforms, and
+    there Pallas lowers a kernel for each of them and fails.
+    """
+
+    def call(args: KernelArgs) -> Any:
+        leaves, structure = jax.tree.flatten(args)
+        select = _PlatformSelect(
+            platform, _flat_fn(kernel, structure), _flat_fn(reference, structure)
+        )
+        return tuple(jax.jit(functools.partial(_platform_select_p.bind, select=select))(*leaves))
+
+    return call
+
+
+def _flat_fn(function: Function, structure: Any) -> Function:
+    return lambda *leaves: list(function(jax.tree.unflatten(structure, leaves)))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _PlatformSelect:
+    """Two functions of the same arrays, of which a program contains one."""
+
+    platform: str
+    kernel: Function
+    reference: Function
+
+
+_platform_select_p = Primitive("platform_select")
+_platform_select_p.multiple_results = True
+
+
+@_platform_select_p.def_impl
+def _run_eagerly(*arguments: Array, select: _PlatformSelect) -> list[Array]:
+    # Reached under jax.disable_jit only, which is for debugging: no program exists, and the
+    # reference can be stepped through.
+    return select.reference(*arguments)
+
+
+@_platform_select_p.def_abstract_eval
+def _abstract_eval(*avals: Any, select: _PlatformSelect) -> list[Any]:
+    return list(jax.make_jaxpr(select.reference)(*avals).out_avals)
+
+
+def _lower(
+    context: mlir.LoweringRuleContext, *arguments: Any, select: _PlatformSelect
+) -> Sequence[Any]:
+    is_only_platform = tuple(context.module_context.platforms) == (select.platform,)
+    function = select.kernel if is_only_platform else select.reference
+    return mlir.lower_fun(function, multiple_results=True)(context, *arguments)
+
+
+mlir.register_lowering(_platform_select_p, _lower)

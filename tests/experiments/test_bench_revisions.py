@@ -1,0 +1,135 @@
+"""The comparison of two revisions' speed, here of a checkout with itself."""
+
+import json
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments.bench.revisions import measure
+from experiments.bench.revisions.process import RevisionProcess
+from experiments.bench.revisions.report import label, to_markdown
+from experiments.bench.revisions.worker import KINDS, Worker
+from experiments.bench.timing import shuffled_rounds
+from experiments.cli import main
+from experiments.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+SIZE = "2,5,3,4"
+
+
+@pytest.fixture
+def make_package(tmp_path):
+    """Makes a folder whose `gru_jax` runs the given lines, and returns it."""
+
+    def make(source: str) -> Path:
+        (tmp_path / "gru_jax").mkdir()
+        (tmp_path / "gru_jax" / "__init__.py").write_text(source)
+        return tmp_path.resolve()
+
+    return make
+
+
+@pytest.mark.slow
+def test_the_command_compares_two_processes(workplace, capsys):
+    options = ["--sizes", SIZE, "--minutes", "4", "--output", "out"]
+    begin = time.monotonic()
+    # One process of the same checkout after the other, as fast as the minimum of rounds allows.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "shuffled_rounds", lambda names, _, least: only(names, least))
+        assert main(["bench", "--revisions", str(ROOT), *options]) == 0
+    assert time.monotonic() - begin < 4 * 60
+    result = json.loads(Path("out", "revisions.json").read_text())
+    assert list(result["cases"]) == [f"GRU {SIZE}"]
+    (row,) = result["cases"].values()
+    assert tuple(row) == measure.METRICS
+    for summaries in row.values():
+        assert all(summary["min"] > 0 for summary in summaries.values())
+    assert result["revisions"]["old"] == result["revisions"]["new"]
+    assert result["not_measured"] == []
+    command = "python -m experiments bench --revisions OLD_CHECKOUT"
+    assert result["command"] == f"{command} --sizes {SIZE} --minutes 4"
+    table = Path("out", "revisions.md").read_text()
+    assert table == to_markdown(result)
+    assert table.strip() in capsys.readouterr().out
+
+
+def only(names, least):
+    """The minimum of rounds, whatever the time."""
+    return shuffled_rounds(names, float("-inf"), least)
+
+
+@pytest.mark.parametrize("name", dict(measure.CASES))
+def test_cases_run_by_the_public_functions(name):
+    worker = Worker()
+    worker.prepare(name, [2, 4, 3, 2])
+    for kind in KINDS:
+        assert all(milliseconds > 0 for milliseconds in worker.compile(kind).values())
+        assert worker.run(kind, calls=1) > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--revisions", "."], ["--revisions is .", "not a checkout of gru_jax"]),
+        (["--revisions=nowhere"], ["--revisions is nowhere", "gru_jax/__init__.py"]),
+        (["--revisions", ROOT, "--minutes", "0"], ["--minutes is 0"]),
+        (["--revisions", ROOT, "--sizes", "1,2"], ["--sizes", "1,2", "batch,time,input,hidden"]),
+    ],
+)
+def test_wrong_options_are_named(options, expected, refused):
+    message = refused("bench", *options)
+    for part in expected:
+        assert part in message
+
+
+def test_too_little_time_is_an_error(refused):
+    message = refused("bench", "--revisions", ROOT, "--minutes", "0.001")
+    assert "Nothing was measured within --minutes 0.001" in message
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("raise RuntimeError('broken revision')", "broken revision"),
+        ("__file__ = '/elsewhere/gru_jax/__init__.py'", "imported /elsewhere/gru_jax/__init__.py"),
+    ],
+)
+def test_a_checkout_that_cannot_be_measured_is_named(make_package, source, message):
+    folder = make_package(source)
+    with (
+        RevisionProcess(folder, time.monotonic() + 120) as process,
+        pytest.raises(UserError, match=message) as caught,
+    ):
+        process.check()
+    assert str(folder) in str(caught.value)
+
+
+def test_a_process_ends_with_its_context(tmp_path):
+    with RevisionProcess(tmp_path, time.monotonic()) as process, pytest.raises(TimeoutError):
+        process.ask("describe")
+    assert isinstance(process._process, subprocess.Popen)
+    assert process._process.returncode is not None
+
+
+def test_the_report_has_ratios_of_rounds_and_names_what_was_not_measured():
+    rounds = [{"old": 2.0, "new": 1.0, "control": 2.0}, {"old": 4.0, "new": 2.0, "control": 4.0}]
+    row = {metric: measure._summarize(rounds) for metric in measure.METRICS}
+    state = {"git_revision": "a" * 40, "git_changed_files": []}
+    result = {
+        "command": "bench",
+        "device": {"platform": "cpu", "kind": "cpu", "cpu_cores": 2, "cpu": "AVX2"},
+        "versions": {"jax": "0", "python": "3"},
+        "revisions": {"old": state, "new": {**state, "git_changed_files": [" M file"]}},
+        "cases": {"GRU 1,2,3,4": row},
+        "not_measured": ["LSTM 1,2,3,4"],
+    }
+    text = to_markdown(result)
+    assert "On 2 CPU cores (AVX2), jax 0" in text
+    assert "| run forward | 0.500 | 1.000 | 0.500 | 1.000 |" in text
+    ratios = "0.500 (0.500 to 0.500) | 1.000 (1.000 to 1.000)"
+    assert f"| GRU 1,2,3,4 | 3 (2.5 to 3.5) | 1.5 (1.25 to 1.75) | {ratios} | 2 |" in text
+    assert "Not measured within the time limit: LSTM 1,2,3,4." in text
+    assert (label(result, "old"), label(result, "new")) == ("a" * 10, "a" * 10 + "+")

@@ -1,0 +1,245 @@
+"""Cells that keep the rule of AffineCell, and cells that break it: the default gradient is right.
+
+Steps are drawn from a grammar. A step of valid parts runs by ``"xla"``; one with an invalid part
+runs by ``"scan"``, and :func:`gru_jax.explain` names the part.
+"""
+
+import dataclasses
+import logging
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gru_jax
+from gru_jax._unroll import dispatch
+from gru_jax.cells import AffineCell, dot
+from tests.cells.cases import assert_close
+
+TIME, BATCH, INPUT, HIDDEN = 5, 3, 2, 4
+KEY = jax.random.key(7)
+
+UNARY = {
+    "tanh": jnp.tanh,
+    "sigmoid": jax.nn.sigmoid,
+    "sin": jnp.sin,
+    "gelu": jax.nn.gelu,
+    "softplus": jax.nn.softplus,
+    "clipped": lambda x: jnp.clip(x, -0.9, 0.9),
+    "where": lambda x: jnp.where(x > 0, x, 0.3 * x),
+    "scaled by unit": lambda x: x * jnp.broadcast_to(jnp.linspace(0.5, 1, HIDDEN), x.shape),
+    "halved": lambda x: x / 2 + jnp.zeros(x.shape, x.dtype),
+}
+BINARY = {"add": jnp.add, "multiply": jnp.multiply, "maximum": jnp.maximum, "hypot": jnp.logaddexp}
+ADDENDS = ("projected", "bias", "none", "transformed projected")
+NOT_ELEMENTWISE = {
+    "softmax": jax.nn.softmax,
+    "roll": lambda x: jnp.roll(x, 1, -1),
+    "layer norm": lambda x: x - jnp.broadcast_to(x.mean(-1, keepdims=True), x.shape),
+    "cumsum": lambda x: jnp.cumsum(x, -1) / 4,
+    "flip": lambda x: jnp.flip(x, -1),
+    "sort": lambda x: jnp.sort(x, -1),
+    "across the batch": lambda x: x - jnp.broadcast_to(x.max(0), x.shape),
+    "drawn constant": lambda x: jnp.where(jax.random.bernoulli(KEY, 0.5, x.shape), x, 0.0),
+    "counted constant": lambda x: x * jax.lax.broadcasted_iota(x.dtype, x.shape, 0) / 4,
+}
+INVALID = (*NOT_ELEMENTWISE, "parameter", "parameter in a matmul", "addend of state")
+INVALID += ("addend of a preactivation", "narrow projected leaf", "concatenated operand")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class DrawnCell(AffineCell):
+    """A step that is a list of parts; each adds a value to those that the later ones may read."""
+
+    w_x: jax.Array
+    w_h: jax.Array  # (matmuls, H, H)
+    b: jax.Array
+    gain: jax.Array
+    parts: tuple[Any, ...] = dataclasses.field(metadata={"static": True})
+
+    def initial_state(self, batch_shape=()):
+        zeros = jnp.zeros((*batch_shape, HIDDEN), self.w_x.dtype)
+        return zeros, zeros
+
+    def project(self, xs):
+        first, second = jnp.split(dot(xs, self.w_x), 2, axis=-1)
+        return first, second, first[..., :1]
+
+    def combine(self, state, projected, affine):
+        h, c = state
+        first, second, narrow = projected
+        values = [h, c, second]
+        for index, (name, one, other) in enumerate(self.parts):
+            x, y, w = values[one], values[other], self.w_h[index]
+            match name:
+                case "projected":
+                    (value,) = affine(x, w, (first,))
+                case "bias":
+                    value, _ = affine(x, jnp.concatenate([w, w], -1), (self.b, None))
+                case "none":
+                    value = sum(affine(x, jnp.concatenate([w, -2 * w], -1), (None, None)))
+                case "transformed projected":
+                    (value,) = affine(x, w, (jax.nn.softmax(first),))
+                case "parameter":
+                    value = x * jnp.broadcast_to(self.gain, x.shape)
+                case "parameter in a matmul":
+                    value = dot(x, w)
+                case "addend of state":
+                    (value,) = affine(x, w, (first + jnp.sin(h),))
+                case "addend of a preactivation":
+                    (inner,) = affine(x, w, (None,))
+                    (value,) = affine(y, w, (inner,))
+                case "narrow projected leaf":
+                    value = x * jnp.broadcast_to(narrow, x.shape)
+                case "concatenated operand":
+                    (value,) = affine(jnp.concatenate([x, y], -1), jnp.concatenate([w, w]), (None,))
+                case _ if name in BINARY:
+                    value = BINARY[name](x, y)
+                case _:
+                    value = {**UNARY, **NOT_ELEMENTWISE}[name](x)
+            values.append(value)
+        new = values[3:]
+        c = 0.5 * c + jnp.tanh(sum(new[1:], new[0]))
+        return jnp.tanh(c + 0.3 * second), c
+
+    def output(self, state):
+        return state[0]
+
+
+def draw(seed, invalid=None):
+    """A cell of up to five valid parts, with an invalid one among them if it is named."""
+    random = np.random.default_rng(seed)
+    valid = (*UNARY, *BINARY, *ADDENDS, *ADDENDS)
+    names = [str(name) for name in random.choice(valid, random.integers(2, 6))]
+    if invalid is not None:
+        names.insert(int(random.integers(len(names) + 1)), invalid)
+    parts = tuple(
+        (name, *map(int, random.integers(3 + index, size=2))) for index, name in enumerate(names)
+    )
+    shapes = [(INPUT, 2 * HIDDEN), (len(parts), HIDDEN, HIDDEN), (HIDDEN,), (HIDDEN,)]
+    weights = (jnp.asarray(random.uniform(-1, 1, shape), "float64") for shape in shapes)
+    return DrawnCell(*weights, parts=parts)
+
+
+def gradient(cell, implementation):
+    xs = jnp.asarray(np.random.default_rng(0).normal(size=(TIME, BATCH, INPUT)))
+
+    def loss(cell, xs):
+        h_last, ys = gru_jax.unroll(cell, xs, implementation=implementation)
+        weights = jnp.cos(jnp.arange(ys.size, dtype=ys.dtype)).reshape(ys.shape)
+        return (weights * ys).sum() + sum(leaf.sum() for leaf in h_last)
+
+    return jax.jit(jax.value_and_grad(loss, (0, 1)))(cell, xs)
+
+
+def explained(cell):
+    return gru_jax.explain(cell, jax.ShapeDtypeStruct((TIME, BATCH, INPUT), "float64"))
+
+
+def check_valid(seed):
+    cell = draw(seed)
+    assert explained(cell).implementation == "xla", cell.parts
+    assert_close(gradient(cell, None), gradient(cell, "scan"), "float64")
+
+
+@pytest.mark.parametrize("seed", range(6))
+@jax.enable_x64(True)
+def test_a_step_of_valid_parts_runs_by_xla(seed):
+    check_valid(seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(6, 66, 10))
+@jax.enable_x64(True)
+def test_many_steps_of_valid_parts(first):
+    for seed in range(first, first + 10):
+        check_valid(seed)
+
+
+@pytest.mark.parametrize("invalid", INVALID)
+@jax.enable_x64(True)
+def test_a_step_with_an_invalid_part_runs_by_scan(invalid):
+    """In any place of any step, and the reason is the same for a request and in explain."""
+    for seed in range(20):
+        explanation = explained(draw(seed, invalid))
+        assert explanation.implementation == "scan", draw(seed, invalid).parts
+    cell = draw(0, invalid)
+    (reason,) = explanation.reasons["xla"]
+    assert "DrawnCell" in reason
+    with pytest.raises(NotImplementedError, match=r"xla.*DrawnCell breaks the rule of AffineCell"):
+        gradient(cell, "xla")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("invalid", INVALID)
+@jax.enable_x64(True)
+def test_the_default_gradient_of_an_invalid_step_is_right(invalid):
+    """By the definition of the scan, and compared with differences of the values."""
+    cell = draw(1, invalid)
+    (value, (d_cell, _)), step = gradient(cell, None), 1e-6
+    direction = jax.tree.map(lambda leaf: jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape), cell)
+    moved = [jax.tree.map(lambda w, d, s=s: w + s * d, cell, direction) for s in (step, -step)]
+    high, low = (gradient(cell, None)[0] for cell in moved)
+    along = sum(jax.tree.leaves(jax.tree.map(lambda d, g: (d * g).sum(), direction, d_cell)))
+    assert jnp.isfinite(value)
+    np.testing.assert_allclose((high - low) / (2 * step), along, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("invalid", "named"),
+    [
+        ("softmax", "reduce_max"),
+        ("parameter", "the parameter gain is read outside affine"),
+        ("drawn constant", "a constant of the state's shape is made by"),
+        ("addend of state", "an addend of affine depends on the state"),
+        ("parameter in a matmul", "dot_general"),
+    ],
+)
+@jax.enable_x64(True)
+def test_the_reason_names_the_primitive_or_the_parameter(invalid, named):
+    (reason,) = explained(draw(2, invalid)).reasons["xla"]
+    assert named in reason
+
+
+def test_the_log_tells_of_the_slow_path_once(caplog, monkeypatch):
+    monkeypatch.setattr(dispatch, "_logged", set())
+    xs = jnp.ones((2, 1, INPUT))
+    with jax.enable_x64(True):
+        cell = draw(0, "softmax")
+    with caplog.at_level(logging.INFO, logger="gru_jax"):
+        for _ in range(2):
+            jax.clear_caches()
+            gru_jax.unroll(jax.tree.map(jnp.float32, cell), xs)
+    (record,) = caplog.records
+    assert "DrawnCell breaks the rule" in record.getMessage()
+    assert "gru_jax.explain" in record.getMessage()
+
+
+def test_library_cells_are_valid():
+    xs = jax.ShapeDtypeStruct((3, 2, INPUT), jnp.float32)
+    for init in (gru_jax.init, gru_jax.init_lstm, gru_jax.init_rnn):
+        cell = init(KEY, INPUT, HIDDEN)
+        assert gru_jax.explain(cell, xs).implementation == "xla"
+    before = gru_jax.init(KEY, INPUT, HIDDEN, reset="before")
+    assert gru_jax.explain(before, xs).implementation == "xla"
+
+
+@pytest.mark.parametrize(
+    ("columns", "addends", "message"),
+    [
+        (10, 3, "10 columns, which cannot be split into 3 equal pieces"),
+        (8, 0, "8 columns, which cannot be split into 0"),
+    ],
+)
+def test_uneven_addends(columns, addends, message):
+    with pytest.raises(ValueError, match=message):
+        gru_jax.cells.affine(jnp.ones((2, 4)), jnp.ones((4, columns)), (None,) * addends)
+
+
+def test_an_addend_of_another_width():
+    addends = (None, jnp.ones((2, 5)))
+    with pytest.raises(ValueError, match=r"addends\[1\] has shape \(2, 5\).*to be 4"):
+        gru_jax.cells.affine(jnp.ones((2, 4)), jnp.ones((4, 8)), addends)
