@@ -114,9 +114,9 @@ def is_python(code):
 
 
 DOCTESTED = {
-    name: value
+    name: docstring
     for name, value in public_objects().items()
-    if ">>>" in (inspect.getdoc(value) or "")
+    if ">>>" in (docstring := inspect.getdoc(value) or "")
 }
 
 DOCUMENTED = {
