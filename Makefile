@@ -1,16 +1,18 @@
-# Two commands need nothing but Python 3.11 or newer: `make train` and `make test`.
+# Two commands need nothing but Python 3.11 or newer: `make train` and `make test`. The latter leaves
+# out the tests marked slow, which `make test-all` runs, too.
 PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= $(shell getconf _NPROCESSORS_ONLN || echo 2)
 BIN := $(VENV)/bin
 
-.PHONY: train test lint docs docs-serve clean
+.PHONY: train test test-all lint docs docs-serve clean
 
 train: $(VENV)/.experiments
 	$(BIN)/python -m experiments train configs/digits.yaml
 
-test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
+test: SELECTED := -m "not slow"
+test test-all: $(VENV)/.dev
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(SELECTED) $(TESTS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

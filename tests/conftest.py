@@ -1,22 +1,23 @@
-"""Settings every test runs under: no silent promotion of dtypes or ranks, two CPU devices."""
+"""Settings of all tests: no implicit promotion of dtypes or ranks, two CPU devices."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
 from importlib.metadata import version
 
-# Nearly all of the suite's time is compilation of programs that run for a millisecond, here and in
-# the processes that tests start. XLA's older code generator takes half of the newer one's time;
-# later versions have the newer one alone, and there programs are compiled once for all processes.
+# Most of the time of the tests is compilation of programs that run for a millisecond, here and in
+# the processes that tests start. XLA's older code generator takes half the time of the newer one.
+# Later versions have the newer one only; there a cache shares programs between processes.
 if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1":
     if version("jaxlib").startswith("0.10."):
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false".strip()
     elif "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        programs = tempfile.mkdtemp(prefix="gru_jax-programs-")
-        atexit.register(shutil.rmtree, programs, ignore_errors=True)
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = programs
+        cache = tempfile.mkdtemp(prefix="gru_jax-programs-")
+        atexit.register(shutil.rmtree, cache, ignore_errors=True)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
         os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
@@ -29,8 +30,14 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+def pytest_collection_finish():
+    """Exempts the imported modules from garbage collection, which tracing triggers all the time."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True, scope="module")
 def free_memory():
-    """Drops what a module compiled: the programs of a whole run would fill gigabytes."""
+    """Frees a module's compiled programs, which would add up to gigabytes."""
     yield
     jax.clear_caches()

@@ -53,13 +53,13 @@ def case_of(name):
 @pytest.mark.parametrize(
     ("name", "model"),
     [
-        ("last step", {"reset": "before"}),
+        pytest.param("last step", {"reset": "before"}, marks=pytest.mark.slow),
         ("last step, lengths", {"bidirectional": True, "num_layers": 2}),
-        ("every step, lengths", {"num_layers": 2}),
-        ("standardised", {}),
+        pytest.param("every step, lengths", {"num_layers": 2}, marks=pytest.mark.slow),
+        ("standardised", {"reset": "before"}),
         ("symbols", {}),
         ("one column", {}),
-        ("joint columns", {}),
+        pytest.param("joint columns", {}, marks=pytest.mark.slow),
     ],
 )
 def test_onnx_and_stablehlo_compute_what_the_network_does(name, model):

@@ -20,8 +20,9 @@ def network_of(adding, **model):
     return task.make_network(check(task.Config, values, where="test"))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("cell", ["gru", "lstm", "rnn"])
+@pytest.mark.parametrize(
+    "cell", ["rnn", *(pytest.param(cell, marks=pytest.mark.slow) for cell in ("gru", "lstm"))]
+)
 def test_norms_are_of_the_gradient_with_respect_to_the_state(adding, cell):
     network = network_of(adding, cell=cell)
     batch = task.sample_sums(3, 6, (0,))

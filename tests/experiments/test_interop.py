@@ -12,6 +12,7 @@ from experiments.interop.measurements import Measurement, all_measurements
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_the_command_writes_results_and_tables(workplace, capsys, monkeypatch):
     rows = [
         Measurement("one", "cell", direction, "float32", lambda seed, error=error: error * seed)

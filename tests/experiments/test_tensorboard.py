@@ -54,7 +54,7 @@ def test_a_finished_run_gets_them_without_training(adding, write_config, workpla
     assert (workplace / "run" / "summary.json").read_bytes() == summary
 
 
-@pytest.mark.parametrize("vmapped", ["True", "False"])
+@pytest.mark.parametrize("vmapped", ["True", pytest.param("False", marks=pytest.mark.slow)])
 def test_every_run_of_a_comparison_has_its_scalars(adding, write_config, vmapped):
     options = ("--seeds", "2", "--vmap-seeds", vmapped, "--tensorboard")
     assert compare(write_config(adding), *options) == 0
@@ -64,6 +64,7 @@ def test_every_run_of_a_comparison_has_its_scalars(adding, write_config, vmapped
     assert scalars(first / "tensorboard") != scalars(second / "tensorboard")
 
 
+@pytest.mark.slow
 def test_a_finished_comparison_gets_them_without_training(adding, write_config):
     config = write_config(adding)
     assert compare(config, "--seeds", "1") == 0

@@ -62,8 +62,15 @@ def test_cell_computes_what_flax_gru_cell_computes():
     assert_close(got, flax_rnn.apply(variables, xs))
 
 
-@pytest.mark.parametrize("num_layers", [1, 2])
-@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize(
+    ("num_layers", "bidirectional"),
+    [
+        (1, False),
+        (2, True),
+        pytest.param(1, True, marks=pytest.mark.slow),
+        pytest.param(2, False, marks=pytest.mark.slow),
+    ],
+)
 def test_module_equals_the_nnx_module(num_layers, bidirectional):
     options = {"num_layers": num_layers, "bidirectional": bidirectional, "learned_h0": True}
     module = linen.GRU(HIDDEN, return_carry=True, **options)

@@ -148,7 +148,10 @@ def test_layouts():
         module(xs[0, 0, 0])
 
 
-@pytest.mark.parametrize("module_type", MODULES)
+@pytest.mark.parametrize(
+    "module_type",
+    [GRU, *(pytest.param(other, marks=pytest.mark.slow) for other in MODULES if other is not GRU)],
+)
 def test_transforms(module_type):
     module = randomise_biases(module_type(INPUT, HIDDEN, num_layers=2, rngs=nnx.Rngs(0)))
     xs = inputs()
