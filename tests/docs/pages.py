@@ -23,14 +23,14 @@ class Block(NamedTuple):
 def nav_pages() -> list[Path]:
     """The pages of the site, in the order of its navigation."""
 
-    def walk(entry: object) -> list[str]:
+    def flatten(entry: object) -> list[str]:
         if isinstance(entry, str):
             return [entry]
         children = entry if isinstance(entry, list) else list(entry.values())
-        return [page for child in children for page in walk(child)]
+        return [page for child in children for page in flatten(child)]
 
     config = yaml.load((ROOT / "mkdocs.yml").read_text(), yaml.SafeLoader)
-    return [DOCS / page for page in walk(config["nav"])]
+    return [DOCS / page for page in flatten(config["nav"])]
 
 
 def all_pages() -> list[Path]:

@@ -1,4 +1,4 @@
-"""Figures that README and documentation quote are those of the reports in `benchmarks`."""
+"""Values that README and documentation quote are those of the reports in `benchmarks`."""
 
 import dataclasses
 import json
@@ -255,12 +255,12 @@ def test_table_of_experiments(path):
     models = {model["cell"]: model for model in json.loads(path.read_text())["models"]}
     assert models.keys() == {cell for cell, text in cells.items() if text.strip()}
     for cell, model in models.items():
-        means = [figure["mean"] for figure in model["test"].values()]
+        means = [metric["mean"] for metric in model["test"].values()]
         assert any(is_rounded(cells[cell], mean) for mean in means)
 
 
 def is_rounded(text, value):
-    """Whether a figure as it is printed is this one, to the digits that are there."""
+    """Whether a printed number is this value, to its number of digits."""
     number, digits, power = re.search(r"((?:\d+)\.(\d+))(?:e(-?\d+))?", text).groups()
     power = int(power or 0) + (-2 if "%" in text else 0)
     return abs(float(number) * 10**power - value) <= 0.501 * 10.0 ** (power - len(digits))
