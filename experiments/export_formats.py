@@ -75,7 +75,9 @@ def to_stablehlo(config: ExperimentConfig, spec: ExportSpec | None, params: Para
 
     arguments = [inputs, lengths] if spec.lengths else [inputs]
     written = {
-        "model.zip": export.export_function(model, arguments, note={"function": "model", **note})
+        "model.zip": export.export_function(
+            model, arguments, metadata={"function": "model", **note}
+        )
     }
     network = spec.network
     if network is None or network.reads_last_step or config.model.bidirectional:
@@ -85,13 +87,13 @@ def to_stablehlo(config: ExperimentConfig, spec: ExportSpec | None, params: Para
 
     def step(state: Any, x: jax.Array) -> tuple[Any, jax.Array]:
         xs = spec.pre_post.before(x[:, None]).swapaxes(0, 1)
-        states, ys = gru_jax.unroll_stack(stack, xs, export.named_state(stack, state))
-        return export.plain_state(states), network.read_out(params, ys[0])
+        states, ys = gru_jax.unroll_stack(stack, xs, export.state_from_tuples(stack, state))
+        return export.state_to_tuples(states), network.read_out(params, ys[0])
 
     state = export.state_shapes(stack, shape[:1])
     x = jax.ShapeDtypeStruct((shape[0], *shape[2:]), spec.dtype)
     written["step.zip"] = export.export_function(
-        step, [state, x], note={"function": "step", **note}
+        step, [state, x], metadata={"function": "step", **note}
     )
     return written
 

@@ -12,7 +12,15 @@ from gru_jax._unroll.masking import make_scan_inputs
 from gru_jax._unroll.remat import default_chunk_size
 from gru_jax.cells.base import Cell
 from gru_jax.stack import Stack, unroll_stack
-from gru_jax.typing import Checkpoint, ImplementationName, Inputs, Lengths, State, TimeMask
+from gru_jax.typing import (
+    Checkpoint,
+    ImplementationName,
+    Inputs,
+    Lengths,
+    State,
+    TimeMask,
+    UnrollOptions,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,21 +101,20 @@ def explain(
     Raises:
         TypeError, ValueError, NotImplementedError: as ``unroll``.
     """
-    options: Any = {
-        "lengths": lengths,
-        "mask": mask,
-        "starts": starts,
-        "implementation": implementation,
-        "checkpoint": checkpoint,
-    }
+    options = UnrollOptions(
+        lengths=lengths,
+        mask=mask,
+        starts=starts,
+        reverse=reverse,
+        implementation=implementation,
+        checkpoint=checkpoint,
+    )
     if isinstance(params, Stack):
-        return _explain_stack(params, xs, h0, reverse=reverse, **options)
-    return _explain_cell(params, xs, h0, num_live_cells=1, reverse=reverse, **options)
+        return _explain_stack(params, xs, h0, options)
+    return _explain_cell(params, xs, h0, options, num_live_cells=1)
 
 
-def _explain_stack(
-    stack: Stack, xs: Any, states: Any, *, reverse: bool, **options: Any
-) -> StackExplanation:
+def _explain_stack(stack: Stack, xs: Any, states: Any, options: UnrollOptions) -> StackExplanation:
     num_cells = sum(map(len, stack.layers))
     layers = []
     for index, layer in enumerate(stack.layers):
@@ -116,68 +123,43 @@ def _explain_stack(
             xs_of_layer = jax.eval_shape(unroll_stack, below, xs)[1]
         else:
             xs_of_layer = xs
-        layers.append(
-            tuple(
-                _explain_cell(
-                    cell,
-                    xs_of_layer,
-                    None if states is None else states[index][direction],
-                    num_live_cells=num_cells,
-                    reverse=reverse != bool(direction),
-                    **options,
-                )
-                for direction, cell in enumerate(layer)
+        cells = []
+        for direction, cell in enumerate(layer):
+            reverse = options.get("reverse", False) != bool(direction)
+            state = None if states is None else states[index][direction]
+            cell_options: Any = {**options, "reverse": reverse}
+            cells.append(
+                _explain_cell(cell, xs_of_layer, state, cell_options, num_live_cells=num_cells)
             )
-        )
+        layers.append(tuple(cells))
     return StackExplanation(tuple(layers))
 
 
 def _explain_cell(
-    params: Cell,
-    xs: Any,
-    h0: State | None,
-    *,
-    num_live_cells: int,
-    lengths: Any,
-    mask: Any,
-    starts: Any,
-    reverse: bool,
-    implementation: ImplementationName | None,
-    checkpoint: Checkpoint,
+    params: Cell, xs: Any, h0: State | None, options: UnrollOptions, *, num_live_cells: int
 ) -> Explanation:
+    arrays = {name: options.get(name) for name in ("lengths", "mask", "starts")}
     found: list[Explanation] = []
 
-    def look(params: Cell, xs: Any, h0: Any, lengths: Any, mask: Any, starts: Any) -> tuple:
-        arguments = validate_call(
-            params, xs, h0, lengths, mask, starts, reverse=reverse, checkpoint=checkpoint
-        )
-        found.append(
-            _explain(
-                arguments,
-                num_live_cells=num_live_cells,
-                reverse=reverse,
-                requested=implementation,
-                checkpoint=checkpoint,
-            )
-        )
+    def look(params: Cell, xs: Any, h0: Any, arrays: Any) -> tuple[()]:
+        traced: Any = {**options, **arrays}
+        found.append(_explain(validate_call(params, xs, h0, traced), traced, num_live_cells))
         return ()
 
-    jax.eval_shape(look, params, xs, h0, lengths, mask, starts)
+    jax.eval_shape(look, params, xs, h0, arrays)
     return found[0]
 
 
-def _explain(
-    arguments: CallArguments,
-    *,
-    num_live_cells: int,
-    reverse: bool,
-    requested: ImplementationName | None,
-    checkpoint: Checkpoint,
-) -> Explanation:
+def _explain(arguments: CallArguments, options: UnrollOptions, num_live_cells: int) -> Explanation:
+    checkpoint = options.get("checkpoint")
     call = prepare_call(
-        arguments, requested=requested, checkpoint=checkpoint, num_live_cells=num_live_cells
+        arguments,
+        requested=options.get("implementation"),
+        checkpoint=checkpoint,
+        num_live_cells=num_live_cells,
     )
     details = []
+    reverse = options.get("reverse", False)
     inputs = make_scan_inputs(arguments.xs, arguments.controls, reverse=reverse)
     if checkpoint not in (None, "step"):
         time = arguments.xs.shape[0]

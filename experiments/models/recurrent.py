@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import warnings
 from typing import Any, Literal
 
 import jax
@@ -149,7 +150,7 @@ def build_network(
 
 def recurrent_layers(
     config: ModelConfig, in_features: int, *, bidirectional: bool = False, rngs: nnx.Rngs
-) -> nn.GRU | nn.LSTM | nn.RNN:
+) -> nn.RecurrentLayers:
     """Initialises the recurrent layers of a config; the caller chooses the direction.
 
     The cell gets those of the config's options that its initialiser has.
@@ -159,17 +160,19 @@ def recurrent_layers(
     if config.chrono_bias is not None:
         biases = initializers.chrono_bias(config.chrono_bias, config.hidden_size)
         options |= {"update_bias": biases, "forget_bias": biases}
-    # The module of a cell has the cell's name in capitals.
-    module: type[nn.GRU | nn.LSTM | nn.RNN] = getattr(nn, config.cell.upper())
-    return module(
-        in_features,
-        config.hidden_size,
-        num_layers=config.num_layers,
-        bidirectional=bidirectional,
-        dropout=config.dropout,
-        rngs=rngs,
-        **{name: value for name, value in options.items() if name in available},
-    )
+    with warnings.catch_warnings():
+        # The dropout of a config also applies before the readout, which one layer has, too.
+        warnings.filterwarnings("ignore", "dropout", UserWarning)
+        return nn.RecurrentLayers(
+            in_features,
+            config.hidden_size,
+            num_layers=config.num_layers,
+            bidirectional=bidirectional,
+            dropout=config.dropout,
+            init_cell=CELLS[config.cell].init,
+            rngs=rngs,
+            **{name: value for name, value in options.items() if name in available},
+        )
 
 
 class _Network(nnx.Module):

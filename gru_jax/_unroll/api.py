@@ -1,7 +1,7 @@
 """The public functions: one step, a whole sequence, and a sequence with truncated gradients."""
 
 import functools
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import jax
 
@@ -18,7 +18,7 @@ from gru_jax._unroll.masking import (
 from gru_jax._unroll.remat import run_with_remat
 from gru_jax._unroll.sharding import match_carry_sharding
 from gru_jax._unroll.tbptt import run_truncated
-from gru_jax._unroll.validation import batch_shape_of, check_cell, check_state
+from gru_jax._unroll.validation import batch_shape_of, check_cell, check_checkpoint, check_state
 from gru_jax.cells.base import Cell
 from gru_jax.cells.precision import cast_and_step, project, promote_params
 from gru_jax.typing import (
@@ -32,6 +32,7 @@ from gru_jax.typing import (
     State,
     StepInputs,
     TimeMask,
+    UnrollOptions,
 )
 
 
@@ -132,11 +133,7 @@ def unroll(
         ValueError: shapes that do not fit, lengths out of range, an unknown option.
         NotImplementedError: the requested implementation does not support the call.
     """
-    return unroll_with_policy(
-        params,
-        xs,
-        h0,
-        num_live_cells=1,
+    options = UnrollOptions(
         lengths=lengths,
         mask=mask,
         starts=starts,
@@ -144,6 +141,7 @@ def unroll(
         implementation=implementation,
         checkpoint=checkpoint,
     )
+    return unroll_with_policy(params, xs, h0, **options)
 
 
 def unroll_truncated(
@@ -152,12 +150,7 @@ def unroll_truncated(
     h0: State | None = None,
     *,
     window: int,
-    lengths: Lengths | None = None,
-    mask: TimeMask | None = None,
-    starts: TimeMask | None = None,
-    reverse: bool = False,
-    implementation: ImplementationName | None = None,
-    checkpoint: Checkpoint = None,
+    **options: Unpack[UnrollOptions],
 ) -> tuple[State, Outputs]:
     """:func:`unroll` with truncated backpropagation through time (Williams & Peng 1990).
 
@@ -166,28 +159,17 @@ def unroll_truncated(
     window that is read first. For one update per window see :func:`tbptt_windows`.
 
     Args:
-        params, xs, h0, lengths, mask, starts, reverse, implementation, checkpoint: as for
-            :func:`unroll`.
+        params, xs, h0: as for :func:`unroll`.
         window: steps of a window, counted from the first step of ``xs``; the last window may be
             shorter.
+        **options: ``lengths``, ``mask``, ``starts``, ``reverse``, ``implementation`` and
+            ``checkpoint``, as for :func:`unroll`.
 
     Raises:
         TypeError, ValueError, NotImplementedError: as :func:`unroll`.
     """
     window = _checks.positive_int("window", window)
-    return unroll_with_policy(
-        params,
-        xs,
-        h0,
-        num_live_cells=1,
-        lengths=lengths,
-        mask=mask,
-        starts=starts,
-        reverse=reverse,
-        implementation=implementation,
-        checkpoint=checkpoint,
-        window=window,
-    )
+    return unroll_with_policy(params, xs, h0, window=window, **options)
 
 
 # The class of the parameters is an argument of its own: jax.jit tells trees apart by structures
@@ -204,29 +186,21 @@ def unroll_with_policy(
     xs: Inputs,
     h0: State | None,
     *,
-    num_live_cells: int,
-    lengths: Lengths | None,
-    mask: TimeMask | None,
-    starts: TimeMask | None,
-    reverse: bool,
-    implementation: ImplementationName | None,
-    checkpoint: Checkpoint,
+    num_live_cells: int = 1,
     window: int | None = None,
+    **options: Unpack[UnrollOptions],
 ) -> tuple[State, Outputs]:
     """:func:`unroll`; ``num_live_cells`` is the number of cells whose residuals are alive at once.
 
     ``window`` truncates the gradient, see :func:`unroll_truncated`.
     """
     # What can be checked outside of a trace is, and the rest runs compiled.
-    arguments = validate_call(
-        params, xs, h0, lengths, mask, starts, reverse=reverse, checkpoint=checkpoint
-    )
     return _unroll(
-        arguments,
+        validate_call(params, xs, h0, options),
         cell_type=type(params),
-        reverse=bool(reverse),
-        requested=implementation,
-        checkpoint=checkpoint,
+        reverse=bool(options.get("reverse")),
+        requested=options.get("implementation"),
+        checkpoint=options.get("checkpoint"),
         window=window,
         num_live_cells=num_live_cells,
     )
@@ -242,28 +216,21 @@ class CallArguments(NamedTuple):
 
 
 def validate_call(
-    params: Cell,
-    xs: Inputs,
-    h0: State | None,
-    lengths: Lengths | None,
-    mask: TimeMask | None,
-    starts: TimeMask | None,
-    *,
-    reverse: bool,
-    checkpoint: Checkpoint,
+    params: Cell, xs: Inputs, h0: State | None, options: UnrollOptions
 ) -> CallArguments:
     """The arrays of a call; TypeError or ValueError unless all arguments fit together."""
+    for name in options:
+        if name not in UnrollOptions.__annotations__:
+            raise TypeError(f"unexpected keyword argument {name!r}")
     check_cell(params)
     xs = _checks.floating_array("xs", xs)
     batch_shape = batch_shape_of("xs", params, xs, 1)
     if h0 is not None:
         h0 = check_state("h0", params, h0, batch_shape)
-    controls = validate_controls((xs.shape[0], *batch_shape), lengths, mask, starts)
-    _checks.one_of("reverse", reverse, (False, True))
-    if isinstance(checkpoint, str):
-        _checks.one_of("checkpoint", checkpoint, ("step", "chunk"))
-    elif checkpoint is not None:
-        _checks.positive_int("checkpoint", checkpoint)
+    arrays = (options.get(name) for name in SequenceControls._fields)
+    controls = validate_controls((xs.shape[0], *batch_shape), *arrays)
+    _checks.one_of("reverse", options.get("reverse", False), (False, True))
+    check_checkpoint(options.get("checkpoint"))
     return CallArguments(params, xs, h0, controls)
 
 

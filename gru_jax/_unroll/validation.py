@@ -69,6 +69,14 @@ def check_state(name: str, params: Cell, state: State, batch_shape: Shape) -> St
     return jax.tree_util.tree_map_with_path(check_leaf, expected, state)
 
 
+def check_checkpoint(value: object) -> None:
+    """TypeError or ValueError unless ``value`` says what to save for the backward pass."""
+    if isinstance(value, str):
+        _checks.one_of("checkpoint", value, ("step", "chunk"))
+    elif value is not None:
+        _checks.positive_int("checkpoint", value)
+
+
 def _describe(state: Any) -> str:
     """A state's structure in words, such as ``LSTMState(h, c)`` or ``an array (4, 16)``."""
     if fields := getattr(state, "_fields", None):

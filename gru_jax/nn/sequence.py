@@ -6,7 +6,7 @@ from typing import Any, Unpack, get_args
 import jax.numpy as jnp
 
 from gru_jax import _checks
-from gru_jax._unroll.validation import check_state
+from gru_jax._unroll.validation import check_checkpoint, check_state
 from gru_jax.stack import (
     MERGES,
     Stack,
@@ -85,10 +85,7 @@ def check_options(
     _checks.one_of("merge", merge, MERGES)
     check_dropout(dropout, num_layers)
     _checks.one_of("implementation", implementation, (None, *get_args(ImplementationName)))
-    if isinstance(checkpoint, str):
-        _checks.one_of("checkpoint", checkpoint, ("step", "chunk"))
-    elif checkpoint is not None:
-        _checks.positive_int("checkpoint", checkpoint)
+    check_checkpoint(checkpoint)
 
 
 def _time_shape(stack: Stack, inputs: Array, time_axes: str) -> Shape:

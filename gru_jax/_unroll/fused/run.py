@@ -51,7 +51,7 @@ def unsupported_reasons(spec: CallSpec) -> list[str]:
     if spec.dtype == jnp.float32 and spec.precision not in BF16_MATMUL_PRECISIONS:
         reasons.append(
             'float32 inputs require jax.default_matmul_precision("bfloat16") because the kernel '
-            "multiplies in bfloat16; alternatively pass bfloat16 inputs"
+            "multiplies in bfloat16, or bfloat16 inputs"
         )
     elif spec.dtype not in (jnp.float32, jnp.bfloat16):
         reasons.append(f"inputs must be bfloat16 or float32, got {spec.dtype}")
