@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import pytest
 
 import gru_jax
-from tests.docs.pages import ROOT, all_pages, blocks_of, name_of
+from tests.docs.pages import DOCS, ROOT, all_pages, blocks_of, name_of
 
 OPTIONAL = {"torch", "keras", "haiku", "equinox", "tensorflow"}
 """Other frameworks, of the extra `interop`: blocks that import one are skipped without it."""
@@ -63,6 +63,18 @@ def test_python_blocks_run_one_after_the_other(page):
             # Blank lines ahead of it: a traceback then shows the line of the page.
             code = compile("\n" * block.line + block.code, name_of(page), "exec")
             exec(code, namespace)
+
+
+@pytest.mark.slow
+def test_the_guide_shows_what_explain_prints():
+    blocks = blocks_of(DOCS / "guide" / "sequences.md")
+    shown = next(number for number, block in enumerate(blocks) if block.language == "text")
+    # In a process with one device, as users have it.
+    code = f"import gru_jax, jax, jax.numpy as jnp\n{blocks[shown - 1].code}"
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
+    assert result.stdout == blocks[shown].code
 
 
 def public_objects():
