@@ -50,8 +50,8 @@ def to_onnx(config: ExperimentConfig, spec: ExportSpec | None, params: Params) -
     writer.output("outputs", outputs, spec.outputs)
     states = len(stack.layers) * directions
     writer.output("h_last", layers.states, [states, "sequences", hidden])
-    notes = {"task": config.task, "config": config.model_dump_json()}
-    return {"model.onnx": writer.finish(None, notes).SerializeToString()}
+    metadata = {"task": config.task, "config": config.model_dump_json()}
+    return {"model.onnx": writer.finish(None, metadata).SerializeToString()}
 
 
 def to_stablehlo(config: ExperimentConfig, spec: ExportSpec | None, params: Params) -> Written:
@@ -68,7 +68,7 @@ def to_stablehlo(config: ExperimentConfig, spec: ExportSpec | None, params: Para
     shape = tuple(sizes.get(size, size) for size in spec.inputs)
     inputs = jax.ShapeDtypeStruct(shape, spec.dtype)
     lengths = jax.ShapeDtypeStruct(shape[:1], jnp.int32)
-    note = {"task": config.task, "config": config.model_dump()}
+    metadata = {"task": config.task, "config": config.model_dump()}
 
     def model(inputs: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
         return spec.apply(params, inputs, lengths)
@@ -76,7 +76,7 @@ def to_stablehlo(config: ExperimentConfig, spec: ExportSpec | None, params: Para
     arguments = [inputs, lengths] if spec.lengths else [inputs]
     written = {
         "model.zip": export.export_function(
-            model, arguments, metadata={"function": "model", **note}
+            model, arguments, metadata={"function": "model", **metadata}
         )
     }
     network = spec.network
@@ -93,7 +93,7 @@ def to_stablehlo(config: ExperimentConfig, spec: ExportSpec | None, params: Para
     state = export.state_shapes(stack, shape[:1])
     x = jax.ShapeDtypeStruct((shape[0], *shape[2:]), spec.dtype)
     written["step.zip"] = export.export_function(
-        step, [state, x], metadata={"function": "step", **note}
+        step, [state, x], metadata={"function": "step", **metadata}
     )
     return written
 

@@ -1,7 +1,6 @@
 """Settings of all tests: no implicit promotion of dtypes or ranks, two CPU devices."""
 
 import atexit
-import gc
 import os
 import shutil
 import tempfile
@@ -28,12 +27,6 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-
-
-def pytest_collection_finish():
-    """Exempts the imported modules from garbage collection, which tracing triggers all the time."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="module")

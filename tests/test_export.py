@@ -57,7 +57,7 @@ def gru(**options):
     return randomized(gru_jax.init(jax.random.key(0), 3, 4, **options))
 
 
-def drawn(*shape, seed=1):
+def random_array(*shape, seed=1):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
@@ -73,7 +73,7 @@ def test_a_process_without_the_library_runs_the_files(tmp_path):
     params = gru()
     export.export_unroll(params, tmp_path / "unroll.zip", lengths=True)
     export.export_step(params, tmp_path / "step.zip")
-    xs, h0 = drawn(6, 4, 3), drawn(4, 4)
+    xs, h0 = random_array(6, 4, 3), random_array(4, 4)
     np.savez(tmp_path / "inputs.npz", xs=xs, h0=h0, lengths=LENGTHS)
     command = [sys.executable, "-c", WITHOUT_THE_LIBRARY, str(tmp_path)]
     subprocess.run(command, check=True, cwd=tmp_path, env={**os.environ, "JAX_PLATFORMS": "cpu"})
@@ -87,7 +87,7 @@ def test_sequences_of_any_batch_and_time():
     params = gru(reset="before", learned_h0=True)
     call = export.load(export.export_unroll(params, lengths=True, reverse=True)).call
     for time, batch in ((6, 4), (1, 1)):
-        xs = drawn(time, batch, 3)
+        xs = random_array(time, batch, 3)
         h0 = gru_jax.initial_state(params, (batch,))
         lengths = jnp.arange(batch, dtype=jnp.int32) % (time + 1)
         expected = gru_jax.unroll(params, xs, lengths=lengths, reverse=True)
@@ -96,7 +96,7 @@ def test_sequences_of_any_batch_and_time():
 
 def test_a_stack_in_both_directions():
     stack = gru_jax.init_stack(jax.random.key(0), 3, 4, num_layers=2, bidirectional=True)
-    xs, states = drawn(5, 2, 3), randomized(gru_jax.initial_state(stack, (2,)))
+    xs, states = random_array(5, 2, 3), randomized(gru_jax.initial_state(stack, (2,)))
     found = export.load(export.export_unroll(stack)).call(xs, states)
     assert_close(found, gru_jax.unroll_stack(stack, xs, states))
 
@@ -105,7 +105,7 @@ def test_a_stream_through_a_stack_of_lstms():
     """Whose states are named tuples, which a file does not know."""
     stack = gru_jax.init_stack(jax.random.key(0), 3, 4, num_layers=2, init_cell=gru_jax.init_lstm)
     call = export.load(export.export_step(stack)).call
-    xs, states = drawn(3, 2, 3), gru_jax.initial_state(stack, (2,))
+    xs, states = random_array(3, 2, 3), gru_jax.initial_state(stack, (2,))
     plain = tuple(tuple(tuple(state) for state in layer) for layer in states)
     ys = []
     for x in xs:
@@ -117,7 +117,7 @@ def test_a_stream_through_a_stack_of_lstms():
 
 
 def test_trainable_programs_have_the_gradient():
-    params, xs, h0 = gru(), drawn(5, 2, 3), drawn(2, 4)
+    params, xs, h0 = gru(), random_array(5, 2, 3), random_array(2, 4)
     call = export.load(export.export_unroll(params, lengths=True, trainable=True)).call
     lengths = LENGTHS[1:3]
 
@@ -134,7 +134,7 @@ def test_trainable_programs_have_the_gradient():
 
 
 def test_the_program_for_any_size_has_the_same_gradient_as_that_for_one():
-    params, xs = gru(), drawn(7, 3, 3)
+    params, xs = gru(), random_array(7, 3, 3)
 
     def gradient(params, xs):
         def loss(params):

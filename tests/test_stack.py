@@ -346,7 +346,7 @@ def test_init_names_the_wrong_argument(name, value, error):
         ("xs", jnp.zeros((TIME, BATCH, INPUT + 1)), ValueError),
         ("xs", jnp.zeros((TIME, BATCH, INPUT), jnp.int32), TypeError),
         ("lengths", np.array([5, 6, 0]), ValueError),
-        ("mask", np.ones((TIME, BATCH), int), TypeError),
+        ("mask", np.ones((TIME, BATCH), complex), TypeError),
         ("starts", np.ones((TIME,), bool), ValueError),
         ("states", ((jnp.zeros((BATCH, HIDDEN)),),), ValueError),
         ("states", ((jnp.zeros((BATCH, HIDDEN)),), (jnp.zeros((BATCH, 1)),)), ValueError),

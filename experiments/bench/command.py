@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 from tqdm import tqdm
 
 from experiments.bench import cells, implementations, layers, music, report, streaming
@@ -19,7 +18,7 @@ from experiments.bench.subprocess_metrics import measure_process
 from experiments.bench.timing import time_interleaved
 from experiments.datasets.registry import default_data_dir
 from experiments.errors import UserError
-from experiments.files import write_atomically, write_json
+from experiments.markdown import write_report
 from experiments.runs.provenance import provenance
 from experiments.suggest import did_you_mean
 
@@ -115,14 +114,10 @@ def main(arguments: list[str]) -> int:
         result["music"] = music.time_training(options.data_dir, options.seconds)
 
     output.mkdir(parents=True, exist_ok=True)
-    write_json(output / "bench.json", result)
-    markdown = report.to_markdown(result)
-    write_atomically(output / "bench.md", markdown)
     report.plot(result, output / "bench.png")
     for size, kinds in result.get("cells", {}).items():
         cells.plot(kinds, f"The three cells at {size}", output / "cells.png")
-    Console(soft_wrap=True, highlight=False, markup=False).print(markdown)
-    print(f"Written to {output}")
+    write_report(output, "bench", result, report.to_markdown(result))
     return 0
 
 

@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from rich.console import Console
 from tqdm import tqdm
 
 from experiments.errors import UserError
-from experiments.files import write_atomically, write_json
 from experiments.interop import report
 from experiments.interop.bad_files.formats import FORMATS, SLOW
 from experiments.interop.frameworks import FRAMEWORKS
 from experiments.interop.measurements import Measurement, all_measurements
+from experiments.markdown import write_report
 from experiments.runs.provenance import provenance
 
 
@@ -67,12 +66,7 @@ def main(arguments: list[str]) -> int:
         "measurements": _measure_all(options.seeds),
         "files": _read_files(options) if options.files else [],
     }
-    output.mkdir(parents=True, exist_ok=True)
-    write_json(output / "interop.json", result)
-    markdown = report.to_markdown(result)
-    write_atomically(output / "interop.md", markdown)
-    Console(soft_wrap=True, highlight=False, markup=False).print(markdown)
-    print(f"Written to {output}")
+    write_report(output, "interop", result, report.to_markdown(result))
     return 0
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-import warnings
 from typing import Any, Literal
 
 import jax
@@ -155,24 +154,39 @@ def recurrent_layers(
 
     The cell gets those of the config's options that its initialiser has.
     """
-    available = inspect.signature(CELLS[config.cell].init).parameters
+    init_cell = CELLS[config.cell].init
+    available = inspect.signature(init_cell).parameters
     options: dict[str, Any] = {"reset": config.reset}
     if config.chrono_bias is not None:
         biases = initializers.chrono_bias(config.chrono_bias, config.hidden_size)
         options |= {"update_bias": biases, "forget_bias": biases}
-    with warnings.catch_warnings():
-        # The dropout of a config also applies before the readout, which one layer has, too.
-        warnings.filterwarnings("ignore", "dropout", UserWarning)
-        return nn.RecurrentLayers(
-            in_features,
-            config.hidden_size,
-            num_layers=config.num_layers,
-            bidirectional=bidirectional,
-            dropout=config.dropout,
-            init_cell=CELLS[config.cell].init,
-            rngs=rngs,
-            **{name: value for name, value in options.items() if name in available},
-        )
+    layers = nn.RecurrentLayers(
+        in_features,
+        config.hidden_size,
+        init_cell=init_cell,
+        num_layers=config.num_layers,
+        bidirectional=bidirectional,
+        dropout=config.dropout if config.num_layers > 1 else 0.0,
+        rngs=rngs,
+        **{name: value for name, value in options.items() if name in available},
+    )
+    if config.dropout and config.num_layers == 1:
+        # Several layers fork the stream. A single one does, too, so that the number of layers does
+        # not change the parameters that are initialised next.
+        rngs.dropout.fork()
+    return layers
+
+
+def run_layers(
+    layers: nn.RecurrentLayers, inputs: jax.Array, rngs: nnx.Rngs | None, **options: Any
+) -> tuple[Any, jax.Array]:
+    """Runs recurrent layers and returns (carry, outputs); dropout is disabled without `rngs`."""
+    if rngs is not None and len(layers.layers) == 1:
+        # Several layers take a key. A single one does, too, so that the number of layers does not
+        # change the dropout masks that are sampled next.
+        rngs.dropout()
+    deterministic = rngs is None
+    return layers(inputs, return_carry=True, deterministic=deterministic, rngs=rngs, **options)
 
 
 class _Network(nnx.Module):
@@ -202,13 +216,8 @@ class _Network(nnx.Module):
     ) -> tuple[jax.Array, Any]:
         deterministic = key is None
         rngs = None if key is None else nnx.Rngs(dropout=key)
-        carry, hidden = self.recurrent(
-            inputs,
-            initial_carry=carry,
-            seq_lengths=lengths,
-            return_carry=True,
-            deterministic=deterministic,
-            rngs=rngs,
+        carry, hidden = run_layers(
+            self.recurrent, inputs, rngs, initial_carry=carry, seq_lengths=lengths
         )
         if self.reads_last_step:
             hidden = self._last_hidden(carry)

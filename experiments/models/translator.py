@@ -10,7 +10,7 @@ from flax import nnx
 
 from experiments.config import ModelConfig
 from experiments.models.beam_search import Beam, beam_search
-from experiments.models.recurrent import recurrent_layers
+from experiments.models.recurrent import recurrent_layers, run_layers
 from experiments.typing import Array, Params
 
 
@@ -150,7 +150,8 @@ class _Network(nnx.Module):
     def encode(self, source: jax.Array, lengths: jax.Array, rngs: nnx.Rngs | None) -> EncoderMemory:
         options: Any = {"deterministic": rngs is None, "rngs": rngs}
         embedded = self.dropout(self.source(source), **options)
-        values = self.dropout(self.encoder(embedded, seq_lengths=lengths, **options), **options)
+        _, values = run_layers(self.encoder, embedded, rngs, seq_lengths=lengths)
+        values = self.dropout(values, **options)
         mask = jnp.arange(source.shape[1])[None] < lengths[:, None]
         return EncoderMemory(self.key(values), values, mask)
 
@@ -160,12 +161,12 @@ class _Network(nnx.Module):
         options: Any = {"deterministic": rngs is None, "rngs": rngs}
         lower, upper = (None, None) if carry is None else carry
         embedded = self.dropout(self.target(inputs), **options)
-        lower, queries = self.lower(embedded, initial_carry=lower, return_carry=True, **options)
+        lower, queries = run_layers(self.lower, embedded, rngs, initial_carry=lower)
         scores = queries @ memory.keys.swapaxes(-1, -2) * queries.shape[-1] ** -0.5
         attention = jax.nn.softmax(jnp.where(memory.mask[..., None, :], scores, -1e9))
         context = attention @ memory.values
         attended = self.dropout(jnp.concatenate([queries, context], axis=-1), **options)
-        upper, hidden = self.upper(attended, initial_carry=upper, return_carry=True, **options)
+        upper, hidden = run_layers(self.upper, attended, rngs, initial_carry=upper)
         features = jnp.tanh(self.readout(jnp.concatenate([hidden, context], axis=-1)))
         features = self.dropout(features, **options)
         logits = self.target.attend(features)

@@ -50,11 +50,11 @@ def test_legacy_key(case):
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_jit_draws_the_same_structure(case):
-    def draw(key):
+    def init_params(key):
         return case.init(key, 3, 4, **case.static)
 
-    assert jax.tree.structure(jax.jit(draw)(KEY)) == jax.tree.structure(draw(KEY))
-    many = jax.vmap(draw)(jax.random.split(KEY, 5))
+    assert jax.tree.structure(jax.jit(init_params)(KEY)) == jax.tree.structure(init_params(KEY))
+    many = jax.vmap(init_params)(jax.random.split(KEY, 5))
     assert {leaf.shape[0] for leaf in jax.tree.leaves(many)} == {5}
 
 
@@ -214,7 +214,7 @@ def test_a_callable_for_biases_is_called_with_the_packed_shape(case):
     ],
 )
 @pytest.mark.parametrize(
-    ("returned", "came"),
+    ("returned", "got"),
     [
         (jnp.zeros((4, 5)), r"\(4, 5\)"),
         (jnp.zeros(()), r"\(\)"),
@@ -225,9 +225,9 @@ def test_a_callable_for_biases_is_called_with_the_packed_shape(case):
     ids=["shape", "scalar", "None", "float", "tuple"],
 )
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_a_wrong_result_of_a_callable_is_named(case, name, expected, returned, came):
+def test_a_wrong_result_of_a_callable_is_named(case, name, expected, returned, got):
     options = {name: lambda key, shape, dtype: returned}
-    message = f"^{name} must return an array of shape {expected}, got {came}$"
+    message = f"^{name} must return an array of shape {expected}, got {got}$"
     with pytest.raises(ValueError, match=message):
         case.init(KEY, 3, 4, **options, **case.static)
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 from pathlib import Path
 
 import jax
@@ -18,7 +17,6 @@ from experiments.bench.baselines import (
     make_problem,
     own_implementation,
 )
-from experiments.bench.report import geometric_mean
 from experiments.bench.shapes import ProblemSize
 from experiments.bench.timing import time_interleaved
 from experiments.cli import main
@@ -189,46 +187,6 @@ def test_the_processor_is_in_the_headline():
     result = json.loads((ROOT / "benchmarks" / "cpu.json").read_text())
     result["device"]["cpu"] = "A, AVX2"
     assert report.headline(result).startswith("On 2 CPU cores (A, AVX2), jax ")
-
-
-def documented_tables() -> list[list[list[str]]]:
-    """The cells of the tables in `docs/performance.md`."""
-    tables: list[list[list[str]]] = []
-    previous = ""
-    for line in (ROOT / "docs" / "performance.md").read_text().splitlines():
-        if line.startswith("|"):
-            if not previous.startswith("|"):
-                tables.append([])
-            tables[-1].append([cell.strip() for cell in line.strip("|").split("|")])
-        previous = line
-    return tables
-
-
-def test_the_documentation_shows_the_ratios_of_every_report():
-    (table,) = [table for table in documented_tables() if table[0][0] == "report"]
-    for name, *cells in table[2:]:
-        path = re.search(r"benchmarks/(.*)\.md", name)
-        assert path is not None
-        result = json.loads((ROOT / "benchmarks" / f"{path.group(1)}.json").read_text())
-        expected = []
-        for kind in ("gradient", "forward"):
-            found = [row["best baseline"] for row in report.ratios(result, kind).values()]
-            expected += [f"{min(found):.2f} to {max(found):.2f}", f"{geometric_mean(found):.2f}"]
-        assert cells == expected, name
-
-
-def test_the_documentation_shows_the_newest_times():
-    gradient = json.loads((ROOT / "benchmarks" / "cpu.json").read_text())["gradient"]
-    (table,) = [table for table in documented_tables() if table[0][1:] == list(gradient)]
-    rows = {name: cells for name, *cells in table[2:]}
-    of_size = list(gradient.values())
-    expected = {
-        "gru_jax": [times["gru_jax"]["median"] for times in of_size],
-        "best other": [report.best_baseline(times)[1] for times in of_size],
-        "matmul only": [times["matmul only"]["median"] for times in of_size],
-    }
-    for name, medians in expected.items():
-        assert list(map(float, rows[name])) == [float(f"{median:.3g}") for median in medians], name
 
 
 @pytest.mark.parametrize("name", ["cpu", "sizes", "avx2", "jax-0.12", "jax-0.12-sizes"])

@@ -101,39 +101,6 @@ def test_tables_are_those_of_the_results():
         assert (folder / f"{name}.md").read_text() == to_markdown(result)
 
 
-VARIANTS = {
-    "mosaic_gpu": "gru_jax fused",
-    "xla": "gru_jax xla",
-    "command buffers": "gru_jax command buffers",
-    "flax": "flax.nnx scan",
-    "torch": "torch.nn.GRU",
-}
-
-
-def test_the_documentation_shows_the_results():
-    root = Path(__file__).parents[2]
-    rows = {
-        (row["implementation"].split(",")[0], row["precision"], row["size"]): row
-        for row in json.loads((root / "benchmarks" / "gpu.json").read_text())["rows"]
-    }
-    page = (root / "docs" / "performance.md").read_text()
-    section = page.split("\n## GPU\n")[1].split("\n## ")[0]
-    head, _, *table = [line for line in section.splitlines() if line.startswith("|")]
-    sizes = [cell.strip() for cell in head.split("|")[3:-1]]
-    assert len(table) == 11
-    for line in table:
-        variant, precision, *cells = [
-            cell.strip() for cell in line.replace("*", "").split("|")[1:-1]
-        ]
-        # The most specific word comes last.
-        name = [row_name for word, row_name in VARIANTS.items() if word in variant][-1]
-        precision = precision.replace("TF32", "float32 (TF32)")
-        for size, cell in zip(sizes, cells, strict=True):
-            row = rows[name, precision, size]
-            for kind, shown in zip(("forward", "gradient"), cell.split(" / "), strict=True):
-                assert float(shown) == float(f"{row[kind]['median']:.3g}"), (line, kind)
-
-
 def test_missing_baselines_are_skipped_with_the_reason(monkeypatch):
     monkeypatch.setattr(cudnn_gru.shutil, "which", lambda name: None)
     monkeypatch.setattr(torch_gru.importlib.util, "find_spec", lambda name: None)

@@ -1,16 +1,14 @@
-"""Parameters that are equal in every number, dtype and static field."""
+"""Comparison of parameters, exact in structure, static fields, dtypes and values."""
 
 from typing import Any
 
-import jax
-import numpy as np
+import chex
 
 # Keras' variables lag behind NumPy 2.
 KERAS_WARNING = "ignore:__array__ implementation:DeprecationWarning:keras"
 
 
-def assert_equal(found: Any, expected: Any) -> None:
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    for mine, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        assert mine.dtype == other.dtype
-        np.testing.assert_array_equal(np.asarray(mine), np.asarray(other))
+def assert_equal(actual: Any, expected: Any) -> None:
+    # The values alone would be compared in float32 where they are bfloat16.
+    chex.assert_trees_all_equal_shapes_and_dtypes(actual, expected)
+    chex.assert_trees_all_equal(actual, expected)

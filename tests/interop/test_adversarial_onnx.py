@@ -4,15 +4,21 @@ import pytest
 
 pytest.importorskip("onnx")
 
-from experiments.interop.bad_files.adversarial_onnx import HOSTILE, LONG, chain, followed_by, gru
+from experiments.interop.bad_files.adversarial_onnx import (
+    ADVERSARIAL,
+    LONG,
+    chain,
+    followed_by,
+    gru,
+)
 from gru_jax.interop import onnx as converter
 from gru_jax.interop.files import FileError
 from tests.interop.assert_trees import assert_equal
 
 
-@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("name", ADVERSARIAL)
 def test_adversarial_models_are_rejected(name, tmp_path):
-    make, message = HOSTILE[name]
+    make, message = ADVERSARIAL[name]
     folder = tmp_path / "models"
     folder.mkdir()
     (tmp_path / "secret").write_bytes(bytes(1000))

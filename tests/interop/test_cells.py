@@ -13,7 +13,7 @@ from experiments.interop.models import Model
 from gru_jax.interop import equinox, haiku, linen, nnx
 from tests.interop.assert_trees import assert_equal
 
-AFTER, BEFORE = Model().draw(0), Model(reset="before").draw(0)
+AFTER, BEFORE = Model().init(0), Model(reset="before").init(0)
 WITHOUT_B_HN = dataclasses.replace(AFTER, b_hn=None)
 
 
@@ -25,9 +25,9 @@ def test_linen_parameters_may_be_wrapped():
 
 def test_linen_takes_them():
     cell = flax_linen.GRUCell(5)
-    drawn = cell.init(jax.random.key(0), jnp.zeros((1, 5)), jnp.zeros((1, 3)))
+    variables = cell.init(jax.random.key(0), jnp.zeros((1, 5)), jnp.zeros((1, 3)))
     dumped = linen.dump(AFTER)
-    assert jax.tree.map(jnp.shape, drawn["params"]) == jax.tree.map(jnp.shape, dumped)
+    assert jax.tree.map(jnp.shape, variables["params"]) == jax.tree.map(jnp.shape, dumped)
 
 
 def test_nnx_takes_them_and_gives_them():
@@ -60,8 +60,8 @@ def test_haiku_parameters_stand_under_a_name():
 
 
 def test_haiku_has_the_opposite_sign_for_the_update_gate():
-    dumped = haiku.dump(Model(reset="before", input=1, hidden=1).draw(0))["gru"]
-    params = Model(reset="before", input=1, hidden=1).draw(0)
+    dumped = haiku.dump(Model(reset="before", input=1, hidden=1).init(0))["gru"]
+    params = Model(reset="before", input=1, hidden=1).init(0)
     z, r, n = dumped["b"]
     np.testing.assert_array_equal(np.asarray(params.b), [r, -z, n])
 

@@ -215,8 +215,8 @@ def test_a_layer_of_a_file_is_chosen_by_name(files):
         ([np.zeros((3, 12), "f")], {}, "expected 2 or 3 weights"),
         ([np.zeros((3, 12), "f")] * 6, {}, "two directions or of two cells"),
         ([np.zeros((3, 16), "f"), np.zeros((4, 16), "f")], {}, "LSTM"),
-        (interop.dump(Model().draw(0)), {"reset_after": False}, r"bias has shape \(2, 15\)"),
-        ([interop.dump(Model().draw(0))] * 2, {}, "layer 1 reads 3 features, layer 0 gives 5"),
+        (interop.dump(Model().init(0)), {"reset_after": False}, r"bias has shape \(2, 15\)"),
+        ([interop.dump(Model().init(0))] * 2, {}, "layer 1 reads 3 features, layer 0 gives 5"),
         ([], {}, "at least one layer"),
     ],
 )
@@ -226,6 +226,6 @@ def test_wrong_weights_are_named(source, options, expected):
 
 
 def test_directions_of_a_layer_obey_one_equation():
-    after, before = Model().draw(0), Model(reset="before").draw(0)
+    after, before = Model().init(0), Model(reset="before").init(0)
     with pytest.raises(ValueError, match="one equation"):
         interop.dump(gru_jax.Stack(((after, before),)))

@@ -25,14 +25,14 @@ def randomize(tree):
 
 
 MODELS = {
-    "gru-after": Model().draw(0),
-    "gru-before": Model(reset="before", bias=False).draw(0),
+    "gru-after": Model().init(0),
+    "gru-before": Model(reset="before", bias=False).init(0),
     "gru-learned-h0-bfloat16": randomize(
         gru_jax.init(KEY, 3, 4, learned_h0=True, dtype=jnp.bfloat16)
     ),
     "lstm": randomize(gru_jax.init_lstm(KEY, 3, 4, learned_h0=True)),
     "rnn": randomize(gru_jax.init_rnn(KEY, 3, 4)),
-    "stack": Model(layers=2, directions=2, merge="sum").draw(0),
+    "stack": Model(layers=2, directions=2, merge="sum").init(0),
     "stack-residual": randomize(
         gru_jax.init_stack(KEY, 4, 4, num_layers=3, residual=True, init_cell=gru_jax.init_lstm)
     ),
@@ -51,7 +51,7 @@ def test_loading_inverts_dumping(name, tmp_path):
 
 @jax.enable_x64(True)
 def test_float64_is_kept():
-    params = Model(dtype="float64").draw(0)
+    params = Model(dtype="float64").init(0)
     assert_equal(interop.load(interop.dump(params)), params)
 
 

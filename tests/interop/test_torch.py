@@ -21,7 +21,7 @@ def torch():
 
 
 def arrays(model: Model = STACK, **options) -> dict[str, np.ndarray]:
-    return interop.dump(model.draw(0), tensors=False, **options)
+    return interop.dump(model.init(0), tensors=False, **options)
 
 
 @pytest.mark.parametrize("model", [Model(), STACK], ids=["cell", "stack"])
@@ -29,12 +29,12 @@ def arrays(model: Model = STACK, **options) -> dict[str, np.ndarray]:
 def test_a_safetensors_file_of_arrays_needs_no_torch(model, prefix, tmp_path):
     path = tmp_path / "gru.safetensors"
     safetensors.numpy.save_file(arrays(model, prefix=prefix), path)
-    assert_equal(interop.load(path, prefix=prefix), model.draw(0))
-    assert_equal(interop.load(str(path), prefix=prefix), model.draw(0))
+    assert_equal(interop.load(path, prefix=prefix), model.init(0))
+    assert_equal(interop.load(str(path), prefix=prefix), model.init(0))
 
 
 def test_one_layer_in_one_direction_is_no_stack():
-    params = Model().draw(0)
+    params = Model().init(0)
     one = gru_jax.Stack(((params,),))
     assert list(arrays(Model())) == list(interop.dump(one, tensors=False))
     assert_equal(interop.load(interop.dump(one, tensors=False)), params)
@@ -50,7 +50,7 @@ def test_the_two_biases_are_summed_but_for_the_new_gate():
 
 def test_low_precision_is_kept(tmp_path):
     for dtype in ("bfloat16", "float16"):
-        params = jax.tree.map(lambda leaf, to=dtype: leaf.astype(to), STACK.draw(0))
+        params = jax.tree.map(lambda leaf, to=dtype: leaf.astype(to), STACK.init(0))
         path = tmp_path / f"{dtype}.safetensors"
         safetensors.numpy.save_file(interop.dump(params, tensors=False), path)
         assert_equal(interop.load(path), params)
@@ -58,11 +58,11 @@ def test_low_precision_is_kept(tmp_path):
 
 def test_the_order_of_bytes_does_not_matter():
     state_dict = {name: array.astype(">f4") for name, array in arrays().items()}
-    assert_equal(interop.load(state_dict), STACK.draw(0))
+    assert_equal(interop.load(state_dict), STACK.init(0))
 
 
 def test_low_precision_goes_through_torch(torch):
-    params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), Model().draw(0))
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), Model().init(0))
     assert_equal(interop.load(interop.dump(params)), params)
 
 
@@ -127,10 +127,10 @@ def test_integers_are_no_weights():
 
 
 def test_layers_of_different_sizes_are_rejected():
-    first, second = Model(hidden=4).draw(0), Model(input=4, hidden=6).draw(0)
+    first, second = Model(hidden=4).init(0), Model(input=4, hidden=6).init(0)
     with pytest.raises(ValueError, match="same directions and hidden size"):
         interop.dump(gru_jax.Stack(((first,), (second,))))
-    wide = Model(input=8).draw(0)
+    wide = Model(input=8).init(0)
     with pytest.raises(ValueError, match="same directions and hidden size"):
         interop.dump(gru_jax.Stack(((first, first), (wide,))))
 
@@ -141,7 +141,7 @@ def test_other_arguments_are_rejected():
     with pytest.raises(TypeError, match="got int"):
         interop.load(3)
     with pytest.raises(ValueError, match="got a stack"):
-        interop.dump(STACK.draw(0), cell=True)
+        interop.dump(STACK.init(0), cell=True)
     for path, expected in (("gru.npz", "expected a name"), ("absent.safetensors", "No such file")):
         with pytest.raises(FileError, match=f"{path}: {expected}"):
             interop.load(path)

@@ -82,9 +82,9 @@ def test_initial_carry(cell_type):
     cell.h0[...] = jnp.arange(HIDDEN, dtype=jnp.float32)
     carry = cell.initialize_carry((2, BATCH, INPUT))
     assert_close(carry, gru_jax.initial_state(cell.params, (2, BATCH)))
-    drawn = cell.initialize_carry((BATCH, INPUT), nnx.Rngs(5), nnx.initializers.normal())
-    assert all(leaf.shape == (BATCH, HIDDEN) for leaf in jax.tree.leaves(drawn))
-    assert all(np.std(leaf) > 0 for leaf in jax.tree.leaves(drawn))
+    sampled = cell.initialize_carry((BATCH, INPUT), nnx.Rngs(5), nnx.initializers.normal())
+    assert all(leaf.shape == (BATCH, HIDDEN) for leaf in jax.tree.leaves(sampled))
+    assert all(np.std(leaf) > 0 for leaf in jax.tree.leaves(sampled))
     with pytest.raises(ValueError, match="rngs"):
         cell.initialize_carry((BATCH, INPUT), None, nnx.initializers.normal())
 

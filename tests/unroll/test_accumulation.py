@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import gru_jax
+from gru_jax.cells.linear import accum_dtype
 from tests.cells.cases import GRU_AFTER, GRU_BEFORE, LSTM, Problem
 from tests.shapes import Shape
 
@@ -29,7 +30,7 @@ def gradient(cell, xs, implementation=None, window=None, checkpoint=None):
             _, ys = gru_jax.unroll(cell, xs, **options)
         else:
             _, ys = gru_jax.unroll_truncated(cell, xs, window=window, **options)
-        return jnp.square(ys.astype(jnp.promote_types(ys.dtype, jnp.float32))).mean()
+        return jnp.square(ys.astype(accum_dtype(ys.dtype))).mean()
 
     return jax.grad(loss)(cell)
 

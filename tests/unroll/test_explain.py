@@ -60,7 +60,8 @@ def test_it_names_what_unroll_takes(device, dtype, taken):
 
 
 def test_every_reason_is_listed():
-    explanation = gru_jax.explain(gru_jax.init_lstm(KEY, D, 20), jnp.ones((T, B, D)))
+    with fake_default_device("cpu", "cpu"):
+        explanation = gru_jax.explain(gru_jax.init_lstm(KEY, D, 20), jnp.ones((T, B, D)))
     reasons = explanation.reasons["mosaic_gpu"]
     assert [word for word in ("Hopper", "LSTMParams", "bfloat16") if word in str(reasons)] == [
         "Hopper",

@@ -134,3 +134,13 @@ def test_controls_may_be_lists(problem):
     assert_equal(
         gru_jax.unroll(cell, xs, state, **lists), gru_jax.unroll(cell, xs, state, **arrays)
     )
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32, np.uint8])
+def test_numbers_are_true_unless_they_are_zero(dtype):
+    """Brax and PureJaxRL hand over floats."""
+    cell, xs, state = Problem.draw(RNN, SHAPE).inputs("float32")
+    flags = np.random.default_rng(0).integers(0, 3, xs.shape[:2])
+    for name in ("mask", "starts"):
+        expected = gru_jax.unroll(cell, xs, state, **{name: flags != 0})
+        assert_equal(gru_jax.unroll(cell, xs, state, **{name: flags.astype(dtype)}), expected)

@@ -4,18 +4,25 @@ import contextlib
 import dataclasses
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import tyro
-from rich.console import Console
 from tqdm import tqdm
 
 from experiments.bench.command_line import invocation, parse_size
-from experiments.bench.revisions.measure import CASES, measure
+from experiments.bench.revisions.measure import (
+    CASES,
+    METRICS,
+    Rounds,
+    measure,
+    summarize_rounds,
+)
 from experiments.bench.revisions.process import RevisionProcess
 from experiments.bench.revisions.report import to_markdown
+from experiments.bench.shapes import ProblemSize
 from experiments.errors import UserError
-from experiments.files import write_atomically, write_json
+from experiments.markdown import write_report
 from experiments.runs.provenance import git_state, provenance
 
 HERE = Path(__file__).resolve().parents[3]
@@ -23,19 +30,22 @@ HERE = Path(__file__).resolve().parents[3]
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Times this revision and an older one: running, tracing and compiling, on the CPU.
+    """Compares the speed of this revision with an older one's: running, tracing and compiling.
 
-    Each revision runs in a long-lived process of its own. A second process of the old one is the
-    control: its times over the first one's are noise.
+    Each revision runs on the CPU in a process of its own, in interleaved rounds. A second process
+    of the old revision is the control: the ratio of its times to the first one's is noise.
     """
 
     revisions: Path
     """A checkout of the older revision, for example a git worktree."""
     sizes: tuple[str, ...] = ()
-    """Batch, time, input and hidden size, as in 32,256,64,128, of GRUs alone; the default is the
-    report's sizes, and starts, lengths, an LSTM and a bidirectional stack at one size."""
+    """Batch, time, input and hidden size, as in 32,256,64,128, of a GRU; the default is the
+    report's sizes, and starts, lengths, an LSTM and a bidirectional stack at one size each."""
     minutes: float = 10.0
-    """Minutes that all of it may take."""
+    """Time limit in minutes."""
+    passes: int = 1
+    """How often everything is measured, with new processes each time: the memory layout of a
+    process affects its speed as long as it lives."""
     output: Path | None = None
     """Directory of revisions.json and revisions.md; the default is runs/bench/TIME."""
 
@@ -47,11 +57,13 @@ def main(arguments: list[str]) -> int:
         0, the exit code.
 
     Raises:
-        UserError: options that will not do, a process that fails, or too little time.
+        UserError: if an option is invalid, a process fails, or the time is too short.
     """
     options = tyro.cli(Options, args=arguments, prog="python -m experiments bench")
     if options.minutes <= 0:
         raise UserError(f"--minutes is {options.minutes}, but must be above 0.")
+    if options.passes < 1:
+        raise UserError(f"--passes is {options.passes}, but must be at least 1.")
     sizes = [parse_size("sizes", text) for text in options.sizes]
     folder = options.revisions.resolve()
     if not (folder / "gru_jax" / "__init__.py").is_file():
@@ -59,37 +71,45 @@ def main(arguments: list[str]) -> int:
             f"--revisions is {options.revisions}, which is not a checkout of gru_jax: "
             "it has no gru_jax/__init__.py."
         )
-    deadline = time.monotonic() + options.minutes * 60
     cases = [("GRU", size) for size in sizes] or list(CASES)
     folders = {"old": folder, "new": HERE, "control": folder}
-    found = {}
-    with contextlib.ExitStack() as stack:
-        processes = {
-            role: stack.enter_context(RevisionProcess(folder, deadline))
-            for role, folder in folders.items()
-        }
-        with contextlib.suppress(TimeoutError):
-            jax_versions = {role: process.check() for role, process in processes.items()}
-            rows = measure(processes, cases, deadline)
-            bar = tqdm(rows, total=len(cases), unit="case", disable=not sys.stderr.isatty())
-            found.update(bar)
+    found: dict[str, Rounds] = {}
+    begin = time.monotonic()
+    for index in range(options.passes):
+        deadline = begin + options.minutes * 60 * (index + 1) / options.passes
+        for title, rounds in _measure_once(folders, cases, deadline):
+            of_title = found.setdefault(title, {metric: [] for metric in METRICS})
+            for metric, values in rounds.items():
+                of_title[metric] += values
     if not found:
         raise UserError(f"Nothing was measured within --minutes {options.minutes}.")
 
     result = {
         "command": invocation(arguments),
         **provenance(),
-        "revisions": {
-            role: {**git_state(folders[role]), "jax": jax_versions[role]} for role in ("old", "new")
+        "revisions": {role: git_state(folders[role]) for role in ("old", "new")},
+        "cases": {
+            title: {metric: summarize_rounds(values) for metric, values in rounds.items()}
+            for title, rounds in found.items()
         },
-        "cases": found,
         "not_measured": [f"{name} {size}" for name, size in cases[len(found) :]],
     }
     output = options.output or Path("runs", "bench", time.strftime("%Y%m%d-%H%M%S"))
-    output.mkdir(parents=True, exist_ok=True)
-    write_json(output / "revisions.json", result)
-    markdown = to_markdown(result)
-    write_atomically(output / "revisions.md", markdown)
-    Console(soft_wrap=True, highlight=False, markup=False).print(markdown)
-    print(f"Written to {output}")
+    write_report(output, "revisions", result, to_markdown(result))
     return 0
+
+
+def _measure_once(
+    folders: Mapping[str, Path], cases: list[tuple[str, ProblemSize]], deadline: float
+) -> Iterator[tuple[str, Rounds]]:
+    """Starts a process for each role and measures the cases until the deadline."""
+    with contextlib.ExitStack() as stack:
+        processes = {
+            role: stack.enter_context(RevisionProcess(folder, deadline))
+            for role, folder in folders.items()
+        }
+        with contextlib.suppress(TimeoutError):
+            for process in processes.values():
+                process.check()
+            rows = measure(processes, cases, deadline)
+            yield from tqdm(rows, total=len(cases), unit="case", disable=not sys.stderr.isatty())

@@ -1,12 +1,11 @@
-"""Measures revisions in turn: running, tracing and compiling."""
+"""Measures revisions in interleaved rounds: running, tracing and compiling."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 from experiments.bench.revisions.process import RevisionProcess
 from experiments.bench.shapes import CPU_SIZES, ProblemSize
-from experiments.bench.timing import shuffled_rounds, summarize
+from experiments.bench.timing import Summary, shuffled_rounds, summarize
 
 KINDS = ("forward", "gradient")
 METRICS = tuple(f"{metric} {kind}" for metric in ("run", "trace", "compile") for kind in KINDS)
@@ -24,38 +23,40 @@ BURST_MS = 20.0
 MIN_RUN_ROUNDS, MIN_COMPILE_ROUNDS = 5, 3
 
 Processes = Mapping[str, RevisionProcess]
-Row = dict[str, Any]
+Rounds = dict[str, list[dict[str, float]]]
+"""By metric, the milliseconds of each role in each round."""
 
 
 def measure(
     processes: Processes, cases: list[tuple[str, ProblemSize]], deadline: float
-) -> Iterator[tuple[str, Row]]:
-    """Measures case after case until the deadline; each has the same share of the time left.
+) -> Iterator[tuple[str, Rounds]]:
+    """Measures one case after the other until the deadline, with an equal share of the time each.
 
     Args:
-        processes: by role: "old", "new", and "control", which is another process of the old one.
+        processes: by role: "old", "new", and "control", another process of the old revision.
         cases: names and sizes.
-        deadline: by `time.monotonic()`.
+        deadline: the `time.monotonic()` at which measuring stops.
 
     Yields:
-        The case's title and, by metric of :data:`METRICS`, the milliseconds of each role, the
-        ratios "new / old" and "control / old" of each round, all as `summarize` returns them.
+        The title and the rounds of each case that was completed.
     """
     for index, (name, size) in enumerate(cases):
         case_deadline = time.monotonic() + (deadline - time.monotonic()) / (len(cases) - index)
         try:
-            row = _measure_case(processes, name, size, case_deadline)
+            rounds = _measure_case(processes, name, size, case_deadline)
         except TimeoutError:
             return
-        yield f"{name} {size}", row
+        yield f"{name} {size}", rounds
 
 
-def _measure_case(processes: Processes, name: str, size: ProblemSize, case_deadline: float) -> Row:
+def _measure_case(
+    processes: Processes, name: str, size: ProblemSize, case_deadline: float
+) -> Rounds:
     for process in processes.values():
         process.ask("prepare", name, [size.batch, size.time, size.input, size.hidden])
-    found: dict[str, list[dict[str, float]]] = {metric: [] for metric in METRICS}
+    found: Rounds = {metric: [] for metric in METRICS}
     begin = time.monotonic()
-    # The first compilation in a process is slower than those that follow; it is not counted.
+    # The first compilation in a process is slower than later ones and does not count.
     for process in processes.values():
         for kind in KINDS:
             process.ask("compile", kind)
@@ -72,11 +73,13 @@ def _measure_case(processes: Processes, name: str, size: ProblemSize, case_deadl
             found[f"run {kind}"].append(
                 {role: processes[role].ask("run", kind, calls) for role in order}
             )
-    return {metric: _summarize(rounds) for metric, rounds in found.items()}
+    return found
 
 
-def _summarize(rounds: list[dict[str, float]]) -> Row:
-    def of(value: Callable[[dict[str, float]], float]) -> dict[str, float]:
+def summarize_rounds(rounds: list[dict[str, float]]) -> dict[str, Summary]:
+    """The milliseconds of each role, and the rounds' ratios "new / old" and "control / old"."""
+
+    def of(value: Callable[[dict[str, float]], float]) -> Summary:
         return summarize([value(each) for each in rounds])
 
     return {

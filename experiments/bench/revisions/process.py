@@ -1,4 +1,4 @@
-"""A long-lived process for each revision, which loads the `gru_jax` of its own checkout."""
+"""A long-lived process that imports the `gru_jax` of one checkout."""
 
 import json
 import os
@@ -16,22 +16,22 @@ WORKER = Path(__file__).with_name("worker.py")
 
 
 class RevisionProcess:
-    """A process that times the `gru_jax` of a checkout; a context manager, which ends it.
+    """Runs a worker that times the `gru_jax` of a checkout; as a context manager, it ends it.
 
     Args:
         folder: the checkout.
-        deadline: when, by `time.monotonic()`, an answer is no longer waited for.
+        deadline: the `time.monotonic()` until which replies are waited for.
 
     Raises:
-        UserError: if the process loads another `gru_jax` than the checkout's, or fails.
-        TimeoutError: if an answer has not come by the deadline.
+        UserError: if the worker imports another `gru_jax`, or fails.
+        TimeoutError: if there is no reply by the deadline.
     """
 
     def __init__(self, folder: Path, deadline: float):
         self._folder, self._deadline = folder, deadline
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by __exit__
         self._process = subprocess.Popen(
-            # Without -P, the worker's own folder would come before the checkout.
+            # Without -P, modules of the worker's folder would come before the checkout's.
             [sys.executable, "-P", str(WORKER)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -42,7 +42,7 @@ class RevisionProcess:
                 **os.environ,
                 "PYTHONPATH": str(folder),
                 "JAX_PLATFORMS": "cpu",
-                # A cache on disk would hide what compiling takes.
+                # A cache on disk would hide the time of compilation.
                 "JAX_ENABLE_COMPILATION_CACHE": "false",
             },
         )
@@ -55,14 +55,14 @@ class RevisionProcess:
         self._process.communicate()
         self._errors.close()
 
-    def check(self) -> str:
-        """The process's version of JAX, after a check that its `gru_jax` is the checkout's."""
-        found = self.ask("describe")
-        if Path(found["gru_jax"]).parents[1] != self._folder:
+    def check(self) -> None:
+        """Raises UserError if the process has not imported the checkout's `gru_jax`."""
+        package = self.ask("package")
+        if Path(package).parents[1] != self._folder:
             raise UserError(
-                f"A process for {self._folder} imported {found['gru_jax']}, not the checkout's."
+                f"The process for {self._folder} imported {package} instead of the checkout's "
+                "gru_jax."
             )
-        return found["jax"]
 
     def ask(self, request: str, *arguments: Any) -> Any:
         """Calls a method of the worker and returns what it returns."""
@@ -72,7 +72,7 @@ class RevisionProcess:
             print(json.dumps([request, *arguments]), file=self._process.stdin, flush=True)
         except BrokenPipeError:
             raise self._failure() from None
-        # There is one reply to each request, so nothing of it can lie in the buffer already.
+        # There is one reply to each request, so the reader's buffer is empty here.
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             if not selector.select(max(0.0, self._deadline - time.monotonic())):

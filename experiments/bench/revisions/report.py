@@ -1,4 +1,4 @@
-"""The comparison of two revisions as Markdown, from what `revisions.json` holds."""
+"""The comparison of two revisions as Markdown, from the contents of `revisions.json`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,9 +17,10 @@ def to_markdown(result: Result) -> str:
     parts = [
         f"New is revision {hashes['new']}, old is {hashes['old']}. {machine(result)}, by "
         f"`{result['command']}`. Sizes are batch, time, input, hidden; float32. The revisions run "
-        "in processes of their own, in interleaved rounds. A ratio is the median over the rounds, "
+        "in separate processes, in interleaved rounds. Times and ratios are medians of the rounds, "
         "with quartiles in parentheses; below 1 the new revision is faster. The control is a "
-        "second process of the old revision: its ratios are noise.",
+        "second process of the old revision, so its ratios are noise. Tracing includes lowering to "
+        "StableHLO.",
         _means(result),
         *(_metric(result, metric, hashes) for metric in METRICS),
     ]
@@ -29,7 +30,7 @@ def to_markdown(result: Result) -> str:
 
 
 def label(result: Result, role: str) -> str:
-    """The short hash of a revision, with a plus sign where files differ from it."""
+    """The short hash of a revision, with a plus sign if tracked files differ from it."""
     revision = result["revisions"][role]
     return revision["git_revision"][:10] + ("+" if revision["git_changed_files"] else "")
 

@@ -18,7 +18,6 @@ import jax.numpy as jnp
 
 import gru_jax
 
-KINDS = ("forward", "gradient")
 START_PROBABILITY = 0.05
 
 
@@ -55,7 +54,7 @@ def make_case(name: str, batch: int, time_steps: int, inputs: int, hidden: int) 
         controls["starts"] = jax.random.bernoulli(keys[3], START_PROBABILITY, shape)
     if name == "GRU, lengths":
         controls["lengths"] = jax.random.randint(keys[3], (batch,), 1, time_steps + 1)
-    unroll = gru_jax.unroll_stack if isinstance(params, gru_jax.Stack) else gru_jax.unroll
+    unroll: Any = gru_jax.unroll_stack if isinstance(params, gru_jax.Stack) else gru_jax.unroll
 
     def outputs(params: Any, xs: jax.Array, controls: dict[str, jax.Array]) -> jax.Array:
         return unroll(params, xs, **controls)[1]
@@ -71,9 +70,9 @@ class Worker:
         self._case: Case | None = None
         self._compiled: dict[str, Callable[[], Any]] = {}
 
-    def describe(self) -> dict[str, str]:
-        """Which `gru_jax` and which JAX this process has."""
-        return {"gru_jax": str(Path(gru_jax.__file__).resolve()), "jax": jax.__version__}
+    def package(self) -> str:
+        """The file of the `gru_jax` that this process has imported."""
+        return str(Path(gru_jax.__file__).resolve())
 
     def prepare(self, name: str, size: list[int]) -> None:
         """Makes a case."""
