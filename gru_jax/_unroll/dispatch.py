@@ -44,7 +44,7 @@ def select_implementation(requested: str | None, spec: CallSpec) -> str:
 
 
 def _log_slow_path(chosen: str, passed_over: dict[str, list[str]], spec: CallSpec) -> None:
-    """Tells of faster implementations that are made for the platform, and why they are not taken."""
+    """Tells of faster implementations for the platform, and why they are not taken."""
     for name, reasons in passed_over.items():
         targets = getattr(IMPLEMENTATIONS[name], "targets", None)
         if targets is not None and not targets(spec):

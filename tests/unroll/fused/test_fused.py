@@ -3,6 +3,7 @@
 import logging
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from gru_jax._unroll import log
