@@ -31,7 +31,7 @@ def main():
     text = read_text()
     symbols = sorted(set(text))
     codes = np.array([symbols.index(character) for character in text], np.int32)
-    # BATCH streams side by side: stream b goes on in row b of every window.
+    # BATCH streams: stream b continues in row b of every window.
     length = (len(codes) - 1) // BATCH
     inputs = codes[: BATCH * length].reshape(BATCH, length).T
     targets = codes[1 : BATCH * length + 1].reshape(BATCH, length).T

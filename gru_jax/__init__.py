@@ -93,4 +93,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*__all__, *_SUBMODULES, "__version__", *globals()})
+    return sorted([*__all__, *_SUBMODULES, "__version__"])

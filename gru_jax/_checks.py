@@ -20,11 +20,6 @@ def integer_array(name: str, value: object) -> Array:
     return _array(name, value, (jnp.integer,), "integers")
 
 
-def boolean_array(name: str, value: object) -> Array:
-    """Returns ``value`` as an array; TypeError unless its dtype is boolean."""
-    return _array(name, value, (np.bool_,), "booleans")
-
-
 def flag_array(name: str, value: object) -> Array:
     """Returns ``value`` as a boolean array; TypeError unless it holds booleans or real numbers.
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack, overload
 
 import jax
 
@@ -13,12 +13,8 @@ from gru_jax._unroll.remat import default_chunk_size
 from gru_jax.cells.base import Cell
 from gru_jax.stack import Stack, unroll_stack
 from gru_jax.typing import (
-    Checkpoint,
-    ImplementationName,
     Inputs,
-    Lengths,
     State,
-    TimeMask,
     UnrollOptions,
 )
 
@@ -73,25 +69,26 @@ class StackExplanation:
         )
 
 
+@overload
 def explain(
-    params: Cell | Stack,
-    xs: Inputs | jax.ShapeDtypeStruct,
-    h0: State | None = None,
-    *,
-    lengths: Lengths | None = None,
-    mask: TimeMask | None = None,
-    starts: TimeMask | None = None,
-    reverse: bool = False,
-    implementation: ImplementationName | None = None,
-    checkpoint: Checkpoint = None,
-) -> Any:
+    params: Cell, xs: Inputs, h0: State | None = None, **options: Unpack[UnrollOptions]
+) -> Explanation: ...
+@overload
+def explain(
+    params: Stack, xs: Inputs, h0: Any = None, **options: Unpack[UnrollOptions]
+) -> StackExplanation: ...
+def explain(
+    params: Cell | Stack, xs: Inputs, h0: State | None = None, **options: Unpack[UnrollOptions]
+) -> Explanation | StackExplanation:
     """Tells which implementation the same call of :func:`gru_jax.unroll` takes here, and why.
 
     Nothing is computed: any array may be a :class:`jax.ShapeDtypeStruct`. Works inside ``jit``.
 
     Args:
         params: a cell, or a :class:`gru_jax.Stack` for a call of :func:`gru_jax.unroll_stack`.
-        xs, h0, lengths, mask, starts, reverse, implementation, checkpoint: as for ``unroll``.
+        xs, h0: as for ``unroll``.
+        **options: ``lengths``, ``mask``, ``starts``, ``reverse``, ``implementation`` and
+            ``checkpoint``, as for ``unroll``.
 
     Returns:
         An :class:`Explanation`, of a stack a :class:`StackExplanation`. ``.implementation`` is the
@@ -101,14 +98,6 @@ def explain(
     Raises:
         TypeError, ValueError, NotImplementedError: as ``unroll``.
     """
-    options = UnrollOptions(
-        lengths=lengths,
-        mask=mask,
-        starts=starts,
-        reverse=reverse,
-        implementation=implementation,
-        checkpoint=checkpoint,
-    )
     if isinstance(params, Stack):
         return _explain_stack(params, xs, h0, options)
     return _explain_cell(params, xs, h0, options, num_live_cells=1)

@@ -15,11 +15,12 @@ def repr_with_shapes(self: Any) -> str:
 
 
 def _show(value: Any) -> str:
-    if isinstance(value, (tuple, list)) and not hasattr(value, "_fields"):
+    if type(value) in (tuple, list):
         opening, closing = "[]" if isinstance(value, list) else "()"
         comma = "," if isinstance(value, tuple) and len(value) == 1 else ""
         return f"{opening}{', '.join(map(_show, value))}{comma}{closing}"
-    if not (hasattr(value, "shape") and hasattr(value, "dtype")):
+    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+    if dtype is None or shape is None:
         return repr(value)
-    kind, bits = re.fullmatch(r"([a-z]+)(\d*).*", str(value.dtype)).groups()  # pyright: ignore
-    return f"{SHORT_KINDS.get(kind, kind)}{bits}[{','.join(map(str, value.shape))}]"
+    name, bits = re.findall(r"^([a-z]+)(\d*)", str(dtype))[0]
+    return f"{SHORT_KINDS.get(name, name)}{bits}[{','.join(map(str, shape))}]"

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gru_jax import _checks
+from gru_jax._repr import repr_with_shapes
 from gru_jax._unroll.api import unroll_with_policy
 from gru_jax._unroll.validation import batch_shape_of, check_state
 from gru_jax.cells import Cell, init
@@ -40,7 +41,7 @@ MERGES: dict[str, Callable[[Array, Array], Array]] = {
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Stack:
     """Layers of cells, in one direction or both; compared and hashed by identity.
 
@@ -54,6 +55,8 @@ class Stack:
     layers: tuple[tuple[Cell, ...], ...]
     merge: Merge = dataclasses.field(default="concat", metadata={"static": True})
     residual: bool = dataclasses.field(default=False, metadata={"static": True})
+
+    __repr__ = repr_with_shapes
 
     def validate(self) -> None:
         """Raises ValueError or TypeError if an option or a cell is not valid."""

@@ -42,6 +42,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         uri = posixpath.relpath(_site_uri(target), posixpath.dirname(here) or ".")
         return f"{link[1]}{uri}{link[3]}"
 
+    if here.startswith(PREFIX) and not markdown.startswith("# "):
+        markdown = f"# {_repository_path(here)}\n\n{markdown}"
     return LINK.sub(rewrite, markdown)
 
 

@@ -15,7 +15,9 @@ class SphinxRoles(Extension):
         if obj.docstring is not None:
             text = ROLE.sub(lambda role: _link(role, obj), obj.docstring.value)
             # A paragraph that ends in two colons announces a code block.
-            obj.docstring.value = re.sub(r"::$", ":", text, flags=re.M)
+            text = re.sub(r"::$", ":", text, flags=re.M)
+            # What is returned, ``(h_last, ys)``: Griffe takes it for a type, and shows it as code.
+            obj.docstring.value = re.sub(r"^( +)``([^`]+)``: ", r"\1\2: ", text, flags=re.M)
 
 
 def _link(role: re.Match[str], obj: Object) -> str:

@@ -25,7 +25,7 @@ class Source(NamedTuple):
     """An argument of a jaxpr: of which kind, and the how-manieth of that kind."""
 
     kind: str
-    index: int
+    position: int
 
 
 class Value(NamedTuple):
@@ -65,11 +65,11 @@ def _outputs(
 
     for equation in jaxpr.eqns:
         operands = list(map(of, equation.invars))
-        inner = _called(equation)
-        if inner is None:
+        called = _called(equation)
+        if called is None:
             results = [_result(equation, operands, var, batch) for var in equation.outvars]
         else:
-            results = _outputs(inner, operands, batch)
+            results = _outputs(called, operands, batch)
         values |= dict(zip(equation.outvars, results, strict=True))
     return list(map(of, jaxpr.outvars))
 

@@ -43,25 +43,31 @@ def run_step(
     state: State,
     projected: ProjectedInputs,
     *,
-    weights: Sequence[Array] | None = None,
+    hoisted_weights: Sequence[Array] | None = None,
     preactivations: Sequence[tuple[Array, ...]] | None = None,
 ) -> StepTrace:
     """Runs one step and records its matmuls.
 
     Args:
         cell, state, projected: as for ``cell.combine``.
-        weights: hoisted weights, one array for each matmul, multiplied in place of those that the
+        hoisted_weights: one array for each matmul, multiplied in place of the weights that the
             cell computes from its parameters.
         preactivations: known results of the matmuls; then none is computed.
     """
     matmuls: list[Matmul] = []
 
-    def affine_fn(operand: Array, w: Array, addends: Sequence[Array | None]) -> tuple[Array, ...]:
+    def affine_fn(
+        operand: Array, weights: Array, addends: Sequence[Array | None]
+    ) -> tuple[Array, ...]:
         index = len(matmuls)
-        w = w if weights is None else weights[index]
-        out = affine(operand, w, addends) if preactivations is None else preactivations[index]
-        matmuls.append(Matmul(operand, w, tuple(addends), out))
-        return out
+        if hoisted_weights is not None:
+            weights = hoisted_weights[index]
+        if preactivations is None:
+            results = affine(operand, weights, addends)
+        else:
+            results = preactivations[index]
+        matmuls.append(Matmul(operand, weights, tuple(addends), results))
+        return results
 
     return StepTrace(cell.combine(state, projected, affine_fn), matmuls)
 
@@ -226,11 +232,13 @@ def trace_step(cell: AffineCell, features: Shape, dtype: DType) -> StepGraph:
             violations[f"{primitive} between its matmuls is not elementwise"] = None
         for source in sorted(value.sources):
             if source.kind == "parameter":
-                violations[f"the parameter {names[source.index][1:]} is read outside affine"] = None
+                violations[f"the parameter {names[source.position][1:]} is read outside affine"] = (
+                    None
+                )
     for value in (*computed, *addends):
         for primitive in sorted(value.constants):
             violations[f"a constant of the state's shape is made by {primitive}"] = None
-    read = {s.index for value in computed for s in value.sources if s.kind == "preactivation"}
+    read = {s.position for value in computed for s in value.sources if s.kind == "preactivation"}
     first = 0
     for number, splits in enumerate(map(len, preactivations)):
         if not read & set(range(first, first + splits)):
@@ -243,7 +251,7 @@ def trace_step(cell: AffineCell, features: Shape, dtype: DType) -> StepGraph:
     if {s.kind for value in weights for s in value.sources} - {"parameter"}:
         violations["the weights of affine depend on the state or the inputs"] = None
 
-    used = {s.index for value in computed for s in value.sources if s.kind == "projected"}
+    used = {s.position for value in computed for s in value.sources if s.kind == "projected"}
     num_states = len(jax.tree.leaves(state))
     first_projected = num_states + len(jax.tree.leaves(preactivations))
     slot = {Source("state", index): index for index in range(num_states)}
@@ -268,7 +276,7 @@ def trace_step(cell: AffineCell, features: Shape, dtype: DType) -> StepGraph:
             for value in computed
         ),
         output_state_leaves=frozenset(
-            source.index for value in shown for source in value.sources if source.kind == "state"
+            source.position for value in shown for source in value.sources if source.kind == "state"
         ),
         violations=tuple(violations),
     )

@@ -1,12 +1,12 @@
 """Selection of an implementation."""
 
-import logging
 from types import ModuleType
 
 from gru_jax import _checks
 from gru_jax._unroll import reference
 from gru_jax._unroll.call_spec import CallSpec
 from gru_jax._unroll.fused import hopper, tpu
+from gru_jax._unroll.log import log_once
 from gru_jax._unroll.xla import run as xla
 
 IMPLEMENTATIONS: dict[str, ModuleType] = {
@@ -16,9 +16,6 @@ IMPLEMENTATIONS: dict[str, ModuleType] = {
     "scan": reference,
 }
 """Implementations by name, the fastest first: modules with ``unsupported_reasons`` and ``run``."""
-
-logger = logging.getLogger("gru_jax")
-_logged: set[str] = set()
 
 
 def select_implementation(requested: str | None, spec: CallSpec) -> str:
@@ -47,15 +44,12 @@ def select_implementation(requested: str | None, spec: CallSpec) -> str:
 
 
 def _log_slow_path(chosen: str, passed_over: dict[str, list[str]], spec: CallSpec) -> None:
-    """One line for each reason, once in a process, if a faster one exists for the platform."""
+    """Tells of faster implementations for the platform, and why they are not taken."""
     for name, reasons in passed_over.items():
         targets = getattr(IMPLEMENTATIONS[name], "targets", None)
         if targets is not None and not targets(spec):
             continue
-        message = (
+        log_once(
             f'unroll runs by implementation="{chosen}" and not by the faster "{name}": '
             f"{'; '.join(reasons)}. gru_jax.explain tells more about a call."
         )
-        if message not in _logged:
-            _logged.add(message)
-            logger.info(message)

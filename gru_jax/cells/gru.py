@@ -30,7 +30,7 @@ def init(
     bias_init: str | Initializer = "zeros",
     update_bias: float | Array = 0.0,
 ) -> "GRUParams":
-    """Draws the parameters of a GRU.
+    """Initialises the parameters of a GRU.
 
     Args:
         key: a random key.
@@ -40,14 +40,15 @@ def init(
         dtype: of all parameters; bfloat16 and float16 too.
         bias: whether there are biases.
         learned_h0: whether the initial state is a parameter (it starts at zero).
-        kernel_init: of ``w_x``; a name from :func:`gru_jax.initializers.per_gate`, or a callable
-            ``(key, shape, dtype)`` that draws the packed (D, 3H).
-        recurrent_kernel_init: of ``w_h``, likewise.
-        bias_init: of ``b`` and ``b_hn``: ``"zeros"``, ``"torch"`` or a callable.
+        kernel_init: initialiser of ``w_x``; a name from :func:`gru_jax.initializers.per_gate`, or
+            a callable ``(key, shape, dtype)``, called once per gate with shape (D, H).
+        recurrent_kernel_init: the same for ``w_h``, with shape (H, H).
+        bias_init: of ``b`` and ``b_hn``: ``"zeros"``, ``"torch"`` or a callable, called with the
+            packed shape (3H,), and with (H,) for ``b_hn``.
         update_bias: added to the update gate's bias, a number or (H,), one a unit. Above zero the
-            state is kept for longer at the start of training, as a positive forget bias does in
+            state is held for longer at the start of training, as a positive forget bias does in
             an LSTM (Jozefowicz et al. 2015); :func:`gru_jax.initializers.chrono_bias` gives units
-            memories of all lengths. A callable ``bias_init`` is left as it is.
+            memories of all lengths. Nothing is added to the result of a callable ``bias_init``.
 
     Raises:
         TypeError: an argument of the wrong type.

@@ -27,7 +27,7 @@ def init_lstm(
     bias_init: str | Initializer = "zeros",
     forget_bias: float | Array = 1.0,
 ) -> "LSTMParams":
-    """Draws the parameters of an LSTM.
+    """Initialises the parameters of an LSTM.
 
     Arguments and errors are those of :func:`gru_jax.init`, but for ``learned_h0``, which makes
     both halves of the initial state parameters, and ``forget_bias``, which is added to the
@@ -56,7 +56,10 @@ def init_lstm(
 
 
 class LSTMState(NamedTuple):
-    """An LSTM's state: ``h``, which it shows, and ``c``, which it keeps; both (*batch, H)."""
+    """An LSTM's state: the output ``h`` and the cell state ``c``, both (*batch, H).
+
+    Flax's LSTM carry is ``(c, h)``, in the other order.
+    """
 
     h: Array
     c: Array

@@ -1,4 +1,4 @@
-"""What cells whose gates lie side by side in one matrix have in common."""
+"""What cells with concatenated gates have in common."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -66,7 +66,7 @@ def init_packed(
     recurrent_kernel_init: str | Initializer,
     bias_init: str | Initializer,
 ) -> dict[str, Array]:
-    """Draws ``w_x``, ``w_h`` and, with ``bias``, ``b``, for one gate per entry of the offsets."""
+    """Initialises ``w_x``, ``w_h`` and, with ``bias``, ``b``; one gate per bias offset."""
     _checks.random_key("key", key)
     inputs = _checks.positive_int("input_size", input_size)
     hidden = _checks.positive_int("hidden_size", hidden_size)

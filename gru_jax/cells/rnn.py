@@ -1,4 +1,4 @@
-"""The plain recurrent network (Elman 1990), which the gated ones are held against."""
+"""The plain recurrent network (Elman 1990), a baseline of the gated ones."""
 
 import dataclasses
 from typing import ClassVar
@@ -25,7 +25,10 @@ def init_rnn(
     recurrent_kernel_init: str | Initializer = "orthogonal",
     bias_init: str | Initializer = "zeros",
 ) -> "RNNParams":
-    """Draws the parameters of a plain RNN; arguments and errors as for :func:`gru_jax.init`."""
+    """Initialises the parameters of a plain RNN.
+
+    Arguments and errors are those of :func:`gru_jax.init`.
+    """
     drawn = init_packed(
         key,
         input_size,

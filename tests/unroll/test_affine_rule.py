@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import gru_jax
-from gru_jax._unroll import dispatch
+from gru_jax._unroll import log
 from gru_jax.cells import AffineCell, dot
 from tests.cells.cases import assert_close
 
@@ -205,7 +205,7 @@ def test_the_reason_names_the_primitive_or_the_parameter(invalid, named):
 
 
 def test_the_log_tells_of_the_slow_path_once(caplog, monkeypatch):
-    monkeypatch.setattr(dispatch, "_logged", set())
+    monkeypatch.setattr(log, "_logged", set())
     xs = jnp.ones((2, 1, INPUT))
     with jax.enable_x64(True):
         cell = sample_cell(0, "softmax")

@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import AxisType, PartitionSpec
 
 import gru_jax
+from gru_jax.typing import ImplementationName
 
 VALUES, GRADIENTS = 2e-2, 6e-2
 """Tolerances with bfloat16 operands, relative to the largest element of an array."""
@@ -32,7 +33,7 @@ class CheckConfig:
         repetitions: how often the same call is repeated.
     """
 
-    implementation: str = "mosaic_gpu"
+    implementation: ImplementationName = "mosaic_gpu"
     hidden_sizes: tuple[int, ...] = (128, 256, 384, 512)
     steps: int = 10_000
     repetitions: int = 1_000
@@ -74,7 +75,7 @@ class Case:
             weights=(normal(batch, hidden).astype(jnp.float32), normal(time, batch, hidden)),
         )
 
-    def outcome(self, implementation: str) -> Any:
+    def outcome(self, implementation: ImplementationName) -> Any:
         """``((h_last, ys), gradients of the loss)``, compiled once."""
         return _outcome(self.arguments, self.controls, self.weights, self.reverse, implementation)
 
@@ -98,7 +99,7 @@ class Case:
     jax.jit, static_argnums=(3, 4), compiler_options={"xla_gpu_deterministic_ops": True}
 )
 def _outcome(
-    arguments: Any, controls: Any, weights: Any, reverse: bool, implementation: str
+    arguments: Any, controls: Any, weights: Any, reverse: bool, implementation: ImplementationName
 ) -> Any:
     def loss(*arguments: Any) -> Any:
         last, ys = gru_jax.unroll(

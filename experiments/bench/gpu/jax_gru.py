@@ -12,6 +12,7 @@ import numpy as np
 import gru_jax
 from experiments.bench.baselines import Problem
 from experiments.bench.timing import Runs
+from gru_jax.typing import ImplementationName
 
 COMMAND_BUFFERS = {
     "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,WHILE",
@@ -118,7 +119,7 @@ def _programs(variant: Variant) -> dict[str, Callable[..., Any]]:
     }
 
 
-def _ours(params: Any, xs: jax.Array, *, implementation: str) -> jax.Array:
+def _ours(params: Any, xs: jax.Array, *, implementation: ImplementationName) -> jax.Array:
     return gru_jax.unroll(params, xs, implementation=implementation)[1]
 
 

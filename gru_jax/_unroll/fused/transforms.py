@@ -18,6 +18,7 @@ from gru_jax._unroll.fused.interface import (
     FusedKernels,
 )
 from gru_jax._unroll.fused.reference_kernels import REFERENCE_KERNELS
+from gru_jax._unroll.log import log_once
 from gru_jax._unroll.transform_rules import Function, vmap_reference, with_reference_jvp
 from gru_jax.typing import Array
 
@@ -59,6 +60,10 @@ def _with_vmap_rule(kernel: Function, reference: Function, batch_axes: Sequence[
     def rule(size: int, is_mapped: Any, args: KernelArgs) -> tuple[Any, Any]:
         fields = list(zip(args, is_mapped[0], batch_axes, strict=True))
         if any(axis is None and any(jax.tree.leaves(mapped)) for _, mapped, axis in fields):
+            log_once(
+                "vmap over parameters runs lax.scan in place of a fused kernel, which has one set "
+                "of weights. gru_jax.explain tells more about a call."
+            )
             return vmap_reference(reference, size, is_mapped, (args,))
 
         def join(axis: int, array: Array, mapped: bool) -> Array:

@@ -51,7 +51,8 @@ def forward_scan(
         if reset is not None:
             state = tree_where(reset, reset_state, state)
         projected = compute_cell.project(read) if project_in_loop else read
-        trace = run_step(compute_cell, promote_state(state, dtype), projected, weights=weights)
+        h = promote_state(state, dtype)
+        trace = run_step(compute_cell, h, projected, hoisted_weights=weights)
         new = cast_like(trace.state, state)
         state = new if valid is None else tree_where(valid, new, state)
         if save == "outputs":

@@ -1,8 +1,12 @@
 """A GRU by fused kernels, tested with the reference kernels in plain JAX."""
 
+import logging
+
 import jax
+import jax.numpy as jnp
 import pytest
 
+from gru_jax._unroll import log
 from gru_jax._unroll.fused import run as fused
 from gru_jax._unroll.fused.reference_kernels import REFERENCE_KERNELS
 from tests.cells.cases import GRU_AFTER, Problem, assert_close
@@ -88,3 +92,14 @@ def test_a_mapped_axis_joins_the_batch(unroll):
     got = jax.jit(jax.value_and_grad(mapped, (0, 1, 2)))(cell, xs, state)
     want = jax.jit(jax.value_and_grad(whole, (0, 1, 2)))(cell, xs, state)
     assert_close(got, want, "float64")
+
+
+def test_mapped_weights_are_told_once(unroll, caplog, monkeypatch):
+    """The kernels have one set of weights: the reference runs, and the log says so."""
+    monkeypatch.setattr(log, "_logged", set())
+    cell, xs, state = Problem.draw(GRU_AFTER, SHAPE).inputs("float32")
+    cells = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), cell)
+    with caplog.at_level(logging.INFO, logger="gru_jax"):
+        jax.eval_shape(jax.vmap(unroll, (0, None, None)), cells, xs, state)
+    (message,) = {record.getMessage() for record in caplog.records}
+    assert "vmap over parameters" in message

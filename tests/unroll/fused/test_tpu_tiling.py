@@ -1,10 +1,7 @@
-"""Tiles fit into the VMEM of a TPU, and the README names the hidden sizes that do."""
-
-from pathlib import Path
+"""Tiles fit into the VMEM of a TPU."""
 
 import pytest
 
-import gru_jax
 from gru_jax._unroll.fused.tpu.tiling import (
     TPU_SPECS,
     Tile,
@@ -29,11 +26,3 @@ def test_what_does_not_fit_raises():
     assert vmem_bytes(Tile(4, 16), 1280, 2) <= 16 * 2**20 < vmem_bytes(Tile(4, 16), 1408, 2)
     with pytest.raises(ValueError, match="2048 does not fit into 16 MiB"):
         choose_tile(10, 10, 2048, 2, TPU_SPECS["TPU v4"])
-
-
-def test_readme_names_the_supported_sizes():
-    sizes = {kind: max_hidden_size(spec) for kind, spec in TPU_SPECS.items()}
-    v4 = sizes.pop("TPU v4")
-    (others,) = set(sizes.values())
-    readme = (Path(gru_jax.__file__).parents[1] / "README.md").read_text()
-    assert f"up to {v4} on v4 and up to {others} on the others" in readme
