@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import gru_jax
-from gru_jax._unroll.call_spec import make_call_spec
+from gru_jax._unroll.call_spec import RematPolicy, make_call_spec
 from gru_jax._unroll.fused import hopper
 from gru_jax._unroll.fused import run as fused
 from gru_jax._unroll.fused.interface import BackwardArgs, ForwardArgs
@@ -95,7 +95,7 @@ def test_a_sequence_and_its_gradients(interpreter):  # noqa: F811
     starts = jax.random.bernoulli(jax.random.key(3), 0.3, (time, batch))
     controls = SequenceControls(jnp.array([4, 0, 2]), None, starts)
     weights = jax.random.normal(jax.random.key(4), (time, batch, hidden)).astype(jnp.bfloat16)
-    spec = make_call_spec(cell, xs, h0, is_explicit=True)
+    spec = make_call_spec(cell, xs, h0, has_resets=True, is_explicit=True, remat=RematPolicy())
 
     def by(kernels):
         def run(cell, xs, h0):
@@ -162,8 +162,8 @@ def test_unsupported_calls(platform, kind, hidden, dtype, reason):
 
 def test_every_reason_is_given():
     with fake_default_device("gpu", "NVIDIA A100-SXM4-80GB", count=2):
-        spec = make_call_spec(params(64), XS.astype("float16"), None, is_explicit=False)
-        reasons = hopper.unsupported_reasons(spec)
+        explanation = gru_jax.explain(jax.eval_shape(lambda: params(64)), XS.astype("float16"))
+    reasons = list(explanation.reasons["mosaic_gpu"])
     for reason in ("A100", "got float16", "partition the program over 2", "got 64"):
         (found,) = [text for text in reasons if reason in text]
         reasons.remove(found)
