@@ -9,7 +9,6 @@ import pytest
 
 import gru_jax
 from gru_jax._unroll.call_spec import RematPolicy, make_call_spec
-from gru_jax._unroll.fused import hopper
 from gru_jax._unroll.fused import run as fused
 from gru_jax._unroll.fused.interface import BackwardArgs, ForwardArgs
 from gru_jax._unroll.fused.reference_kernels import REFERENCE_KERNELS
