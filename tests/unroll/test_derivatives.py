@@ -9,8 +9,9 @@ from jax.test_util import check_grads
 
 import gru_jax
 from tests import reference
-from tests.cells.cases import GRU_AFTER, KINDS, Problem, assert_close
+from tests.cells.cases import GRU_AFTER, GRU_BEFORE, KINDS, LSTM, Problem, assert_close
 from tests.shapes import ProblemSize
+from tests.slow import slow, slow_but
 
 TINY = ProblemSize(time=3, batch=(2,), input=2, hidden=2)
 CONTROLS = {
@@ -23,7 +24,9 @@ every_kind = pytest.mark.parametrize("case", KINDS, ids=str)
 
 
 @pytest.mark.parametrize(
-    ("case", "reverse"), [*((case, False) for case in KINDS), (GRU_AFTER, True)], ids=str
+    ("case", "reverse"),
+    [(GRU_AFTER, False), slow(GRU_BEFORE, False), (LSTM, False), (GRU_AFTER, True)],
+    ids=str,
 )
 @jax.enable_x64(True)
 def test_first_and_second_derivatives_in_both_modes(case, reverse):
@@ -70,7 +73,7 @@ def test_forward_and_reverse_jacobians_agree(case):
     assert forward.w_h.shape == (*TINY[:1], *TINY.batch, TINY.hidden, *cell.w_h.shape)
 
 
-@every_kind
+@pytest.mark.parametrize("case", slow_but([GRU_AFTER, LSTM], KINDS), ids=str)
 @jax.enable_x64(True)
 def test_hessian(case):
     """Symmetric, and the same however the modes are nested."""
@@ -96,7 +99,7 @@ def test_vmap_over_sequences(case):
     def one(xs, state, lengths, mask, starts):
         return gru_jax.unroll(cell, xs, state, lengths=lengths, mask=mask, starts=starts)
 
-    mapped = jax.vmap(one, in_axes=(1, 0, 0, 1, 1), out_axes=(0, 1))(
+    mapped = jax.jit(jax.vmap(one, in_axes=(1, 0, 0, 1, 1), out_axes=(0, 1)))(
         xs, state, *(jnp.asarray(CONTROLS[name]) for name in ("lengths", "mask", "starts"))
     )
     assert_close(mapped, gru_jax.unroll(cell, xs, state, **CONTROLS), "float64")
@@ -109,7 +112,7 @@ def test_vmap_over_parameters(case):
     cells = [problem.inputs("float64")[0] for problem in problems]
     _, xs, state = problems[0].inputs("float64")
     ensemble = jax.tree.map(lambda *leaves: jnp.stack(leaves), *cells)
-    _, mapped = jax.vmap(lambda cell: gru_jax.unroll(cell, xs, state))(ensemble)
+    _, mapped = jax.jit(jax.vmap(lambda cell: gru_jax.unroll(cell, xs, state)))(ensemble)
     assert_close(
         mapped, jnp.stack([gru_jax.unroll(cell, xs, state)[1] for cell in cells]), "float64"
     )
@@ -124,15 +127,15 @@ def test_gradients_of_each_sequence_add_up(case):
     def loss(cell, xs, state):
         return jnp.square(gru_jax.unroll(cell, xs, state)[1]).sum()
 
-    each = jax.vmap(jax.grad(loss), in_axes=(None, 1, 0))(cell, xs, state)
+    each = jax.jit(jax.vmap(jax.grad(loss), in_axes=(None, 1, 0)))(cell, xs, state)
     added = jax.tree.map(lambda leaf: leaf.sum(0), each)
-    assert_close(added, jax.grad(loss)(cell, xs, state), "float64")
+    assert_close(added, jax.jit(jax.grad(loss))(cell, xs, state), "float64")
 
 
 @every_kind
 @jax.enable_x64(True)
 def test_inside_scan_and_remat(case):
-    """As a training loop that carries the state from batch to batch has it."""
+    """As in a training loop that carries the state from batch to batch."""
     cell, xs, state = Problem.sample(case, TINY._replace(time=6)).inputs("float64")
 
     @jax.checkpoint

@@ -12,6 +12,7 @@ import pytest
 from gru_jax._unroll.xla.tuning import ACCELERATOR_TUNING, Tuning
 from tests.cells.cases import CASES, GRU_AFTER, GRU_BEFORE, LSTM, Problem, assert_close, named
 from tests.shapes import ProblemSize
+from tests.slow import slow, slow_but
 from tests.unroll.tuning_overrides import (
     SAVING_PREACTIVATIONS,
     force_chunks,
@@ -22,7 +23,7 @@ from tests.unroll.tuning_overrides import (
 
 # Seven steps, which chunks of three do not divide.
 SHAPE = ProblemSize(time=7, batch=(2,), input=2, hidden=3)
-# Six steps are two chunks of three: a scan over chunks without a second body for a rest.
+# Six steps are two chunks of three: a scan over chunks without a second body for a last one.
 DERIVED = ProblemSize(time=6, batch=(2,), input=2, hidden=2)
 VARIANTS = {
     "scan": ("scan", SAVING_PREACTIVATIONS),
@@ -33,14 +34,15 @@ VARIANTS = {
 CHUNKS_IN_LOOP = "xla in chunks, projecting in the loop"
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
+# These two differ in every decision; the others share each of theirs with one of them.
+@pytest.fixture(scope="module", params=slow_but(["xla", CHUNKS_IN_LOOP], VARIANTS))
 def unroll(request):
     with unroll_with(*VARIANTS[request.param]) as unroll:
         yield unroll
 
 
 def sample_controls(shape: ProblemSize) -> dict[str, np.ndarray]:
-    """Of every kind, for two sequences: one ends early, both are cut and have gaps."""
+    """Of every kind, for two sequences: one ends early, both have resets and masked steps."""
     random = np.random.default_rng(3)
     steps = (shape.time, *shape.batch)
     starts = random.uniform(size=steps) < 0.3
@@ -52,12 +54,18 @@ def sample_controls(shape: ProblemSize) -> dict[str, np.ndarray]:
     }
 
 
-def rotated(name, *settings):
-    """Every variant with every case, and the settings one after another, so that both meet each."""
+def rotated(name, *settings, fast=tuple(VARIANTS)):
+    """Every variant with every case, and the settings in turn, so that both meet each."""
     return pytest.mark.parametrize(
         ("unroll", "case", name),
         [
-            pytest.param(variant, case, settings[(i + j) % len(settings)], id=f"{variant}-{case}")
+            pytest.param(
+                variant,
+                case,
+                settings[(i + j) % len(settings)],
+                id=f"{variant}-{case}",
+                marks=[] if variant in fast else pytest.mark.slow,
+            )
             for i, variant in enumerate(VARIANTS)
             for j, case in enumerate(CASES)
         ],
@@ -89,7 +97,7 @@ def test_low_precision(unroll, case, dtype):
 )
 @jax.enable_x64(True)
 def test_chunks_of_any_number_of_steps(time, chunk, reverse):
-    """Two chunks and no rest, one and a rest of two, three and a rest of two, chunks of a step."""
+    """Two whole chunks; one or three and two more steps; chunks of one step."""
     shape = SHAPE._replace(time=time)
     problem = Problem.sample(GRU_AFTER, shape, learned_h0=True)
     controls = {"reverse": reverse, **sample_controls(shape)}
@@ -111,8 +119,8 @@ def test_tuned_for_accelerators():
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("time", [6, 7])
 @jax.enable_x64(True)
-def test_windows_of_a_forward_pass(time, reverse):
-    """Three steps at a time, in which a state passes from one window to the next."""
+def test_time_blocks_of_a_forward_pass(time, reverse):
+    """Three steps at a time; a state passes from one block to the next."""
     shape = SHAPE._replace(time=time)
     problem = Problem.sample(GRU_AFTER, shape, learned_h0=True)
     inputs = problem.inputs("float64")
@@ -133,7 +141,7 @@ def test_windows_of_a_forward_pass(time, reverse):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-12), found, expected)
 
 
-@rotated("reverse", False, True)
+@rotated("reverse", False, True, fast=("xla", CHUNKS_IN_LOOP))
 @jax.enable_x64(True)
 def test_one_feature_and_one_unit(unroll, case, reverse):
     problem = Problem.sample(
@@ -143,8 +151,8 @@ def test_one_feature_and_one_unit(unroll, case, reverse):
     assert_close(outcome, problem.expected(reverse=reverse), "float64")
 
 
-def test_chunks_give_what_one_piece_gives():
-    """Over so many steps and rows that sums in another order are not the same number."""
+def test_chunks_compute_what_one_chunk_computes():
+    """Over so many steps and rows that sums in another order are not the same bits."""
     problem = Problem.sample(LSTM, ProblemSize(time=47, batch=(8,), input=4, hidden=8))
     outcomes = []
     for tuning in (SAVING_PREACTIVATIONS, force_chunks(5, project_in_loop=True, sequences=8)):
@@ -186,10 +194,9 @@ def test_gradients_of_one_argument_and_through_one_result(variant):
 
 @pytest.mark.parametrize("case", [GRU_AFTER, LSTM], ids=str)
 def test_float32_is_as_exact_as_the_plain_scan(case):
-    """At most half as much again: two sums of the same rounded numbers in different orders.
+    """The error is at most 1.5 times as large: both add up the same terms in different orders.
 
-    Of which one or the other comes out better, by chance; an algorithm that loses digits would
-    lose them at every step.
+    Either may be closer by chance; an algorithm that loses digits loses them at every step.
     """
     shape = ProblemSize(time=150, batch=(4,), input=8, hidden=32)
     cell = case.init(jax.random.key(0), shape.input, shape.hidden, **case.static)
@@ -275,14 +282,14 @@ def transformed(unroll, case, names):
     [
         (GRU_AFTER, ("jvp", "jvp of grad", "jacfwd", "hessian", "jacrev of grad")),
         (GRU_AFTER, ("vmap", "vmap of grad", "checkpoint", "linearize")),
-        (GRU_BEFORE, ("jvp", "hessian")),
-        (LSTM, ("jvp", "hessian")),
+        slow(GRU_BEFORE, ("jvp", "hessian")),
+        slow(LSTM, ("jvp", "hessian")),
     ],
     ids=str,
 )
 @jax.enable_x64(True)
 def test_transformations_see_no_difference(case, names):
-    """In chunks, whose derivative is a loop again; one chunk is part of other tests."""
+    """In chunks, whose derivative is a loop, too; other tests have one chunk."""
     outcomes = []
     for variant in ("scan", CHUNKS_IN_LOOP):
         with unroll_with(*VARIANTS[variant]) as unroll:

@@ -24,6 +24,7 @@ ALL_SIZES = tuple(product(range(1, 6), repeat=2))
 every_kind = pytest.mark.parametrize("case", KINDS, ids=str)
 two_kinds = pytest.mark.parametrize("case", slow_but([GRU_AFTER, LSTM], KINDS), ids=str)
 some = settings(max_examples=10, deadline=None)
+more = settings(max_examples=20, deadline=None)
 many = settings(max_examples=50, deadline=None)
 
 
@@ -70,9 +71,22 @@ def restricted(problem: Problem, inside: slice, state: reference.State) -> Probl
 
 @every_kind
 @given(data=st.data())
-@many
+@more
 @jax.enable_x64(True)
 def test_equals_the_reference(case, data):
+    compare_with_the_reference(case, data)
+
+
+@pytest.mark.slow
+@every_kind
+@given(data=st.data())
+@many
+@jax.enable_x64(True)
+def test_many_examples_equal_the_reference(case, data):
+    compare_with_the_reference(case, data)
+
+
+def compare_with_the_reference(case, data):
     problem = draw_problem(data, case, batches=ALL_BATCHES, times=range(1, 9), sizes=ALL_SIZES)
     controls = draw_controls(data, problem) | {"reverse": data.draw(st.booleans(), "reverse")}
     expected = reference.unroll(case.step, problem.weights, problem.xs, problem.state, **controls)

@@ -14,6 +14,7 @@ from gru_jax._unroll import call_spec
 from gru_jax._unroll.xla.tuning import CPU_TUNING, Tuning
 from tests.cells.cases import CASES, GRU_AFTER, GRU_BEFORE, Problem
 from tests.shapes import ProblemSize
+from tests.slow import slow
 from tests.unroll.tuning_overrides import SAVING_PREACTIVATIONS, force_chunks, override, unroll_with
 
 SHAPE = ProblemSize(time=7, batch=(2,), input=2, hidden=3)
@@ -149,7 +150,7 @@ TIMES_SEQUENCES_FEATURES_UNITS = {
     ids=TIMES_SEQUENCES_FEATURES_UNITS,
 )
 def test_the_residuals_are_the_fastest(sizes, what):
-    """Three projections or four sums of each step, or as with ``checkpoint="step"`` only states."""
+    """Three projected or four preactivations of each step, or the states alone, as with "step"."""
     time, batch, inputs, units = sizes
     params = jax.eval_shape(lambda: gru_jax.init(jax.random.key(0), inputs, units))
     xs = jax.ShapeDtypeStruct((time, batch, inputs), jnp.float32)
@@ -198,10 +199,18 @@ def test_a_gradient_needs_no_newly_mapped_memory(init, sizes, shards, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("num_layers", "bidirectional", "time"),
-    [(1, True, 160), (2, False, 145), (3, False, 90), (2, True, 64)],
+    ("num_layers", "bidirectional", "time", "shards"),
+    [
+        (1, True, 160, 2),
+        (2, False, 145, 2),
+        (3, False, 90, 2),
+        (2, True, 64, 2),
+        (2, True, 64, 1),
+        slow(1, True, 160, 1),
+        slow(2, False, 145, 1),
+        slow(3, False, 90, 1),
+    ],
 )
-@pytest.mark.parametrize("shards", [1, 2])
 def test_the_layers_of_a_stack_share_that_memory(
     num_layers, bidirectional, time, shards, monkeypatch
 ):
