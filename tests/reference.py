@@ -1,6 +1,6 @@
-"""What the library computes, said again as NumPy loops over one sequence at a time, without JAX.
+"""What the library computes, written as NumPy loops over one sequence at a time, without JAX.
 
-Written to be read beside the equations, not to be fast. Everything here also takes complex arrays,
+It is to be compared with the equations, not to be fast. Everything here also takes complex arrays,
 so that `gradient` is exact to rounding without a derivative written by hand.
 """
 
@@ -24,16 +24,16 @@ def unroll(
     starts: np.ndarray | None = None,
     reverse: bool = False,
 ) -> tuple[State, np.ndarray]:
-    """Reads every sequence of xs (T, *batch, D) on its own.
+    """Unrolls over every sequence of xs (T, *batch, D) by itself.
 
     The state is a tuple of arrays (*batch, H): (h,), or (h, c) for the LSTM. Returns the final
     state and the outputs (T, *batch, H).
     """
     time, *batch, _ = xs.shape
     hidden_size = weights["w_h"].shape[0]
-    initial = initial_state(step, weights)
+    reset_state = initial_state(step, weights)
     if state is None:
-        state = tuple(np.broadcast_to(part, (*batch, hidden_size)) for part in initial)
+        state = tuple(np.broadcast_to(leaf, (*batch, hidden_size)) for leaf in reset_state)
     lengths = np.full(batch, time) if lengths is None else lengths
     mask = np.ones((time, *batch), bool) if mask is None else mask
     starts = np.zeros((time, *batch), bool) if starts is None else starts
@@ -43,39 +43,39 @@ def unroll(
     last = tuple(np.zeros((*batch, hidden_size), dtype) for _ in state)
     for index in np.ndindex(*batch):
         column = (slice(None), *index)
-        final, ys[column] = read(
+        final, ys[column] = unroll_one(
             step,
             weights,
             xs[column],
-            tuple(part[index] for part in state),
-            initial,
+            tuple(leaf[index] for leaf in state),
+            reset_state,
             length=int(lengths[index]),
             mask=mask[column],
             starts=starts[column],
             reverse=reverse,
         )
-        for part, value in zip(last, final, strict=True):
-            part[index] = value
+        for leaf, value in zip(last, final, strict=True):
+            leaf[index] = value
     return last, ys
 
 
-def read(
+def unroll_one(
     step: Step,
     weights: Weights,
     xs: np.ndarray,
     state: State,
-    initial: State,
+    reset_state: State,
     *,
     length: int,
     mask: np.ndarray,
     starts: np.ndarray,
     reverse: bool,
 ) -> tuple[State, np.ndarray]:
-    """Reads one sequence (T, D), which ends at `length`."""
+    """Unrolls over one sequence (T, D), which ends at `length`."""
     ys = np.zeros((len(xs), weights["w_h"].shape[0]), np.result_type(xs, *state, *weights.values()))
     for t in reversed(range(length)) if reverse else range(length):
         if (starts[t] and not reverse) or (reverse and t + 1 < length and starts[t + 1]):
-            state = initial
+            state = reset_state
         if mask[t]:
             state = step(weights, state, xs[t])
             ys[t] = state[0]
@@ -89,7 +89,7 @@ def initial_state(step: Step, weights: Weights) -> State:
 
 
 def gru_reset_after(weights: Weights, state: State, x: np.ndarray) -> State:
-    """The form of cuDNN, PyTorch and Keras: r scales the recurrent term after the product."""
+    """The form of cuDNN, PyTorch and Keras: r scales the recurrent term after the matmul."""
     (h,) = state
     x_r, x_z, x_n = np.split(_affine(x, weights["w_x"], weights.get("b")), 3)
     h_r, h_z, h_n = np.split(h @ weights["w_h"], 3)
@@ -100,7 +100,7 @@ def gru_reset_after(weights: Weights, state: State, x: np.ndarray) -> State:
 
 
 def gru_reset_before(weights: Weights, state: State, x: np.ndarray) -> State:
-    """Cho et al. 2014 (arXiv 1406.1078), section 2.3: r scales the state before the product."""
+    """Cho et al. 2014 (arXiv 1406.1078), section 2.3: r scales the state before the matmul."""
     (h,) = state
     x_r, x_z, x_n = np.split(_affine(x, weights["w_x"], weights.get("b")), 3)
     w_r, w_z, w_n = np.split(weights["w_h"], 3, axis=1)

@@ -1,4 +1,4 @@
-"""A stack is its cells unrolled one after the other, in one direction or both."""
+"""A stack runs its cells one after the other, in one direction or both."""
 
 import dataclasses
 
@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import gru_jax
-from tests.cells.cases import CASES, GRU_AFTER, LSTM, Case, assert_close, assert_equal
+from tests.assert_trees import assert_close, assert_equal
+from tests.cells.cases import CASES, GRU_AFTER, LSTM, Case
+from tests.slow import slow
 
 TIME, BATCH, INPUT, HIDDEN = 5, 3, 2, 4
 KEY = jax.random.key(0)
@@ -173,7 +175,7 @@ def test_masked_inputs_change_nothing(xs, options):
     assert not outcome[1][~read].any()
 
 
-@pytest.mark.parametrize("checkpoint", ["step", "chunk", 2])
+@pytest.mark.parametrize("checkpoint", ["step", slow("chunk"), slow(2)])
 @jax.enable_x64(True)
 def test_checkpoint(checkpoint):
     stack = randomize(
@@ -267,7 +269,7 @@ def test_a_stack_compares_by_identity():
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 def test_dropout_keeps_the_expectation(rate):
-    """Within five standard deviations of a mean over 20000 draws."""
+    """Within five standard deviations of a mean over 20000 samples."""
     xs = jnp.ones((2500, 4, INPUT))
     _, ys = unroll_stack(pass_through(2), xs, dropout=rate, key=KEY)
     deviation = np.sqrt(rate * (1 - rate) / ys.size)
@@ -303,7 +305,7 @@ def test_stack_is_a_pytree_of_arrays():
     assert jax.tree.structure(dataclasses.replace(stack, residual=True)) != structure
 
 
-def test_cells_are_drawn_from_different_keys():
+def test_cells_are_initialised_from_different_keys():
     stack = gru_jax.init_stack(KEY, HIDDEN, HIDDEN, num_layers=2, bidirectional=True, merge="sum")
     kernels = [cell.w_h for layer in stack.layers for cell in layer]
     for i, kernel in enumerate(kernels):

@@ -1,4 +1,4 @@
-"""A function with a pullback of its own is, to every transformation, the function without one."""
+"""Every transformation of a function with a custom pullback equals that of the plain function."""
 
 import functools
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gru_jax._autodiff.custom_vjp import custom_vjp_with_jvp
-from tests.cells.cases import assert_close, assert_equal
+from tests.assert_trees import assert_close, assert_equal
 
 INPUT, OUTPUT, ROWS = 3, 2, 4
 
@@ -24,8 +24,8 @@ def forward(mask, x, w):
 def pullback(residuals, cotangent):
     slope, x, w = residuals
     d_sines, d_sum = cotangent
-    d_product = slope * d_sines
-    return None, w @ d_product + d_sum, jnp.outer(x, d_product)
+    d_matmul = slope * d_sines
+    return None, w @ d_matmul + d_sum, jnp.outer(x, d_matmul)
 
 
 ruled = custom_vjp_with_jvp(plain, forward, pullback)
@@ -59,7 +59,7 @@ def arguments():
 
 
 def loss_of(function):
-    """Of both values, and linear in neither, so that it has second derivatives of every kind."""
+    """A loss of both values that is linear in neither, with second derivatives of every kind."""
 
     def loss(mask, x, w):
         sines, total = function(mask, x, w)
@@ -69,7 +69,7 @@ def loss_of(function):
 
 
 def scan_of(function, wrap=lambda body: body):
-    """A loop whose carry goes through the function, with a matrix that is the same throughout."""
+    """A scan whose carry is an argument of the function, with one matrix for all steps."""
 
     def run(mask, xs, w):
         @wrap
@@ -160,7 +160,7 @@ OF_ROWS = {
         )
     ),
 }
-"""Likewise, of a mask, a vector per row and a matrix."""
+"""Transformations, whose results are functions of a mask, a vector per row and a matrix."""
 
 # What runs as it is compiles every operation by itself, which takes its time.
 UNCOMPILED = ("value", "grad", "grad of x alone", "vjp", "jvp", "jacrev", "linearize")
@@ -272,7 +272,7 @@ def test_reverse_mode_takes_the_pullback_and_forward_mode_does_not(name, argumen
 
 @jax.enable_x64(True)
 def test_only_the_transposition_takes_the_pullback_in_second_derivatives(arguments):
-    """What forward mode makes of a gradient is twice as much, and of a tangent the same."""
+    """Forward mode doubles a gradient, and leaves a tangent as it is."""
     one, _ = arguments
 
     def loss(function):
@@ -286,15 +286,15 @@ def test_only_the_transposition_takes_the_pullback_in_second_derivatives(argumen
 
 @pytest.mark.parametrize("wrap", [lambda f: f, jax.jit, jax.checkpoint], ids=["", "jit", "remat"])
 def test_residuals_arrive_as_forward_leaves_them(wrap):
-    """Trees of any dtype, with leaves that the value does not show."""
+    """Trees of any dtype, with leaves that the value does not contain."""
 
     def forward(x):
-        return x.sum(), {"flags": x > 0, "nothing": None, "numbers": (jnp.arange(3), 10 * x)}
+        return x.sum(), {"flags": x > 0, "nothing": None, "arrays": (jnp.arange(3), 10 * x)}
 
     def pullback(residuals, cotangent):
-        numbers, scaled = residuals["numbers"]
-        kept = jnp.where(residuals["flags"], scaled + numbers.astype(scaled.dtype), 0.0)
-        return (cotangent * kept,)
+        counts, scaled = residuals["arrays"]
+        positive = jnp.where(residuals["flags"], scaled + counts.astype(scaled.dtype), 0.0)
+        return (cotangent * positive,)
 
     function = wrap(custom_vjp_with_jvp(jnp.sum, forward, pullback))
     x = jnp.array([1.0, -1.0, 3.0])
@@ -324,17 +324,17 @@ def test_forward_runs_only_where_something_is_differentiated():
 
 @jax.enable_x64(True)
 def test_arguments_may_be_trees(arguments):
-    """The pullback answers with one tree for each argument."""
+    """The pullback returns one tree for each argument."""
 
     def function(pair, scale):
-        return {"product": pair["x"] @ pair["w"] * scale}
+        return {"y": pair["x"] @ pair["w"] * scale}
 
     def forward(pair, scale):
         return function(pair, scale), (pair, scale)
 
     def pullback(residuals, cotangent):
         pair, scale = residuals
-        d = cotangent["product"]
+        d = cotangent["y"]
         scaled = scale * d
         tree = {"x": pair["w"] @ scaled, "w": jnp.outer(pair["x"], scaled)}
         return tree, (pair["x"] @ pair["w"] * d).sum()
@@ -343,7 +343,7 @@ def test_arguments_may_be_trees(arguments):
     of_trees = custom_vjp_with_jvp(function, forward, pullback)
     inputs = {"x": x, "w": w}, jnp.array(1.5)
     results = [
-        jax.grad(lambda *it, call=call: jnp.exp(call(*it)["product"]).sum(), (0, 1))(*inputs)
+        jax.grad(lambda *it, call=call: jnp.exp(call(*it)["y"]).sum(), (0, 1))(*inputs)
         for call in (of_trees, function)
     ]
     assert_close(*results, "float64")

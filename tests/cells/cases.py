@@ -1,4 +1,4 @@
-"""The cells under test, each beside the NumPy step it must equal; arrays for either side."""
+"""The cells under test, each with the NumPy step that it must equal, and their arguments."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -13,17 +13,13 @@ import gru_jax
 from tests import reference
 from tests.shapes import ProblemSize
 
-# How many units in the last place a result may be off. Products of bfloat16 are accumulated in
-# float32, so that only their operands and the outputs are rounded coarsely.
-ROUNDINGS = {"float64": 64, "float32": 64, "bfloat16": 4}
-
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Case:
     """One cell: its class, its static fields, and its definition in NumPy."""
 
     name: str
-    kind: type[gru_jax.Cell]
+    cell_type: type[gru_jax.Cell]
     init: Callable[..., gru_jax.Cell]
     step: reference.Step
     gates: int
@@ -52,17 +48,17 @@ class Case:
     def cell(self, weights: Mapping[str, Any], dtype: str) -> gru_jax.Cell:
         """The library's cell with these weights."""
         arrays = {name: jnp.asarray(value, dtype) for name, value in weights.items()}
-        return self.kind(**arrays, **self.static)
+        return self.cell_type(**arrays, **self.static)
 
-    def state(self, parts: reference.State, dtype: str) -> Any:
+    def state(self, leaves: reference.State, dtype: str) -> Any:
         """The library's state from the reference's."""
-        arrays = [jnp.asarray(part, dtype) for part in parts]
-        return gru_jax.LSTMState(*arrays) if self.kind is gru_jax.LSTMParams else arrays[0]
+        arrays = [jnp.asarray(leaf, dtype) for leaf in leaves]
+        return gru_jax.LSTMState(*arrays) if self.cell_type is gru_jax.LSTMParams else arrays[0]
 
 
 GRU_AFTER = Case(
     name="gru_after",
-    kind=gru_jax.GRUParams,
+    cell_type=gru_jax.GRUParams,
     init=gru_jax.init,
     step=reference.gru_reset_after,
     gates=3,
@@ -71,7 +67,7 @@ GRU_AFTER = Case(
 )
 GRU_BEFORE = Case(
     name="gru_before",
-    kind=gru_jax.GRUParams,
+    cell_type=gru_jax.GRUParams,
     init=gru_jax.init,
     step=reference.gru_reset_before,
     gates=3,
@@ -79,20 +75,22 @@ GRU_BEFORE = Case(
 )
 LSTM = Case(
     name="lstm",
-    kind=gru_jax.LSTMParams,
+    cell_type=gru_jax.LSTMParams,
     init=gru_jax.init_lstm,
     step=reference.lstm,
     gates=4,
     states=2,
 )
-RNN = Case(name="rnn", kind=gru_jax.RNNParams, init=gru_jax.init_rnn, step=reference.elman, gates=1)
+RNN = Case(
+    name="rnn", cell_type=gru_jax.RNNParams, init=gru_jax.init_rnn, step=reference.elman, gates=1
+)
 CASES = (GRU_AFTER, GRU_BEFORE, LSTM, RNN)
-KINDS = (GRU_AFTER, GRU_BEFORE, LSTM)
-"""All but the plain RNN, which has nothing that one of these has not."""
+GATED_CASES = (GRU_AFTER, GRU_BEFORE, LSTM)
+"""All but the plain RNN, whose every part these have, too."""
 
 
 class Outcome(NamedTuple):
-    """What a call gives, and the gradients of a loss over it, by the names of the reference."""
+    """The results of a call, and the gradients of a loss over them, by the reference's names."""
 
     state: reference.State
     ys: Any
@@ -101,9 +99,9 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True)
 class Problem:
-    """What unroll is called with but for the controls, and a loss over what it gives, in float64.
+    """The arguments of unroll without the controls, and a loss over its results, in float64.
 
-    In the loss every number of the outputs and of the final state has a weight of its own.
+    In the loss every element of the outputs and of the final state has a weight of its own.
     """
 
     case: Case
@@ -127,7 +125,7 @@ class Problem:
         )
 
     def rounded(self, dtype: str) -> "Problem":
-        """The problem in numbers which arrays of this dtype can hold."""
+        """The problem rounded to numbers of this dtype."""
 
         def to_dtype_and_back(value: np.ndarray) -> np.ndarray:
             return value.astype(jnp.dtype(dtype)).astype(np.float64)
@@ -161,11 +159,11 @@ class Problem:
 
     def expected(self, **controls: Any) -> Outcome:
         """The reference's outcome."""
-        parts = {f"state.{i}": part for i, part in enumerate(self.state)}
+        leaves = {f"state.{i}": leaf for i, leaf in enumerate(self.state)}
 
         def unroll(arguments: dict[str, np.ndarray]) -> tuple[reference.State, np.ndarray]:
             weights = {name: arguments[name] for name in self.weights}
-            state = tuple(arguments[name] for name in parts)
+            state = tuple(arguments[name] for name in leaves)
             return reference.unroll(self.case.step, weights, arguments["xs"], state, **controls)
 
         def loss(arguments: dict[str, np.ndarray]) -> complex:
@@ -173,7 +171,7 @@ class Problem:
             total = (ys * self.cotangent_ys).sum()
             return total + (np.stack(state) * np.stack(self.cotangent_state)).sum()
 
-        arguments = {**self.weights, "xs": self.xs, **parts}
+        arguments = {**self.weights, "xs": self.xs, **leaves}
         return Outcome(*unroll(arguments), reference.gradient(loss, arguments))
 
 
@@ -189,35 +187,6 @@ def _evaluate(unroll, options, inputs, cotangents, arrays):
 def named(cell: gru_jax.Cell, xs: jax.Array, state: Any) -> dict[str, jax.Array]:
     """Gradients with respect to cell, inputs and state under the names of the reference."""
     weights = {item.name: getattr(cell, item.name) for item in fields(cell)}
-    parts = {f"state.{i}": part for i, part in enumerate(jax.tree.leaves(state))}
+    leaves = {f"state.{i}": leaf for i, leaf in enumerate(jax.tree.leaves(state))}
     arrays = {name: value for name, value in weights.items() if isinstance(value, jax.Array)}
-    return {**arrays, "xs": xs, **parts}
-
-
-def assert_close(actual: Any, expected: Any, dtype: str) -> None:
-    """Compares two trees to the rounding of the dtype, relative to each leaf's largest number."""
-    tolerance = ROUNDINGS[dtype] * float(jnp.finfo(dtype).eps)
-
-    def compare(path: Any, actual: Any, expected: Any) -> None:
-        expected = np.asarray(expected, np.float64)
-        np.testing.assert_allclose(
-            np.asarray(actual, np.float64),
-            expected,
-            rtol=0,
-            atol=tolerance * max(1.0, np.abs(expected).max(initial=0.0)),
-            strict=True,
-            err_msg=jax.tree_util.keystr(path),
-        )
-
-    jax.tree_util.tree_map_with_path(compare, actual, expected)
-
-
-def assert_equal(actual: Any, expected: Any) -> None:
-    """Compares two trees number by number."""
-
-    def compare(path: Any, actual: Any, expected: Any) -> None:
-        np.testing.assert_array_equal(
-            actual, expected, strict=True, err_msg=jax.tree_util.keystr(path)
-        )
-
-    jax.tree_util.tree_map_with_path(compare, actual, expected)
+    return {**arrays, "xs": xs, **leaves}

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import gru_jax
-from tests.cells.cases import CASES, GRU_AFTER, LSTM, ROUNDINGS, assert_equal
+from tests.assert_trees import ROUNDINGS, assert_equal
+from tests.cells.cases import CASES, GRU_AFTER, LSTM
 
 KEY = jax.random.key(0)
 WIDE = {"input_size": 192, "hidden_size": 128}
@@ -49,7 +50,7 @@ def test_legacy_key(case):
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_jit_draws_the_same_structure(case):
+def test_jit_makes_the_same_structure(case):
     def init_params(key):
         return case.init(key, 3, 4, **case.static)
 
@@ -59,12 +60,12 @@ def test_jit_draws_the_same_structure(case):
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_no_two_parameters_or_gates_are_the_same_draw(case):
+def test_no_two_parameters_or_gates_share_samples(case):
     cell = case.init(KEY, 4, 4, kernel_init="torch", recurrent_kernel_init="torch", **case.static)
-    blocks = np.concatenate([gates_of(case, cell.w_x), gates_of(case, cell.w_h)], axis=1)
-    for i in range(blocks.shape[1]):
+    gates = np.concatenate([gates_of(case, cell.w_x), gates_of(case, cell.w_h)], axis=1)
+    for i in range(gates.shape[1]):
         for j in range(i):
-            assert not np.isin(blocks[:, i], blocks[:, j]).any()
+            assert not np.isin(gates[:, i], gates[:, j]).any()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -87,7 +88,7 @@ def test_recurrent_kernel_is_orthogonal_gate_by_gate(case, dtype):
 )
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_variance_is_that_of_one_gate(case, scheme, variance):
-    """Of 24576 numbers the sample variance is within 3 %, except in one sample in a thousand."""
+    """Of 24576 elements the sample variance is within 3 %, except in one sample in a thousand."""
     cell = case.init(KEY, **WIDE, kernel_init=scheme, **case.static)
     for gate in np.moveaxis(gates_of(case, cell.w_x), 1, 0):
         assert gate.var() == pytest.approx(variance, rel=0.05)

@@ -8,7 +8,8 @@ import optax
 import pytest
 
 import gru_jax
-from tests.cells.cases import CASES, GRU_AFTER, GRU_BEFORE, LSTM, RNN, Problem, assert_equal
+from tests.assert_trees import assert_equal
+from tests.cells.cases import CASES, GRU_AFTER, GRU_BEFORE, LSTM, RNN, Problem
 from tests.shapes import ProblemSize
 
 SMALL = ProblemSize(time=3, batch=(2,), input=3, hidden=4)

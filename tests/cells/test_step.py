@@ -1,4 +1,4 @@
-"""One step of every cell: its values, what it makes of dtypes, and what it refuses."""
+"""One step of every cell: its values, its dtypes, and the arguments that it rejects."""
 
 import dataclasses
 
@@ -9,7 +9,8 @@ import pytest
 
 import gru_jax
 from tests import reference
-from tests.cells.cases import CASES, GRU_AFTER, GRU_BEFORE, LSTM, Problem, assert_close
+from tests.assert_trees import assert_close
+from tests.cells.cases import CASES, GRU_AFTER, GRU_BEFORE, LSTM, Problem
 from tests.shapes import SHAPES, ProblemSize
 
 SMALL = ProblemSize(time=1, batch=(2,), input=3, hidden=4)
@@ -49,11 +50,11 @@ def test_state_keeps_its_dtype(case, state_dtype, input_dtype):
 def test_initial_state(case, dtype, learned_h0):
     weights = case.sample_weights(SMALL, learned_h0=learned_h0)
     state = gru_jax.initial_state(case.cell(weights, dtype), (5, 2))
-    parts = tuple(jax.tree.leaves(state))
-    assert {leaf.dtype for leaf in parts} == {jnp.dtype("float32")}
+    leaves = tuple(jax.tree.leaves(state))
+    assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
     initial = reference.initial_state(case.step, weights)
-    expected = tuple(np.broadcast_to(part, (5, 2, SMALL.hidden)) for part in initial)
-    assert_close(parts, expected, dtype)
+    expected = tuple(np.broadcast_to(leaf, (5, 2, SMALL.hidden)) for leaf in initial)
+    assert_close(leaves, expected, dtype)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -64,7 +65,7 @@ def test_initial_state_of_one_sequence(case):
 
 @pytest.mark.parametrize("case", [GRU_AFTER, GRU_BEFORE], ids=str)
 def test_a_closed_update_gate_keeps_the_state_exactly(case):
-    """Or what is to be remembered drifts, a rounding of the candidate at every step."""
+    """Otherwise a remembered value drifts by a rounding of the candidate at every step."""
     cell, state, x = one_step(Problem.sample(case, ProblemSize(1, (64,), 3, 32)), "float32")
     _, update, _ = np.split(np.arange(3 * 32), 3)
     closed = dataclasses.replace(cell, b=cell.b.at[update].set(100.0))

@@ -10,7 +10,7 @@ from jax.test_util import check_grads
 
 import gru_jax
 from experiments.models.conv_gru import ConvGRU, convolve, init_conv_gru
-from tests.cells.cases import assert_close, assert_equal
+from tests.assert_trees import assert_close, assert_equal
 
 TIME, BATCH, FRAME, INPUT, HIDDEN = 6, 2, (3, 4), 2, 3
 RESETS = ("after", "before")

@@ -11,7 +11,8 @@ import pytest
 
 import gru_jax
 from tests import reference
-from tests.cells.cases import GRU_AFTER, GRU_BEFORE, LSTM, RNN, Case, Outcome, Problem, assert_close
+from tests.assert_trees import assert_close
+from tests.cells.cases import GRU_AFTER, GRU_BEFORE, LSTM, RNN, Case, Outcome, Problem
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -79,11 +80,11 @@ def join_biases(case: Case, bias: np.ndarray, recurrent: np.ndarray) -> dict[str
 def from_keras(case: Case, arrays: Arrays, suffix: str) -> dict[str, np.ndarray]:
     """Keras has one bias in the reset-before form, and two in the other."""
     bias = rzn_from_zrn(arrays[f"bias{suffix}"])
-    pair = bias if bias.ndim == 2 else (bias, np.zeros_like(bias))
+    biases = bias if bias.ndim == 2 else (bias, np.zeros_like(bias))
     return {
         "w_x": rzn_from_zrn(arrays[f"kernel{suffix}"]),
         "w_h": rzn_from_zrn(arrays[f"recurrent_kernel{suffix}"]),
-        **join_biases(case, *pair),
+        **join_biases(case, *biases),
     }
 
 
@@ -111,7 +112,7 @@ def torch_example(name: str) -> Example:
 
 
 def keras_example(reset: str, *, reverse: bool) -> Example:
-    """Keras lists what it read backwards in reading order."""
+    """Keras returns the outputs of the backward direction in the order of its scan."""
     arrays, case = load(f"keras_gru_{reset}"), BY_RESET[reset]
     suffix = "_backward" if reverse else ""
     ys = arrays[f"ys{suffix}"]
@@ -161,7 +162,7 @@ def unroll_library(example: Example) -> tuple[reference.State, np.ndarray]:
         example.case.state(example.state, dtype),
         **example.controls,
     )
-    return tuple(np.asarray(part) for part in jax.tree.leaves(last)), np.asarray(ys)
+    return tuple(np.asarray(leaf) for leaf in jax.tree.leaves(last)), np.asarray(ys)
 
 
 def unroll_reference(example: Example) -> tuple[reference.State, np.ndarray]:
@@ -210,7 +211,7 @@ def torch_problem(name: str) -> tuple[Problem, Outcome]:
         cotangent_ys=arrays["cotangent_ys"],
         cotangent_state=tuple(arrays["cotangent_states_last"][:, 0]),
     )
-    states = {f"state.{i}": part for i, part in enumerate(arrays["grad.states"][:, 0])}
+    states = {f"state.{i}": leaf for i, leaf in enumerate(arrays["grad.states"][:, 0])}
     weights = gradient_from_torch(example.case, arrays, "l0")
     gradients = {**weights, "xs": arrays["grad.xs"], **states}
     return problem, Outcome(example.state_last, example.ys, gradients)

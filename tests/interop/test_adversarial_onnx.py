@@ -13,7 +13,7 @@ from experiments.interop.bad_files.adversarial_onnx import (
 )
 from gru_jax.interop import onnx as converter
 from gru_jax.interop.files import FileError
-from tests.interop.assert_trees import assert_equal
+from tests.assert_trees import assert_equal
 
 
 @pytest.mark.parametrize("name", ADVERSARIAL)

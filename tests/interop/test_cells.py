@@ -11,7 +11,7 @@ from flax import nnx as flax_nnx
 
 from experiments.interop.models import Model
 from gru_jax.interop import equinox, haiku, linen, nnx
-from tests.interop.assert_trees import assert_equal
+from tests.assert_trees import assert_equal
 
 AFTER, BEFORE = Model().init(0), Model(reset="before").init(0)
 WITHOUT_B_HN = dataclasses.replace(AFTER, b_hn=None)

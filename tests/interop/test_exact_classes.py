@@ -11,7 +11,8 @@ from flax import nnx as flax_nnx
 
 import gru_jax
 from gru_jax.interop import equinox, haiku, keras, linen, nnx, safetensors, torch
-from tests.interop.assert_trees import KERAS_WARNING, assert_equal
+from tests.assert_trees import assert_equal
+from tests.interop.keras_warning import KERAS_WARNING
 
 KEY = jax.random.key(0)
 

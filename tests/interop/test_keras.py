@@ -12,7 +12,8 @@ from experiments.interop.frameworks import promotion
 from experiments.interop.models import Model
 from gru_jax.interop import keras as interop
 from gru_jax.interop.files import FileError
-from tests.interop.assert_trees import KERAS_WARNING, assert_equal
+from tests.assert_trees import assert_equal
+from tests.interop.keras_warning import KERAS_WARNING
 
 pytestmark = pytest.mark.filterwarnings(KERAS_WARNING)
 

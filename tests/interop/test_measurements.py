@@ -13,7 +13,8 @@ import gru_jax
 from experiments.interop import measurements
 from experiments.interop.frameworks import FRAMEWORKS, Framework
 from experiments.interop.models import Model, largest_error, run_gru_jax
-from tests.interop.assert_trees import KERAS_WARNING, assert_equal
+from tests.assert_trees import assert_equal
+from tests.interop.keras_warning import KERAS_WARNING
 
 pytestmark = pytest.mark.filterwarnings(KERAS_WARNING)
 

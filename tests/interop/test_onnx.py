@@ -23,7 +23,7 @@ from onnx.backend.test.case import node as node_cases  # noqa: E402
 
 from experiments.interop.bad_files.adversarial_onnx import by_hand, gru, node, randomized, stack  # noqa: E402
 from gru_jax.interop import onnx as converter  # noqa: E402
-from tests.interop.assert_trees import assert_equal  # noqa: E402
+from tests.assert_trees import assert_equal  # noqa: E402
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TOLERANCE = {"float32": 2e-6, "float64": 1e-13}

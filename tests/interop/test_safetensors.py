@@ -12,7 +12,7 @@ import gru_jax
 from experiments.interop.models import Model
 from gru_jax.interop import safetensors as interop
 from gru_jax.interop.files import FileError
-from tests.interop.assert_trees import assert_equal
+from tests.assert_trees import assert_equal
 
 KEY = jax.random.key(0)
 

@@ -10,7 +10,7 @@ import gru_jax
 from experiments.interop.models import Model
 from gru_jax.interop import torch as interop
 from gru_jax.interop.files import FileError
-from tests.interop.assert_trees import assert_equal
+from tests.assert_trees import assert_equal
 
 STACK = Model(layers=2, directions=2)
 

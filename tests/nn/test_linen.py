@@ -1,5 +1,8 @@
 """The Linen modules compute what the core computes."""
 
+import functools
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,10 +22,7 @@ def inputs():
     return jax.random.normal(jax.random.key(7), (BATCH, TIME, INPUT))
 
 
-def assert_close(got, want, tolerance=1e-6):
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), got, want
-    )
+assert_close = functools.partial(chex.assert_trees_all_close, rtol=1e-6, atol=1e-6)
 
 
 def noisy(variables):
@@ -104,7 +104,7 @@ def test_dropout_draws_from_its_stream():
             variables, xs, deterministic=False, rngs={"dropout": jax.random.key(seed)}
         )
 
-    assert_close(run(1), run(1), 0)
+    chex.assert_trees_all_equal(run(1), run(1))
     assert np.any(run(1) != run(2))
     assert np.any(run(1) != module.apply(variables, xs))
 
@@ -158,7 +158,7 @@ def test_any_cell_has_modules(name, init):
     variables = noisy(layers.init(jax.random.key(0), inputs()))
     generic = linen.RecurrentLayers(HIDDEN, init_cell=init, num_layers=2, return_carry=True)
     carry, ys = generic.apply(variables, inputs())
-    assert_close((carry, ys), layers.apply(variables, inputs()), 0)
+    chex.assert_trees_all_equal((carry, ys), layers.apply(variables, inputs()))
     assert all(leaf.shape == (BATCH, HIDDEN) for leaf in jax.tree.leaves(carry))
 
     cell = getattr(linen, f"{name}Cell")(HIDDEN, cell_options={"bias": False})

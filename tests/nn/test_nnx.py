@@ -1,5 +1,8 @@
 """The NNX modules compute what the core computes, under every NNX transform."""
 
+import functools
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,10 +31,7 @@ def inputs(*shape, dtype=jnp.float32):
     return jax.random.normal(jax.random.key(7), shape or (BATCH, TIME, INPUT), dtype)
 
 
-def assert_close(got, want, tolerance=1e-6):
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), got, want
-    )
+assert_close = functools.partial(chex.assert_trees_all_close, rtol=1e-6, atol=1e-6)
 
 
 def randomise_biases(module):
@@ -122,7 +122,7 @@ def test_carry_goes_back_in(num_layers, bidirectional):
     carry, _ = module(inputs(), return_carry=True)
     again, ys = module(inputs(BATCH, 0, INPUT), initial_carry=carry, return_carry=True)
     assert ys.shape == (BATCH, 0, module.out_features)
-    assert_close(again, carry, tolerance=0)
+    chex.assert_trees_all_equal(again, carry)
 
 
 def test_streaming_equals_one_pass():
@@ -165,8 +165,8 @@ def test_transforms(module_type):
 
     grads = nnx.grad(loss)(module)
     want = jax.grad(core_loss)(module.stack)
-    assert_close(grads["layers"][0][0]["w_h"][...], want.layers[0][0].w_h, 1e-5)
-    assert_close(grads["layers"][1][0]["w_x"][...], want.layers[1][0].w_x, 1e-5)
+    assert_close(grads["layers"][0][0]["w_h"][...], want.layers[0][0].w_h, rtol=1e-5, atol=1e-5)
+    assert_close(grads["layers"][1][0]["w_x"][...], want.layers[1][0].w_x, rtol=1e-5, atol=1e-5)
 
 
 def test_vmap_makes_an_ensemble():
@@ -201,7 +201,9 @@ def test_dropout_follows_train_and_eval():
     module = GRU(INPUT, HIDDEN, num_layers=2, dropout=0.5, rngs=nnx.Rngs(0))
     xs = inputs()
     assert np.any(module(xs) != module(xs)), "the stream must move on between calls"
-    assert_close(module(xs, rngs=jax.random.key(1)), module(xs, rngs=jax.random.key(1)), 0)
+    assert_close(
+        module(xs, rngs=jax.random.key(1)), module(xs, rngs=jax.random.key(1)), rtol=0, atol=0
+    )
     want = gru_jax.unroll_stack(module.stack, xs.swapaxes(0, 1))[1].swapaxes(0, 1)
     assert_close(module(xs, deterministic=True), want)
     module.eval()
@@ -276,7 +278,7 @@ def test_wrong_options_are_named_at_construction(arguments, named):
 def test_dropout_without_effect_warns_and_needs_no_randomness():
     with pytest.warns(UserWarning, match="dropout=0.5 has no effect"):
         module = GRU(INPUT, HIDDEN, dropout=0.5, rngs=nnx.Rngs(params=0))
-    assert_close(module(inputs()), module(inputs(), deterministic=True), 0)
+    chex.assert_trees_all_equal(module(inputs()), module(inputs(), deterministic=True))
 
 
 @pytest.mark.parametrize("time_major", [False, True])
@@ -344,7 +346,7 @@ def test_any_cell_has_modules():
         INPUT, HIDDEN, init_cell=gru_jax.init_lstm, forget_bias=2.0, rngs=nnx.Rngs(0)
     )
     named = LSTM(INPUT, HIDDEN, forget_bias=2.0, rngs=nnx.Rngs(0))
-    assert_close(module(inputs()), named(inputs()), 0)
+    chex.assert_trees_all_equal(module(inputs()), named(inputs()))
 
 
 def test_a_parameter_may_be_replaced_by_an_array():

@@ -12,7 +12,8 @@ import pytest
 
 import gru_jax
 from gru_jax.cells.linear import accum_dtype
-from tests.cells.cases import GRU_AFTER, GRU_BEFORE, LSTM, ROUNDINGS, Problem
+from tests.assert_trees import ROUNDINGS
+from tests.cells.cases import GRU_AFTER, GRU_BEFORE, LSTM, Problem
 from tests.shapes import ProblemSize
 
 SIZE = ProblemSize(time=5000, batch=(4,), input=8, hidden=16)

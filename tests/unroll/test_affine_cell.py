@@ -13,7 +13,7 @@ import gru_jax
 from gru_jax._unroll.xla import tuning as tuning_module
 from gru_jax._unroll.xla.tuning import Tuning
 from gru_jax.cells import add_bias, dot
-from tests.cells.cases import assert_close
+from tests.assert_trees import assert_close
 from tests.unroll.tuning_overrides import SAVING_PREACTIVATIONS, override
 
 TIME, BATCH, INPUT, HIDDEN = 7, 2, 3, 4

@@ -16,7 +16,7 @@ import pytest
 import gru_jax
 from gru_jax._unroll import log
 from gru_jax.cells import AffineCell, dot
-from tests.cells.cases import assert_close
+from tests.assert_trees import assert_close
 
 TIME, BATCH, INPUT, HIDDEN = 5, 3, 2, 4
 KEY = jax.random.key(7)

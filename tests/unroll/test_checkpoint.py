@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import gru_jax
-from tests.cells.cases import GRU_AFTER, LSTM, RNN, Problem, assert_close
+from tests.assert_trees import assert_close
+from tests.cells.cases import GRU_AFTER, LSTM, RNN, Problem
 from tests.shapes import ProblemSize
 from tests.slow import slow
 

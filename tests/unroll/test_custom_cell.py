@@ -12,7 +12,7 @@ from jax.test_util import check_grads
 
 import gru_jax
 from gru_jax.cells import add_bias, dot
-from tests.cells.cases import assert_close
+from tests.assert_trees import assert_close
 
 TIME, BATCH, INPUT, HIDDEN = 6, 2, 3, 4
 

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 import gru_jax
-from tests.cells.cases import assert_close
+from tests.assert_trees import assert_close
 from tests.unroll.fake_device import fake_default_device
 from tests.unroll.fused.kernel_harness import as_relu_gru
 

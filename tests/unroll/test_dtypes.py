@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import gru_jax
-from tests.cells.cases import CASES, GRU_AFTER, Problem, assert_close
+from tests.assert_trees import assert_close
+from tests.cells.cases import CASES, GRU_AFTER, Problem
 from tests.shapes import ProblemSize
 from tests.slow import slow
 

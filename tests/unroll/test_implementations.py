@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from gru_jax._unroll.xla.tuning import ACCELERATOR_TUNING, Tuning
-from tests.cells.cases import CASES, GRU_AFTER, GRU_BEFORE, LSTM, Problem, assert_close, named
+from tests.assert_trees import assert_close
+from tests.cells.cases import CASES, GRU_AFTER, GRU_BEFORE, LSTM, Problem, named
 from tests.shapes import ProblemSize
 from tests.slow import slow, slow_but
 from tests.unroll.tuning_overrides import (

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import gru_jax
-from tests.cells.cases import CASES, RNN, Problem, assert_close, assert_equal
+from tests.assert_trees import assert_close, assert_equal
+from tests.cells.cases import CASES, RNN, Problem
 from tests.shapes import ProblemSize
 
 SHAPE = ProblemSize(time=4, batch=(2,), input=2, hidden=3)

@@ -11,7 +11,8 @@ from hypothesis.extra.numpy import arrays
 
 import gru_jax
 from tests import reference
-from tests.cells.cases import GRU_AFTER, KINDS, LSTM, Case, Problem, assert_close, assert_equal
+from tests.assert_trees import assert_close, assert_equal
+from tests.cells.cases import GATED_CASES, GRU_AFTER, LSTM, Case, Problem
 from tests.shapes import ProblemSize
 from tests.slow import slow_but
 
@@ -21,8 +22,8 @@ BATCHES = ((), (2, 2))
 ALL_BATCHES = ((), (1,), (2,), (3,), (2, 2), (1, 3))
 ALL_SIZES = tuple(product(range(1, 6), repeat=2))
 
-every_kind = pytest.mark.parametrize("case", KINDS, ids=str)
-two_kinds = pytest.mark.parametrize("case", slow_but([GRU_AFTER, LSTM], KINDS), ids=str)
+every_gated_case = pytest.mark.parametrize("case", GATED_CASES, ids=str)
+two_gated_cases = pytest.mark.parametrize("case", slow_but([GRU_AFTER, LSTM], GATED_CASES), ids=str)
 some = settings(max_examples=10, deadline=None)
 more = settings(max_examples=20, deadline=None)
 many = settings(max_examples=50, deadline=None)
@@ -69,7 +70,7 @@ def restricted(problem: Problem, inside: slice, state: reference.State) -> Probl
     return Problem(**{**vars(problem), "xs": problem.xs[inside], "state": state})
 
 
-@every_kind
+@every_gated_case
 @given(data=st.data())
 @more
 @jax.enable_x64(True)
@@ -78,7 +79,7 @@ def test_equals_the_reference(case, data):
 
 
 @pytest.mark.slow
-@every_kind
+@every_gated_case
 @given(data=st.data())
 @many
 @jax.enable_x64(True)
@@ -93,7 +94,7 @@ def compare_with_the_reference(case, data):
     assert_close(unroll(problem, **controls), expected, "float64")
 
 
-@two_kinds
+@two_gated_cases
 @given(data=st.data())
 @some
 @jax.enable_x64(True)
@@ -120,7 +121,7 @@ def test_packed_equals_padded(case, data):
     assert_close(last, jax.tree.map(lambda leaf: leaf[read_last], padded_last), "float64")
 
 
-@two_kinds
+@two_gated_cases
 @given(data=st.data())
 @some
 @jax.enable_x64(True)
@@ -138,7 +139,7 @@ def test_windows_equal_one_pass(case, data):
     assert_close(streamed, unroll(problem, **controls), "float64")
 
 
-@two_kinds
+@two_gated_cases
 @given(data=st.data())
 @some
 @jax.enable_x64(True)
@@ -160,7 +161,7 @@ def test_split_anywhere_equals_one_pass(case, data):
     assert_close(streamed, unroll(problem, mask=mask, reverse=reverse), "float64")
 
 
-@two_kinds
+@two_gated_cases
 @given(data=st.data())
 @some
 @jax.enable_x64(True)
@@ -182,7 +183,7 @@ def test_length_equals_truncation(case, data):
     assert not ys[int(length) :].any()
 
 
-@two_kinds
+@two_gated_cases
 @given(data=st.data())
 @some
 @jax.enable_x64(True)
@@ -197,7 +198,7 @@ def test_lengths_equal_a_mask(case, data):
     )
 
 
-@two_kinds
+@two_gated_cases
 @given(data=st.data())
 @some
 @jax.enable_x64(True)
@@ -213,7 +214,7 @@ def test_reverse_equals_flip(case, data):
     assert_close((last, ys), (flipped_last, flipped_ys[::-1]), "float64")
 
 
-@two_kinds
+@two_gated_cases
 @given(data=st.data())
 @some
 @jax.enable_x64(True)
@@ -238,7 +239,7 @@ def test_starts_equal_splitting(case, data):
     assert_close(last, segment_last, "float64")
 
 
-@every_kind
+@every_gated_case
 @given(data=st.data(), garbage=st.sampled_from([np.nan, np.inf, -np.inf, 1e300]))
 @some
 @jax.enable_x64(True)
@@ -261,7 +262,7 @@ def test_what_stands_at_masked_steps_changes_nothing(case, data, garbage):
     assert not np.asarray(outcomes[1].ys)[unread].any()
 
 
-@two_kinds
+@two_gated_cases
 @given(data=st.data())
 @some
 @jax.enable_x64(True)
@@ -286,7 +287,7 @@ def test_sequences_are_independent(case, data):
     assert_close(unroll(arranged, **moved), expected, "float64")
 
 
-@two_kinds
+@two_gated_cases
 @given(data=st.data())
 @some
 @jax.enable_x64(True)

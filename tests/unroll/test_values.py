@@ -9,7 +9,8 @@ import pytest
 
 import gru_jax
 from tests import reference
-from tests.cells.cases import CASES, GRU_AFTER, GRU_BEFORE, RNN, Problem, assert_close, assert_equal
+from tests.assert_trees import assert_close, assert_equal
+from tests.cells.cases import CASES, GRU_AFTER, GRU_BEFORE, RNN, Problem
 from tests.shapes import SHAPES, ProblemSize
 from tests.slow import slow
 

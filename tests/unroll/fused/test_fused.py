@@ -9,7 +9,8 @@ import pytest
 from gru_jax._unroll import log
 from gru_jax._unroll.fused import run as fused
 from gru_jax._unroll.fused.reference_kernels import REFERENCE_KERNELS
-from tests.cells.cases import GRU_AFTER, Problem, assert_close
+from tests.assert_trees import assert_close
+from tests.cells.cases import GRU_AFTER, Problem
 from tests.shapes import SHAPES, ProblemSize
 from tests.unroll.fused.kernel_harness import unroll_by, with_float32_carry
 from tests.unroll.test_implementations import SHAPE, sample_controls, transformed

@@ -11,7 +11,8 @@ from gru_jax._unroll.fused.reference_kernels import REFERENCE_KERNELS
 from gru_jax._unroll.fused.tpu import tiling
 from gru_jax._unroll.fused.tpu.kernels import make_kernels
 from gru_jax._unroll.fused.tpu.tiling import TpuSpec
-from tests.cells.cases import GRU_AFTER, Problem, assert_close
+from tests.assert_trees import assert_close
+from tests.cells.cases import GRU_AFTER, Problem
 from tests.shapes import ProblemSize
 from tests.slow import slow
 from tests.unroll.fused.kernel_harness import unroll_by, with_float32_carry

@@ -16,7 +16,8 @@ import gru_jax
 from gru_jax._unroll import call_spec
 from gru_jax._unroll.xla import run as xla
 from gru_jax._unroll.xla.tuning import Tuning
-from tests.cells.cases import GRU_AFTER, GRU_BEFORE, LSTM, RNN, Problem, assert_close
+from tests.assert_trees import assert_close
+from tests.cells.cases import GRU_AFTER, GRU_BEFORE, LSTM, RNN, Problem
 from tests.shapes import ProblemSize
 from tests.slow import slow, slow_but
 from tests.unroll.tuning_overrides import force_chunks, force_time_blocks, override, unroll_with
