@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 
-class Shape(NamedTuple):
+class ProblemSize(NamedTuple):
     """Inputs are (time, *batch, input), states (*batch, hidden)."""
 
     time: int
@@ -16,13 +16,13 @@ class Shape(NamedTuple):
 
 
 SHAPES = (
-    Shape(5, (), 3, 4),
-    Shape(4, (3,), 2, 5),
-    Shape(3, (2, 3), 4, 2),
-    Shape(2, (2, 1, 2), 2, 3),
-    Shape(1, (2,), 3, 2),
-    Shape(6, (2,), 1, 3),
-    Shape(5, (2,), 3, 1),
-    Shape(1, (), 1, 1),
+    ProblemSize(5, (), 3, 4),
+    ProblemSize(4, (3,), 2, 5),
+    ProblemSize(3, (2, 3), 4, 2),
+    ProblemSize(2, (2, 1, 2), 2, 3),
+    ProblemSize(1, (2,), 3, 2),
+    ProblemSize(6, (2,), 1, 3),
+    ProblemSize(5, (2,), 3, 1),
+    ProblemSize(1, (), 1, 1),
 )
 """Ranks 0 to 3 of the batch, and one step, one input and one unit alone and together."""

@@ -199,7 +199,7 @@ def test_low_precision(xs):
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class PassThrough(gru_jax.Cell):
     """Outputs its inputs, so that dropout between layers shows."""
 

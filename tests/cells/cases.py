@@ -11,7 +11,7 @@ import numpy as np
 
 import gru_jax
 from tests import reference
-from tests.shapes import Shape
+from tests.shapes import ProblemSize
 
 # How many units in the last place a result may be off. Products of bfloat16 are accumulated in
 # float32, so that only their operands and the outputs are rounded coarsely.
@@ -34,8 +34,8 @@ class Case:
     def __repr__(self) -> str:
         return self.name
 
-    def draw(
-        self, shape: Shape, seed: int = 0, *, bias: bool = True, learned_h0: bool = False
+    def sample_weights(
+        self, shape: ProblemSize, seed: int = 0, *, bias: bool = True, learned_h0: bool = False
     ) -> dict[str, np.ndarray]:
         """Random weights by field name: no two gates alike, no bias zero."""
         random = np.random.default_rng(seed)
@@ -114,12 +114,12 @@ class Problem:
     cotangent_state: reference.State
 
     @classmethod
-    def draw(cls, case: Case, shape: Shape, seed: int = 0, **options: bool) -> "Problem":
+    def sample(cls, case: Case, shape: ProblemSize, seed: int = 0, **options: bool) -> "Problem":
         random = np.random.default_rng((seed, 1))
         states = (*shape.batch, shape.hidden)
         return cls(
             case,
-            weights=case.draw(shape, seed, **options),
+            weights=case.sample_weights(shape, seed, **options),
             xs=random.normal(size=(shape.time, *shape.batch, shape.input)),
             state=tuple(random.uniform(-1, 1, states) for _ in range(case.states)),
             cotangent_ys=random.normal(size=(shape.time, *states)),

@@ -9,13 +9,13 @@ import pytest
 
 import gru_jax
 from tests.cells.cases import CASES, GRU_AFTER, GRU_BEFORE, LSTM, RNN, Problem, assert_equal
-from tests.shapes import Shape
+from tests.shapes import ProblemSize
 
-SMALL = Shape(time=3, batch=(2,), input=3, hidden=4)
+SMALL = ProblemSize(time=3, batch=(2,), input=3, hidden=4)
 
 
-def draw(case, **options) -> gru_jax.Cell:
-    return case.cell(case.draw(SMALL, **options), "float32")
+def sample_cell(case, **options) -> gru_jax.Cell:
+    return case.cell(case.sample_weights(SMALL, **options), "float32")
 
 
 @pytest.mark.parametrize("learned_h0", [False, True])
@@ -23,7 +23,7 @@ def draw(case, **options) -> gru_jax.Cell:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_what_is_absent_is_no_leaf(case, bias, learned_h0):
     cell = case.init(jax.random.key(0), 3, 4, bias=bias, learned_h0=learned_h0, **case.static)
-    weights = case.draw(SMALL, bias=bias, learned_h0=learned_h0)
+    weights = case.sample_weights(SMALL, bias=bias, learned_h0=learned_h0)
     present = {
         item.name: getattr(cell, item.name).shape
         for item in dataclasses.fields(cell)
@@ -35,14 +35,14 @@ def test_what_is_absent_is_no_leaf(case, bias, learned_h0):
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_leaves_have_the_fields_names(case):
-    cell = draw(case, learned_h0=True)
+    cell = sample_cell(case, learned_h0=True)
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(cell)]
-    assert paths == [f".{name}" for name in case.draw(SMALL, learned_h0=True)]
+    assert paths == [f".{name}" for name in case.sample_weights(SMALL, learned_h0=True)]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_flatten_and_unflatten(case):
-    cell = draw(case)
+    cell = sample_cell(case)
     leaves, structure = jax.tree.flatten(cell)
     rebuilt = jax.tree.unflatten(structure, leaves)
     assert type(rebuilt) is type(cell)
@@ -53,14 +53,14 @@ def test_flatten_and_unflatten(case):
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_is_frozen(case):
-    cell = draw(case)
+    cell = sample_cell(case)
     with pytest.raises(dataclasses.FrozenInstanceError):
         cell.w_x = cell.w_x
 
 
 def test_the_equation_is_structure():
     """So that a checkpoint or an optimiser's state of one equation never meets the other."""
-    after, before = draw(GRU_AFTER, bias=False), draw(GRU_BEFORE, bias=False)
+    after, before = sample_cell(GRU_AFTER, bias=False), sample_cell(GRU_BEFORE, bias=False)
     assert jax.tree.structure(after) != jax.tree.structure(before)
     with pytest.raises(ValueError, match="metadata"):
         jax.tree.map(lambda a, b: a + b, after, before)
@@ -68,15 +68,15 @@ def test_the_equation_is_structure():
 
 def test_one_compilation_per_equation():
     step = jax.jit(gru_jax.step)
-    _, xs, state = Problem.draw(GRU_AFTER, SMALL).inputs("float32")
-    cells = [draw(case, bias=False) for case in (GRU_AFTER, GRU_BEFORE)]
+    _, xs, state = Problem.sample(GRU_AFTER, SMALL).inputs("float32")
+    cells = [sample_cell(case, bias=False) for case in (GRU_AFTER, GRU_BEFORE)]
     after, before = (step(cell, state, xs[0]) for cell in cells)
     assert jnp.abs(after - before).max() > 0.01
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_gradients_and_optax_updates_are_cells(case):
-    cell, xs, state = Problem.draw(case, SMALL).inputs("float32")
+    cell, xs, state = Problem.sample(case, SMALL).inputs("float32")
     optimizer = optax.sgd(0.01, momentum=0.9)
 
     @jax.jit
@@ -94,7 +94,7 @@ def test_gradients_and_optax_updates_are_cells(case):
 
 
 def test_reset_before_has_no_b_hn():
-    cell, xs, state = Problem.draw(GRU_AFTER, SMALL).inputs("float32")
+    cell, xs, state = Problem.sample(GRU_AFTER, SMALL).inputs("float32")
     with pytest.raises(ValueError, match="b_hn"):
         gru_jax.unroll(dataclasses.replace(cell, reset="before"), xs, state)
     with pytest.raises(ValueError, match="b_hn"):
@@ -102,7 +102,7 @@ def test_reset_before_has_no_b_hn():
 
 
 def test_unknown_equation():
-    cell, xs, state = Problem.draw(GRU_AFTER, SMALL).inputs("float32")
+    cell, xs, state = Problem.sample(GRU_AFTER, SMALL).inputs("float32")
     with pytest.raises(ValueError, match="reset"):
         gru_jax.unroll(dataclasses.replace(cell, reset="never"), xs, state)
 
@@ -127,7 +127,7 @@ def test_unknown_equation():
     ids=["size", "rank", "dtype", "type"],
 )
 def test_leaf_that_does_not_fit_is_named(case, name, change, error):
-    cell, xs, state = Problem.draw(case, SMALL, learned_h0=True).inputs("float32")
+    cell, xs, state = Problem.sample(case, SMALL, learned_h0=True).inputs("float32")
     wrong = dataclasses.replace(cell, **{name: change(getattr(cell, name))})
     with pytest.raises(error, match=rf"\b{name}\b"):
         gru_jax.unroll(wrong, xs, state)

@@ -10,9 +10,9 @@ import pytest
 import gru_jax
 from tests import reference
 from tests.cells.cases import CASES, GRU_AFTER, GRU_BEFORE, LSTM, Problem, assert_close
-from tests.shapes import SHAPES, Shape
+from tests.shapes import SHAPES, ProblemSize
 
-SMALL = Shape(time=1, batch=(2,), input=3, hidden=4)
+SMALL = ProblemSize(time=1, batch=(2,), input=3, hidden=4)
 
 
 def one_step(problem: Problem, dtype: str) -> tuple[gru_jax.Cell, jax.Array, object]:
@@ -24,7 +24,7 @@ def one_step(problem: Problem, dtype: str) -> tuple[gru_jax.Cell, jax.Array, obj
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_values(case, shape, dtype):
-    problem = Problem.draw(case, shape._replace(time=1)).rounded(dtype)
+    problem = Problem.sample(case, shape._replace(time=1)).rounded(dtype)
     with jax.enable_x64(dtype == "float64"):
         cell, state, x = one_step(problem, dtype)
         new = gru_jax.step(cell, state, x)
@@ -37,7 +37,7 @@ def test_values(case, shape, dtype):
 @pytest.mark.parametrize("state_dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_state_keeps_its_dtype(case, state_dtype, input_dtype):
-    cell, state, x = one_step(Problem.draw(case, SMALL), "float32")
+    cell, state, x = one_step(Problem.sample(case, SMALL), "float32")
     state = jax.tree.map(lambda leaf: leaf.astype(state_dtype), state)
     new = gru_jax.step(cell, state, x.astype(input_dtype))
     assert {leaf.dtype for leaf in jax.tree.leaves(new)} == {jnp.dtype(state_dtype)}
@@ -47,7 +47,7 @@ def test_state_keeps_its_dtype(case, state_dtype, input_dtype):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_initial_state(case, dtype, learned_h0):
-    weights = case.draw(SMALL, learned_h0=learned_h0)
+    weights = case.sample_weights(SMALL, learned_h0=learned_h0)
     state = gru_jax.initial_state(case.cell(weights, dtype), (5, 2))
     parts = tuple(jax.tree.leaves(state))
     assert {leaf.dtype for leaf in parts} == {jnp.dtype("float32")}
@@ -58,21 +58,21 @@ def test_initial_state(case, dtype, learned_h0):
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_initial_state_of_one_sequence(case):
-    state = gru_jax.initial_state(case.cell(case.draw(SMALL), "float32"))
+    state = gru_jax.initial_state(case.cell(case.sample_weights(SMALL), "float32"))
     assert [leaf.shape for leaf in jax.tree.leaves(state)] == [(SMALL.hidden,)] * case.states
 
 
 @pytest.mark.parametrize("case", [GRU_AFTER, GRU_BEFORE], ids=str)
 def test_a_closed_update_gate_keeps_the_state_exactly(case):
     """Or what is to be remembered drifts, a rounding of the candidate at every step."""
-    cell, state, x = one_step(Problem.draw(case, Shape(1, (64,), 3, 32)), "float32")
+    cell, state, x = one_step(Problem.sample(case, ProblemSize(1, (64,), 3, 32)), "float32")
     _, update, _ = np.split(np.arange(3 * 32), 3)
     closed = dataclasses.replace(cell, b=cell.b.at[update].set(100.0))
     np.testing.assert_array_equal(gru_jax.step(closed, state / 1000, x), state / 1000)
 
 
 def test_lstm_state_has_names():
-    cell, state, x = one_step(Problem.draw(LSTM, SMALL), "float32")
+    cell, state, x = one_step(Problem.sample(LSTM, SMALL), "float32")
     new = gru_jax.step(cell, state, x)
     assert isinstance(new, gru_jax.LSTMState)
     assert cell.output(new) is new.h
@@ -93,13 +93,13 @@ def test_lstm_state_has_names():
     ],
 )
 def test_wrong_argument_is_named(name, change, error):
-    arguments = one_step(Problem.draw(GRU_AFTER, SMALL), "float32")
+    arguments = one_step(Problem.sample(GRU_AFTER, SMALL), "float32")
     with pytest.raises(error, match=rf"\b{name}\b"):
         gru_jax.step(*change(*arguments))
 
 
 def test_lstm_state_must_be_a_pair():
-    cell, state, x = one_step(Problem.draw(LSTM, SMALL), "float32")
+    cell, state, x = one_step(Problem.sample(LSTM, SMALL), "float32")
     with pytest.raises(TypeError, match=r"\bstate\b"):
         gru_jax.step(cell, state.h, x)
     with pytest.raises(ValueError, match=r"\bstate\b"):

@@ -12,14 +12,16 @@ import pytest
 
 import gru_jax
 from gru_jax.cells.linear import accum_dtype
-from tests.cells.cases import GRU_AFTER, GRU_BEFORE, LSTM, Problem
-from tests.shapes import Shape
+from tests.cells.cases import GRU_AFTER, GRU_BEFORE, LSTM, ROUNDINGS, Problem
+from tests.shapes import ProblemSize
 
-SHAPE = Shape(time=5000, batch=(4,), input=8, hidden=16)
+SIZE = ProblemSize(time=5000, batch=(4,), input=8, hidden=16)
+FLOAT32_EPS = float(jnp.finfo("float32").eps)
 DTYPES = ("bfloat16", "float16", "float32")
 PAIRS = [(params, inputs) for params in DTYPES for inputs in DTYPES]
-POLICIES = [{"checkpoint": policy} for policy in (None, "step", "chunk", 8, 1)]
-POLICIES += [{"window": 8}, {"window": 35, "checkpoint": 7}]
+# The first three are one of each kind: everything saved, chunks recomputed, windows of chunks.
+POLICIES = [{"checkpoint": None}, {"checkpoint": "chunk"}, {"window": 35, "checkpoint": 7}]
+POLICIES += [{"checkpoint": "step"}, {"checkpoint": 8}, {"checkpoint": 1}, {"window": 8}]
 
 
 @functools.partial(jax.jit, static_argnames=("implementation", "window", "checkpoint"))
@@ -30,7 +32,8 @@ def gradient(cell, xs, implementation=None, window=None, checkpoint=None):
             _, ys = gru_jax.unroll(cell, xs, **options)
         else:
             _, ys = gru_jax.unroll_truncated(cell, xs, window=window, **options)
-        return jnp.square(ys.astype(accum_dtype(ys.dtype))).mean()
+        # Not the mean, whose cotangents are smaller than float16's smallest normal number.
+        return jnp.square(ys.astype(accum_dtype(ys.dtype))).sum()
 
     return jax.grad(loss)(cell)
 
@@ -39,27 +42,37 @@ def cast(tree, dtype):
     return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
 
 
-def errors(actual, expected):
+def relative_errors(actual, expected):
     """The largest error of each parameter's gradient, relative to its largest element."""
-    return jax.tree.map(
-        lambda a, e: float(jnp.abs(a.astype(e.dtype) - e).max() / jnp.abs(e).max()),
-        actual,
-        expected,
-    )
+
+    def relative_error(actual, expected):
+        actual, expected = (np.asarray(leaf, np.float64) for leaf in (actual, expected))
+        return np.abs(actual - expected).max() / np.abs(expected).max()
+
+    return jax.tree.map(relative_error, actual, expected)
+
+
+@functools.cache
+def reference(case, params_dtype, inputs_dtype, window):
+    """The cell and its inputs, the exact gradient, and the errors that are allowed.
+
+    Those are the errors of ``lax.scan`` of the cell with float32 parameters.
+    """
+    with jax.enable_x64(True):
+        cell, xs, _ = Problem.sample(case, SIZE).inputs("float64")
+        cell, xs = cast(cell, params_dtype), xs.astype(inputs_dtype)
+        exact = gradient(cast(cell, "float64"), xs.astype("float64"), "scan", window)
+    scanned = gradient(cast(cell, "float32"), xs, "scan", window)
+    return cell, xs, exact, relative_errors(scanned, exact)
 
 
 def check(case, params_dtype, inputs_dtype, implementation, policy):
-    with jax.enable_x64(True):
-        cell, xs, _ = Problem.draw(case, SHAPE).inputs("float64")
-        cell, xs = cast(cell, params_dtype), xs.astype(inputs_dtype)
-        window = policy.get("window")
-        expected = gradient(cast(cell, "float64"), xs.astype("float64"), "scan", window)
+    cell, xs, exact, allowed = reference(case, params_dtype, inputs_dtype, policy.get("window"))
     actual = gradient(cell, xs, implementation, **policy)
-    # What lax.scan of the cell with float32 parameters has, and the rounding of the result.
-    allowed = errors(gradient(cast(cell, "float32"), xs, "scan", window), expected)
-    rounding = float(jnp.finfo(params_dtype).eps)
+    # Of the result, and of terms in float32 that are added up in another order.
+    rounding = max(float(jnp.finfo(params_dtype).eps), ROUNDINGS["float32"] * FLOAT32_EPS)
     for (path, error), bound in zip(
-        jax.tree_util.tree_leaves_with_path(errors(actual, expected)),
+        jax.tree_util.tree_leaves_with_path(relative_errors(actual, exact)),
         jax.tree.leaves(allowed),
         strict=True,
     ):
@@ -67,7 +80,7 @@ def check(case, params_dtype, inputs_dtype, implementation, policy):
         assert np.isfinite(error)
 
 
-@pytest.mark.parametrize("policy", POLICIES, ids=str)
+@pytest.mark.parametrize("policy", POLICIES[:3], ids=str)
 def test_bfloat16_parameters(policy):
     check(GRU_AFTER, "bfloat16", "bfloat16", None, policy)
 

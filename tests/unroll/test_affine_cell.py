@@ -1,4 +1,4 @@
-"""Affine cells of a user's own: what is written by hand for one shape of equations fits others."""
+"""Custom affine cells: the backward pass written for one form of equations fits others."""
 
 import dataclasses
 import functools
@@ -19,19 +19,8 @@ from tests.unroll.tuning_overrides import SAVING_PREACTIVATIONS, override
 TIME, BATCH, INPUT, HIDDEN = 7, 2, 3, 4
 
 
-@pytest.fixture(autouse=True)
-def compiled_anew():
-    """To jax, dataclasses with as many fields are equal, if not alike in hash: caches mix them up.
-
-    Rarely, by chance, and where sizes agree, as they do here from one class to the other.
-    """
-    jax.clear_caches()
-    yield
-    jax.clear_caches()
-
-
-def cell_class(kind):
-    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(kind))
+def cell_class(cell_type):
+    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True, eq=False)(cell_type))
 
 
 def zeros(w_h, batch_shape):
@@ -52,7 +41,7 @@ class WithABias(gru_jax.AffineCell):
 
 @cell_class
 class MinimalGatedUnit(WithABias):
-    """Zhou et al. 2016 (arXiv 1603.09420): its second product is of an operand it computes."""
+    """Zhou et al. 2016 (arXiv 1603.09420): the operand of its second matmul is computed."""
 
     def project(self, xs):
         return jnp.split(add_bias(dot(xs, self.w_x), self.b), 2, axis=-1)
@@ -74,7 +63,7 @@ class Averaged(NamedTuple):
 
 @cell_class
 class Averager(gru_jax.AffineCell):
-    """A state with leaves that no product reads, one of which no step reads; a scaled output."""
+    """A state with leaves that no matmul reads, one of which no step reads; a scaled output."""
 
     w_x: jax.Array
     w_h: jax.Array
@@ -99,7 +88,7 @@ class Averager(gru_jax.AffineCell):
 
 @cell_class
 class OutputOfTheMean(Averager):
-    """Its output shows only what no product reads."""
+    """Its output depends only on a leaf that no matmul reads."""
 
     def output(self, state):
         return jnp.broadcast_to(self.scale, state.mean.shape) * jnp.tanh(state.mean)
@@ -107,7 +96,7 @@ class OutputOfTheMean(Averager):
 
 @cell_class
 class SharedInput(WithABias):
-    """What is projected is an addend, twice, and is read directly; a vector is an addend too."""
+    """The projected input is an addend, twice, and is read elementwise; a vector is an addend, too."""
 
     def project(self, xs):
         return dot(xs, self.w_x)
@@ -142,17 +131,17 @@ GATES = {
     SharedInput: 1,
     PlainUnit: 1,
 }
-AFFINE = [kind for kind in GATES if issubclass(kind, gru_jax.AffineCell)]
+AFFINE = [cell_type for cell_type in GATES if issubclass(cell_type, gru_jax.AffineCell)]
 
 
-def draw(kind, dtype="float64"):
-    """A cell, inputs, and a state with no two numbers alike."""
+def sample_inputs(cell_type, dtype="float64"):
+    """A cell, inputs, and a state with no two elements alike."""
     random = np.random.default_rng(0)
-    width = GATES[kind] * HIDDEN
+    width = GATES[cell_type] * HIDDEN
     shapes = {"w_x": (INPUT, width), "w_h": (HIDDEN, width), "b": (width,)}
-    names = [item.name for item in dataclasses.fields(kind)]
+    names = [item.name for item in dataclasses.fields(cell_type)]
     weights = {name: random.uniform(-1, 1, shapes.get(name, (HIDDEN,))) for name in names}
-    cell = kind(**{name: jnp.asarray(value, dtype) for name, value in weights.items()})
+    cell = cell_type(**{name: jnp.asarray(value, dtype) for name, value in weights.items()})
     state = jax.tree.map(
         lambda leaf: jnp.asarray(random.uniform(-1, 1, leaf.shape), dtype),
         gru_jax.initial_state(cell, (BATCH,)),
@@ -165,16 +154,21 @@ def controls():
     return {"lengths": np.array([7, 5]), "starts": random.uniform(size=(TIME, BATCH)) < 0.3}
 
 
-@functools.partial(jax.jit, static_argnames=("implementation", "reverse", "checkpoint"))
-def evaluate(inputs, controls, *, implementation, reverse, checkpoint):
-    """Values, and gradients of a loss in which every number has a weight of its own."""
+# The cell's class is an argument because jax.jit compares dataclasses by their number of fields.
+@functools.partial(jax.jit, static_argnames=("cell_type", "implementation", "chunks"))
+def evaluate(inputs, controls, *, cell_type, implementation, chunks):
+    """Values, and gradients of a loss in which every element has a weight of its own.
+
+    One chunk forward, or several in reverse, with gates that are recomputed.
+    """
+    assert type(inputs[0]) is cell_type
 
     def run(*inputs):
         return gru_jax.unroll(
             *inputs,
-            reverse=reverse,
+            reverse=chunks,
             implementation=implementation,
-            checkpoint=checkpoint,
+            checkpoint="step" if chunks else None,
             **controls,
         )
 
@@ -186,35 +180,34 @@ def evaluate(inputs, controls, *, implementation, reverse, checkpoint):
 
 
 @pytest.mark.parametrize("chunks", [False, True], ids=["one chunk", "chunks"])
-@pytest.mark.parametrize("kind", AFFINE)
+@pytest.mark.parametrize("cell_type", AFFINE)
 @jax.enable_x64(True)
-def test_both_implementations_agree(kind, chunks, monkeypatch):
-    """One chunk forward; several in reverse, with gates that are recomputed."""
+def test_both_implementations_agree(cell_type, chunks, monkeypatch):
     tuning = SAVING_PREACTIVATIONS
     if chunks:
         tuning = override(Tuning(), chunk={"elements": 1, "min_rows": 3 * BATCH})
+    # Every pair of arguments is traced once, with the tuning that it needs.
     monkeypatch.setattr(tuning_module, "CPU_TUNING", tuning)
-    inputs = draw(kind)
-    written_by_hand, differentiated = (
+    by_xla, by_scan = (
         evaluate(
-            inputs,
+            sample_inputs(cell_type),
             controls(),
+            cell_type=cell_type,
             implementation=implementation,
-            reverse=chunks,
-            checkpoint="step" if chunks else None,
+            chunks=chunks,
         )
         for implementation in ("xla", "scan")
     )
-    assert_close(written_by_hand, differentiated, "float64")
-    _, gradients = differentiated
+    assert_close(by_xla, by_scan, "float64")
+    _, gradients = by_scan
     for leaf in jax.tree.leaves(gradients[:2]):
         assert jnp.abs(leaf).max() > 1e-3
 
 
-@pytest.mark.parametrize("kind", AFFINE)
+@pytest.mark.parametrize("cell_type", AFFINE)
 @jax.enable_x64(True)
-def test_forward_mode(kind):
-    cell, xs, state = draw(kind)
+def test_forward_mode(cell_type):
+    cell, xs, state = sample_inputs(cell_type)
 
     def tangents(implementation):
         def run(*inputs):
@@ -226,7 +219,7 @@ def test_forward_mode(kind):
 
 
 def test_a_plain_cell_runs_as_a_scan():
-    cell, xs, state = draw(PlainUnit, "float32")
+    cell, xs, state = sample_inputs(PlainUnit, "float32")
     expected = gru_jax.unroll(cell, xs, state, implementation="scan")
     assert_close(gru_jax.unroll(cell, xs, state), expected, "float32")
     with pytest.raises(NotImplementedError, match="PlainUnit"):

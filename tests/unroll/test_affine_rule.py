@@ -1,6 +1,6 @@
 """Cells that keep the rule of AffineCell, and cells that break it: the default gradient is right.
 
-Steps are drawn from a grammar. A step of valid parts runs by ``"xla"``; one with an invalid part
+Steps are sampled from a grammar. A step of valid parts runs by ``"xla"``; one with an invalid part
 runs by ``"scan"``, and :func:`gru_jax.explain` names the part.
 """
 
@@ -42,7 +42,7 @@ NOT_ELEMENTWISE = {
     "flip": lambda x: jnp.flip(x, -1),
     "sort": lambda x: jnp.sort(x, -1),
     "across the batch": lambda x: x - jnp.broadcast_to(x.max(0), x.shape),
-    "drawn constant": lambda x: jnp.where(jax.random.bernoulli(KEY, 0.5, x.shape), x, 0.0),
+    "random constant": lambda x: jnp.where(jax.random.bernoulli(KEY, 0.5, x.shape), x, 0.0),
     "counted constant": lambda x: x * jax.lax.broadcasted_iota(x.dtype, x.shape, 0) / 4,
 }
 INVALID = (*NOT_ELEMENTWISE, "parameter", "parameter in a matmul", "addend of state")
@@ -51,7 +51,7 @@ INVALID += ("addend of a preactivation", "narrow projected leaf", "concatenated 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class DrawnCell(AffineCell):
+class SampledCell(AffineCell):
     """A step that is a list of parts; each adds a value to those that the later ones may read."""
 
     w_x: jax.Array
@@ -109,7 +109,7 @@ class DrawnCell(AffineCell):
         return state[0]
 
 
-def draw(seed, invalid=None):
+def sample_cell(seed, invalid=None):
     """A cell of up to five valid parts, with an invalid one among them if it is named."""
     random = np.random.default_rng(seed)
     valid = (*UNARY, *BINARY, *ADDENDS, *ADDENDS)
@@ -121,7 +121,7 @@ def draw(seed, invalid=None):
     )
     shapes = [(INPUT, 2 * HIDDEN), (len(parts), HIDDEN, HIDDEN), (HIDDEN,), (HIDDEN,)]
     weights = (jnp.asarray(random.uniform(-1, 1, shape), "float64") for shape in shapes)
-    return DrawnCell(*weights, parts=parts)
+    return SampledCell(*weights, parts=parts)
 
 
 def gradient(cell, implementation):
@@ -140,7 +140,7 @@ def explained(cell):
 
 
 def check_valid(seed):
-    cell = draw(seed)
+    cell = sample_cell(seed)
     assert explained(cell).implementation == "xla", cell.parts
     assert_close(gradient(cell, None), gradient(cell, "scan"), "float64")
 
@@ -164,12 +164,14 @@ def test_many_steps_of_valid_parts(first):
 def test_a_step_with_an_invalid_part_runs_by_scan(invalid):
     """In any place of any step, and the reason is the same for a request and in explain."""
     for seed in range(20):
-        explanation = explained(draw(seed, invalid))
-        assert explanation.implementation == "scan", draw(seed, invalid).parts
-    cell = draw(0, invalid)
+        explanation = explained(sample_cell(seed, invalid))
+        assert explanation.implementation == "scan", sample_cell(seed, invalid).parts
+    cell = sample_cell(0, invalid)
     (reason,) = explanation.reasons["xla"]
-    assert "DrawnCell" in reason
-    with pytest.raises(NotImplementedError, match=r"xla.*DrawnCell breaks the rule of AffineCell"):
+    assert "SampledCell" in reason
+    with pytest.raises(
+        NotImplementedError, match=r"xla.*SampledCell breaks the rule of AffineCell"
+    ):
         gradient(cell, "xla")
 
 
@@ -178,7 +180,7 @@ def test_a_step_with_an_invalid_part_runs_by_scan(invalid):
 @jax.enable_x64(True)
 def test_the_default_gradient_of_an_invalid_step_is_right(invalid):
     """By the definition of the scan, and compared with differences of the values."""
-    cell = draw(1, invalid)
+    cell = sample_cell(1, invalid)
     (value, (d_cell, _)), step = gradient(cell, None), 1e-6
     direction = jax.tree.map(lambda leaf: jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape), cell)
     moved = [jax.tree.map(lambda w, d, s=s: w + s * d, cell, direction) for s in (step, -step)]
@@ -193,14 +195,14 @@ def test_the_default_gradient_of_an_invalid_step_is_right(invalid):
     [
         ("softmax", "reduce_max"),
         ("parameter", "the parameter gain is read outside affine"),
-        ("drawn constant", "a constant of the state's shape is made by"),
+        ("random constant", "a constant of the state's shape is made by"),
         ("addend of state", "an addend of affine depends on the state"),
         ("parameter in a matmul", "dot_general"),
     ],
 )
 @jax.enable_x64(True)
 def test_the_reason_names_the_primitive_or_the_parameter(invalid, named):
-    (reason,) = explained(draw(2, invalid)).reasons["xla"]
+    (reason,) = explained(sample_cell(2, invalid)).reasons["xla"]
     assert named in reason
 
 
@@ -208,13 +210,13 @@ def test_the_log_tells_of_the_slow_path_once(caplog, monkeypatch):
     monkeypatch.setattr(log, "_logged", set())
     xs = jnp.ones((2, 1, INPUT))
     with jax.enable_x64(True):
-        cell = draw(0, "softmax")
+        cell = sample_cell(0, "softmax")
     with caplog.at_level(logging.INFO, logger="gru_jax"):
         for _ in range(2):
             jax.clear_caches()
             gru_jax.unroll(jax.tree.map(jnp.float32, cell), xs)
     (record,) = caplog.records
-    assert "DrawnCell breaks the rule" in record.getMessage()
+    assert "SampledCell breaks the rule" in record.getMessage()
     assert "gru_jax.explain" in record.getMessage()
 
 

@@ -1,4 +1,4 @@
-"""Recomputing instead of keeping changes memory alone; truncating changes gradients alone."""
+"""Recomputing instead of saving changes memory alone; truncating changes gradients alone."""
 
 import jax
 import jax.numpy as jnp
@@ -7,24 +7,25 @@ import pytest
 
 import gru_jax
 from tests.cells.cases import GRU_AFTER, LSTM, RNN, Problem, assert_close
-from tests.shapes import Shape
+from tests.shapes import ProblemSize
+from tests.slow import slow
 
-SHAPE = Shape(time=7, batch=(2,), input=2, hidden=3)
+SHAPE = ProblemSize(time=7, batch=(2,), input=2, hidden=3)
 WINDOWS = (1, 3, 7, 20)
 # One case per kind of state and of parameters.
 CASES = (GRU_AFTER, LSTM, RNN)
 
 
-def cuts(*of_gru, of_others):
-    """Every way to cut for one cell; for the others, whose steps are cut alike, a few."""
-    pairs = [(GRU_AFTER, cut) for cut in of_gru]
-    return [*pairs, *((case, cut) for case in (LSTM, RNN) for cut in of_others)]
+def pairs_of(*of_gru, of_others):
+    """Every chunk or window for one cell; for the others, which are chunked alike, a few."""
+    pairs = [(GRU_AFTER, steps) for steps in of_gru]
+    return [*pairs, *((case, steps) for case in (LSTM, RNN) for steps in of_others)]
 
 
 each_direction = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 
 
-def draw_controls() -> dict[str, np.ndarray]:
+def sample_controls() -> dict[str, np.ndarray]:
     random = np.random.default_rng(5)
     return {
         "lengths": np.array([7, 4]),
@@ -35,41 +36,44 @@ def draw_controls() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def plain_outcomes():
-    """What unroll gives when it keeps everything, by case and direction."""
+    """What unroll returns when it saves everything, by case and direction."""
     with jax.enable_x64(True):
         return {
-            (case, reverse): draw(case).run("float64", reverse=reverse, **draw_controls())
+            (case, reverse): sample_problem(case).run(
+                "float64", reverse=reverse, **sample_controls()
+            )
             for case in CASES
             for reverse in (False, True)
         }
 
 
-def draw(case) -> Problem:
-    return Problem.draw(case, SHAPE, learned_h0=True)
+def sample_problem(case) -> Problem:
+    return Problem.sample(case, SHAPE, learned_h0=True)
 
 
 @each_direction
 @pytest.mark.parametrize(
-    ("case", "checkpoint"), cuts("step", "chunk", *WINDOWS, of_others=("step", 3)), ids=str
+    ("case", "checkpoint"), pairs_of("step", "chunk", *WINDOWS, of_others=("step", 3)), ids=str
 )
 @jax.enable_x64(True)
 def test_checkpoint_changes_no_result(case, checkpoint, reverse, plain_outcomes):
-    outcome = draw(case).run("float64", checkpoint=checkpoint, reverse=reverse, **draw_controls())
+    problem, controls = sample_problem(case), sample_controls()
+    outcome = problem.run("float64", checkpoint=checkpoint, reverse=reverse, **controls)
     assert_close(outcome, plain_outcomes[case, reverse], "float64")
 
 
 @pytest.mark.parametrize("time", [0, 1, 2, 4, 5, 8])
 @jax.enable_x64(True)
 def test_chunks_of_any_number_of_steps(time):
-    problem = Problem.draw(GRU_AFTER, SHAPE._replace(time=time))
+    problem = Problem.sample(GRU_AFTER, SHAPE._replace(time=time))
     assert_close(problem.run("float64", checkpoint="chunk"), problem.run("float64"), "float64")
 
 
-@pytest.mark.parametrize("case", [GRU_AFTER, LSTM], ids=str)
+@pytest.mark.parametrize("case", [GRU_AFTER, slow(LSTM)], ids=str)
 def test_checkpoints_save_memory(case):
-    """Over 2048 steps, a state per chunk of 45 steps is little beside every gate of every step."""
-    # Of fewer units the gates would not be kept in any case.
-    cell, xs, _ = Problem.draw(case, Shape(2048, (8,), 4, 48)).inputs("float32")
+    """Over 2048 steps, a state per chunk of 45 steps is little next to every gate of every step."""
+    # With fewer units the gates would not be saved in any case.
+    cell, xs, _ = Problem.sample(case, ProblemSize(2048, (8,), 4, 48)).inputs("float32")
 
     def working_memory(checkpoint) -> int:
         @jax.jit
@@ -87,10 +91,10 @@ def test_checkpoints_save_memory(case):
 
 
 @each_direction
-@pytest.mark.parametrize(("case", "window"), cuts(*WINDOWS, of_others=(3,)), ids=str)
+@pytest.mark.parametrize(("case", "window"), pairs_of(*WINDOWS, of_others=(3,)), ids=str)
 @jax.enable_x64(True)
 def test_truncation_changes_no_value(case, window, reverse, plain_outcomes):
-    problem, controls = draw(case), draw_controls()
+    problem, controls = sample_problem(case), sample_controls()
     outcome = problem.run(
         "float64", gru_jax.unroll_truncated, window=window, reverse=reverse, **controls
     )
@@ -103,21 +107,24 @@ def test_truncation_changes_no_value(case, window, reverse, plain_outcomes):
 
 
 def unroll_by_hand(cell, xs, state, *, window, reverse, lengths=None, mask=None, starts=None):
-    """Windows in reading order, each begun in a state which is a constant to it."""
-    pieces = list(gru_jax.tbptt_windows(xs, window, lengths=lengths, mask=mask, starts=starts))
+    """Windows in the order of the scan, each with an initial state that is a constant to it."""
+    windows = list(gru_jax.tbptt_windows(xs, window, lengths=lengths, mask=mask, starts=starts))
     outputs = []
-    for number, piece in enumerate(reversed(pieces) if reverse else pieces):
-        if number:
+    for index, arguments in enumerate(reversed(windows) if reverse else windows):
+        if index:
             state = jax.lax.stop_gradient(state)
-        state, ys = gru_jax.unroll(cell, h0=state, reverse=reverse, **piece)
+        state, ys = gru_jax.unroll(cell, h0=state, reverse=reverse, **arguments)
         outputs.append(ys)
     return state, jnp.concatenate(outputs[::-1] if reverse else outputs)
 
 
-@pytest.mark.parametrize(("case", "window"), cuts(2, 4, of_others=(2,)), ids=str)
+GRADIENT_PAIRS = [(GRU_AFTER, 2), (GRU_AFTER, 4), slow(LSTM, 2), slow(RNN, 2)]
+
+
+@pytest.mark.parametrize(("case", "window"), GRADIENT_PAIRS, ids=str)
 @jax.enable_x64(True)
 def test_truncated_gradients(case, window):
-    problem, controls = draw(case), draw_controls()
+    problem, controls = sample_problem(case), sample_controls()
     truncated, by_hand = (
         problem.run("float64", unroll, window=window, reverse=False, **controls)
         for unroll in (gru_jax.unroll_truncated, unroll_by_hand)
@@ -125,11 +132,11 @@ def test_truncated_gradients(case, window):
     assert_close(truncated, by_hand, "float64")
 
 
-@pytest.mark.parametrize(("case", "window"), cuts(2, 4, of_others=(2,)), ids=str)
+@pytest.mark.parametrize(("case", "window"), GRADIENT_PAIRS, ids=str)
 @jax.enable_x64(True)
-def test_truncated_gradients_read_backward(case, window):
-    """Without starts, which windows cut apart cannot hand to the window before."""
-    problem, controls = draw(case), draw_controls()
+def test_truncated_gradients_in_reverse(case, window):
+    """Without starts, because a window cannot reset the state of the window before it."""
+    problem, controls = sample_problem(case), sample_controls()
     del controls["starts"]
     truncated, by_hand = (
         problem.run("float64", unroll, window=window, reverse=True, **controls)
@@ -139,9 +146,9 @@ def test_truncated_gradients_read_backward(case, window):
 
 
 @each_direction
-def test_h0_is_reached_through_the_window_that_is_read_first(reverse):
+def test_h0_is_reached_through_the_first_window_of_the_scan(reverse):
     """With a loss over the last state alone, which is computed three windows later."""
-    problem = Problem.draw(GRU_AFTER, SHAPE)
+    problem = Problem.sample(GRU_AFTER, SHAPE)
     silent = Problem(**{**vars(problem), "cotangent_ys": 0 * problem.cotangent_ys})
     outcome = silent.run("float32", gru_jax.unroll_truncated, window=3, reverse=reverse)
     assert not outcome.gradients["state.0"].any()
@@ -150,16 +157,16 @@ def test_h0_is_reached_through_the_window_that_is_read_first(reverse):
 
 def test_windows_hand_out_what_was_given():
     xs = np.zeros((7, 2, 3))
-    pieces = list(gru_jax.tbptt_windows(xs, 3, lengths=np.array([7, 4])))
-    assert [set(piece) for piece in pieces] == [{"xs", "lengths"}] * 3
-    assert [piece["xs"].shape[0] for piece in pieces] == [3, 3, 1]
-    assert [piece["lengths"].tolist() for piece in pieces] == [[3, 3], [3, 1], [1, 0]]
-    assert [set(piece) for piece in gru_jax.tbptt_windows(xs, 9)] == [{"xs"}]
+    windows = list(gru_jax.tbptt_windows(xs, 3, lengths=np.array([7, 4])))
+    assert [set(window) for window in windows] == [{"xs", "lengths"}] * 3
+    assert [window["xs"].shape[0] for window in windows] == [3, 3, 1]
+    assert [window["lengths"].tolist() for window in windows] == [[3, 3], [3, 1], [1, 0]]
+    assert [set(window) for window in gru_jax.tbptt_windows(xs, 9)] == [{"xs"}]
 
 
 @pytest.mark.parametrize(("window", "error"), [(0, ValueError), (-1, ValueError), (2.5, TypeError)])
 def test_window_must_be_a_positive_integer(window, error):
-    cell, xs, state = draw(GRU_AFTER).inputs("float32")
+    cell, xs, state = sample_problem(GRU_AFTER).inputs("float32")
     with pytest.raises(error, match="window"):
         gru_jax.tbptt_windows(xs, window)
     with pytest.raises(error, match="window"):

@@ -10,9 +10,9 @@ from jax.test_util import check_grads
 import gru_jax
 from tests import reference
 from tests.cells.cases import GRU_AFTER, KINDS, Problem, assert_close
-from tests.shapes import Shape
+from tests.shapes import ProblemSize
 
-TINY = Shape(time=3, batch=(2,), input=2, hidden=2)
+TINY = ProblemSize(time=3, batch=(2,), input=2, hidden=2)
 CONTROLS = {
     "lengths": np.array([3, 2]),
     "mask": np.array([[True, True], [False, True], [True, True]]),
@@ -27,7 +27,7 @@ every_kind = pytest.mark.parametrize("case", KINDS, ids=str)
 )
 @jax.enable_x64(True)
 def test_first_and_second_derivatives_in_both_modes(case, reverse):
-    problem = Problem.draw(case, TINY, learned_h0=True)
+    problem = Problem.sample(case, TINY, learned_h0=True)
 
     @jax.jit
     def unroll(cell, xs, state):
@@ -40,8 +40,8 @@ def test_first_and_second_derivatives_in_both_modes(case, reverse):
 @jax.enable_x64(True)
 def test_jvp(case):
     """The derivative of every output along one direction, by the complex step."""
-    problem = Problem.draw(case, TINY, learned_h0=True)
-    tangent = Problem.draw(case, TINY, seed=1, learned_h0=True)
+    problem = Problem.sample(case, TINY, learned_h0=True)
+    tangent = Problem.sample(case, TINY, seed=1, learned_h0=True)
 
     @jax.jit
     def derivative(inputs, directions):
@@ -60,7 +60,7 @@ def test_jvp(case):
 @every_kind
 @jax.enable_x64(True)
 def test_forward_and_reverse_jacobians_agree(case):
-    cell, xs, state = Problem.draw(case, TINY).inputs("float64")
+    cell, xs, state = Problem.sample(case, TINY).inputs("float64")
 
     def outputs(cell):
         return gru_jax.unroll(cell, xs, state)[1]
@@ -74,7 +74,7 @@ def test_forward_and_reverse_jacobians_agree(case):
 @jax.enable_x64(True)
 def test_hessian(case):
     """Symmetric, and the same however the modes are nested."""
-    problem = Problem.draw(case, TINY)
+    problem = Problem.sample(case, TINY)
     cell, xs, state = problem.inputs("float64")
     flat, unflatten = jax.flatten_util.ravel_pytree(cell)
 
@@ -90,7 +90,7 @@ def test_hessian(case):
 @every_kind
 @jax.enable_x64(True)
 def test_vmap_over_sequences(case):
-    problem = Problem.draw(case, TINY)
+    problem = Problem.sample(case, TINY)
     cell, xs, state = problem.inputs("float64")
 
     def one(xs, state, lengths, mask, starts):
@@ -105,7 +105,7 @@ def test_vmap_over_sequences(case):
 @every_kind
 @jax.enable_x64(True)
 def test_vmap_over_parameters(case):
-    problems = [Problem.draw(case, TINY, seed) for seed in range(3)]
+    problems = [Problem.sample(case, TINY, seed) for seed in range(3)]
     cells = [problem.inputs("float64")[0] for problem in problems]
     _, xs, state = problems[0].inputs("float64")
     ensemble = jax.tree.map(lambda *leaves: jnp.stack(leaves), *cells)
@@ -118,7 +118,7 @@ def test_vmap_over_parameters(case):
 @every_kind
 @jax.enable_x64(True)
 def test_gradients_of_each_sequence_add_up(case):
-    problem = Problem.draw(case, TINY)
+    problem = Problem.sample(case, TINY)
     cell, xs, state = problem.inputs("float64")
 
     def loss(cell, xs, state):
@@ -133,7 +133,7 @@ def test_gradients_of_each_sequence_add_up(case):
 @jax.enable_x64(True)
 def test_inside_scan_and_remat(case):
     """As a training loop that carries the state from batch to batch has it."""
-    cell, xs, state = Problem.draw(case, TINY._replace(time=6)).inputs("float64")
+    cell, xs, state = Problem.sample(case, TINY._replace(time=6)).inputs("float64")
 
     @jax.checkpoint
     def body(state, xs):

@@ -56,12 +56,14 @@ def test_kernels_that_have_never_run_on_a_device_are_used_only_when_requested():
 )
 def test_unsupported_calls(of_cell, dtype, of_state, reason):
     """An explicit request raises; the default is another implementation."""
-    cell, xs = params(**of_cell), XS.astype(dtype)
+    cell, xs = jax.eval_shape(lambda: params(**of_cell)), XS.astype(dtype)
     h0 = None if of_state is None else jnp.zeros((4, 128), of_state)
     with fake_default_device("tpu", "TPU v5e"):
         with pytest.raises(NotImplementedError, match=f"pallas_tpu.*{reason}"):
-            gru_jax.unroll(cell, xs, h0, implementation="pallas_tpu")
-        assert KERNEL not in lower(gru_jax.unroll, cell, xs, h0)
+            gru_jax.explain(cell, xs, h0, implementation="pallas_tpu")
+        explanation = gru_jax.explain(cell, xs, h0)
+    assert explanation.implementation == "xla"
+    assert reason in "; ".join(explanation.reasons["pallas_tpu"])
 
 
 def test_a_subclass_that_overrides_the_step_is_another_cell():

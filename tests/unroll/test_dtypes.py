@@ -7,9 +7,9 @@ import pytest
 
 import gru_jax
 from tests.cells.cases import CASES, Problem, assert_close
-from tests.shapes import Shape
+from tests.shapes import ProblemSize
 
-SHAPE = Shape(time=6, batch=(3,), input=4, hidden=5)
+SHAPE = ProblemSize(time=6, batch=(3,), input=4, hidden=5)
 KEY = jax.random.key(0)
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
@@ -26,7 +26,7 @@ def dtypes(tree) -> set[str]:
 def test_outputs_follow_inputs_and_the_carry_follows_h0(
     case, parameter_dtype, input_dtype, state_dtype
 ):
-    problem = Problem.draw(case, SHAPE, learned_h0=True)
+    problem = Problem.sample(case, SHAPE, learned_h0=True)
     cell, xs, _ = problem.inputs(parameter_dtype)
     state = None if state_dtype is None else problem.inputs(state_dtype)[2]
     starts = np.ones(xs.shape[:2], bool)
@@ -38,7 +38,7 @@ def test_outputs_follow_inputs_and_the_carry_follows_h0(
 @every_case
 @jax.enable_x64(True)
 def test_float64_inputs_make_a_float64_carry(case):
-    cell, xs, _ = Problem.draw(case, SHAPE).inputs("float64")
+    cell, xs, _ = Problem.sample(case, SHAPE).inputs("float64")
     for parameters in (cell, jax.tree.map(lambda leaf: leaf.astype("float32"), cell)):
         last, ys = gru_jax.unroll(parameters, xs)
         assert dtypes((last, ys)) == {"float64"}
@@ -72,7 +72,7 @@ def test_float64_from_end_to_end(case):
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 def test_bfloat16_against_the_reference(case, reverse):
     """The reference is given the same rounded numbers, and computes in float64."""
-    problem = Problem.draw(case, SHAPE, learned_h0=True).rounded("bfloat16")
+    problem = Problem.sample(case, SHAPE, learned_h0=True).rounded("bfloat16")
     controls = {"reverse": reverse, "lengths": np.array([6, 3, 0])}
     assert_close(problem.run("bfloat16", **controls), problem.expected(**controls), "bfloat16")
 
@@ -80,11 +80,11 @@ def test_bfloat16_against_the_reference(case, reverse):
 @every_case
 def test_gradients_over_a_long_time_add_up_in_float32(case):
     """2000 terms of one sign: a sum kept in bfloat16 stops growing after a few hundred."""
-    shape = Shape(time=2000, batch=(2,), input=3, hidden=4)
-    drawn = Problem.draw(case, shape).rounded("bfloat16")
-    weights = {name: 0.5 * value for name, value in drawn.weights.items()}
-    ones = {"cotangent_ys": np.ones_like(drawn.cotangent_ys), "xs": np.abs(drawn.xs)}
-    problem = Problem(**{**vars(drawn), "weights": weights, **ones})
+    shape = ProblemSize(time=2000, batch=(2,), input=3, hidden=4)
+    sampled = Problem.sample(case, shape).rounded("bfloat16")
+    weights = {name: 0.5 * value for name, value in sampled.weights.items()}
+    ones = {"cotangent_ys": np.ones_like(sampled.cotangent_ys), "xs": np.abs(sampled.xs)}
+    problem = Problem(**{**vars(sampled), "weights": weights, **ones})
 
     low = problem.run("bfloat16").gradients
     with jax.enable_x64(True):

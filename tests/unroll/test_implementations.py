@@ -11,7 +11,7 @@ import pytest
 
 from gru_jax._unroll.xla.tuning import ACCELERATOR_TUNING, Tuning
 from tests.cells.cases import CASES, GRU_AFTER, GRU_BEFORE, LSTM, Problem, assert_close, named
-from tests.shapes import Shape
+from tests.shapes import ProblemSize
 from tests.unroll.tuning_overrides import (
     SAVING_PREACTIVATIONS,
     force_chunks,
@@ -21,9 +21,9 @@ from tests.unroll.tuning_overrides import (
 )
 
 # Seven steps, which chunks of three do not divide.
-SHAPE = Shape(time=7, batch=(2,), input=2, hidden=3)
+SHAPE = ProblemSize(time=7, batch=(2,), input=2, hidden=3)
 # Six steps are two chunks of three: a scan over chunks without a second body for a rest.
-DERIVED = Shape(time=6, batch=(2,), input=2, hidden=2)
+DERIVED = ProblemSize(time=6, batch=(2,), input=2, hidden=2)
 VARIANTS = {
     "scan": ("scan", SAVING_PREACTIVATIONS),
     "xla": ("xla", SAVING_PREACTIVATIONS),
@@ -39,7 +39,7 @@ def unroll(request):
         yield unroll
 
 
-def draw_controls(shape: Shape) -> dict[str, np.ndarray]:
+def sample_controls(shape: ProblemSize) -> dict[str, np.ndarray]:
     """Of every kind, for two sequences: one ends early, both are cut and have gaps."""
     random = np.random.default_rng(3)
     steps = (shape.time, *shape.batch)
@@ -69,8 +69,8 @@ def rotated(name, *settings):
 @jax.enable_x64(True)
 def test_against_the_reference(unroll, case, direction_and_policy):
     reverse, checkpoint = direction_and_policy
-    problem = Problem.draw(case, SHAPE, learned_h0=True)
-    controls = {"reverse": reverse, **draw_controls(SHAPE)}
+    problem = Problem.sample(case, SHAPE, learned_h0=True)
+    controls = {"reverse": reverse, **sample_controls(SHAPE)}
     outcome = problem.run("float64", unroll, checkpoint=checkpoint, **controls)
     assert_close(outcome, problem.expected(**controls), "float64")
 
@@ -78,8 +78,8 @@ def test_against_the_reference(unroll, case, direction_and_policy):
 @pytest.mark.parametrize(("case", "dtype"), [(LSTM, "float32"), (GRU_BEFORE, "bfloat16")], ids=str)
 def test_low_precision(unroll, case, dtype):
     """The reference is given the same rounded numbers, and computes in float64."""
-    problem = Problem.draw(case, SHAPE, learned_h0=True).rounded(dtype)
-    controls = draw_controls(SHAPE)
+    problem = Problem.sample(case, SHAPE, learned_h0=True).rounded(dtype)
+    controls = sample_controls(SHAPE)
     assert_close(problem.run(dtype, unroll, **controls), problem.expected(**controls), dtype)
 
 
@@ -91,8 +91,8 @@ def test_low_precision(unroll, case, dtype):
 def test_chunks_of_any_number_of_steps(time, chunk, reverse):
     """Two chunks and no rest, one and a rest of two, three and a rest of two, chunks of a step."""
     shape = SHAPE._replace(time=time)
-    problem = Problem.draw(GRU_AFTER, shape, learned_h0=True)
-    controls = {"reverse": reverse, **draw_controls(shape)}
+    problem = Problem.sample(GRU_AFTER, shape, learned_h0=True)
+    controls = {"reverse": reverse, **sample_controls(shape)}
     with unroll_with("xla", force_chunks(chunk)) as unroll:
         outcome = problem.run("float64", unroll, **controls)
     assert_close(outcome, problem.expected(**controls), "float64")
@@ -101,8 +101,8 @@ def test_chunks_of_any_number_of_steps(time, chunk, reverse):
 @jax.enable_x64(True)
 def test_tuned_for_accelerators():
     """There is none here; what is tuned changes no value anywhere."""
-    problem = Problem.draw(GRU_AFTER, SHAPE, learned_h0=True)
-    controls = draw_controls(SHAPE)
+    problem = Problem.sample(GRU_AFTER, SHAPE, learned_h0=True)
+    controls = sample_controls(SHAPE)
     with unroll_with("xla", ACCELERATOR_TUNING) as unroll:
         outcome = problem.run("float64", unroll, **controls)
     assert_close(outcome, problem.expected(**controls), "float64")
@@ -114,9 +114,9 @@ def test_tuned_for_accelerators():
 def test_windows_of_a_forward_pass(time, reverse):
     """Three steps at a time, in which a state passes from one window to the next."""
     shape = SHAPE._replace(time=time)
-    problem = Problem.draw(GRU_AFTER, shape, learned_h0=True)
+    problem = Problem.sample(GRU_AFTER, shape, learned_h0=True)
     inputs = problem.inputs("float64")
-    controls = {"reverse": reverse, **draw_controls(shape)}
+    controls = {"reverse": reverse, **sample_controls(shape)}
 
     def run(implementation, tuning):
         with unroll_with(implementation, tuning) as unroll:
@@ -136,14 +136,16 @@ def test_windows_of_a_forward_pass(time, reverse):
 @rotated("reverse", False, True)
 @jax.enable_x64(True)
 def test_one_feature_and_one_unit(unroll, case, reverse):
-    problem = Problem.draw(case, Shape(time=7, batch=(2,), input=1, hidden=1), learned_h0=True)
+    problem = Problem.sample(
+        case, ProblemSize(time=7, batch=(2,), input=1, hidden=1), learned_h0=True
+    )
     outcome = problem.run("float64", unroll, reverse=reverse)
     assert_close(outcome, problem.expected(reverse=reverse), "float64")
 
 
 def test_chunks_give_what_one_piece_gives():
     """Over so many steps and rows that sums in another order are not the same number."""
-    problem = Problem.draw(LSTM, Shape(time=47, batch=(8,), input=4, hidden=8))
+    problem = Problem.sample(LSTM, ProblemSize(time=47, batch=(8,), input=4, hidden=8))
     outcomes = []
     for tuning in (SAVING_PREACTIVATIONS, force_chunks(5, project_in_loop=True, sequences=8)):
         with unroll_with("xla", tuning) as unroll:
@@ -154,9 +156,9 @@ def test_chunks_give_what_one_piece_gives():
 @pytest.mark.parametrize("variant", ["xla", CHUNKS_IN_LOOP])
 @jax.enable_x64(True)
 def test_gradients_of_one_argument_and_through_one_result(variant):
-    problem = Problem.draw(GRU_AFTER, SHAPE, learned_h0=True)
+    problem = Problem.sample(GRU_AFTER, SHAPE, learned_h0=True)
     cotangents = jnp.asarray(problem.cotangent_state[0]), jnp.asarray(problem.cotangent_ys)
-    controls = draw_controls(SHAPE)
+    controls = sample_controls(SHAPE)
 
     @jax.jit
     def gradients(*inputs):
@@ -189,11 +191,11 @@ def test_float32_is_as_exact_as_the_plain_scan(case):
     Of which one or the other comes out better, by chance; an algorithm that loses digits would
     lose them at every step.
     """
-    shape = Shape(time=150, batch=(4,), input=8, hidden=32)
+    shape = ProblemSize(time=150, batch=(4,), input=8, hidden=32)
     cell = case.init(jax.random.key(0), shape.input, shape.hidden, **case.static)
-    drawn = Problem.draw(case, shape)
-    weights = {name: np.asarray(getattr(cell, name)) for name in drawn.weights}
-    problem = Problem(**{**vars(drawn), "weights": weights}).rounded("float32")
+    sampled = Problem.sample(case, shape)
+    weights = {name: np.asarray(getattr(cell, name)) for name in sampled.weights}
+    problem = Problem(**{**vars(sampled), "weights": weights}).rounded("float32")
 
     with unroll_with("scan") as unroll:
         plain = problem.run("float32", unroll)
@@ -218,12 +220,12 @@ def test_float32_is_as_exact_as_the_plain_scan(case):
 
 def transformed(unroll, case, names):
     """What transformations make of unroll, in one program."""
-    problem = Problem.draw(case, DERIVED, learned_h0=True)
+    problem = Problem.sample(case, DERIVED, learned_h0=True)
     inputs = problem.inputs("float64")
-    directions = Problem.draw(case, DERIVED, seed=1, learned_h0=True).inputs("float64")
+    directions = Problem.sample(case, DERIVED, seed=1, learned_h0=True).inputs("float64")
     ensemble = jax.tree.map(lambda *leaves: jnp.stack(leaves), inputs[0], directions[0])
     weights = jnp.asarray(problem.cotangent_ys)
-    controls = draw_controls(DERIVED)
+    controls = sample_controls(DERIVED)
     del controls["mask"]
 
     def run(*inputs):
@@ -302,7 +304,7 @@ RESIDUALS = {
 @pytest.mark.parametrize("case", CASES, ids=str)
 @jax.enable_x64(True)
 def test_residuals_change_nothing(case, variant):
-    problem = Problem.draw(case, SHAPE, learned_h0=True)
+    problem = Problem.sample(case, SHAPE, learned_h0=True)
     with unroll_with("xla", variant) as unroll:
         outcome = problem.run("float64", unroll)
     assert_close(outcome, problem.expected(), "float64")

@@ -6,9 +6,9 @@ import pytest
 
 import gru_jax
 from tests.cells.cases import CASES, RNN, Problem, assert_close, assert_equal
-from tests.shapes import Shape
+from tests.shapes import ProblemSize
 
-SHAPE = Shape(time=4, batch=(2,), input=2, hidden=3)
+SHAPE = ProblemSize(time=4, batch=(2,), input=2, hidden=3)
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 each_direction = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
@@ -25,7 +25,7 @@ def initial(cell):
 
 @pytest.fixture(params=CASES, ids=str)
 def problem(request):
-    return Problem.draw(request.param, SHAPE, learned_h0=True)
+    return Problem.sample(request.param, SHAPE, learned_h0=True)
 
 
 @each_direction
@@ -95,7 +95,7 @@ def test_a_start_beyond_the_length_does_nothing(problem, beyond, reverse):
 @every_case
 def test_no_state_equals_zeros(case):
     """Also where the state's term has a bias of its own."""
-    problem = Problem.draw(case, SHAPE)
+    problem = Problem.sample(case, SHAPE)
     cell, xs, state = problem.inputs("float32")
     zeros = jax.tree.map(lambda leaf: 0 * leaf, state)
     assert_equal(gru_jax.unroll(cell, xs), gru_jax.unroll(cell, xs, zeros))
@@ -117,7 +117,7 @@ def test_lengths_of_any_integer_dtype(problem, dtype):
 @pytest.mark.parametrize(("dtype", "time"), [("int8", 200), ("uint8", 300)])
 @pytest.mark.parametrize("traced", [False, True])
 def test_lengths_in_a_dtype_that_cannot_count_the_steps(dtype, time, traced):
-    problem = Problem.draw(RNN, SHAPE._replace(time=time))
+    problem = Problem.sample(RNN, SHAPE._replace(time=time))
     unroll = jax.jit(gru_jax.unroll) if traced else gru_jax.unroll
     narrow, wide = (
         unroll(*problem.inputs("float32"), lengths=np.array([100, 3], lengths_dtype))
@@ -139,7 +139,7 @@ def test_controls_may_be_lists(problem):
 @pytest.mark.parametrize("dtype", [np.float32, np.int32, np.uint8])
 def test_numbers_are_true_unless_they_are_zero(dtype):
     """Brax and PureJaxRL hand over floats."""
-    cell, xs, state = Problem.draw(RNN, SHAPE).inputs("float32")
+    cell, xs, state = Problem.sample(RNN, SHAPE).inputs("float32")
     flags = np.random.default_rng(0).integers(0, 3, xs.shape[:2])
     for name in ("mask", "starts"):
         expected = gru_jax.unroll(cell, xs, state, **{name: flags != 0})

@@ -11,16 +11,18 @@ from hypothesis.extra.numpy import arrays
 
 import gru_jax
 from tests import reference
-from tests.cells.cases import KINDS, Case, Problem, assert_close, assert_equal
-from tests.shapes import Shape
+from tests.cells.cases import GRU_AFTER, KINDS, LSTM, Case, Problem, assert_close, assert_equal
+from tests.shapes import ProblemSize
+from tests.slow import slow_but
 
-# Few sizes, so that most examples find their function compiled; one law sees them all.
+# Few sizes, so that most examples find their function compiled; one test has all of them.
 TIMES = (1, 3, 5)
 BATCHES = ((), (2, 2))
 ALL_BATCHES = ((), (1,), (2,), (3,), (2, 2), (1, 3))
 ALL_SIZES = tuple(product(range(1, 6), repeat=2))
 
 every_kind = pytest.mark.parametrize("case", KINDS, ids=str)
+two_kinds = pytest.mark.parametrize("case", slow_but([GRU_AFTER, LSTM], KINDS), ids=str)
 some = settings(max_examples=10, deadline=None)
 many = settings(max_examples=50, deadline=None)
 
@@ -29,19 +31,19 @@ compiled = jax.jit(gru_jax.unroll, static_argnames="reverse")
 
 
 def unroll(problem: Problem, **controls):
-    """The final state's parts and the outputs, as NumPy arrays."""
+    """The final state's leaves and the outputs, as NumPy arrays."""
     last, ys = jax.device_get(compiled(*problem.inputs("float64"), **controls))
     return tuple(jax.tree.leaves(last)), ys
 
 
 def draw_problem(data, case: Case, *, batches=BATCHES, times=TIMES, sizes=((2, 3),)) -> Problem:
-    """A problem with a learned initial state, which differs from the one that is handed in."""
+    """A problem with a learned initial state, which differs from the one that is passed."""
     time, batch, (features, hidden) = (
         data.draw(st.sampled_from(choices), name)
         for name, choices in {"time": times, "batch": batches, "sizes": sizes}.items()
     )
     seed = data.draw(st.integers(0, 2**16), "seed")
-    return Problem.draw(case, Shape(time, batch, features, hidden), seed, learned_h0=True)
+    return Problem.sample(case, ProblemSize(time, batch, features, hidden), seed, learned_h0=True)
 
 
 def draw_flags(data, problem: Problem, label: str) -> np.ndarray:
@@ -62,7 +64,7 @@ def draw_controls(data, problem: Problem) -> dict[str, np.ndarray]:
 
 
 def restricted(problem: Problem, inside: slice, state: reference.State) -> Problem:
-    """The part of a single sequence that lies inside, begun in another state."""
+    """The segment ``inside`` of a single sequence, begun in another state."""
     return Problem(**{**vars(problem), "xs": problem.xs[inside], "state": state})
 
 
@@ -77,12 +79,12 @@ def test_equals_the_reference(case, data):
     assert_close(unroll(problem, **controls), expected, "float64")
 
 
-@every_kind
+@two_kinds
 @given(data=st.data())
 @some
 @jax.enable_x64(True)
 def test_packed_equals_padded(case, data):
-    """Sequences end to end in one row, what is left of it unread, or side by side with padding."""
+    """Sequences end to end in one row, whose end is masked, or in a batch with padding."""
     problem = draw_problem(data, case, batches=((3,),))
     lengths = np.maximum(1, draw_lengths(data, problem))
     reverse = data.draw(st.booleans(), "reverse")
@@ -98,13 +100,13 @@ def test_packed_equals_padded(case, data):
     padded_last, padded_ys = compiled(cell, problem.xs, lengths=lengths, reverse=reverse)
     padded_ys = np.asarray(padded_ys)
 
-    for i, part in enumerate(np.split(ys, borders)[:-1]):
-        assert_close(part, padded_ys[: lengths[i], i], "float64")
+    for i, own_ys in enumerate(np.split(ys, borders)[:-1]):
+        assert_close(own_ys, padded_ys[: lengths[i], i], "float64")
     read_last = 0 if reverse else 2
     assert_close(last, jax.tree.map(lambda leaf: leaf[read_last], padded_last), "float64")
 
 
-@every_kind
+@two_kinds
 @given(data=st.data())
 @some
 @jax.enable_x64(True)
@@ -115,36 +117,36 @@ def test_windows_equal_one_pass(case, data):
     cell, _, state = problem.inputs("float64")
 
     outputs = []
-    for piece in gru_jax.tbptt_windows(problem.xs, window, **controls):
-        state, ys = compiled(cell, h0=state, **piece)
+    for arguments in gru_jax.tbptt_windows(problem.xs, window, **controls):
+        state, ys = compiled(cell, h0=state, **arguments)
         outputs.append(ys)
     streamed = tuple(jax.tree.leaves(state)), np.concatenate(outputs)
     assert_close(streamed, unroll(problem, **controls), "float64")
 
 
-@every_kind
+@two_kinds
 @given(data=st.data())
 @some
 @jax.enable_x64(True)
-def test_cut_anywhere_equals_one_pass(case, data):
-    """Read backward, the later piece comes first."""
+def test_split_anywhere_equals_one_pass(case, data):
+    """In reverse, the later segment comes first."""
     problem = draw_problem(data, case)
     mask = draw_flags(data, problem, "mask")
-    cut = data.draw(st.integers(0, len(problem.xs)), "cut")
+    border = data.draw(st.integers(0, len(problem.xs)), "border")
     reverse = data.draw(st.booleans(), "reverse")
     cell, _, state = problem.inputs("float64")
 
-    pieces = [slice(None, cut), slice(cut, None)]
+    segments = [slice(None, border), slice(border, None)]
     outputs = []
-    for piece in reversed(pieces) if reverse else pieces:
-        state, ys = compiled(cell, problem.xs[piece], state, mask=mask[piece], reverse=reverse)
+    for inside in reversed(segments) if reverse else segments:
+        state, ys = compiled(cell, problem.xs[inside], state, mask=mask[inside], reverse=reverse)
         outputs.append(ys)
     whole = np.concatenate(outputs[::-1] if reverse else outputs)
     streamed = tuple(jax.tree.leaves(state)), whole
     assert_close(streamed, unroll(problem, mask=mask, reverse=reverse), "float64")
 
 
-@every_kind
+@two_kinds
 @given(data=st.data())
 @some
 @jax.enable_x64(True)
@@ -166,7 +168,7 @@ def test_length_equals_truncation(case, data):
     assert not ys[int(length) :].any()
 
 
-@every_kind
+@two_kinds
 @given(data=st.data())
 @some
 @jax.enable_x64(True)
@@ -181,12 +183,12 @@ def test_lengths_equal_a_mask(case, data):
     )
 
 
-@every_kind
+@two_kinds
 @given(data=st.data())
 @some
 @jax.enable_x64(True)
 def test_reverse_equals_flip(case, data):
-    """Read from its end, a segment is entered one step before the start of the next one."""
+    """In reverse, a segment is entered one step before the start of the next one."""
     problem = draw_problem(data, case)
     mask, starts = (draw_flags(data, problem, name) for name in ("mask", "starts"))
     entered = np.concatenate([np.zeros_like(starts[:1]), starts[:0:-1]])
@@ -197,12 +199,12 @@ def test_reverse_equals_flip(case, data):
     assert_close((last, ys), (flipped_last, flipped_ys[::-1]), "float64")
 
 
-@every_kind
+@two_kinds
 @given(data=st.data())
 @some
 @jax.enable_x64(True)
 def test_starts_equal_splitting(case, data):
-    """The segment that is read first begins with the state handed in; starts[0] replaces it."""
+    """The first segment of the scan begins with the passed state; starts[0] replaces it."""
     problem = draw_problem(data, case, batches=((),))
     starts = draw_flags(data, problem, "starts")
     reverse = data.draw(st.booleans(), "reverse")
@@ -215,8 +217,8 @@ def test_starts_equal_splitting(case, data):
         segments = segments[::-1]
     state = initial if starts[0] and not reverse else problem.state
     for segment in segments:
-        part = restricted(problem, segment, state)
-        segment_last, segment_ys = unroll(part, reverse=reverse)
+        alone = restricted(problem, segment, state)
+        segment_last, segment_ys = unroll(alone, reverse=reverse)
         assert_close(ys[segment], segment_ys, "float64")
         state = initial
     assert_close(last, segment_last, "float64")
@@ -245,11 +247,11 @@ def test_what_stands_at_masked_steps_changes_nothing(case, data, garbage):
     assert not np.asarray(outcomes[1].ys)[unread].any()
 
 
-@every_kind
+@two_kinds
 @given(data=st.data())
 @some
 @jax.enable_x64(True)
-def test_sequences_do_not_see_each_other(case, data):
+def test_sequences_are_independent(case, data):
     problem = draw_problem(data, case, batches=((4,),))
     controls = draw_controls(data, problem)
     order = np.array(data.draw(st.permutations(range(4)), "order"))
@@ -270,7 +272,7 @@ def test_sequences_do_not_see_each_other(case, data):
     assert_close(unroll(arranged, **moved), expected, "float64")
 
 
-@every_kind
+@two_kinds
 @given(data=st.data())
 @some
 @jax.enable_x64(True)
@@ -282,7 +284,7 @@ def test_batch_axes_are_only_axes(case, data):
         **{
             **vars(problem),
             "xs": problem.xs.reshape(time, 4, features),
-            "state": tuple(part.reshape(4, -1) for part in problem.state),
+            "state": tuple(leaf.reshape(4, -1) for leaf in problem.state),
         }
     )
     last, ys = unroll(problem, **controls)
@@ -290,4 +292,4 @@ def test_batch_axes_are_only_axes(case, data):
     flat_controls = {name: value.reshape(shapes[name]) for name, value in controls.items()}
     flat_last, flat_ys = unroll(flat, **flat_controls)
     assert_close(flat_ys, ys.reshape(flat_ys.shape), "float64")
-    assert_close(flat_last, tuple(part.reshape(4, -1) for part in last), "float64")
+    assert_close(flat_last, tuple(leaf.reshape(4, -1) for leaf in last), "float64")

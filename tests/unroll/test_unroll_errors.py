@@ -7,10 +7,10 @@ import pytest
 
 import gru_jax
 from tests.cells.cases import CASES, GRU_AFTER, LSTM, Problem
-from tests.shapes import Shape
+from tests.shapes import ProblemSize
 
-SHAPE = Shape(time=5, batch=(3,), input=2, hidden=4)
-CELL, XS, H0 = Problem.draw(GRU_AFTER, SHAPE).inputs("float32")
+SHAPE = ProblemSize(time=5, batch=(3,), input=2, hidden=4)
+CELL, XS, H0 = Problem.sample(GRU_AFTER, SHAPE).inputs("float32")
 CORRECT = {"params": CELL, "xs": XS, "h0": H0}
 
 # Each line: the argument, what it should not be, and the error.
@@ -79,7 +79,7 @@ def test_unroll_truncated(name, value, error):
 
 
 def test_lstm_state_must_be_a_pair_of_arrays():
-    cell, xs, state = Problem.draw(LSTM, SHAPE).inputs("float32")
+    cell, xs, state = Problem.sample(LSTM, SHAPE).inputs("float32")
     with pytest.raises(TypeError, match="h0"):
         gru_jax.unroll(cell, xs, state.h)
     with pytest.raises(ValueError, match="h0"):
@@ -99,7 +99,7 @@ def test_message_says_what_came_and_what_was_expected():
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_implementation_asked_for_by_name(case):
-    inputs = Problem.draw(case, SHAPE).inputs("float32")
+    inputs = Problem.sample(case, SHAPE).inputs("float32")
     named, default = (
         gru_jax.unroll(*inputs, implementation=implementation) for implementation in ("scan", None)
     )
@@ -126,7 +126,7 @@ def test_what_runs_otherwise_says_how():
 
 def test_an_lstm_state_may_be_a_plain_tuple():
     """Its shapes are checked as those of an LSTMState."""
-    cell, xs, state = Problem.draw(LSTM, SHAPE).inputs("float32")
+    cell, xs, state = Problem.sample(LSTM, SHAPE).inputs("float32")
     expected = gru_jax.unroll(cell, xs, state)
     for plain in (tuple(state), list(state)):
         got = gru_jax.unroll(cell, xs, plain)

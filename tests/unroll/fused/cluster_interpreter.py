@@ -151,14 +151,14 @@ def _add_wgmma_reads(patch: pytest.MonkeyPatch) -> None:
                 operands[f"{name}_allocation_key_as_array"]
             )
             transforms = gpu_callbacks._remove_noop_transforms(operands[f"{name}_transforms"])
-            part = memory.access(key, jax.tree.map(int, transforms))
-            content, _, clock = memory.get_buffer_content(key, part, thread, logging_info=info)
-            return key, part, content, clock
+            slices = memory.access(key, jax.tree.map(int, transforms))
+            content, _, clock = memory.get_buffer_content(key, slices, thread, logging_info=info)
+            return key, slices, content, clock
 
         def read(name):
-            key, part, content, clock = access(name)
+            key, slices, content, clock = access(name)
             gpu_callbacks.get_races().check_read(
-                thread, clock.generic_clock, key, part, source_info=source_info
+                thread, clock.generic_clock, key, slices, source_info=source_info
             )
             return content
 
@@ -167,9 +167,9 @@ def _add_wgmma_reads(patch: pytest.MonkeyPatch) -> None:
         if a.ndim == 1:
             a = read("a")
         # Otherwise it is the operand itself, in registers, which the interpreter does not track.
-        key, part, total, _ = access("acc")
+        key, slices, total, _ = access("acc")
         total = total + np.matmul(a, b, dtype=total.dtype)
-        memory.store_buffer_content(key, part, total, thread, logging_info=info)
+        memory.store_buffer_content(key, slices, total, thread, logging_info=info)
         return token
 
     patch.setattr(gpu_callbacks, "wgmma", wgmma_with_reads)

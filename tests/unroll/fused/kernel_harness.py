@@ -17,7 +17,7 @@ from tests.cells.cases import Outcome, named
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class ReluGRU(gru_jax.GRUParams):
     """A GRU with another activation of n, whose fields are those of :class:`GRUParams`."""
 
@@ -47,7 +47,9 @@ def unroll_by(kernels, matmul_dtype=None):
             spec, cell, inputs, h0, reverse=reverse, kernels=kernels, matmul_dtype=dtype
         )
 
-    implementation = types.SimpleNamespace(unsupported_reasons=lambda spec: [], run=run)
+    implementation = types.SimpleNamespace(
+        unsupported_reasons=lambda spec: [], run=run, describe=fused.describe
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(dispatch.IMPLEMENTATIONS, "fused", implementation)
         jax.clear_caches()

@@ -13,11 +13,11 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 import gru_jax
-from gru_jax._unroll.call_spec import make_call_spec
+from gru_jax._unroll import call_spec
+from gru_jax._unroll.call_spec import RematPolicy, make_call_spec
 from gru_jax._unroll.fused import run as fused
 from gru_jax._unroll.fused.transforms import with_transform_rules
-from gru_jax._unroll.masking import Controls, plan
-from gru_jax._unroll.xla import run as xla
+from gru_jax._unroll.masking import SequenceControls, make_scan_inputs
 from tests.unroll.fused import compile_for_gpu
 from tests.unroll.hlo_launch_count import launches
 
@@ -57,8 +57,8 @@ TIME, BATCH, INPUT, HIDDEN = 64, 17, 32, 256
 def run(cell, xs, h0, lengths, starts):
     from gru_jax._unroll.fused.hopper.launch import make_kernels
 
-    spec = make_call_spec(cell, xs, h0, is_explicit=True)
-    inputs = plan(xs, Controls(lengths, None, starts), reverse=True)
+    spec = make_call_spec(cell, xs, h0, has_resets=True, is_explicit=True, remat=RematPolicy())
+    inputs = make_scan_inputs(xs, SequenceControls(lengths, None, starts), reverse=True)
     kernels = with_transform_rules(make_kernels(), "cuda")
     return fused.run(spec, cell, inputs, h0, reverse=True, kernels=kernels)
 
@@ -133,7 +133,7 @@ def test_shard_map_over_the_batch():
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
 def test_the_xla_gradient_launches_few_kernels_per_step(dtype, monkeypatch):
     # While a program is traced, the device that it will be compiled for is not known.
-    monkeypatch.setattr(xla, "default_device", lambda: compile_for_gpu.mesh(1).devices.item())
+    monkeypatch.setattr(call_spec, "default_device", lambda: compile_for_gpu.mesh(1).devices.item())
 
     def per_step(implementation):
         def loss(cell, xs, h0):

@@ -10,9 +10,10 @@ from gru_jax._unroll import log
 from gru_jax._unroll.fused import run as fused
 from gru_jax._unroll.fused.reference_kernels import REFERENCE_KERNELS
 from tests.cells.cases import GRU_AFTER, Problem, assert_close
-from tests.shapes import SHAPES, Shape
+from tests.shapes import SHAPES, ProblemSize
 from tests.unroll.fused.kernel_harness import unroll_by, with_float32_carry
-from tests.unroll.test_implementations import SHAPE, draw_controls, run_by, transformed
+from tests.unroll.test_implementations import SHAPE, sample_controls, transformed
+from tests.unroll.tuning_overrides import unroll_with
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def unroll():
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @jax.enable_x64(True)
 def test_every_shape(unroll, shape):
-    problem = Problem.draw(GRU_AFTER, shape)
+    problem = Problem.sample(GRU_AFTER, shape)
     assert_close(problem.run("float64", unroll), problem.expected(), "float64")
 
 
@@ -32,8 +33,8 @@ def test_every_shape(unroll, shape):
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 @jax.enable_x64(True)
 def test_all_controls(unroll, reverse, checkpoint):
-    problem = Problem.draw(GRU_AFTER, SHAPE, learned_h0=True)
-    controls = {"reverse": reverse, **draw_controls(SHAPE)}
+    problem = Problem.sample(GRU_AFTER, SHAPE, learned_h0=True)
+    controls = {"reverse": reverse, **sample_controls(SHAPE)}
     outcome = problem.run("float64", unroll, checkpoint=checkpoint, **controls)
     assert_close(outcome, problem.expected(**controls), "float64")
 
@@ -41,10 +42,10 @@ def test_all_controls(unroll, reverse, checkpoint):
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 @jax.enable_x64(True)
 def test_the_backward_pass_in_chunks(unroll, reverse, monkeypatch):
-    monkeypatch.setattr(fused, "LARGE_BLOCK", 3 * 2 * SHAPE.hidden)
+    monkeypatch.setattr(fused, "MAX_CHUNK_ELEMENTS", 3 * 2 * SHAPE.hidden)
     jax.clear_caches()
-    problem = Problem.draw(GRU_AFTER, SHAPE, learned_h0=True)
-    controls = {"reverse": reverse, **draw_controls(SHAPE)}
+    problem = Problem.sample(GRU_AFTER, SHAPE, learned_h0=True)
+    controls = {"reverse": reverse, **sample_controls(SHAPE)}
     outcome = problem.run("float64", unroll, **controls)
     assert_close(outcome, problem.expected(**controls), "float64")
     jax.clear_caches()
@@ -52,8 +53,8 @@ def test_the_backward_pass_in_chunks(unroll, reverse, monkeypatch):
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 def test_bfloat16(unroll, reverse):
-    problem = Problem.draw(GRU_AFTER, SHAPE, learned_h0=True).rounded("bfloat16")
-    controls = {"reverse": reverse, **draw_controls(SHAPE)}
+    problem = Problem.sample(GRU_AFTER, SHAPE, learned_h0=True).rounded("bfloat16")
+    controls = {"reverse": reverse, **sample_controls(SHAPE)}
     outcome = with_float32_carry(problem, unroll, **controls)
     assert_close(outcome, problem.expected(**controls), "bfloat16")
 
@@ -68,14 +69,14 @@ def test_bfloat16(unroll, reverse):
 )
 @jax.enable_x64(True)
 def test_transformations(unroll, names):
-    with run_by("scan") as plain:
+    with unroll_with("scan") as plain:
         expected = transformed(plain, GRU_AFTER, names)
     assert_close(transformed(unroll, GRU_AFTER, names), expected, "float64")
 
 
 @jax.enable_x64(True)
 def test_a_mapped_axis_joins_the_batch(unroll):
-    problem = Problem.draw(GRU_AFTER, Shape(4, (3, 2), 2, 3))
+    problem = Problem.sample(GRU_AFTER, ProblemSize(4, (3, 2), 2, 3))
     cell, xs, state = problem.inputs("float64")
 
     def loss(cell, xs, state):

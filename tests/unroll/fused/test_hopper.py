@@ -8,19 +8,18 @@ import numpy as np
 import pytest
 
 import gru_jax
-from gru_jax._unroll.call_spec import make_call_spec
-from gru_jax._unroll.fused import hopper
+from gru_jax._unroll.call_spec import RematPolicy, make_call_spec
 from gru_jax._unroll.fused import run as fused
 from gru_jax._unroll.fused.interface import BackwardArgs, ForwardArgs
 from gru_jax._unroll.fused.reference_kernels import REFERENCE_KERNELS
-from gru_jax._unroll.masking import Controls, plan
+from gru_jax._unroll.masking import SequenceControls, make_scan_inputs
 from tests.cells.cases import assert_close
 from tests.unroll.fake_device import fake_default_device
 from tests.unroll.fused.cluster_interpreter import interpreter  # noqa: F401
 from tests.unroll.fused.kernel_harness import as_relu_gru
 
 
-def draw(time: int, batch: int, hidden: int) -> tuple[ForwardArgs, BackwardArgs]:
+def sample_args(time: int, batch: int, hidden: int) -> tuple[ForwardArgs, BackwardArgs]:
     """Random arguments of the two kernels."""
     keys = iter(jax.random.split(jax.random.key(time), 20))
 
@@ -59,7 +58,7 @@ def test_the_kernels_compute_the_reference(
     from gru_jax._unroll.fused.hopper.launch import make_kernels
 
     kernels = make_kernels(interpret=interpreter)
-    forward_args, backward_args = draw(time, batch, hidden)
+    forward_args, backward_args = sample_args(time, batch, hidden)
     options = {"reverse": reverse, "dtype": jnp.float32}
     # Sums in another order may round to another operand of the next matmul.
     assert_close(
@@ -77,7 +76,7 @@ def test_the_kernels_compute_the_reference(
 def test_a_masked_step_holds_the_state_bit_for_bit(interpreter):  # noqa: F811
     from gru_jax._unroll.fused.hopper.launch import make_kernels
 
-    args, _ = draw(3, 2, 128)
+    args, _ = sample_args(3, 2, 128)
     args = args._replace(valid=jnp.zeros((3, 2), bool), resets=None)
     kernels = make_kernels(interpret=interpreter)
     states, h_last = kernels.forward(args, reverse=False, dtype=jnp.float32)
@@ -93,13 +92,13 @@ def test_a_sequence_and_its_gradients(interpreter):  # noqa: F811
     xs = jax.random.normal(jax.random.key(1), (time, batch, features)).astype(jnp.bfloat16)
     h0 = jax.random.normal(jax.random.key(2), (batch, hidden))
     starts = jax.random.bernoulli(jax.random.key(3), 0.3, (time, batch))
-    controls = Controls(jnp.array([4, 0, 2]), None, starts)
+    controls = SequenceControls(jnp.array([4, 0, 2]), None, starts)
     weights = jax.random.normal(jax.random.key(4), (time, batch, hidden)).astype(jnp.bfloat16)
-    spec = make_call_spec(cell, xs, h0, is_explicit=True)
+    spec = make_call_spec(cell, xs, h0, has_resets=True, is_explicit=True, remat=RematPolicy())
 
     def by(kernels):
         def run(cell, xs, h0):
-            inputs = plan(xs, controls, reverse=False)
+            inputs = make_scan_inputs(xs, controls, reverse=False)
             h_last, ys = fused.run(spec, cell, inputs, h0, reverse=False, kernels=kernels)
             return (ys * weights).astype(jnp.float32).sum() + h_last.sum(), (h_last, ys)
 
@@ -151,17 +150,19 @@ def test_a_hopper_gpu_gets_the_kernels():
 )
 def test_unsupported_calls(platform, kind, hidden, dtype, reason):
     """An explicit request raises; the default is another implementation."""
-    xs = XS.astype(dtype)
+    cell, xs = jax.eval_shape(lambda: params(hidden)), XS.astype(dtype)
     with fake_default_device(platform, kind):
         with pytest.raises(NotImplementedError, match=f"mosaic_gpu.*{reason}"):
-            gru_jax.unroll(params(hidden), xs, implementation="mosaic_gpu")
-        assert KERNEL not in lower(gru_jax.unroll, params(hidden), xs)
+            gru_jax.explain(cell, xs, implementation="mosaic_gpu")
+        explanation = gru_jax.explain(cell, xs)
+    assert explanation.implementation == "xla"
+    assert reason in "; ".join(explanation.reasons["mosaic_gpu"])
 
 
 def test_every_reason_is_given():
     with fake_default_device("gpu", "NVIDIA A100-SXM4-80GB", count=2):
-        spec = make_call_spec(params(64), XS.astype("float16"), None, is_explicit=False)
-        reasons = hopper.unsupported_reasons(spec)
+        explanation = gru_jax.explain(jax.eval_shape(lambda: params(64)), XS.astype("float16"))
+    reasons = list(explanation.reasons["mosaic_gpu"])
     for reason in ("A100", "got float16", "partition the program over 2", "got 64"):
         (found,) = [text for text in reasons if reason in text]
         reasons.remove(found)

@@ -12,9 +12,10 @@ from gru_jax._unroll.fused.tpu import tiling
 from gru_jax._unroll.fused.tpu.kernels import make_kernels
 from gru_jax._unroll.fused.tpu.tiling import TpuSpec
 from tests.cells.cases import GRU_AFTER, Problem, assert_close
-from tests.shapes import Shape
+from tests.shapes import ProblemSize
+from tests.slow import slow
 from tests.unroll.fused.kernel_harness import unroll_by, with_float32_carry
-from tests.unroll.test_implementations import SHAPE, draw_controls
+from tests.unroll.test_implementations import SHAPE, sample_controls
 
 # With two cores, a batch that fills more than one register is split in two.
 SPEC = TpuSpec(vmem_mib=16, cores=2)
@@ -32,8 +33,8 @@ def unroll():
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 @jax.enable_x64(True)
 def test_all_controls(unroll, reverse):
-    problem = Problem.draw(GRU_AFTER, SHAPE, learned_h0=True)
-    controls = {"reverse": reverse, **draw_controls(SHAPE)}
+    problem = Problem.sample(GRU_AFTER, SHAPE, learned_h0=True)
+    controls = {"reverse": reverse, **sample_controls(SHAPE)}
     assert_close(
         problem.run("float64", unroll, **controls), problem.expected(**controls), "float64"
     )
@@ -43,8 +44,8 @@ def test_all_controls(unroll, reverse):
 @jax.enable_x64(True)
 def test_each_flag_alone(unroll, control):
     shape = SHAPE._replace(time=2)
-    problem = Problem.draw(GRU_AFTER, shape)
-    controls = {control: draw_controls(shape)[control]}
+    problem = Problem.sample(GRU_AFTER, shape)
+    controls = {control: sample_controls(shape)[control]}
     assert_close(
         problem.run("float64", unroll, **controls), problem.expected(**controls), "float64"
     )
@@ -52,35 +53,37 @@ def test_each_flag_alone(unroll, control):
 
 @pytest.mark.parametrize(
     ("time", "batch", "checkpoint"),
-    [(1, (1,), None), (2, (17,), "step"), (3, (), None), (7, (2, 2), "chunk")],
+    [(1, (1,), None), (2, (17,), "step"), slow(3, (), None), slow(7, (2, 2), "chunk")],
     ids=str,
 )
 @jax.enable_x64(True)
 def test_odd_sizes(unroll, time, batch, checkpoint):
-    problem = Problem.draw(GRU_AFTER, Shape(time, batch, 2, 3))
+    problem = Problem.sample(GRU_AFTER, ProblemSize(time, batch, 2, 3))
     outcome = problem.run("float64", unroll, checkpoint=checkpoint)
     assert_close(outcome, problem.expected(), "float64")
 
 
+@pytest.mark.slow
 def test_bfloat16(unroll):
-    problem = Problem.draw(GRU_AFTER, SHAPE, learned_h0=True).rounded("bfloat16")
-    controls = draw_controls(SHAPE)
+    problem = Problem.sample(GRU_AFTER, SHAPE, learned_h0=True).rounded("bfloat16")
+    controls = sample_controls(SHAPE)
     outcome = with_float32_carry(problem, unroll, **controls)
     assert_close(outcome, problem.expected(**controls), "bfloat16")
 
 
 def test_float32_multiplied_in_bfloat16():
     """Only the matmuls' operands are rounded: not inputs, state or outputs."""
-    problem = Problem.draw(GRU_AFTER, SHAPE).rounded("bfloat16")
+    problem = Problem.sample(GRU_AFTER, SHAPE).rounded("bfloat16")
     with unroll_by(make_kernels(SPEC, interpret=True), matmul_dtype=jnp.bfloat16) as unroll:
         outcome = problem.run("float32", unroll)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(outcome)} == {"float32"}
     assert_close(outcome, problem.expected(), "bfloat16")
 
 
+@pytest.mark.parametrize("over", ["sequences", slow("weights")])
 @jax.enable_x64(True)
-def test_mapped_over_sequences_and_over_weights(unroll):
-    problem = Problem.draw(GRU_AFTER, Shape(2, (3,), 2, 3))
+def test_vmap(over, unroll):
+    problem = Problem.sample(GRU_AFTER, ProblemSize(2, (3,), 2, 3))
     cell, xs, state = problem.inputs("float64")
     cells = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf, -leaf]), cell)
 
@@ -90,16 +93,17 @@ def test_mapped_over_sequences_and_over_weights(unroll):
             return (last**2).sum() + (ys**3).sum()
 
         gradient = jax.grad(loss, (0, 1, 2))
-        sequences = jax.vmap(gradient, (None, 1, 0))
-        weights = jax.vmap(gradient, (0, None, None))
-        return jax.jit(lambda: (sequences(cell, xs, state), weights(cells, xs, state)))()
+        if over == "sequences":
+            return jax.jit(jax.vmap(gradient, (None, 1, 0)))(cell, xs, state)
+        return jax.jit(jax.vmap(gradient, (0, None, None)))(cells, xs, state)
 
     assert_close(gradients("fused"), gradients("scan"), "float64")
 
 
+@pytest.mark.slow
 def test_shard_map(unroll):
     """Without ``check_vma``, which JAX's interpreter of kernels does not pass."""
-    problem = Problem.draw(GRU_AFTER, Shape(2, (4,), 2, 3))
+    problem = Problem.sample(GRU_AFTER, ProblemSize(2, (4,), 2, 3))
     cell, xs, _ = problem.inputs("float32")
     starts = jnp.ones(xs.shape[:2], bool)
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
@@ -116,12 +120,13 @@ def test_shard_map(unroll):
     assert_close(gradient(sharded), gradient(ys), "float32")
 
 
+@pytest.mark.slow
 def test_on_a_simulated_tpu():
     """Uninitialised memory, and memory beyond an array's end, is NaN."""
     simulated = pltpu.InterpretParams(
         uninitialized_memory="nan", out_of_bounds_reads="uninitialized"
     )
-    problem = Problem.draw(GRU_AFTER, Shape(5, (17,), 2, 128), learned_h0=True)
+    problem = Problem.sample(GRU_AFTER, ProblemSize(5, (17,), 2, 128), learned_h0=True)
     controls = {"mask": problem.xs[..., 0] < 0.5, "starts": problem.xs[..., 1] < -0.5}
     outcomes = []
     for kernels in (make_kernels(SPEC, interpret=simulated), REFERENCE_KERNELS):

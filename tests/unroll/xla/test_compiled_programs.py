@@ -13,10 +13,10 @@ import gru_jax
 from gru_jax._unroll import call_spec
 from gru_jax._unroll.xla.tuning import CPU_TUNING, Tuning
 from tests.cells.cases import CASES, GRU_AFTER, GRU_BEFORE, Problem
-from tests.shapes import Shape
+from tests.shapes import ProblemSize
 from tests.unroll.tuning_overrides import SAVING_PREACTIVATIONS, force_chunks, override, unroll_with
 
-SHAPE = Shape(time=7, batch=(2,), input=2, hidden=3)
+SHAPE = ProblemSize(time=7, batch=(2,), input=2, hidden=3)
 
 
 def equations(jaxpr) -> Iterator[jax.extend.core.JaxprEqn]:
@@ -36,7 +36,7 @@ def test_the_loop_writes_its_carry_alone(implementation, mask):
     In it, they are a second array; one in bfloat16 took time quadratic in the number of steps on
     a CPU with JAX 0.10, which converts all of it at each.
     """
-    params, xs, _ = Problem.draw(GRU_AFTER, SHAPE).inputs("bfloat16")
+    params, xs, _ = Problem.sample(GRU_AFTER, SHAPE).inputs("bfloat16")
     with unroll_with(implementation) as unroll:
         program = jax.make_jaxpr(functools.partial(unroll, mask=mask))(params, xs)
     (loop,) = (found for found in equations(program.jaxpr) if found.primitive.name == "scan")
@@ -49,7 +49,7 @@ def test_the_loop_writes_its_carry_alone(implementation, mask):
 @pytest.mark.parametrize("tuning", [force_chunks(3), force_chunks(3, project_in_loop=True)])
 def test_one_feature_is_a_matmul(implementation, tuning):
     """Otherwise XLA fuses it with the gates, and vectorises none on a CPU."""
-    inputs = Problem.draw(GRU_AFTER, SHAPE._replace(input=1)).inputs("float32")
+    inputs = Problem.sample(GRU_AFTER, SHAPE._replace(input=1)).inputs("float32")
     with unroll_with(implementation, tuning) as unroll:
         program = jax.make_jaxpr(unroll)(*inputs)
     matmuls = [found for found in equations(program.jaxpr) if found.primitive.name == "dot_general"]
@@ -63,7 +63,7 @@ def test_one_feature_is_a_matmul(implementation, tuning):
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_the_loop_multiplies_weights_as_it_gets_them(case):
     """The gates' weights are concatenated, and splitting them is a copy at each step."""
-    inputs = Problem.draw(case, SHAPE).inputs("float32")
+    inputs = Problem.sample(case, SHAPE).inputs("float32")
     with unroll_with("xla") as unroll:
         program = jax.make_jaxpr(unroll)(*inputs)
     (loop,) = (found for found in equations(program.jaxpr) if found.primitive.name == "scan")
@@ -77,7 +77,7 @@ def test_the_loop_multiplies_weights_as_it_gets_them(case):
 @pytest.mark.parametrize("case", [GRU_AFTER, GRU_BEFORE], ids=str)
 def test_the_candidate_is_read_once(case):
     """Otherwise JAX 0.12 does not vectorise the gates of a small loop on a CPU."""
-    cell, xs, state = Problem.draw(case, SHAPE).inputs("float32")
+    cell, xs, state = Problem.sample(case, SHAPE).inputs("float32")
     program = list(equations(jax.make_jaxpr(gru_jax.step)(cell, state, xs[0]).jaxpr))
     (candidate,) = (found.outvars[0] for found in program if found.primitive.name == "tanh")
     assert sum(candidate in found.invars for found in program) == 1
@@ -102,7 +102,7 @@ def test_a_forward_pass_does_not_write_all_projected_inputs(sizes, shards, monke
 @pytest.fixture(scope="module")
 def working_memory():
     """Bytes that a gradient needs besides arguments and results, by implementation and policy."""
-    problem = Problem.draw(GRU_AFTER, Shape(time=64, batch=(8,), input=16, hidden=32))
+    problem = Problem.sample(GRU_AFTER, ProblemSize(time=64, batch=(8,), input=16, hidden=32))
     inputs = problem.inputs("float32")
 
     def measure(implementation, checkpoint, tuning=SAVING_PREACTIVATIONS):

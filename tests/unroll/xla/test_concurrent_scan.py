@@ -17,11 +17,12 @@ from gru_jax._unroll import call_spec
 from gru_jax._unroll.xla import run as xla
 from gru_jax._unroll.xla.tuning import Tuning
 from tests.cells.cases import GRU_AFTER, GRU_BEFORE, LSTM, RNN, Problem, assert_close
-from tests.shapes import Shape
+from tests.shapes import ProblemSize
+from tests.slow import slow, slow_but
 from tests.unroll.tuning_overrides import force_chunks, force_time_blocks, override, unroll_with
 
-# Three shards, of one, two and two sequences; chunks of three steps, and a rest of one.
-SHAPE = Shape(time=7, batch=(5,), input=2, hidden=3)
+# Three shards, of one, two and two sequences; chunks of three steps, and a last one of one step.
+SHAPE = ProblemSize(time=7, batch=(5,), input=2, hidden=3)
 LENGTHS = np.array([7, 0, 3, 6, 1])
 
 
@@ -53,7 +54,7 @@ def shards_seen(monkeypatch):
         (GRU_AFTER, True, None, {}),
         (GRU_AFTER, False, "step", {"reverse": True, "lengths": LENGTHS}),
         (GRU_BEFORE, True, "step", {"lengths": LENGTHS}),
-        (GRU_BEFORE, False, None, {"reverse": True}),
+        slow(GRU_BEFORE, False, None, {"reverse": True}),
         (LSTM, True, None, {"lengths": LENGTHS}),
         (RNN, True, None, {"reverse": True}),
     ],
@@ -61,9 +62,9 @@ def shards_seen(monkeypatch):
 )
 @jax.enable_x64(True)
 def test_against_the_reference(case, project_in_loop, checkpoint, controls, shards_seen):
-    problem = Problem.draw(case, SHAPE, learned_h0=True)
-    blocks = force_chunks(3, project_in_loop=project_in_loop, sequences=SHAPE.batch[0])
-    with unroll_with("xla", in_shards(3, blocks)) as unroll:
+    problem = Problem.sample(case, SHAPE, learned_h0=True)
+    chunks = force_chunks(3, project_in_loop=project_in_loop, sequences=SHAPE.batch[0])
+    with unroll_with("xla", in_shards(3, chunks)) as unroll:
         outcome = problem.run("float64", unroll, checkpoint=checkpoint, **controls)
     assert_close(outcome, problem.expected(**controls), "float64")
     assert set(shards_seen) == {3}
@@ -74,8 +75,8 @@ def test_against_the_reference(case, project_in_loop, checkpoint, controls, shar
 )
 @jax.enable_x64(True)
 def test_time_blocks_of_shards(controls, shards_seen):
-    """Without a gradient: three steps each, and a rest of one."""
-    inputs = Problem.draw(GRU_AFTER, SHAPE, learned_h0=True).inputs("float64")
+    """Without a gradient: three steps each, and one step left."""
+    inputs = Problem.sample(GRU_AFTER, SHAPE, learned_h0=True).inputs("float64")
     with unroll_with("scan") as unroll:
         expected = unroll(*inputs, **controls)
     blocks = force_time_blocks(3, sequences=SHAPE.batch[0])
@@ -90,11 +91,19 @@ def test_shards_of_a_cell_that_fits_in_a_cache_have_no_time_blocks(shards_seen):
     assert shards_seen == [3]
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("jvp", "jvp of grad", "vmap of grad", "checkpoint"),
+        slow(("hessian",)),
+    ],
+    ids=", ".join,
+)
 @jax.enable_x64(True)
-def test_transformations_see_no_difference(shards_seen):
-    problem = Problem.draw(GRU_AFTER, SHAPE, learned_h0=True)
+def test_transformations_see_no_difference(names, shards_seen):
+    problem = Problem.sample(GRU_AFTER, SHAPE, learned_h0=True)
     cell, xs, state = problem.inputs("float64")
-    directions = Problem.draw(GRU_AFTER, SHAPE, seed=1, learned_h0=True).inputs("float64")
+    directions = Problem.sample(GRU_AFTER, SHAPE, seed=1, learned_h0=True).inputs("float64")
     ensemble = jax.tree.map(lambda *leaves: jnp.stack(leaves), cell, directions[0])
 
     def transformed(unroll):
@@ -102,13 +111,14 @@ def test_transformations_see_no_difference(shards_seen):
             last, ys = unroll(*inputs)
             return jnp.sum(ys**3) + jnp.sum(last**2)
 
-        return {
-            "jvp": jax.jvp(unroll, (cell, xs, state), directions),
-            "jvp of grad": jax.jvp(jax.grad(loss), (cell, xs, state), directions),
-            "hessian": jax.hessian(lambda state: loss(cell, xs, state))(state),
-            "vmap of grad": jax.vmap(jax.grad(loss), (0, None, None))(ensemble, xs, state),
-            "checkpoint": jax.grad(jax.checkpoint(loss))(cell, xs, state),
+        results = {
+            "jvp": lambda: jax.jvp(unroll, (cell, xs, state), directions),
+            "jvp of grad": lambda: jax.jvp(jax.grad(loss), (cell, xs, state), directions),
+            "hessian": lambda: jax.hessian(lambda state: loss(cell, xs, state))(state),
+            "vmap of grad": lambda: jax.vmap(jax.grad(loss), (0, None, None))(ensemble, xs, state),
+            "checkpoint": lambda: jax.grad(jax.checkpoint(loss))(cell, xs, state),
         }
+        return {name: results[name]() for name in names}
 
     with unroll_with("scan") as unroll:
         expected = jax.jit(lambda: transformed(unroll))()
@@ -120,7 +130,7 @@ def test_transformations_see_no_difference(shards_seen):
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
 def test_values_that_are_not_finite_stay_in_their_sequence(poison, shards_seen):
     """The loops' counters are made to depend on what they compute."""
-    problem = Problem.draw(GRU_AFTER, SHAPE)
+    problem = Problem.sample(GRU_AFTER, SHAPE)
     cell, xs, state = problem.inputs("float32")
     poisoned = xs.at[2, 0].set(poison)
     with unroll_with("scan") as unroll:
@@ -134,26 +144,25 @@ def test_values_that_are_not_finite_stay_in_their_sequence(poison, shards_seen):
 
 
 def unroll_in_shards(case=GRU_AFTER, shape=SHAPE, tuning=None, dtype="float32", **controls):
-    cell, xs, state = Problem.draw(case, shape).inputs(dtype)
+    cell, xs, state = Problem.sample(case, shape).inputs(dtype)
     with unroll_with("xla", tuning or in_shards(2)) as unroll:
         unroll(cell, xs, state, **controls)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"starts": np.zeros((7, 5), bool)},
-        {"shape": SHAPE._replace(batch=())},
-        {"shape": SHAPE._replace(batch=(2, 3))},
-        {"shape": SHAPE._replace(batch=(1,))},
-        {"shape": SHAPE._replace(time=0)},
-        {"dtype": "bfloat16"},
-        {"tuning": in_shards(1)},
-        {"tuning": override(in_shards(2), shards={"min_rows": 3})},
-        {"tuning": override(in_shards(2), shards={"threshold": 7 * 5 * 3 + 1})},
-    ],
-    ids=str,
-)
+NOT_SPLIT = {
+    "starts": {"starts": np.zeros((7, 5), bool)},
+    "no batch axis": {"shape": SHAPE._replace(batch=())},
+    "two batch axes": {"shape": SHAPE._replace(batch=(2, 3))},
+    "one sequence": {"shape": SHAPE._replace(batch=(1,))},
+    "no steps": {"shape": SHAPE._replace(time=0)},
+    "bfloat16": {"dtype": "bfloat16"},
+    "one core": {"tuning": in_shards(1)},
+    "few rows": {"tuning": override(in_shards(2), shards={"min_rows": 3})},
+    "few states": {"tuning": override(in_shards(2), shards={"threshold": 7 * 5 * 3 + 1})},
+}
+
+
+@pytest.mark.parametrize("options", NOT_SPLIT.values(), ids=NOT_SPLIT)
 def test_when_the_batch_is_not_split(options, shards_seen):
     unroll_in_shards(**options)
     assert not shards_seen
@@ -162,16 +171,16 @@ def test_when_the_batch_is_not_split(options, shards_seen):
 
 
 def test_a_cell_that_fits_in_no_cache_is_split_for_its_gradient_alone(shards_seen):
-    cell, xs, state = Problem.draw(GRU_AFTER, SHAPE).inputs("float32")
+    cell, xs, state = Problem.sample(GRU_AFTER, SHAPE).inputs("float32")
     with unroll_with("xla", override(in_shards(2), shards={"max_params": 1})) as unroll:
         unroll(cell, xs, state)
         assert not shards_seen
-        jax.grad(lambda xs: unroll(cell, xs, state)[1].sum())(xs)
+        jax.jit(jax.grad(lambda xs: unroll(cell, xs, state)[1].sum()))(xs)
     assert shards_seen == [2]
 
 
 def test_on_several_devices_the_batch_is_one(shards_seen, monkeypatch):
-    """It may be spread over them, along the axis that would be cut."""
+    """It may be sharded over them, along the axis that would be split."""
     monkeypatch.setattr(call_spec, "count_devices", lambda device: 2)
     unroll_in_shards()
     assert not shards_seen
@@ -183,7 +192,8 @@ CELLS = {
     "lstm": "init_lstm(jax.random.key(0), 16, 64)",
 }
 
-PROGRAM = f"""
+PROGRAM = """
+import sys
 import jax, jax.numpy as jnp
 import gru_jax
 from gru_jax._unroll.xla import tuning
@@ -204,17 +214,17 @@ blocks = Tuning(
     projection=ProjectionTuning(max_params=0),
     time_block=TimeBlockTuning(elements=2**16),
 )
-for cell in {list(CELLS.values())}:
-    for function, chosen in ((forward, plain), (time_blocks, blocks), (gradient, plain)):
-        tuning.CPU_TUNING = chosen
-        jax.clear_caches()
-        jax.jit(function).lower(eval("gru_jax." + cell), xs).compile()
+params = eval("gru_jax." + sys.argv[1])
+for function, chosen in ((forward, plain), (time_blocks, blocks), (gradient, plain)):
+    tuning.CPU_TUNING = chosen
+    jax.clear_caches()
+    jax.jit(function).lower(params, xs).compile()
 """
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory) -> dict[tuple[str, str], Path]:
-    """What XLA makes of a function of a cell."""
+@pytest.fixture(scope="module", params=slow_but(["gru_after", "lstm"], CELLS))
+def compiled(request, tmp_path_factory) -> dict[str, Path]:
+    """The compiled functions of a cell."""
     dumped = tmp_path_factory.mktemp("dumped")
     environment = {
         **os.environ,
@@ -225,26 +235,20 @@ def compiled(tmp_path_factory) -> dict[tuple[str, str], Path]:
         "JAX_ENABLE_COMPILATION_CACHE": "false",
     }
     root = Path(gru_jax.__file__).parents[1]
-    subprocess.run([sys.executable, "-c", PROGRAM], env=environment, cwd=root, check=True)
-    return {
-        (function, cell): path
-        for function in ("forward", "time_blocks", "gradient")
-        for cell, path in zip(
-            # Numbered in the order of compilation.
-            CELLS,
-            sorted(dumped.glob(f"*jit_{function}.cpu_after_optimizations.txt")),
-            strict=True,
-        )
-    }
+    command = [sys.executable, "-c", PROGRAM, CELLS[request.param]]
+    subprocess.run(command, env=environment, cwd=root, check=True)
+    paths = {}
+    for function in ("forward", "time_blocks", "gradient"):
+        (paths[function],) = dumped.glob(f"*jit_{function}.cpu_after_optimizations.txt")
+    return paths
 
 
-@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize(
     ("function", "pairs"), [("forward", 1), ("time_blocks", 1), ("gradient", 2)]
 )
-def test_no_loop_writes_what_another_one_uses(function, pairs, cell, compiled):
+def test_no_loop_writes_what_another_one_uses(function, pairs, compiled):
     """Otherwise XLA runs them one after another."""
-    path = compiled[function, cell]
+    path = compiled[function]
     module = path.read_text()
     memory = path.with_name(path.stem + "-buffer-assignment.txt").read_text()
     # The loops of the forward pass, and those of the backward pass.
