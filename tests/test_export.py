@@ -1,11 +1,13 @@
 """Exported programs: they compute what the library computes, in a process that has JAX alone."""
 
+import functools
 import json
 import os
 import subprocess
 import sys
 import zipfile
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,12 +63,7 @@ def random_array(*shape, seed=1):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
-def assert_close(actual, expected):
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6, strict=True),
-        actual,
-        expected,
-    )
+assert_close = functools.partial(chex.assert_trees_all_close, rtol=1e-6, atol=1e-6, strict=True)
 
 
 def test_a_process_without_the_library_runs_the_files(tmp_path):
@@ -126,13 +123,15 @@ def test_trainable_programs_have_the_gradient():
         return jnp.sum(h_last**2) + jnp.sum(jnp.sin(ys))
 
     arrays = export.param_arrays(params)
-    found = jax.grad(lambda arrays, xs: loss(call(arrays, xs, h0, lengths)), (0, 1))(arrays, xs)
-    expected = jax.grad(
-        lambda params, xs: loss(gru_jax.unroll(params, xs, h0, lengths=lengths)), (0, 1)
+    gradient = jax.jit(jax.grad(lambda arrays, xs: loss(call(arrays, xs, h0, lengths)), (0, 1)))
+    found = gradient(arrays, xs)
+    expected = jax.jit(
+        jax.grad(lambda params, xs: loss(gru_jax.unroll(params, xs, h0, lengths=lengths)), (0, 1))
     )(params, xs)
     assert_close(found, (export.param_arrays(expected[0]), expected[1]))
 
 
+@pytest.mark.slow
 def test_the_program_for_any_size_has_the_same_gradient_as_that_for_one():
     params, xs = gru(), random_array(7, 3, 3)
 

@@ -6,20 +6,42 @@ from pathlib import Path
 
 import pytest
 
-TOUR = """
+from tests.slow import slow
+
+SETUP = """
 from jaxtyping import install_import_hook
 
 with install_import_hook("gru_jax", "beartype.beartype"):
     import gru_jax
-    import gru_jax.nn
 
 import jax
 import jax.numpy as jnp
 import pytest
-from flax import nnx
 from jaxtyping import TypeCheckError
 
 key = jax.random.key(0)
+
+# The checker works: it reports an argument that does not match its annotation.
+with pytest.raises(TypeCheckError):
+    gru_jax.init(key, "three", 4)
+"""
+
+QUICK = """
+params = gru_jax.init(key, 3, 4, learned_h0=True)
+xs, flags = jnp.ones((7, 2, 3)), jnp.ones((7, 2), bool)
+h = gru_jax.step(params, gru_jax.initial_state(params, (2,)), xs[0])
+options = dict(lengths=jnp.full(2, 5), mask=flags, starts=flags)
+gru_jax.unroll(params, xs, h, **options)
+for window in gru_jax.tbptt_windows(xs, 4, **options):
+    h, ys = jax.eval_shape(lambda: gru_jax.unroll(params, h0=h, **window))
+"""
+
+TOUR = """
+with install_import_hook("gru_jax", "beartype.beartype"):
+    import gru_jax.nn
+
+from flax import nnx
+
 cells = [(gru_jax.init, ()), (gru_jax.init_lstm, (2,)), (gru_jax.init_rnn, (2, 3))]
 for (init, batch), dtype in zip(cells, (jnp.float32, jnp.bfloat16, jnp.float16)):
     params = init(key, 3, 4, dtype=dtype, learned_h0=True)
@@ -39,17 +61,13 @@ gru_jax.unroll_stack(stack, jnp.ones((5, 2, 3)), dropout=0.5, key=key, every_lay
 model = gru_jax.nn.GRU(3, 4, num_layers=2, dropout=0.5, rngs=nnx.Rngs(0))
 model(jnp.ones((2, 5, 3)), seq_lengths=jnp.array([1, 5]), return_carry=True)
 nnx.RNN(gru_jax.nn.GRUCell(3, 4, rngs=nnx.Rngs(0)))(jnp.ones((2, 5, 3)))
-
-# The checker is awake: an annotation is not met, and it says so.
-with pytest.raises(TypeCheckError):
-    gru_jax.init(key, "three", 4)
 """
 
 
-@pytest.mark.slow
-def test_annotations_hold_in_a_tour_of_the_library():
+@pytest.mark.parametrize("calls", [QUICK, slow(TOUR)], ids=["one cell", "the library"])
+def test_annotations_hold_in_calls_of(calls):
     process = subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", TOUR],
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", SETUP + calls],
         cwd=Path(__file__).parents[1],
         capture_output=True,
         text=True,

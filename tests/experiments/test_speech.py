@@ -111,10 +111,10 @@ def test_a_broken_archive_has_no_hash(cut):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("x_theo_0.wav", wav(np.zeros(300, np.int16)), "no recording of a digit"),
-        ("1_theo.wav", wav(np.zeros(300, np.int16)), "no recording of a digit"),
-        ("1_theo_0.wav", b"RIFFxxxx", "no recording of a digit"),
-        ("1_theo_0.wav", wav(np.zeros(300, np.int16))[:40], "no recording of a digit"),
+        ("x_theo_0.wav", wav(np.zeros(300, np.int16)), "is not a recording of a digit"),
+        ("1_theo.wav", wav(np.zeros(300, np.int16)), "is not a recording of a digit"),
+        ("1_theo_0.wav", b"RIFFxxxx", "is not a recording of a digit"),
+        ("1_theo_0.wav", wav(np.zeros(300, np.int16))[:40], "is not a recording of a digit"),
         ("1_theo_0.wav", wav(np.zeros(300, np.int16), 16000), "at 16000 Hz in 1 .* at 8000 Hz"),
         ("1_theo_0.wav", wav(np.zeros((300, 3), np.int16)), "in 3 channels of int16, but"),
         ("1_theo_0.wav", wav(np.zeros(300, np.float32)), "of float32, but"),

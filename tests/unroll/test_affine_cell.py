@@ -96,7 +96,7 @@ class OutputOfTheMean(Averager):
 
 @cell_class
 class SharedInput(WithABias):
-    """The projected input is an addend twice and read elementwise; a vector is an addend, too."""
+    """The projected input is an addend, twice, and read elementwise; a vector is an addend, too."""
 
     def project(self, xs):
         return dot(xs, self.w_x)
