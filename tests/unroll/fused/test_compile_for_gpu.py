@@ -13,11 +13,11 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 import gru_jax
-from gru_jax._unroll import call_spec
 from gru_jax._unroll.call_spec import RematPolicy, make_call_spec
 from gru_jax._unroll.fused import run as fused
 from gru_jax._unroll.fused.transforms import with_transform_rules
 from gru_jax._unroll.masking import SequenceControls, make_scan_inputs
+from tests.unroll.fake_device import fake_default_device
 from tests.unroll.fused import compile_for_gpu
 from tests.unroll.hlo_launch_count import launches
 
@@ -131,10 +131,7 @@ def test_shard_map_over_the_batch():
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
-def test_the_xla_gradient_launches_few_kernels_per_step(dtype, monkeypatch):
-    # While a program is traced, the device that it will be compiled for is not known.
-    monkeypatch.setattr(call_spec, "default_device", lambda: compile_for_gpu.mesh(1).devices.item())
-
+def test_the_xla_gradient_launches_few_kernels_per_step(dtype):
     def per_step(implementation):
         def loss(cell, xs, h0):
             last, ys = gru_jax.unroll(cell, xs, h0, implementation=implementation)
@@ -142,7 +139,9 @@ def test_the_xla_gradient_launches_few_kernels_per_step(dtype, monkeypatch):
 
         cell, xs, h0, *_ = arguments(BATCH)
         placed = compile_for_gpu.on_h100((cell, jax.ShapeDtypeStruct(xs.shape, dtype), h0))
-        compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(*placed).compile()
+        # While a program is traced, the device that it will be compiled for is not known.
+        with fake_default_device("gpu", "NVIDIA H100 80GB HBM3"):
+            compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(*placed).compile()
         return launches(compiled.as_text()) / TIME
 
     by_xla = per_step("xla")
