@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, Literal, TypeAlias, TypedDict
 
 import jax
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 
 Array: TypeAlias = jax.Array
 DType: TypeAlias = Any
@@ -33,7 +33,8 @@ StepInputs: TypeAlias = Float[Array, "*batch input"]
 Outputs: TypeAlias = Float[Array, "time *batch output"]
 Hidden: TypeAlias = Float[Array, "*batch hidden"]
 Lengths: TypeAlias = Int[Array, "*batch"]
-TimeMask: TypeAlias = Bool[Array, "time *batch"]
+TimeMask: TypeAlias = Bool[Array, "time *batch"] | Num[Array, "time *batch"]
+"""Booleans, or numbers of which those that are not zero are true."""
 
 ImplementationName: TypeAlias = Literal["mosaic_gpu", "pallas_tpu", "xla", "scan"]
 """The implementations of :func:`gru_jax.unroll`."""

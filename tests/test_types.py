@@ -33,7 +33,8 @@ h = gru_jax.step(params, gru_jax.initial_state(params, (2,)), xs[0])
 options = dict(lengths=jnp.full(2, 5), mask=flags, starts=flags)
 gru_jax.unroll(params, xs, h, **options)
 for window in gru_jax.tbptt_windows(xs, 4, **options):
-    h, ys = jax.eval_shape(lambda: gru_jax.unroll(params, h0=h, **window))
+    jax.eval_shape(lambda: gru_jax.unroll(params, h0=h, **window))
+gru_jax.explain(params, xs, starts=jnp.zeros((7, 2)), checkpoint=3)
 """
 
 TOUR = """

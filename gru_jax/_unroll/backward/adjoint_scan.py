@@ -61,6 +61,7 @@ class AdjointScan(Protocol):
     ) -> AdjointResult: ...
 
 
+@runtime_checkable
 class ScanFn(Protocol):
     """``lax.scan`` of ``body(consts, carry, x)``, with the body's constants as an argument."""
 
