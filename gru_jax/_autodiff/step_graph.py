@@ -45,6 +45,7 @@ def run_step(
     *,
     hoisted_weights: Sequence[Array] | None = None,
     preactivations: Sequence[tuple[Array, ...]] | None = None,
+    skip_matmuls: bool = False,
 ) -> StepTrace:
     """Runs one step and records its matmuls.
 
@@ -53,6 +54,7 @@ def run_step(
         hoisted_weights: one array for each matmul, multiplied in place of the weights that the
             cell computes from its parameters.
         preactivations: known results of the matmuls; then none is computed.
+        skip_matmuls: zeros are the results, for a trace of which only shapes or weights are read.
     """
     matmuls: list[Matmul] = []
 
@@ -62,7 +64,10 @@ def run_step(
         index = len(matmuls)
         if hoisted_weights is not None:
             weights = hoisted_weights[index]
-        if preactivations is None:
+        if skip_matmuls:
+            width = weights.shape[-1] // max(1, len(addends))
+            results = (jnp.zeros((*operand.shape[:-1], width), operand.dtype),) * len(addends)
+        elif preactivations is None:
             results = affine(operand, weights, addends)
         else:
             results = preactivations[index]
@@ -186,7 +191,7 @@ def trace_step(cell: AffineCell, features: Shape, dtype: DType) -> StepGraph:
         x,
     )
     preactivations = jax.eval_shape(
-        lambda *step: [matmul.preactivations for matmul in run_step(*step).matmuls],
+        lambda *step: [m.preactivations for m in run_step(*step, skip_matmuls=True).matmuls],
         cell,
         state,
         projected,

@@ -103,7 +103,7 @@ def backward_pass(
 
 def weights_of(cell: AffineCell, avals: tuple[State, Any]) -> list[Array]:
     """The weights of every matmul of a step, in order."""
-    trace = run_step(cell, *jax.tree.map(jnp.zeros_like, avals))
+    trace = run_step(cell, *jax.tree.map(jnp.zeros_like, avals), skip_matmuls=True)
     return [matmul.weights for matmul in trace.matmuls]
 
 
