@@ -98,7 +98,7 @@ def test_a_mapped_axis_joins_the_batch(unroll):
 def test_mapped_weights_are_told_once(unroll, caplog, monkeypatch):
     """The kernels have one set of weights: the reference runs, and the log says so."""
     monkeypatch.setattr(log, "_logged", set())
-    cell, xs, state = Problem.draw(GRU_AFTER, SHAPE).inputs("float32")
+    cell, xs, state = Problem.sample(GRU_AFTER, SHAPE).inputs("float32")
     cells = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), cell)
     with caplog.at_level(logging.INFO, logger="gru_jax"):
         jax.eval_shape(jax.vmap(unroll, (0, None, None)), cells, xs, state)
