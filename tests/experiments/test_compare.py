@@ -188,7 +188,7 @@ def test_a_cell_gets_its_overrides_and_the_table_shows_them(adding, write_config
     ("cells", "expected"),
     [
         ({"lsmt": {}}, ["cells.lsmt", "'gru', 'lstm' or 'rnn'"]),
-        ({"gru": {"optimizer.learning_rate": 0.1}}, ["cells.gru", "model.cell is gru"]),
+        ({"gru": {"model.hidden_size": 7}}, ["cells.gru", "model.hidden_size"]),
         ({"rnn": {"optimizer.learning_rat": 0.1}}, ["cells.rnn", "Did you mean learning_rate?"]),
         ({"rnn": {"optimiser.learning_rate": 0.1}}, ["cells.rnn", "no key optimiser.learning"]),
         ({"rnn": {"optimizer.learning_rate": -1}}, ["cells.rnn", "optimizer.learning_rate", "-1"]),
@@ -273,6 +273,9 @@ def test_a_single_seed_has_no_deviation(adding, write_config):
     [
         (["--cells", "gru,ltsm"], ["ltsm", "Did you mean lstm?"]),
         (["--seeds", "0"], ["--seeds", "0"]),
+        (["--search"], ["the key sweep is missing"]),
+        (["--trials", "0"], ["--trials", "0"]),
+        (["--average-over", "held_out"], ["'held_out'", "named values", "none"]),
         (["--model.hidden-size", "0"], ["model.hidden-size", "0"]),
     ],
 )
