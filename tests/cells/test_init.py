@@ -181,7 +181,7 @@ def test_chrono_bias_of_an_lstm_is_that_of_the_paper():
 def test_chrono_biases_lie_in_the_range_of_the_paper(longest, hidden):
     biases = np.asarray(gru_jax.initializers.chrono_bias(longest, hidden), np.float64)
     assert biases.shape == (hidden,)
-    rounding = 1e-6 * (1 + np.log(longest))
+    rounding = 1e-6 * (1 + float(np.log(longest)))
     assert biases[0] == pytest.approx(np.log(1), abs=rounding)
     assert np.diff(biases).min(initial=0) >= -rounding
     assert biases.max() <= np.log(longest - 1) + rounding
