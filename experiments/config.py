@@ -97,7 +97,7 @@ class Range(FrozenModel, frozen=True):
     low: int | float | None = Field(default=None, description="Least value.")
     high: int | float | None = Field(default=None, description="Greatest value.")
     log: bool = Field(default=False, description="Whether to sample uniformly in the logarithm.")
-    choices: list[bool | int | float | str] | None = Field(
+    choices: list[bool | int | float | str | None] | None = Field(
         default=None, min_length=1, description="All values."
     )
 
@@ -142,7 +142,8 @@ class ExperimentConfig(FrozenModel, frozen=True):
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
     sweep: dict[str, Range] = Field(
-        default={}, description="For the command sweep: search spaces by dotted key."
+        default={},
+        description="For the commands sweep and compare --search: search spaces by dotted key.",
     )
     cells: dict[Cell, dict[str, bool | int | float | str | None]] = Field(
         default={},

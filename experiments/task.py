@@ -8,6 +8,9 @@ from typing import Any, Literal, Protocol
 from experiments.export_spec import ExportSpec
 from experiments.typing import Batch, LossFunction, Metrics, Params, Split
 
+HIGHER_IS_BETTER = frozenset({"accuracy", "bleu", "recalled"})
+"""The metrics of all tasks of which a higher value is better; of all others, a lower one is."""
+
 
 @dataclass(frozen=True)
 class Task:

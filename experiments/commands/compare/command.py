@@ -12,6 +12,8 @@ import tyro
 from rich.console import Console
 
 from experiments.commands.compare import report
+from experiments.commands.compare.averages import AveragedValues, average, averaged_values
+from experiments.commands.compare.search import search_cells, write_search
 from experiments.commands.compare.sizes import count_parameters, with_cell
 from experiments.commands.compare.vmapped_training import PlannedRun, train_vmapped
 from experiments.config import ExperimentConfig
@@ -19,6 +21,7 @@ from experiments.datasets.registry import default_data_dir
 from experiments.errors import UserError
 from experiments.files import write_atomically, write_json
 from experiments.runs.cli_options import Config, config_file, parse_options
+from experiments.runs.config_loading import with_values
 from experiments.runs.directory import RunDirectory, chosen_run_directory, read_json
 from experiments.runs.provenance import provenance
 from experiments.runs.run import (
@@ -30,6 +33,7 @@ from experiments.runs.run import (
     train_run,
     write_tensorboard,
 )
+from experiments.runs.search import check_space
 from experiments.suggest import did_you_mean
 from experiments.tables import model_name
 from experiments.tasks import load_task
@@ -37,16 +41,18 @@ from gru_jax import training
 from gru_jax.cells import CELLS
 
 PROGRAM = "python -m experiments compare"
-USAGE = f"""usage: {PROGRAM} CONFIG [--cells gru,lstm,rnn --seeds 3 ...]
+USAGE = f"""usage: {PROGRAM} CONFIG [--search --cells gru,lstm,rnn --seeds 5 ...]
 
 Trains the experiment of the YAML file CONFIG with several cells and seeds. Each cell has the size
-that gives equally many parameters, and the values under the key `cells` of CONFIG.
+that gives equally many parameters, and the values under the key `cells` of CONFIG. With --search,
+each cell gets the best values of the search space under the key `sweep` instead.
 `{PROGRAM} CONFIG --help` lists the options."""
 GROUP_PREFIX = "vmapped"
 # Maximum parameters of a network whose seeds are vmapped by default. A larger network keeps the
 # machine busy by itself: on two cores, three seeds in sequence took 1.5 times as long as vmapped
 # ones with 8 units, as long with 46, and less with large batches.
 MAX_VMAPPED_PARAMETERS = 30_000
+Plans = dict[str, dict[str, tuple[list[RunDirectory], list[ExperimentConfig]]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +63,17 @@ class CompareOptions(Generic[Config]):
     cells: str = ",".join(CELLS)
     """Cells, separated by commas. Cells other than the config's get the size with equally many
     parameters."""
-    seeds: int = 3
+    seeds: int = 5
     """Number of seeds, counted from that of the config."""
+    search: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Searches first: for each cell the same space, the key `sweep` of the config, chosen by the
+    validation metric. The values replace those under the key `cells`."""
+    trials: int = 8
+    """Trials of --search for each cell. Where every key of `sweep` has choices, each point of the
+    grid is one trial, and this option has no effect."""
+    average_over: str | None = None
+    """A field with named values, such as held_out_speaker, or FIELD=VALUE,VALUE: trains each seed
+    with each value; the metric of the seed is the mean over the values."""
     vmap_seeds: bool | None = None
     """Whether to train the seeds of a cell as one vmapped program; the default is to do so for
     networks of at most 30,000 parameters."""
@@ -87,36 +102,81 @@ def main(arguments: list[str]) -> int:
         return 0
     options = parse_options(CompareOptions, path, arguments[1:], PROGRAM)
     cells = _cells(options.cells)
-    if options.seeds < 1:
-        raise UserError(f"--seeds is {options.seeds}, but should be 1 or more.")
+    for name in ("seeds", "trials"):
+        value = getattr(options, name)
+        if value < 1:
+            raise UserError(f"--{name} is {value}, but should be 1 or more.")
+    if options.search:
+        check_space(options.config, path)
     if options.tensorboard:
         check_tensorboard()
+    averaged = averaged_values(options.config, options.average_over)
     output = options.output or Path("runs", "compare", path.stem)
     command = f"{PROGRAM} {shlex.join(arguments)}"
-    seeds = range(options.config.seed, options.config.seed + options.seeds)
-    by_cell = {cell: with_cell(options.config, cell, options.data_dir) for cell in cells}
-    configs = {
-        cell: [config.model_copy(update={"seed": seed}) for seed in seeds]
-        for cell, config in by_cell.items()
-    }
-    runs = {
-        cell: [
-            chosen_run_directory(output / cell / f"s{config.seed}", config, "auto")
-            for config in of_cell
-        ]
-        for cell, of_cell in configs.items()
-    }
-    for cell in cells:
-        try:
-            stop = _train_missing(runs[cell], configs[cell], options, command)
-        except (training.TrainingError, OSError) as error:
-            print(f"{error}\nTo resume: {command}", file=sys.stderr)
-            return 1
-        if stop is not None:
-            print(f"Stopped by {stop.name}. To resume: {command}", file=sys.stderr)
-            return 128 + stop
-    _write(output, path.stem, runs, options.config, command)
+    config = options.config
+    try:
+        if options.search:
+            stop, found = search_cells(
+                config,
+                cells,
+                output,
+                num_trials=options.trials,
+                data_dir=options.data_dir,
+                command=command,
+            )
+            if stop is not None:
+                return _stopped(stop, command)
+            write_search(found, config, output, name=path.stem, command=command)
+            chosen = {cell: of_cell["chosen"] for cell, of_cell in found.items()}
+            config = config.model_copy(update={"cells": chosen})
+        plans = _plan(config, cells, averaged, output, options)
+        for of_value in plans.values():
+            for runs, configs in of_value.values():
+                stop = _train_missing(runs, configs, options, command)
+                if stop is not None:
+                    return _stopped(stop, command)
+    except (training.TrainingError, OSError) as error:
+        print(f"{error}\nTo resume: {command}", file=sys.stderr)
+        return 1
+    _write(output, path.stem, plans, averaged, config, options, command)
     return 0
+
+
+def _stopped(stop: signal.Signals, command: str) -> int:
+    """Prints how to resume, and returns the exit code."""
+    print(f"Stopped by {stop.name}. To resume: {command}", file=sys.stderr)
+    return 128 + stop
+
+
+def _plan(
+    config: ExperimentConfig,
+    cells: list[str],
+    averaged: AveragedValues | None,
+    output: Path,
+    options: CompareOptions[Any],
+) -> Plans:
+    """Returns the runs of all seeds and their configs, by averaged value and cell.
+
+    Without a field to average over, the only value is an empty string, and the runs of a cell are
+    in OUTPUT/CELL.
+    """
+    plans: Plans = {}
+    for value in averaged.values if averaged else [""]:
+        changes = {averaged.field: value} if averaged else {}
+        of_value = with_values(config, changes, where="--average-over")
+        plans[value] = {}
+        for cell in cells:
+            of_cell = with_cell(of_value, cell, options.data_dir)
+            configs = [
+                of_cell.model_copy(update={"seed": seed})
+                for seed in range(config.seed, config.seed + options.seeds)
+            ]
+            runs = [
+                chosen_run_directory(output / value / cell / f"s{of_seed.seed}", of_seed, "auto")
+                for of_seed in configs
+            ]
+            plans[value][cell] = runs, configs
+    return plans
 
 
 def _cells(names: str) -> list[str]:
@@ -202,20 +262,38 @@ def _group(
 def _write(
     output: Path,
     name: str,
-    runs: dict[str, list[RunDirectory]],
+    plans: Plans,
+    averaged: AveragedValues | None,
     config: ExperimentConfig,
+    options: CompareOptions[Any],
     command: str,
 ) -> None:
-    summaries = {
-        cell: [read_json(run.summary) for run in of_cell] for cell, of_cell in runs.items()
-    }
-    metas = {cell: [read_json(run.meta) for run in of_cell] for cell, of_cell in runs.items()}
+    summaries, metas = (
+        {
+            value: {
+                cell: [read_json(file(run)) for run in runs] for cell, (runs, _) in of_value.items()
+            }
+            for value, of_value in plans.items()
+        }
+        for file in (lambda run: run.summary, lambda run: run.meta)
+    )
     result = {
         "command": command,
         "name": name,
         **provenance(),
-        **report.gather(summaries, metas, config.published, config.cells),
+        "parameter_budget": count_parameters(config, options.data_dir),
+        **report.gather(
+            average(list(summaries.values())),
+            average(list(metas.values())),
+            config.published,
+            config.cells,
+        ),
     }
+    if averaged:
+        result["average_over"] = {
+            "field": averaged.field,
+            "values": {value: report.test_metrics(summaries[value]) for value in averaged.values},
+        }
     markdown = report.to_markdown(result)
     write_json(output / "compare.json", result)
     write_atomically(output / "compare.md", markdown)

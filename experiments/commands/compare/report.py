@@ -8,12 +8,19 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from experiments.commands.compare.significance import (
+    THRESHOLD,
+    compare_cells,
+    significantly_best,
+)
 from experiments.config import Published
 from experiments.markdown import markdown_table
 from experiments.plots import save
 from experiments.tables import baseline_rows, number, published_rows, sources
 
 Result = Mapping[str, Any]
+# Maximum relative difference between the numbers of parameters of two cells.
+BUDGET_TOLERANCE = 0.015
 
 
 def gather(
@@ -41,10 +48,7 @@ def gather(
             "parameters": of_cell[0]["parameters"],
             "own": dict(overrides.get(cell, {})),
             "seeds": [summary["seed"] for summary in of_cell],
-            "test": {
-                metric: summarize([summary["test"][metric] for summary in of_cell])
-                for metric in of_cell[0]["test"]
-            },
+            "test": test_metrics(summaries)[cell],
             "wall_seconds": [meta["wall_seconds"] for meta in metas[cell]],
         }
         for cell, of_cell in summaries.items()
@@ -56,6 +60,17 @@ def gather(
     }
 
 
+def test_metrics(summaries: Mapping[str, Sequence[Result]]) -> dict[str, dict[str, Any]]:
+    """Returns, by cell and test metric, the mean, deviation and values over the seeds."""
+    return {
+        cell: {
+            metric: summarize([summary["test"][metric] for summary in of_cell])
+            for metric in of_cell[0]["test"]
+        }
+        for cell, of_cell in summaries.items()
+    }
+
+
 def summarize(values: list[float]) -> dict[str, Any]:
     """Returns the mean, the sample standard deviation (None for one value), and the values."""
     deviation = statistics.stdev(values) if len(values) > 1 else None
@@ -63,16 +78,72 @@ def summarize(values: list[float]) -> dict[str, Any]:
 
 
 def to_markdown(result: Result) -> str:
-    """Returns the table with the command that made it, in Markdown."""
-    header, rows = table(result)
+    """Returns the table with the command that made it and tests of significance, in Markdown."""
+    header, rows = table(result, bold=True)
     parts = [
         f"{result['name']}: test metrics at the best validation, mean and standard deviation over "
         f"the seeds, by `{result['command']}`.",
         markdown_table(header, rows),
+        _significance(result["models"]),
+        _average_over(result),
         _overrides(result),
+        _budget(result),
         sources(published_metrics(result)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _significance(models: Sequence[Result]) -> str:
+    """Returns the test, the rule for bold, and the corrected p values of each metric."""
+    if len(models) < 2:
+        return ""
+    of_metrics = []
+    for metric in models[0]["test"]:
+        texts = [
+            f"{' and '.join(map(str.upper, comparison.cells))} "
+            + ("-" if comparison.p_holm is None else f"{comparison.p_holm:.2g}")
+            for comparison in compare_cells(models, metric)
+        ]
+        of_metrics.append(f"{metric.replace('_', ' ')}: {', '.join(texts)}")
+    return (
+        f"Bold: better than every other cell, p < {THRESHOLD:g}. p values of paired t-tests over "
+        f"the seeds, with Holm's correction over the pairs of cells: {'; '.join(of_metrics)}."
+    )
+
+
+def _average_over(result: Result) -> str:
+    """Returns a table with a row for each value of a field that the metrics are means over."""
+    if "average_over" not in result:
+        return ""
+    field, values = result["average_over"]["field"], result["average_over"]["values"]
+    columns = [
+        (metric, model["cell"])
+        for metric in result["models"][0]["test"]
+        for model in result["models"]
+    ]
+    name = field.replace("_", " ")
+    header = [name, *(f"{metric.replace('_', ' ')}, {cell.upper()}" for metric, cell in columns)]
+    rows = [
+        [value, *(mean(of_value[cell][metric]) for metric, cell in columns)]
+        for value, of_value in values.items()
+    ]
+    return f"Means over {name}, which are made of:\n\n{markdown_table(header, rows)}"
+
+
+def _budget(result: Result) -> str:
+    """Returns a sentence on models outside of the parameter budget; older results hold none."""
+    budget = result.get("parameter_budget")
+    texts = [
+        f"{model['model']} {100 * (model['parameters'] / budget - 1):+.1f} %"
+        for model in result["models"]
+        if budget and abs(model["parameters"] / budget - 1) > BUDGET_TOLERANCE
+    ]
+    return (
+        f"Parameters that differ by more than {100 * BUDGET_TOLERANCE:g} % from the budget, "
+        f"{budget:,}: {'; '.join(texts)}."
+        if texts
+        else ""
+    )
 
 
 def _overrides(result: Result) -> str:
@@ -85,9 +156,14 @@ def _overrides(result: Result) -> str:
     return f"Cell-specific values: {'; '.join(texts)}." if texts else ""
 
 
-def table(result: Result) -> tuple[list[str], list[list[str]]]:
-    """Returns the header and the rows: baselines, published metrics, models."""
-    metrics = list(result["models"][0]["test"])
+def table(result: Result, *, bold: bool = False) -> tuple[list[str], list[list[str]]]:
+    """Returns the header and the rows: baselines, published metrics, models.
+
+    With ``bold``, the mean of a significantly best cell is bold, in Markdown.
+    """
+    models = result["models"]
+    metrics = list(models[0]["test"])
+    best = {metric: significantly_best(models, metric) if bold else None for metric in metrics}
     header = ["model", "parameters", "seeds", *(metric.replace("_", " ") for metric in metrics)]
     rows = [
         [name, "", "", *texts]
@@ -98,9 +174,12 @@ def table(result: Result) -> tuple[list[str], list[list[str]]]:
             model["model"],
             f"{model['parameters']:,}",
             ", ".join(map(str, model["seeds"])),
-            *(mean(model["test"][metric]) for metric in metrics),
+            *(
+                mean(model["test"][metric], bold=bold and best[metric] == model["cell"])
+                for metric in metrics
+            ),
         ]
-        for model in result["models"]
+        for model in models
     ]
     return header, rows
 
@@ -110,11 +189,12 @@ def published_metrics(result: Result) -> list[Published]:
     return [Published(**entry) for entry in result.get("published", [])]
 
 
-def mean(of_seeds: Result) -> str:
-    """Returns a mean with its standard deviation, as a text."""
+def mean(of_seeds: Result, *, bold: bool = False) -> str:
+    """Returns a mean, bold if wanted, with its standard deviation, as a text."""
+    text = f"**{number(of_seeds['mean'])}**" if bold else number(of_seeds["mean"])
     if of_seeds["deviation"] is None:
-        return number(of_seeds["mean"])
-    return f"{number(of_seeds['mean'])} +- {number(of_seeds['deviation'])}"
+        return text
+    return f"{text} +- {number(of_seeds['deviation'])}"
 
 
 def plot(result: Result, path: Path) -> None:

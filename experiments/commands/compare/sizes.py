@@ -1,6 +1,6 @@
 """Sizes of other cells with equally many parameters, for a fair comparison."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +18,18 @@ def with_cell(config: ExperimentConfig, cell: str, data_dir: Path) -> Experiment
     """Returns the config with another cell, of the size with the nearest number of parameters.
 
     The number is that of the whole network. It is quadratic in the hidden size, so three sizes
-    determine it. The config's values of ``cells`` are applied.
+    determine it. The config's values of ``cells`` are applied, also those of its own cell.
 
     Raises:
         UserError: the task does not support the cell, or a value of ``cells`` is invalid.
     """
     overrides: Mapping[str, Mapping[str, Any]] = {**config.cells}
+    values = overrides.get(cell, {})
+    check_keys(values, where=f"cells.{cell}")
     config = config.model_copy(update={"cells": {}})
     if cell == config.model.cell:
-        if cell in overrides:
-            raise UserError(
-                f"cells.{cell}: model.cell is {cell}; give its values outside of cells."
-            )
-        return config
+        return with_values(config, values, where=f"cells.{cell}")
     other = with_values(config, {"model.cell": cell}, where=f"--cells {cell}")
-    values = overrides.get(cell, {})
-    for key in ("task", "seed", "model.cell", "model.hidden_size"):
-        if key in values:
-            raise UserError(f"cells.{cell}: {key} is chosen by the command compare.")
     other = with_values(other, values, where=f"cells.{cell}")
     sizes = (1, 2, 3)
     counts = [count_parameters(_with_model(other, hidden_size=s), data_dir) for s in sizes]
@@ -50,6 +44,13 @@ def with_cell(config: ExperimentConfig, cell: str, data_dir: Path) -> Experiment
 
     best = min((max(1, int(root)), max(1, int(root) + 1)), key=distance)
     return _with_model(other, hidden_size=best)
+
+
+def check_keys(keys: Iterable[str], *, where: str) -> None:
+    """Raises UserError if values by cell include a key that the command compare sets itself."""
+    for key in ("task", "seed", "model.cell", "model.hidden_size"):
+        if key in keys:
+            raise UserError(f"{where}: {key} is chosen by the command compare.")
 
 
 def count_parameters(config: ExperimentConfig, data_dir: Path) -> int:
