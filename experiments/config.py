@@ -41,8 +41,8 @@ class ModelConfig(FrozenModel, frozen=True):
         default=None,
         ge=2,
         description="Longest time scale, in steps, of the chrono initialisation, the shortest "
-        "being 2: sets the biases of the GRU's update gate and of the LSTM's forget gate. "
-        "None for the cell's own biases, 0 and 1. The plain RNN has no such gate.",
+        "being 2: sets the biases of the GRU's update gate and of both the LSTM's forget gate "
+        "and its input gate. None for the cell's own biases. The plain RNN has no such gate.",
     )
     reset: Literal["after", "before"] = Field(
         default="after", description="GRU only: the reset gate applies after or before the matmul."

@@ -90,17 +90,34 @@ def one_of(name: str, value: object, choices: Iterable[object]) -> None:
 
 
 def probability(name: str, value: object) -> float:
-    """Returns ``value`` as a float; TypeError or ValueError unless it is a number in [0, 1).
+    """Returns ``value`` as a float; TypeError or ValueError unless it is a number in [0, 1)."""
+    number = _number(name, value, "a number in [0, 1)")
+    if not 0 <= number < 1:
+        raise ValueError(f"{name} must lie in [0, 1), got {number!r}")
+    return float(number)
 
-    NumPy scalars and arrays without axes are numbers, too.
-    """
+
+def time_scale(name: str, value: object) -> float:
+    """Returns ``value`` as a float; TypeError or ValueError unless it is finite and 2 or more."""
+    number = _number(name, value, "a number of steps")
+    if not 2 <= number < float("inf"):
+        raise ValueError(f"{name} must be 2 steps or more, and finite, got {number!r}")
+    return float(number)
+
+
+def _number(name: str, value: object, description: str) -> int | float:
+    """NumPy scalars and arrays without axes are numbers, too."""
     if isinstance(value, (np.generic, np.ndarray)) and value.ndim == 0:
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number in [0, 1), got {value!r}")
-    if not 0 <= value < 1:
-        raise ValueError(f"{name} must lie in [0, 1), got {value!r}")
-    return float(value)
+        raise TypeError(f"{name} must be {description}, got {value!r}")
+    return value
+
+
+def not_both(name: str, other: str, value: object, default: float) -> None:
+    """ValueError unless ``value`` of the argument ``other`` is its default; ``name`` is given."""
+    if not np.isscalar(value) or value != default:
+        raise ValueError(f"{name} sets {other}; pass only one of the two, got {other}={value!r}")
 
 
 def floating_dtype(name: str, value: DType) -> np.dtype:

@@ -95,26 +95,31 @@ def bias(initializer: str | Initializer, offsets: Sequence[float | Array]) -> In
     return init_with_offsets
 
 
-def chrono_bias(longest: float, hidden_size: int) -> Array:
+def chrono_bias(longest: float, hidden_size: int, *, name: str = "longest") -> Array:
     """Returns gate biases that give the units memories of all lengths (chrono initialisation).
 
-    A gate at ``sigmoid(b)`` forgets over ``1 / (1 - sigmoid(b)) = 1 + exp(b)`` steps (Tallec &
-    Ollivier 2018, arXiv 1804.11188, section 2). They sample these times uniformly; here they are
-    evenly spaced on a logarithmic scale, so that short times are as frequent as long ones. For
-    ``update_bias`` of :func:`gru_jax.init` and ``forget_bias`` of :func:`gru_jax.init_lstm`.
+    A gate at ``sigmoid(b)`` forgets over ``T = 1 / (1 - sigmoid(b)) = 1 + exp(b)`` steps (Tallec &
+    Ollivier 2018, arXiv 1804.11188, section 2). They sample ``T - 1`` uniformly from 1 to
+    ``longest - 1``. Here the times T are evenly spaced on a logarithmic scale, so that short times
+    are as frequent as long ones.
+
+    These are the biases of the gates that keep the state. An LSTM's input gate has their negative.
+    The argument ``chrono_bias`` of :func:`gru_jax.init` and :func:`gru_jax.init_lstm` sets all
+    biases of the initialisation.
 
     Args:
         longest: the longest time in steps; the shortest is 2.
         hidden_size: H.
+        name: the name of ``longest`` in error messages.
 
     Returns:
         (H,) float32, increasing.
 
     Raises:
-        ValueError: ``longest`` is less than 2, or the size is not positive.
+        TypeError: ``longest`` is not a number, or the size is not an integer.
+        ValueError: ``longest`` is less than 2 or infinite, or the size is not positive.
     """
-    if not longest >= 2:
-        raise ValueError(f"longest must be 2 steps or more, got {longest}")
+    longest = _checks.time_scale(name, longest)
     times = jnp.geomspace(2.0, longest, _checks.positive_int("hidden_size", hidden_size))
     return jnp.log(times - 1).astype(jnp.float32)
 

@@ -11,7 +11,7 @@ from flax import nnx
 import gru_jax
 from experiments.config import ModelConfig
 from experiments.typing import Array, Params
-from gru_jax import initializers, nn
+from gru_jax import nn
 from gru_jax.cells import CELLS
 from gru_jax.dropout import dropout
 
@@ -156,10 +156,7 @@ def recurrent_layers(
     """
     init_cell = CELLS[config.cell].init
     available = inspect.signature(init_cell).parameters
-    options: dict[str, Any] = {"reset": config.reset}
-    if config.chrono_bias is not None:
-        biases = initializers.chrono_bias(config.chrono_bias, config.hidden_size)
-        options |= {"update_bias": biases, "forget_bias": biases}
+    options = {"reset": config.reset, "chrono_bias": config.chrono_bias}
     layers = nn.RecurrentLayers(
         in_features,
         config.hidden_size,

@@ -29,6 +29,7 @@ def init(
     recurrent_kernel_init: str | Initializer = "orthogonal",
     bias_init: str | Initializer = "zeros",
     update_bias: float | Array = 0.0,
+    chrono_bias: float | None = None,
 ) -> "GRUParams":
     """Initialises the parameters of a GRU.
 
@@ -47,14 +48,21 @@ def init(
             packed shape (3H,), and with (H,) for ``b_hn``.
         update_bias: added to the update gate's bias, a number or (H,), one a unit. Above zero the
             state is held for longer at the start of training, as a positive forget bias does in
-            an LSTM (Jozefowicz et al. 2015); :func:`gru_jax.initializers.chrono_bias` gives units
-            memories of all lengths. Nothing is added to the result of a callable ``bias_init``.
+            an LSTM (Jozefowicz et al. 2015). Nothing is added to the result of a callable
+            ``bias_init``, or with ``bias=False``.
+        chrono_bias: the longest time scale in steps, in place of ``update_bias``: the update
+            gate's bias is then :func:`gru_jax.initializers.chrono_bias`, which gives units
+            memories of all lengths from 2 steps to this one (Tallec & Ollivier 2018).
 
     Raises:
         TypeError: an argument of the wrong type.
-        ValueError: a size that is not positive, an unknown option or initialiser.
+        ValueError: a size that is not positive, an unknown option or initialiser, both
+            ``update_bias`` and ``chrono_bias``, or a ``chrono_bias`` below 2 steps.
     """
     _checks.one_of("reset", reset, ("after", "before"))
+    if chrono_bias is not None:
+        _checks.not_both("chrono_bias", "update_bias", update_bias, 0.0)
+        update_bias = initializers.chrono_bias(chrono_bias, hidden_size, name="chrono_bias")
     drawn = init_packed(
         key,
         input_size,

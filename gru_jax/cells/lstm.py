@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from gru_jax import _checks
+from gru_jax import _checks, initializers
 from gru_jax.cells.base import AffineFn
 from gru_jax.cells.linear import add_bias, dot
 from gru_jax.cells.packed import PackedCell, init_packed
@@ -26,19 +26,36 @@ def init_lstm(
     recurrent_kernel_init: str | Initializer = "orthogonal",
     bias_init: str | Initializer = "zeros",
     forget_bias: float | Array = 1.0,
+    input_bias: float | Array = 0.0,
+    chrono_bias: float | None = None,
 ) -> "LSTMParams":
     """Initialises the parameters of an LSTM.
 
-    Arguments and errors are those of :func:`gru_jax.init`, but for ``learned_h0``, which makes
-    both halves of the initial state parameters, and ``forget_bias``, which is added to the
-    forget gate's bias: 1, as Jozefowicz et al. (2015) advise, or (H,), one a unit.
+    Arguments and errors are those of :func:`gru_jax.init`, but for these:
+
+    Args:
+        learned_h0: makes both halves of the initial state parameters.
+        forget_bias: added to the forget gate's bias, a number or (H,), one a unit; 1, as
+            Jozefowicz et al. (2015) advise.
+        input_bias: added to the input gate's bias, a number or (H,).
+        chrono_bias: the longest time scale in steps, in place of ``forget_bias`` and
+            ``input_bias``: with b from :func:`gru_jax.initializers.chrono_bias`, the forget gate's
+            bias is b and the input gate's is -b (Tallec & Ollivier 2018, section 2).
+
+    Raises:
+        ValueError: ``chrono_bias`` together with ``forget_bias`` or ``input_bias``.
     """
+    if chrono_bias is not None:
+        _checks.not_both("chrono_bias", "forget_bias", forget_bias, 1.0)
+        _checks.not_both("chrono_bias", "input_bias", input_bias, 0.0)
+        forget_bias = initializers.chrono_bias(chrono_bias, hidden_size, name="chrono_bias")
+        input_bias = -forget_bias
     drawn = init_packed(
         key,
         input_size,
         hidden_size,
         bias_offsets=(
-            0.0,
+            _checks.scalar_or_per_unit("input_bias", input_bias, hidden_size),
             _checks.scalar_or_per_unit("forget_bias", forget_bias, hidden_size),
             0.0,
             0.0,

@@ -84,8 +84,9 @@ class GRUConfig(nn.Module):
     """The options of :func:`gru_jax.init` as attributes.
 
     Attributes:
-        reset, bias, learned_h0, kernel_init, recurrent_kernel_init, bias_init, update_bias: as
-            for :func:`gru_jax.init`. Initialisers may be wrapped by ``nn.with_partitioning``.
+        reset, bias, learned_h0, kernel_init, recurrent_kernel_init, bias_init, update_bias,
+            chrono_bias: as for :func:`gru_jax.init`. Initialisers may be wrapped by
+            ``nn.with_partitioning``.
     """
 
     reset: Reset = "after"
@@ -95,6 +96,7 @@ class GRUConfig(nn.Module):
     recurrent_kernel_init: str | Initializer = "orthogonal"
     bias_init: str | Initializer = "zeros"
     update_bias: float = 0.0
+    chrono_bias: float | None = None
 
     @nn.nowrap
     def all_cell_options(self) -> dict[str, Any]:

@@ -131,30 +131,105 @@ def test_forget_bias_changes_the_forget_gate_alone():
 
 @pytest.mark.parametrize(
     ("init", "name", "gates"),
-    [(gru_jax.init, "update_bias", 3), (gru_jax.init_lstm, "forget_bias", 4)],
+    [
+        (gru_jax.init, "update_bias", ("zero", "given", "zero")),
+        (gru_jax.init_lstm, "forget_bias", ("zero", "given", "zero", "zero")),
+        (gru_jax.init_lstm, "input_bias", ("given", "one", "zero", "zero")),
+    ],
 )
 def test_each_unit_may_have_its_own_bias(init, name, gates):
     cell = init(KEY, 3, 4, **{name: jnp.arange(4.0)})
-    expected = np.zeros((gates, 4))
-    expected[1] = np.arange(4)
-    np.testing.assert_array_equal(np.asarray(cell.b).reshape(gates, 4), expected)
+    biases = {"zero": [0] * 4, "one": [1] * 4, "given": np.arange(4)}
+    expected = [biases[gate] for gate in gates]
+    np.testing.assert_array_equal(np.asarray(cell.b).reshape(len(gates), 4), expected)
     with pytest.raises(ValueError, match=rf"{name} has shape \(3,\), expected \(\) or \(4,\)"):
         init(KEY, 3, 4, **{name: jnp.arange(3.0)})
 
 
-def test_chrono_bias_gives_the_times_after_which_a_cell_without_inputs_forgets():
+TIMES = np.geomspace(2, 100, 5)
+
+
+@pytest.mark.parametrize("reset", ["after", "before"])
+def test_a_gru_without_inputs_forgets_over_its_time_scales(reset):
+    """Tallec & Ollivier 2018: a unit of time scale T keeps 1 - 1/T of its state in a step."""
+    cell = gru_jax.init(KEY, 3, 5, reset=reset, recurrent_kernel_init="zeros", chrono_bias=100.0)
+    h, _ = gru_jax.unroll(cell, jnp.zeros((4, 3)), jnp.ones(5))
+    np.testing.assert_allclose(h, (1 - 1 / TIMES) ** 4, rtol=1e-5)
+
+
+def test_an_lstm_without_inputs_forgets_over_its_time_scales():
+    cell = gru_jax.init_lstm(KEY, 3, 5, recurrent_kernel_init="zeros", chrono_bias=100.0)
+    state = gru_jax.LSTMState(h=jnp.zeros(5), c=jnp.ones(5))
+    state, _ = gru_jax.unroll(cell, jnp.zeros((4, 3)), state)
+    np.testing.assert_allclose(state.c, (1 - 1 / TIMES) ** 4, rtol=1e-5)
+
+
+def test_chrono_bias_of_an_lstm_is_that_of_the_paper():
+    """Section 2: b_f = log(T - 1) for T - 1 from 1 to T_max - 1, b_i = -b_f, the others zero."""
+    cell = gru_jax.init_lstm(KEY, 3, 5, chrono_bias=100.0)
+    b_i, b_f, b_g, b_o = gates_of(LSTM, cell.b)
+    np.testing.assert_allclose(b_f, np.log(TIMES - 1), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(b_i, -b_f)
+    assert not b_g.any()
+    assert not b_o.any()
+    # So a leaky unit without inputs is an average over time: i + f = 1.
+    np.testing.assert_allclose(jax.nn.sigmoid(b_i) + jax.nn.sigmoid(b_f), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("longest", [2, 3.5, 1000, np.float32(1e6)])
+@pytest.mark.parametrize("hidden", [1, 2, 64])
+def test_chrono_biases_lie_in_the_range_of_the_paper(longest, hidden):
+    biases = np.asarray(gru_jax.initializers.chrono_bias(longest, hidden), np.float64)
+    assert biases.shape == (hidden,)
+    rounding = 1e-6 * (1 + float(np.log(longest)))
+    assert biases[0] == pytest.approx(np.log(1), abs=rounding)
+    assert np.diff(biases).min(initial=0) >= -rounding
+    assert biases.max() <= np.log(longest - 1) + rounding
+
+
+def test_chrono_bias_of_a_gru_changes_the_update_gate_alone():
+    plain = gru_jax.init(KEY, 3, 5, bias_init="torch")
     biases = gru_jax.initializers.chrono_bias(100.0, 5)
-    cell = gru_jax.init(KEY, 3, 5, recurrent_kernel_init="zeros", update_bias=biases)
-    # Without inputs and recurrent weights a step multiplies each unit by its update gate.
-    h, _ = gru_jax.unroll(cell, jnp.zeros((1, 3)), jnp.ones(5))
-    np.testing.assert_allclose(1 / (1 - h), np.geomspace(2, 100, 5), rtol=1e-4)
+    expected = gru_jax.init(KEY, 3, 5, bias_init="torch", update_bias=biases)
+    found = gru_jax.init(KEY, 3, 5, bias_init="torch", chrono_bias=100.0)
+    assert_equal(found, expected)
+    assert (gates_of(GRU_AFTER, found.b - plain.b)[[0, 2]] == 0).all()
 
 
-def test_chrono_bias_rejects_a_time_that_is_too_short():
-    with pytest.raises(ValueError, match="longest must be 2 steps or more, got 1"):
-        gru_jax.initializers.chrono_bias(1, 5)
+@pytest.mark.parametrize("init", [gru_jax.init, gru_jax.init_lstm])
+def test_without_biases_there_is_none_to_shift(init):
+    assert init(KEY, 3, 4, bias=False, chrono_bias=100.0).b is None
+
+
+@pytest.mark.parametrize(
+    ("init", "name", "value"),
+    [
+        (gru_jax.init, "update_bias", 1.0),
+        (gru_jax.init, "update_bias", jnp.zeros(4)),
+        (gru_jax.init_lstm, "forget_bias", 0.0),
+        (gru_jax.init_lstm, "forget_bias", jnp.ones(4)),
+        (gru_jax.init_lstm, "input_bias", -1.0),
+    ],
+)
+def test_chrono_bias_excludes_other_biases(init, name, value):
+    with pytest.raises(ValueError, match=f"^chrono_bias sets {name}; pass only one of the two"):
+        init(KEY, 3, 4, chrono_bias=100.0, **{name: value})
+
+
+@pytest.mark.parametrize("value", [1, 1.5, np.nan, np.inf])
+def test_chrono_bias_rejects_a_time_that_is_too_short(value):
+    with pytest.raises(ValueError, match=f"longest must be 2 steps or more, .*got {value}"):
+        gru_jax.initializers.chrono_bias(value, 5)
+    for init in (gru_jax.init, gru_jax.init_lstm):
+        with pytest.raises(ValueError, match="chrono_bias must be 2 steps or more"):
+            init(KEY, 3, 4, chrono_bias=value)
+
+
+def test_chrono_bias_rejects_arguments_of_the_wrong_type():
     with pytest.raises(ValueError, match="hidden_size must be a positive integer, got 0"):
         gru_jax.initializers.chrono_bias(10, 0)
+    with pytest.raises(TypeError, match="chrono_bias must be a number of steps, got Array"):
+        gru_jax.init(KEY, 3, 4, chrono_bias=jnp.ones(4))
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -102,16 +102,20 @@ def test_every_cell_learns_through_the_same_network(adding, cell, bidirectional)
     assert loss != without_key(task.params)
 
 
-@pytest.mark.parametrize(("cell", "gates"), [("gru", 3), ("lstm", 4)])
-def test_chrono_bias_sets_the_bias_of_the_update_or_forget_gate(adding, cell, gates):
+@pytest.mark.parametrize(("cell", "init"), [("gru", gru_jax.init), ("lstm", gru_jax.init_lstm)])
+def test_chrono_bias_gives_the_biases_of_the_cells_initialiser(adding, cell, init):
     model = {"cell": cell, "hidden_size": 3, "chrono_bias": 50.0}
-    task = build({**adding, "model": model})
     network = adding_task.make_network(
         check(adding_task.Config, {**adding, "model": model}, where="")
     )
-    biases = np.split(np.asarray(network.first_cell(task.params).b), gates)
-    np.testing.assert_array_equal(biases[1], gru_jax.initializers.chrono_bias(50.0, 3))
-    np.testing.assert_array_equal(np.delete(biases, 1, axis=0), 0)
+    expected = init(jax.random.key(0), 2, 3, chrono_bias=50.0).b
+    np.testing.assert_array_equal(network.first_cell(network.params).b, expected)
+
+
+def test_chrono_bias_leaves_the_plain_rnn_as_it_is(adding):
+    plain = build({**adding, "model": {"cell": "rnn", "hidden_size": 3}})
+    given = build({**adding, "model": {"cell": "rnn", "hidden_size": 3, "chrono_bias": 50.0}})
+    assert leaves_equal(plain.params, given.params)
 
 
 def test_dropconnect_touches_recurrent_weights_only(adding):

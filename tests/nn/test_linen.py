@@ -165,3 +165,14 @@ def test_any_cell_has_modules(name, init):
     variables = nn.RNN(cell).init(jax.random.key(0), inputs())
     assert set(variables["params"]["cell"]) == {"w_x", "w_h"}
     assert nn.RNN(cell).apply(variables, inputs()).shape == (BATCH, TIME, HIDDEN)
+
+
+def test_chrono_bias_is_that_of_the_initialiser():
+    modules = [
+        (linen.GRUCell(HIDDEN, chrono_bias=50.0), gru_jax.init),
+        (linen.LSTMCell(HIDDEN, cell_options={"chrono_bias": 50.0}), gru_jax.init_lstm),
+    ]
+    for cell, init in modules:
+        variables = nn.RNN(cell).init(jax.random.key(0), inputs())
+        expected = init(jax.random.key(0), INPUT, HIDDEN, chrono_bias=50.0).b
+        np.testing.assert_array_equal(variables["params"]["cell"]["b"], expected)

@@ -346,6 +346,15 @@ def test_any_cell_has_modules():
     chex.assert_trees_all_equal(module(inputs()), named(inputs()))
 
 
+@pytest.mark.parametrize(
+    ("module", "init"), [(GRUCell, gru_jax.init), (LSTMCell, gru_jax.init_lstm)]
+)
+def test_chrono_bias_is_that_of_the_initialiser(module, init):
+    cell = module(INPUT, HIDDEN, chrono_bias=50.0, rngs=nnx.Rngs(0))
+    expected = init(jax.random.key(0), INPUT, HIDDEN, chrono_bias=50.0).b
+    np.testing.assert_array_equal(cell.params.b, expected)
+
+
 def test_a_parameter_may_be_replaced_by_an_array():
     cell = randomise_biases(GRUCell(INPUT, HIDDEN, rngs=nnx.Rngs(0)))
     expected = cell.params
