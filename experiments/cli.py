@@ -27,7 +27,7 @@ COMMANDS = {
     ),
     "sweep": Command(
         "experiments.commands.sweep",
-        "searches for better hyper-parameters in the ranges of the YAML file",
+        "searches for better hyper-parameters in the search space of the YAML file",
     ),
     "gradients": Command(
         "experiments.commands.gradients",

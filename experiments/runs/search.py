@@ -71,8 +71,8 @@ def check_space(config: ExperimentConfig, path: Path) -> None:
 
 def grid(space: Space) -> list[dict[str, Any]] | None:
     """Returns all points of a space in which every key has choices, else None."""
-    choices = [of_key.choices for of_key in space.values()]
-    if None in choices:
+    choices = [of_key.choices for of_key in space.values() if of_key.choices is not None]
+    if len(choices) < len(space):
         return None
     return [dict(zip(space, values, strict=True)) for values in itertools.product(*choices)]
 

@@ -12,6 +12,7 @@ from experiments.cli import main
 from experiments.commands.compare import report, vmapped_training
 from experiments.commands.compare.sizes import count_parameters, with_cell
 from experiments.runs.config_loading import check, load_config
+from experiments.task import HIGHER_IS_BETTER
 from experiments.tasks import adding as adding_task
 from experiments.tasks import load_task
 
@@ -184,11 +185,27 @@ def test_a_cell_gets_its_overrides_and_the_table_shows_them(adding, write_config
     assert compare(plain, "out", "--seeds", "1", "--cells", "gru") == 0
 
 
+def test_values_of_the_own_cell_replace_the_main_ones_in_comparisons_only(adding):
+    own = {"gru": {"optimizer.learning_rate": 0.5, "model.chrono_bias": 5.0}}
+    config = check(load_task("adding").Config, {**adding, "cells": own}, where="test")
+    gru, lstm = (with_cell(config, cell, Path()) for cell in ("gru", "lstm"))
+    assert (gru.optimizer.learning_rate, gru.model.chrono_bias) == (0.5, 5.0)
+    assert gru.model.hidden_size == config.model.hidden_size
+    assert (lstm.optimizer.learning_rate, lstm.model.chrono_bias) == (0.01, None)
+    assert config.optimizer.learning_rate == 0.01
+
+
+@pytest.mark.parametrize("task", ["adding", "copy", "digits", "video"])
+def test_the_direction_of_a_metric_is_that_of_the_validation(task):
+    built = load_task(task).build(load_task(task).Config(), Path())
+    assert (built.mode == "max") == (built.monitor in HIGHER_IS_BETTER)
+
+
 @pytest.mark.parametrize(
     ("cells", "expected"),
     [
         ({"lsmt": {}}, ["cells.lsmt", "'gru', 'lstm' or 'rnn'"]),
-        ({"gru": {"optimizer.learning_rate": 0.1}}, ["cells.gru", "model.cell is gru"]),
+        ({"gru": {"model.hidden_size": 7}}, ["cells.gru", "model.hidden_size"]),
         ({"rnn": {"optimizer.learning_rat": 0.1}}, ["cells.rnn", "Did you mean learning_rate?"]),
         ({"rnn": {"optimiser.learning_rate": 0.1}}, ["cells.rnn", "no key optimiser.learning"]),
         ({"rnn": {"optimizer.learning_rate": -1}}, ["cells.rnn", "optimizer.learning_rate", "-1"]),
@@ -273,6 +290,9 @@ def test_a_single_seed_has_no_deviation(adding, write_config):
     [
         (["--cells", "gru,ltsm"], ["ltsm", "Did you mean lstm?"]),
         (["--seeds", "0"], ["--seeds", "0"]),
+        (["--search"], ["the key sweep is missing"]),
+        (["--trials", "0"], ["--trials", "0"]),
+        (["--average-over", "held_out"], ["'held_out'", "named values", "none"]),
         (["--model.hidden-size", "0"], ["model.hidden-size", "0"]),
     ],
 )

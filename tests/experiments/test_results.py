@@ -1,24 +1,69 @@
-"""Committed results are what the commands write."""
+"""Committed results are what the commands write, from a clean checkout and the configs."""
 
 import json
 from pathlib import Path
 
 import pytest
 
+from experiments.commands import gradients
 from experiments.commands.compare import report
 from experiments.runs.config_loading import load_config
 
 REPOSITORY = Path(__file__).parents[2]
-RESULTS = sorted((REPOSITORY / "experiments" / "results").glob("*/compare.json"))
+FOLDER = REPOSITORY / "experiments" / "results"
+RESULTS = sorted(FOLDER.glob("*/compare.json"))
+SEARCHES = sorted(FOLDER.glob("*/search.json"))
+GRADIENTS = sorted(FOLDER.glob("*/gradients.json"))
 
 
-@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.parent.name)
+def name(path):
+    return f"{path.parent.name}/{path.stem}"
+
+
+def config_of(path):
+    return load_config(REPOSITORY / "configs" / f"{path.parent.name}.yaml")
+
+
+@pytest.mark.parametrize("path", [*RESULTS, *SEARCHES, *GRADIENTS], ids=name)
+def test_a_result_comes_from_a_clean_tree(path):
+    result = json.loads(path.read_text())
+    assert result["git_changed_files"] == []
+    assert len(result["git_revision"]) == 40
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=name)
 def test_the_table_shows_the_metrics(path):
     result = json.loads(path.read_text())
     assert path.with_suffix(".md").read_text() == report.to_markdown(result)
     assert path.with_suffix(".png").exists()
-    config = load_config(REPOSITORY / "configs" / f"{path.parent.name}.yaml")
-    assert report.published_metrics(result) == config.published
+    assert report.published_metrics(result) == config_of(path).published
+
+
+@pytest.mark.parametrize("path", GRADIENTS, ids=name)
+def test_the_table_shows_the_norms(path):
+    norms = json.loads(path.read_text())["norms"]
+    assert path.with_suffix(".md").read_text() == gradients.to_markdown(norms)
+
+
+@pytest.mark.parametrize("path", SEARCHES, ids=name)
+def test_the_config_has_the_values_that_the_search_chose(path):
+    """By cell; and those of the config's own cell are its main values."""
+    config, search = config_of(path), json.loads(path.read_text())
+    chosen = {cell: of_cell["chosen"] for cell, of_cell in search["cells"].items()}
+    assert config.cells == chosen
+    for key, value in chosen[config.model.cell].items():
+        main = config.model_dump()
+        for part in key.split("."):
+            main = main[part]
+        assert main == value, key
+
+
+@pytest.mark.parametrize("path", SEARCHES, ids=name)
+def test_the_compared_cells_have_the_values_that_the_search_chose(path):
+    search = json.loads(path.read_text())
+    result = json.loads(path.with_name("compare.json").read_text())
+    for model in result["models"]:
+        assert model["own"] == search["cells"][model["cell"]]["chosen"]
 
 
 def test_there_are_results():

@@ -9,8 +9,8 @@ import optuna
 import pytest
 
 from experiments.cli import main
-from experiments.commands.sweep import open_storage
 from experiments.runs.config_loading import load_config
+from experiments.runs.search import open_storage
 from experiments.tasks import adding as adding_task
 
 RANGES = {
@@ -104,10 +104,24 @@ def test_a_pruned_trial_counts(swept, write_config, monkeypatch, capfd):
 
 def test_a_trial_that_diverges_counts(swept, write_config, capfd):
     swept["optimizer"] = {"name": "sgd"}
-    swept["sweep"] = {"optimizer.learning_rate": {"choices": [1e30]}}
-    assert sweep(write_config(swept), "out", "--trials", "2") == 1
+    swept["sweep"] = {"optimizer.learning_rate": {"choices": [1e30, 1e29]}}
+    assert sweep(write_config(swept), "out") == 1
     assert len(trials("out")) == 2
     assert "loss is" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_choices_are_searched_as_a_whole_grid(swept, write_config):
+    swept["sweep"] = {
+        "model.chrono_bias": {"choices": [None, 5.0]},
+        "optimizer.learning_rate": {"choices": [1e-3, 1e-2]},
+    }
+    assert sweep(write_config(swept), "out", "--trials", "1") == 0
+    assert [trial.params for trial in trials("out")] == [
+        {"model.chrono_bias": bias, "optimizer.learning_rate": rate}
+        for bias in (None, 5.0)
+        for rate in (1e-3, 1e-2)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin
 
-from experiments.config import ExperimentConfig
+from experiments.config import METADATA_FIELDS, ExperimentConfig
 from experiments.errors import UserError
 from experiments.suggest import did_you_mean
 
@@ -32,7 +32,7 @@ def averaged_values(config: ExperimentConfig, option: str | None) -> AveragedVal
     fields = {
         name: values
         for name, info in type(config).model_fields.items()
-        if name != "task" and (values := list(_names(info.annotation)))
+        if name not in {"task", *METADATA_FIELDS} and (values := list(_names(info.annotation)))
     }
     if field not in fields:
         raise UserError(
