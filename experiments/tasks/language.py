@@ -20,6 +20,8 @@ from experiments.task import Task
 from experiments.typing import Array, Metrics, Params, Split
 
 VALIDATION_FROM, TEST_FROM = 0.9, 0.95
+# Characters of a validation or test split, at least.
+SHORTEST = 3
 # The n-gram baseline has an int64 for each n-gram: at most seven symbols of eight bits.
 MAX_SYMBOLS = 256
 ORDERS = range(2, 8)
@@ -117,10 +119,10 @@ def read_text(path: Path) -> tuple[str, dict[str, np.ndarray]]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as text: {error}.") from None
     first, second = (round(fraction * len(text)) for fraction in (VALIDATION_FROM, TEST_FROM))
-    if min(second - first, len(text) - second) < 2:
+    if min(second - first, len(text) - second) < SHORTEST:
         raise UserError(
             f"{path} has {len(text)} characters, but should have more: 5 % of them are the test "
-            "split, which needs two or more."
+            f"split, which needs {SHORTEST} or more."
         )
     alphabet = "".join(sorted(set(text[:first])))
     if len(alphabet) > MAX_SYMBOLS:
@@ -233,7 +235,7 @@ def kneser_ney(train: np.ndarray, text: np.ndarray, order: int, size: int) -> np
         size: number of characters of the alphabet.
     """
     probability = np.full(len(text), 1 / size)
-    for length in range(1, order + 1):
+    for length in range(1, min(order, len(text)) + 1):
         if length == order:
             ngrams, counts = np.unique(_ngrams(train, length, size), return_counts=True)
         else:
