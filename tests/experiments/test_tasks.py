@@ -125,6 +125,30 @@ def test_batches_are_a_function_of_seed_and_step(request, task):
     assert not leaves_equal(first.params, other.params)
 
 
+@pytest.mark.parametrize("task", ["adding", "copy"])
+def test_epochs_repeat_a_fixed_training_set(adding, task):
+    values = {**adding, "task": task, "train_sequences": 24}
+
+    def epoch(task, number):
+        batches = [task.batch_at(step) for step in range(3 * number, 3 * (number + 1))]
+        return np.concatenate([batch[0].reshape(8, -1) for batch in batches])
+
+    def rows(sequences):
+        return sorted(map(tuple, sequences))
+
+    fixed, other_order, fresh = (
+        build(values),
+        build({**values, "seed": 1}),
+        build({**values, "train_sequences": None}),
+    )
+    first = epoch(fixed, 0)
+    assert len(np.unique(first, axis=0)) == 24
+    assert rows(epoch(fixed, 1)) == rows(first) == rows(epoch(other_order, 0))
+    assert not np.array_equal(epoch(fixed, 1), first)
+    assert not np.array_equal(epoch(other_order, 0), first)
+    assert not set(rows(epoch(fresh, 1))) & set(rows(epoch(fresh, 0)))
+
+
 @pytest.mark.parametrize(
     ("cell", "bidirectional"), [("gru", False), ("gru", True), ("lstm", True), ("rnn", False)]
 )
