@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -80,7 +80,8 @@ def baselines(train: Examples, validation: Examples, test: Examples) -> dict[str
     probabilities = regression.predict_proba(test.features)
     of_label = probabilities[np.arange(len(test.labels)), test.labels]
     nearest = KNeighborsClassifier(n_neighbors=1).fit(*train)
-    gamma = 1 / (train.features.shape[1] * np.var(train.features))
+    # scikit-learn's annotation of gamma lacks numbers.
+    gamma: Any = 1 / (train.features.shape[1] * np.var(train.features))
     svc = select(
         (SVC(C=cost, gamma=scale * gamma) for cost in SVC_COSTS for scale in GAMMAS),
         train,

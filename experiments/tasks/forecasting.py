@@ -369,5 +369,5 @@ def _flatten(hours: Array) -> np.ndarray:
     return np.asarray(hours).swapaxes(1, 2).reshape(-1, hours.shape[1])
 
 
-def _errors(missed: np.ndarray) -> Metrics:
+def _errors(missed: Array) -> Metrics:
     return {"mse": float(np.mean(np.square(missed))), "mae": float(np.mean(np.abs(missed)))}
