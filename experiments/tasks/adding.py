@@ -14,11 +14,10 @@ from experiments import plots
 from experiments.config import ExperimentConfig
 from experiments.errors import UserError
 from experiments.export_spec import PrePost, make_export_spec
+from experiments.generated import TEST, TRAIN_SEQUENCES, VALIDATION, training_batches
 from experiments.models.recurrent import Network, build_network
 from experiments.task import Task
 from experiments.typing import Array, Metrics, Params, Split
-
-TRAIN, VALIDATION, TEST = range(3)
 
 
 class Config(ExperimentConfig, frozen=True):
@@ -26,6 +25,7 @@ class Config(ExperimentConfig, frozen=True):
 
     task: Literal["adding"] = "adding"
     length: int = Field(default=200, ge=2, description="Steps of a sequence, T.")
+    train_sequences: int | None = Field(default=None, ge=1, description=TRAIN_SEQUENCES)
     held_out: int = Field(
         default=1000, ge=1, description="Sequences of the validation and of the test split, each."
     )
@@ -48,8 +48,8 @@ def build(config: Config, data_dir: Path) -> Task:
     }
     network = make_network(config)
 
-    def batch_at(step: int) -> Sums:
-        return sample_sums(config.training.batch_size, config.length, (TRAIN, config.seed, step))
+    def sample(number: int, seed: tuple[int, ...]) -> Sums:
+        return sample_sums(number, config.length, seed)
 
     def loss(
         params: Params, batch: Sums, key: jax.Array | None
@@ -73,7 +73,9 @@ def build(config: Config, data_dir: Path) -> Task:
     return Task(
         params=network.params,
         loss=loss,
-        batch_at=batch_at,
+        batch_at=training_batches(
+            sample, config.seed, config.training.batch_size, config.train_sequences
+        ),
         evaluate=evaluate,
         metric_labels={"mse": "mean squared error"},
         loss_metric="mse",

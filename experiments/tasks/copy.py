@@ -12,15 +12,15 @@ from pydantic import Field
 
 from experiments import plots
 from experiments.config import ExperimentConfig
-from experiments.export_spec import OneHot, make_export_spec
+from experiments.export_spec import OneHot, Standardize, make_export_spec
+from experiments.generated import TEST, TRAIN_SEQUENCES, VALIDATION, training_batches
 from experiments.models.recurrent import build_network
 from experiments.task import Task
 from experiments.typing import Array, Metrics, Params, Split
 
-TRAIN, VALIDATION, TEST = range(3)
 COPY_LENGTH = 10
 BLANK, SYMBOLS, SIGNAL = 0, 8, 9
-INPUTS, CLASSES = 10, 9
+INPUTS = 10
 
 
 class Config(ExperimentConfig, frozen=True):
@@ -28,6 +28,16 @@ class Config(ExperimentConfig, frozen=True):
 
     task: Literal["copy"] = "copy"
     length: int = Field(default=500, ge=1, description="Delay in steps, T; a sequence has T + 20.")
+    inputs: Literal["one-hot", "scalar"] = Field(
+        default="one-hot",
+        description="Whether a symbol is a one-hot vector, or one feature, its number from 0 to 9.",
+    )
+    classes: Literal[9, 10] = Field(
+        default=9,
+        description="Classes of the prediction: the blank and eight symbols; 10 adds the signal, "
+        "which is never a target.",
+    )
+    train_sequences: int | None = Field(default=None, ge=1, description=TRAIN_SEQUENCES)
     held_out: int = Field(
         default=200, ge=1, description="Sequences of the validation and of the test split, each."
     )
@@ -48,14 +58,22 @@ def build(config: Config, data_dir: Path) -> Task:
         "validation": sample_copies(config.held_out, config.length, (VALIDATION,)),
         "test": sample_copies(config.held_out, config.length, (TEST,)),
     }
-    pre_post = OneHot(INPUTS)
-    network = build_network(config.model, INPUTS, CLASSES, readout="every step", seed=config.seed)
+    is_scalar = config.inputs == "scalar"
+    pre_post = Standardize(mean=0.0, deviation=1.0) if is_scalar else OneHot(INPUTS)
+    dtype = "float32" if is_scalar else "int32"
+    network = build_network(
+        config.model,
+        1 if is_scalar else INPUTS,
+        config.classes,
+        readout="every step",
+        seed=config.seed,
+    )
 
-    def batch_at(step: int) -> Copies:
-        return sample_copies(config.training.batch_size, config.length, (TRAIN, config.seed, step))
+    def sample(number: int, seed: tuple[int, ...]) -> Copies:
+        return sample_copies(number, config.length, seed)
 
     def logits_of(params: Params, inputs: Array, key: jax.Array | None = None) -> jax.Array:
-        return network.apply(params, pre_post.before(jnp.asarray(inputs)), key=key)
+        return network.apply(params, pre_post.before(jnp.asarray(inputs, dtype)), key=key)
 
     def loss(
         params: Params, batch: Copies, key: jax.Array | None
@@ -83,7 +101,9 @@ def build(config: Config, data_dir: Path) -> Task:
     return Task(
         params=network.params,
         loss=loss,
-        batch_at=batch_at,
+        batch_at=training_batches(
+            sample, config.seed, config.training.batch_size, config.train_sequences
+        ),
         evaluate=evaluate,
         metric_labels={
             "cross_entropy": "cross-entropy per step (nats)",
@@ -95,7 +115,11 @@ def build(config: Config, data_dir: Path) -> Task:
         baselines=partial(baselines, config.length),
         plot=plot,
         export_spec=make_export_spec(
-            network, pre_post, ("batch", "time"), ("batch", "time", CLASSES), dtype="int32"
+            network,
+            pre_post,
+            ("batch", "time"),
+            ("batch", "time", config.classes),
+            dtype=dtype,
         ),
     )
 

@@ -1,6 +1,5 @@
 """Handwritten digits, one pixel per step: scikit-learn's 1,797 images of 8 x 8, 64 steps each."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,7 +13,13 @@ from sklearn.model_selection import train_test_split
 
 import gru_jax
 from experiments import plots
-from experiments.classifiers import METRIC_LABELS, baselines, make_evaluate, plot_confusion
+from experiments.classifiers import (
+    METRIC_LABELS,
+    Examples,
+    baselines,
+    make_evaluate,
+    plot_confusion,
+)
 from experiments.config import ExperimentConfig
 from experiments.export_spec import Standardize, make_export_spec
 from experiments.models.gate_activations import gates
@@ -94,7 +99,7 @@ def build(config: Config, data_dir: Path) -> Task:
         loss_metric="cross_entropy",
         monitor="accuracy",
         mode="max",
-        baselines=partial(baselines, train.pixels, train.labels, test.pixels, test.labels),
+        baselines=lambda: baselines(*(Examples(*split) for split in splits.values())),
         plot=plot,
         export_spec=make_export_spec(network, pre_post, ("batch", "time"), ("batch", CLASSES)),
     )

@@ -3,9 +3,8 @@
 import csv
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
 
@@ -28,9 +27,19 @@ TIME = "date"
 COLUMNS = ("HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT")
 MONTH, DAY = 30 * 24, 24
 # Training, validation and test: 12, 4 and 4 months (Zhou et al. 2021, arXiv 2012.07436).
-BORDERS = (0, 12 * MONTH, 16 * MONTH, 20 * MONTH)
+BORDERS = {
+    "train": (0, 12 * MONTH),
+    "validation": (12 * MONTH, 16 * MONTH),
+    "test": (16 * MONTH, 20 * MONTH),
+}
+TRAIN_HOURS, HOURS = BORDERS["train"][1], BORDERS["test"][1]
 EVAL_BATCH = 256
 PLOTTED_COLUMNS = ("HUFL", "OT")
+# Of the linear baselines: hours of input in addition to the network's, hours of the moving average,
+# and candidates of the ridge penalty, per window.
+LOOK_BACKS = (96, 336)
+AVERAGE = 25
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
 class Config(ExperimentConfig, frozen=True):
@@ -64,6 +73,9 @@ class Config(ExperimentConfig, frozen=True):
         return self
 
 
+FeaturesOf = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
 class Windows(NamedTuple):
     """Standardised inputs (N, window, 7) and targets (N, horizon, 7)."""
 
@@ -79,15 +91,8 @@ def build(config: Config, data_dir: Path) -> Task:
     """
     path = registry.data_path(config.data_file, "etth1", data_dir)
     hours = standardize(read_hours(path))
-    series: dict[str, np.ndarray] = {
-        split: hours[max(0, begin - config.window) : end]
-        for split, begin, end in zip(
-            ("train", "validation", "test"), BORDERS[:-1], BORDERS[1:], strict=True
-        )
-    }
-    count = {
-        split: len(hours) - config.window - config.horizon + 1 for split, hours in series.items()
-    }
+    splits = {split: windows_of(hours, split, config.window, config.horizon) for split in BORDERS}
+    count = {split: len(of_split.targets) for split, of_split in splits.items()}
     features = len(COLUMNS) if config.columns == "together" else 1
     network = build_network(
         config.model,
@@ -105,10 +110,8 @@ def build(config: Config, data_dir: Path) -> Task:
     )
     batches = training.ShuffledIndices(config.seed, count["train"], config.training.batch_size)
 
-    def windows(split: str, first: np.ndarray) -> Windows:
-        indices = first[:, None] + np.arange(config.window + config.horizon)
-        hours = series[split][indices]
-        return Windows(hours[:, : config.window], hours[:, config.window :])
+    def windows(split: str, chosen: np.ndarray) -> Windows:
+        return Windows(splits[split].inputs[chosen], splits[split].targets[chosen])
 
     def predict(params: Params, inputs: Array, key: jax.Array | None = None) -> jax.Array:
         # Forecasting the difference from the last hour makes the model invariant to drift.
@@ -135,18 +138,15 @@ def build(config: Config, data_dir: Path) -> Task:
     def evaluate(params: Params, split: Split) -> Metrics:
         return training.mean_metrics(errors, params, batches_of(split))
 
-    def all_windows(split: str) -> Windows:
-        return windows(split, np.arange(count[split]))
-
     def plot(params: Params, directory: Path) -> None:
         # Three evenly spaced test windows.
         chosen = windows("test", np.arange(3) * (count["test"] // 3))
-        linear = fit_linear(all_windows("train"))
+        linear = fit_linear(nlinear_features, splits["train"], splits["validation"])
         plots.forecasts(
             chosen,
             {
                 config.model.cell.upper(): np.asarray(jax.jit(predict)(params, chosen.inputs)),
-                "linear map": linear(np.asarray(chosen.inputs)),
+                "NLinear": linear(chosen.inputs),
             },
             [(name, COLUMNS.index(name)) for name in PLOTTED_COLUMNS],
             f"{path.stem}, {config.horizon} hours ahead: three test windows",
@@ -165,7 +165,7 @@ def build(config: Config, data_dir: Path) -> Task:
         loss_metric="mse",
         monitor="mse",
         mode="min",
-        baselines=lambda: baselines(all_windows("train"), all_windows("test")),
+        baselines=lambda: baselines(hours, config.window, config.horizon),
         plot=plot,
         export_spec=make_export_spec(
             network,
@@ -191,13 +191,13 @@ def read_hours(path: Path) -> np.ndarray:
     # The header is line 1.
     parsed = [_parse_row(row, f"{path}, line {line}") for line, row in enumerate(rows, 2)]
     _check_times(path, [time for time, _ in parsed])
-    if len(parsed) < BORDERS[-1]:
+    if len(parsed) < HOURS:
         raise UserError(
-            f"{path} has {len(parsed)} hours, but should have {BORDERS[-1]} or more: "
+            f"{path} has {len(parsed)} hours, but should have {HOURS} or more: "
             "12 months for training, 4 for validation and 4 for the test."
         )
     hours = np.array([values for _, values in parsed])
-    spans = np.ptp(hours[BORDERS[0] : BORDERS[1]], axis=0)
+    spans = np.ptp(hours[:TRAIN_HOURS], axis=0)
     if not spans.all():
         raise UserError(
             f"{path}: {COLUMNS[int(spans.argmin())]} is the same in every hour of the "
@@ -259,49 +259,115 @@ def _check_times(path: Path, times: list[datetime]) -> None:
 
 def standardize(hours: np.ndarray) -> np.ndarray:
     """Standardises each column by its statistics in the training months; returns float32."""
-    train = hours[BORDERS[0] : BORDERS[1]]
+    train = hours[:TRAIN_HOURS]
     return ((hours - train.mean(axis=0)) / train.std(axis=0)).astype(np.float32)
 
 
-def baselines(train: Windows, test: Windows) -> dict[str, Metrics]:
-    """Returns the test metrics of three forecasts that need no network."""
-    inputs, targets = np.asarray(test.inputs), np.asarray(test.targets)
-    horizon = targets.shape[1]
-    yesterday = inputs[:, -DAY + np.arange(horizon) % DAY]
-    forecasts = {
-        "persistence": np.broadcast_to(inputs[:, -1:], targets.shape),
-        "seasonal naive (24 hours)": yesterday,
-        "linear map": fit_linear(train)(inputs),
-    }
-    return {name: _errors(forecast - targets) for name, forecast in forecasts.items()}
+def windows_of(hours: np.ndarray, split: str, window: int, horizon: int) -> Windows:
+    """Returns all windows of a split, as read-only views of the hours.
 
-
-def fit_linear(train: Windows) -> "partial[np.ndarray]":
-    """Fits a linear map from inputs to targets, both minus the last hour, shared by all columns.
-
-    This is "NLinear" of Zeng et al. 2023 (arXiv 2205.13504) without the intercept, fitted in closed
-    form.
+    Targets do not cross the borders of a split. Inputs of validation and test begin up to `window`
+    hours before the border, so that the targets are the same for every window.
     """
-    windows, targets = _flatten(np.asarray(train.inputs)), _flatten(np.asarray(train.targets))
-    last = windows[:, -1:]
-    inputs = (windows - last)[:, :-1]
-    # A small ridge penalty, because neighbouring hours of smooth columns are nearly collinear.
-    gram = inputs.T @ inputs + 1e-3 * len(inputs) * np.eye(inputs.shape[1], dtype=inputs.dtype)
-    weights = np.linalg.solve(gram.astype(np.float64), (inputs.T @ (targets - last)))
-    return partial(_linear, weights.astype(np.float32))
+    begin, end = BORDERS[split]
+    views = np.lib.stride_tricks.sliding_window_view(
+        hours[max(0, begin - window) : end], window + horizon, axis=0
+    ).swapaxes(1, 2)
+    return Windows(views[:, :window], views[:, window:])
 
 
-def _linear(weights: np.ndarray, inputs: np.ndarray) -> np.ndarray:
-    windows = _flatten(inputs)
-    last = windows[:, -1:]
-    forecast = last + (windows - last)[:, :-1] @ weights
-    return forecast.reshape(len(inputs), inputs.shape[2], -1).swapaxes(1, 2)
+def baselines(hours: np.ndarray, window: int, horizon: int) -> dict[str, Metrics]:
+    """Returns the test metrics of forecasts that need no network.
+
+    NLinear and DLinear (Zeng et al. 2023, arXiv 2205.13504) are linear maps shared by all columns.
+    The paper trains them with Adam. Here they are fitted in closed form to the training split, with
+    the ridge penalty of the least validation error. They read the network's window, 96 or 336 hours
+    before the same targets.
+
+    Args:
+        hours: standardised hours, (hours, 7).
+        window: hours of the network's input.
+        horizon: hours of the forecast.
+    """
+    inputs, targets = windows_of(hours, "test", window, horizon)
+    metrics = {
+        "persistence": _errors(inputs[:, -1:] - targets),
+        "seasonal naive (24 hours)": _errors(inputs[:, -DAY + np.arange(horizon) % DAY] - targets),
+    }
+    for look_back in sorted({window, *LOOK_BACKS}):
+        train, validation, test = (
+            windows_of(hours, split, look_back, horizon) for split in BORDERS
+        )
+        for name, features in (("NLinear", nlinear_features), ("DLinear", dlinear_features)):
+            linear = fit_linear(features, train, validation)
+            metrics[f"{name}, {look_back} hours"] = _errors(linear(test.inputs) - test.targets)
+    return metrics
 
 
-def _flatten(hours: np.ndarray) -> np.ndarray:
+def nlinear_features(windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Splits windows (N, hours) into features, minus the last hour, and that hour, (N, 1).
+
+    The last hour is the level that NLinear subtracts from its inputs and adds to its forecasts.
+    """
+    level = windows[:, -1:]
+    return (windows - level)[:, :-1], level
+
+
+def dlinear_features(windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Splits windows (N, hours) into features (N, 2 * hours) and a level of zero, (N, 1).
+
+    The features are DLinear's trend, a moving average with the ends repeated, and the remainder.
+    Both are linear in the window. Without a penalty, DLinear would be a single linear map of the
+    window; with a ridge penalty, the decomposition affects which of the two parts is shrunk.
+    """
+    ends = (AVERAGE - 1) // 2
+    padded = np.pad(windows, [(0, 0), (ends, ends)], mode="edge")
+    trend = np.lib.stride_tricks.sliding_window_view(padded, AVERAGE, axis=1).mean(axis=-1)
+    return np.concatenate([trend, windows - trend], axis=1), np.zeros_like(windows[:, :1])
+
+
+def fit_linear(
+    features_of: FeaturesOf, train: Windows, validation: Windows
+) -> Callable[[Array], np.ndarray]:
+    """Fits a ridge regression from features of a column's window to the column's next hours.
+
+    Args:
+        features_of: windows (N, hours) -> features (N, F), and the level (N, 1) that is subtracted
+            from the targets and added to the forecasts.
+        train: windows to fit to.
+        validation: windows whose squared error selects the penalty among `PENALTIES`.
+
+    Returns:
+        The forecaster: inputs (N, window, columns) -> forecasts (N, horizon, columns).
+    """
+    features, level = features_of(_flatten(train.inputs))
+    targets = _flatten(train.targets) - level
+    centre, offset = features.mean(axis=0), targets.mean(axis=0)
+    features = (features - centre).astype(np.float64)
+    gram, moment = features.T @ features, features.T @ (targets - offset)
+
+    def fit(penalty: float) -> Callable[[Array], np.ndarray]:
+        # The constant is not penalised.
+        ridge = penalty * len(features) * np.eye(len(gram))
+        weights = np.linalg.solve(gram + ridge, moment).astype(np.float32)
+
+        def forecast(inputs: Array) -> np.ndarray:
+            features, level = features_of(_flatten(inputs))
+            forecasts = (features - centre) @ weights + offset + level
+            return forecasts.reshape(len(inputs), inputs.shape[2], -1).swapaxes(1, 2)
+
+        return forecast
+
+    return min(
+        map(fit, PENALTIES),
+        key=lambda forecast: _errors(forecast(validation.inputs) - validation.targets)["mse"],
+    )
+
+
+def _flatten(hours: Array) -> np.ndarray:
     """Reshapes windows (N, hours, columns) to (N * columns, hours)."""
-    return hours.swapaxes(1, 2).reshape(-1, hours.shape[1])
+    return np.asarray(hours).swapaxes(1, 2).reshape(-1, hours.shape[1])
 
 
-def _errors(missed: np.ndarray) -> Metrics:
+def _errors(missed: Array) -> Metrics:
     return {"mse": float(np.mean(np.square(missed))), "mae": float(np.mean(np.abs(missed)))}

@@ -20,10 +20,11 @@ from experiments.task import Task
 from experiments.typing import Array, Metrics, Params, Split
 
 VALIDATION_FROM, TEST_FROM = 0.9, 0.95
-# The trigram baseline has a table of MAX_SYMBOLS ** 3 counts: 134 MB.
+# Characters of a validation or test split, at least.
+SHORTEST = 3
+# The n-gram baseline has an int64 for each n-gram: at most seven symbols of eight bits.
 MAX_SYMBOLS = 256
-# Context of the trigram baseline, in characters.
-CONTEXT = 2
+ORDERS = range(2, 8)
 
 
 class Config(UnidirectionalConfig, frozen=True):
@@ -118,10 +119,10 @@ def read_text(path: Path) -> tuple[str, dict[str, np.ndarray]]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as text: {error}.") from None
     first, second = (round(fraction * len(text)) for fraction in (VALIDATION_FROM, TEST_FROM))
-    if min(second - first, len(text) - second) <= CONTEXT:
+    if min(second - first, len(text) - second) < SHORTEST:
         raise UserError(
             f"{path} has {len(text)} characters, but should have more: 5 % of them are the test "
-            f"split, which needs more than {CONTEXT}."
+            f"split, which needs {SHORTEST} or more."
         )
     alphabet = "".join(sorted(set(text[:first])))
     if len(alphabet) > MAX_SYMBOLS:
@@ -192,58 +193,83 @@ def sample_text(
 
 
 def baselines(splits: dict[str, np.ndarray], size: int) -> dict[str, Metrics]:
-    """Returns the test metrics of two n-gram models."""
+    """Returns the test metrics of two n-gram models, over the characters the network predicts.
+
+    Both are fitted to the training split. The order of the Kneser-Ney model is that of the least
+    validation metric.
+    """
+    train, test = splits["train"], splits["test"]
     # Add-one smoothing: unseen characters stay possible.
-    unigram = count_ngrams(splits["train"], 1, size) + 1
-    trigram = count_ngrams(splits["train"], 3, size)
+    unigram = np.bincount(train, minlength=size) + 1
+    order = min(ORDERS, key=lambda n: bits(kneser_ney(train, splits["validation"], n, size)))
     return {
-        "unigram": {"bits_per_character": bits(splits["test"], [unigram], [1.0])},
-        "3-gram, interpolated": interpolated(splits, size, trigram, unigram),
+        "unigram": {"bits_per_character": bits(unigram[test] / unigram.sum())},
+        f"{order}-gram, Kneser-Ney": {
+            "bits_per_character": bits(kneser_ney(train, test, order, size))
+        },
     }
 
 
-def count_ngrams(text: np.ndarray, order: int, size: int) -> np.ndarray:
-    """Returns the counts of each character after each context: (size ** (order - 1), size)."""
-    context = np.zeros(len(text) - order + 1, np.int64)
-    for position in range(order - 1):
-        context = context * size + text[position : len(text) - order + 1 + position]
-    counts = np.bincount(context * size + text[order - 1 :], minlength=size**order)
-    return counts.reshape(-1, size)
+def bits(probability: np.ndarray) -> float:
+    """Returns the bits per character, without the first one, which is given."""
+    return float(-np.log2(probability[1:]).mean())
 
 
-def interpolated(
-    splits: dict[str, np.ndarray], size: int, trigram: np.ndarray, unigram: np.ndarray
-) -> Metrics:
-    """Interpolates the 3-gram, 2-gram, unigram and uniform distributions.
+def kneser_ney(train: np.ndarray, text: np.ndarray, order: int, size: int) -> np.ndarray:
+    """Returns the probability of each character of a text given those before it, (N,).
 
-    The weights maximise the likelihood of the validation text; they are found by expectation
-    maximisation (Jelinek & Mercer 1980).
+    This is the n-gram model with interpolated, modified Kneser-Ney smoothing of Chen & Goodman
+    1999. The probability of a character w after a context v is
+
+        (c(v w) - D(c(v w)) + P(w | v') * sum over x of D(c(v x))) / sum over x of c(v x)
+
+    where v' is v without its first character. At the highest order, c is the count of an n-gram in
+    training. At a lower order it is the number of different characters before the n-gram. The
+    recursion ends at uniform probabilities. Where the text has fewer than n - 1 characters before
+    a character, the context is all of them.
+
+    Args:
+        train: the text to fit to, of characters 0 to size - 1.
+        text: the text to evaluate.
+        order: length n of an n-gram.
+        size: number of characters of the alphabet.
     """
-    models = [trigram, count_ngrams(splits["train"], 2, size), unigram, np.ones((1, size))]
-    likelihoods = _likelihoods(splits["validation"], models)
-    weights = np.full(len(models), 1 / len(models))
-    for _ in range(50):
-        joint = weights[:, None] * likelihoods
-        weights = (joint / joint.sum(axis=0)).mean(axis=1)
-    return {"bits_per_character": bits(splits["test"], models, weights)}
+    probability = np.full(len(text), 1 / size)
+    for length in range(1, min(order, len(text)) + 1):
+        if length == order:
+            ngrams, counts = np.unique(_ngrams(train, length, size), return_counts=True)
+        else:
+            longer = np.unique(_ngrams(train, length + 1, size))
+            ngrams, counts = np.unique(longer % size**length, return_counts=True)
+        discounts = _discounts(counts)[np.minimum(counts, 3)]
+        contexts, first = np.unique(ngrams // size, return_index=True)
+        totals, reserved = np.add.reduceat(counts, first), np.add.reduceat(discounts, first)
+        predicted = _ngrams(text, length, size)
+        kept = _look_up(ngrams, counts - discounts, predicted)
+        total = _look_up(contexts, totals, predicted // size)
+        # A context that training lacks leaves the lower order as it is.
+        lower = probability[length - 1 :]
+        backed_off = kept + _look_up(contexts, reserved, predicted // size) * lower
+        probability[length - 1 :] = np.where(total > 0, backed_off / np.maximum(total, 1), lower)
+    return probability
 
 
-def bits(text: np.ndarray, models: list[np.ndarray], weights: Array | list[float]) -> float:
-    """Returns the bits per character of a mixture of models, without the first two characters."""
-    likelihood = np.asarray(weights) @ _likelihoods(text, models)
-    return float(-np.log2(likelihood).mean())
+def _ngrams(text: np.ndarray, length: int, size: int) -> np.ndarray:
+    """Returns each n-gram of a text as a number in base `size`, (N - length + 1,)."""
+    digits = size ** np.arange(length - 1, -1, -1)
+    return np.lib.stride_tricks.sliding_window_view(text, length) @ digits
 
 
-def _likelihoods(text: np.ndarray, models: list[np.ndarray]) -> np.ndarray:
-    """Returns each model's probability of each character but the first two: (models, N - 2)."""
-    rows = []
-    for counts in models:
-        size = counts.shape[1]
-        context = np.zeros(len(text) - 2, np.int64)
-        if len(counts) == size**2:
-            context = text[:-2].astype(np.int64) * size + text[1:-1]
-        elif len(counts) == size:
-            context = text[1:-1].astype(np.int64)
-        totals = np.maximum(counts.sum(axis=1), 1)
-        rows.append(counts[context, text[2:]] / totals[context])
-    return np.stack(rows)
+def _discounts(counts: np.ndarray) -> np.ndarray:
+    """Returns the discounts of counts of 0, 1, 2, and 3 or more (Chen & Goodman 1999, eq. 26)."""
+    n1, n2, n3, n4 = (max(1, int(np.sum(counts == count))) for count in (1, 2, 3, 4))
+    y = n1 / (n1 + 2 * n2)
+    discounts = [0, 1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3]
+    # In a small text the estimates may be negative; every character has to stay possible.
+    return np.maximum(discounts, [0, 0.1, 0.1, 0.1])
+
+
+def _look_up(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Returns the values of the wanted keys among sorted keys, and 0 for absent ones."""
+    at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return np.where(keys[at] == wanted, values[at], 0)

@@ -13,7 +13,13 @@ import scipy.io.wavfile
 from pydantic import Field
 from scipy.signal.windows import hann
 
-from experiments.classifiers import METRIC_LABELS, baselines, make_evaluate, plot_confusion
+from experiments.classifiers import (
+    METRIC_LABELS,
+    Examples,
+    baselines,
+    make_evaluate,
+    plot_confusion,
+)
 from experiments.config import ExperimentConfig
 from experiments.datasets import registry
 from experiments.errors import UserError
@@ -101,7 +107,7 @@ def build(config: Config, data_dir: Path) -> Task:
         loss_metric="cross_entropy",
         monitor="cross_entropy",
         mode="min",
-        baselines=lambda: baselines(summaries(train), train.labels, summaries(test), test.labels),
+        baselines=lambda: baselines(*map(summaries, splits.values())),
         plot=plot,
         export_spec=make_export_spec(
             network, PrePost(), ("batch", "time", BANDS), ("batch", CLASSES), lengths=True
@@ -203,11 +209,12 @@ def mel_filters() -> np.ndarray:
     return np.maximum(0, np.minimum(rising, falling))
 
 
-def summaries(split: Utterances) -> np.ndarray:
-    """Returns each band's mean over each third of a recording: (N, 120)."""
-    return np.stack(
+def summaries(split: Utterances) -> Examples:
+    """Returns each band's mean over each third of a recording, (N, 120), with the labels."""
+    features = np.stack(
         [
             np.concatenate([third.mean(axis=0) for third in np.array_split(frames[:length], 3)])
             for frames, length in zip(np.asarray(split.frames), split.lengths, strict=True)
         ]
     )
+    return Examples(features, split.labels)

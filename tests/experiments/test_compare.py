@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments import generated
 from experiments.cli import main
 from experiments.commands.compare import report, vmapped_training
 from experiments.commands.compare.sizes import count_parameters, with_cell
@@ -74,7 +75,7 @@ def test_an_interrupted_comparison_resumes(adding, write_config, monkeypatch, ca
     sample = adding_task.sample_sums
 
     def interrupted(number, length, seed):
-        if seed == (adding_task.TRAIN, 1, 4):
+        if seed == (generated.TRAIN, 1, 4):
             os.kill(os.getpid(), signal.SIGINT)
         return sample(number, length, seed)
 
@@ -122,7 +123,7 @@ def test_finished_training_is_not_repeated(adding, write_config, monkeypatch, ca
     monkeypatch.setattr(vmapped_training, "finalize_run", finalize_run)
 
     def no_training(number, length, seed):
-        assert seed[0] != adding_task.TRAIN
+        assert seed[0] != generated.TRAIN
         return sample(number, length, seed)
 
     monkeypatch.setattr(adding_task, "sample_sums", no_training)

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from collections import Counter
 
 import jax
 import numpy as np
@@ -81,27 +82,91 @@ def test_a_network_of_zeros_has_the_entropy_of_uniform_symbols(tmp_path, monkeyp
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_likelihoods_are_distributions():
+def kneser_ney_of_one(train, text, order):
+    """Returns P(last character | those before), by the equations of `kneser_ney`, with loops."""
+    *context, last = text
+    context = tuple(context[len(context) - min(order - 1, len(context)) :])
+
+    def ngrams(length):
+        return [tuple(train[at : at + length]) for at in range(len(train) - length + 1)]
+
+    def counts_of(length):
+        if length == order:
+            return Counter(ngrams(length))
+        return Counter(ngram[1:] for ngram in set(ngrams(length + 1)))
+
+    def probability(context):
+        counts = counts_of(len(context) + 1)
+        n = [max(1, sum(count == times for count in counts.values())) for times in range(1, 5)]
+        y = n[0] / (n[0] + 2 * n[1])
+        discount = [max(0.1, k - (k + 1) * y * n[k] / n[k - 1]) for k in (1, 2, 3)]
+        lower = probability(context[1:]) if context else 1 / SIZE
+        after = {g[-1]: count for g, count in counts.items() if g[:-1] == context}
+        if not after:
+            return lower
+        reserved = sum(discount[min(count, 3) - 1] for count in after.values())
+        count = after.get(last, 0)
+        kept = count - discount[min(count, 3) - 1] if count else 0
+        return (kept + reserved * lower) / sum(after.values())
+
+    return probability(context)
+
+
+SIZE = 5
+SKEWED = [0.5, 0.3, 0.1, 0.06, 0.04]
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.integers(1, 5), st.lists(st.integers(0, SIZE - 1), min_size=1, max_size=8), st.integers(0, 9)
+)
+def test_kneser_ney_is_a_distribution_and_follows_its_equations(order, text, seed):
+    train = np.random.default_rng(seed).choice(SIZE, 200, p=SKEWED)
+    found = [
+        language.kneser_ney(train, np.array([*text, last]), order, SIZE)[-1] for last in range(SIZE)
+    ]
+    assert min(found) > 0
+    np.testing.assert_allclose(sum(found), 1, rtol=1e-12)
+    expected = [kneser_ney_of_one(train.tolist(), [*text, last], order) for last in range(SIZE)]
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_kneser_ney_of_a_character_reads_no_later_ones():
     random = np.random.default_rng(0)
-    size, text = 4, np.random.default_rng(1).integers(0, 4, 300)
-    for order in (1, 2, 3):
-        counts = language.count_ngrams(text, order, size)
-        assert counts.sum() == len(text) - order + 1
-        context = random.integers(0, 4, 2)
-        total = sum(
-            language._likelihoods(np.array([*context, last]), [counts])[0, 0]
-            for last in range(size)
-        )
-        np.testing.assert_allclose(total, 1)
+    train, text = random.choice(SIZE, 500, p=SKEWED), random.choice(SIZE, 50, p=SKEWED)
+    whole = language.kneser_ney(train, text, 4, SIZE)
+    for end in (1, 2, 10):
+        np.testing.assert_array_equal(whole[:end], language.kneser_ney(train, text[:end], 4, SIZE))
 
 
-def test_a_trigram_predicts_a_periodic_text():
-    text = np.tile([0, 1, 2, 1], 200)
+def test_the_order_is_that_of_the_text():
+    """Each character is the sum of the two before it, and of a seldom 1, modulo 5."""
+    random = np.random.default_rng(0)
+    text = [0, 1]
+    for slip in random.random(20_000) < 0.1:
+        text.append((text[-2] + text[-1] + slip) % SIZE)
+    train, test = np.array(text[:18_000]), np.array(text[18_000:])
+    entropy = -(0.9 * np.log2(0.9) + 0.1 * np.log2(0.1))
+    by_order = [language.bits(language.kneser_ney(train, test, n, SIZE)) for n in (1, 2, 3, 4)]
+    assert by_order[0] > by_order[1] > by_order[2]
+    assert by_order[2] == pytest.approx(entropy, abs=0.03)
+    metrics = language.baselines({"train": train, "validation": test, "test": test}, SIZE)
+    assert metrics["3-gram, Kneser-Ney"]["bits_per_character"] == by_order[2]
+
+
+def test_baselines_predict_a_periodic_text():
+    text = np.tile([0, 1, 2, 1], 1000)
     splits = {"train": text, "validation": text, "test": text}
-    metrics = language.baselines(splits, 3)
-    assert metrics["3-gram, interpolated"]["bits_per_character"] < 1e-2
+    unigram, ngram = language.baselines(splits, 3).values()
+    assert ngram["bits_per_character"] < 1e-2
     # Half of the characters are 1, a quarter each 0 and 2.
-    np.testing.assert_allclose(metrics["unigram"]["bits_per_character"], 1.5, atol=0.01)
+    np.testing.assert_allclose(unigram["bits_per_character"], 1.5, atol=0.01)
+
+
+def test_baselines_of_the_shortest_splits():
+    train, short = np.tile([0, 1], 30), np.array([0, 1, 0])
+    metrics = language.baselines({"train": train, "validation": short, "test": short}, 2)
+    assert all(np.isfinite(of_model["bits_per_character"]) for of_model in metrics.values())
 
 
 def write_text(path, text):
@@ -173,3 +238,11 @@ def test_the_published_text(published_data):
     assert len(alphabet) == 65
     assert [len(part) for part in splits.values()] == [1_003_855, 55_769, 55_770]
     assert "".join(alphabet[i] for i in splits["train"][:14]) == "First Citizen:"
+
+
+@pytest.mark.slow
+def test_baselines_of_the_published_text(published_data):
+    alphabet, splits = language.read_text(registry.locate(registry.SHAKESPEARE, published_data))
+    metrics = language.baselines(splits, len(alphabet))
+    found = {name: of_model["bits_per_character"] for name, of_model in metrics.items()}
+    assert found == pytest.approx({"unigram": 4.850, "7-gram, Kneser-Ney": 2.279}, abs=1e-3)

@@ -8,6 +8,7 @@ from pathlib import Path
 import optuna
 import pytest
 
+from experiments import generated
 from experiments.cli import main
 from experiments.runs.config_loading import load_config
 from experiments.runs.search import open_storage
@@ -72,7 +73,7 @@ def test_an_interrupted_trial_resumes(swept, write_config, monkeypatch, capfd):
     sample = adding_task.sample_sums
 
     def interrupted(number, length, seed):
-        if seed == (adding_task.TRAIN, 0, 4) and Path("out/trial-1").exists():
+        if seed == (generated.TRAIN, 0, 4) and Path("out/trial-1").exists():
             os.kill(os.getpid(), signal.SIGINT)
         return sample(number, length, seed)
 

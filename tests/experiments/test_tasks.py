@@ -7,9 +7,12 @@ import pytest
 import scipy.io
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.svm import SVC
 
 import gru_jax
-from experiments.classifiers import baselines
+from experiments.classifiers import GAMMAS, SVC_COSTS, Examples, baselines, select
 from experiments.datasets import registry
 from experiments.errors import UserError
 from experiments.models.gate_activations import gates
@@ -40,13 +43,48 @@ def test_digits_splits_are_a_partition():
         np.testing.assert_allclose(shares, 0.1, atol=0.005)
 
 
-def test_digits_baselines_match_their_definitions():
-    splits = digits_task.split_digits()
-    metrics = baselines(*splits["train"], *splits["test"])
-    majority = np.bincount(splits["train"].labels).argmax()
-    expected = np.mean(splits["test"].labels == majority)
-    assert metrics["majority class"]["accuracy"] == expected
+@pytest.fixture(scope="module")
+def examples():
+    return [Examples(*split) for split in digits_task.split_digits().values()]
+
+
+@pytest.fixture(scope="module")
+def of_digits(examples):
+    return baselines(*examples)
+
+
+def test_digits_baselines_match_their_definitions(examples, of_digits):
+    (train, _, test), metrics = examples, of_digits
+    majority = np.bincount(train.labels).argmax()
+    assert metrics["majority class"]["accuracy"] == np.mean(test.labels == majority)
     assert 0.95 < metrics["logistic regression"]["accuracy"] < 0.98
+    distances = np.square(test.features[:, None] - train.features).sum(axis=-1)
+    nearest = np.mean(train.labels[distances.argmin(axis=1)] == test.labels)
+    assert metrics["nearest neighbour"] == {"accuracy": nearest}
+
+
+def test_the_svc_is_the_best_of_the_grid_by_the_validation_split(examples, of_digits):
+    train, validation, test = examples
+    fitted_to = np.arange(len(train.labels))
+    search = GridSearchCV(
+        SVC(),
+        {"C": SVC_COSTS, "gamma": np.array(GAMMAS) / (64 * np.var(train.features))},
+        cv=[(fitted_to, len(train.labels) + np.arange(len(validation.labels)))],
+        refit=False,
+    ).fit(*map(np.concatenate, zip(train, validation, strict=True)))
+    expected = SVC(**search.best_params_).fit(*train).score(*test)
+    assert of_digits["SVC, Gaussian kernel"] == {"accuracy": expected}
+
+
+def test_select_is_by_the_validation_split_and_fits_the_training_split(examples):
+    train, validation, _ = examples
+    strict, loose = (LogisticRegression(C=cost, max_iter=1000) for cost in (1e-4, 1.0))
+    assert select([strict, loose], train, validation) is loose
+    again = LogisticRegression(C=1.0, max_iter=1000).fit(*train)
+    np.testing.assert_allclose(loose.coef_, again.coef_)
+    # The smaller penalty misses all labels that are wrong, the larger one hits some of them.
+    wrong = Examples(validation.features, (validation.labels + 1) % 10)
+    assert select([loose, strict], train, wrong) is strict
 
 
 @settings(deadline=None, max_examples=30)
@@ -85,6 +123,30 @@ def test_batches_are_a_function_of_seed_and_step(request, task):
     assert not leaves_equal(first.batch_at(5), other.batch_at(5))
     assert leaves_equal(first.params, again.params)
     assert not leaves_equal(first.params, other.params)
+
+
+@pytest.mark.parametrize("task", ["adding", "copy"])
+def test_epochs_repeat_a_fixed_training_set(adding, task):
+    values = {**adding, "task": task, "train_sequences": 24}
+
+    def epoch(task, number):
+        batches = [task.batch_at(step) for step in range(3 * number, 3 * (number + 1))]
+        return np.concatenate([batch[0].reshape(8, -1) for batch in batches])
+
+    def rows(sequences):
+        return sorted(map(tuple, sequences))
+
+    fixed, other_order, fresh = (
+        build(values),
+        build({**values, "seed": 1}),
+        build({**values, "train_sequences": None}),
+    )
+    first = epoch(fixed, 0)
+    assert len(np.unique(first, axis=0)) == 24
+    assert rows(epoch(fixed, 1)) == rows(first) == rows(epoch(other_order, 0))
+    assert not np.array_equal(epoch(fixed, 1), first)
+    assert not np.array_equal(epoch(other_order, 0), first)
+    assert not set(rows(epoch(fresh, 1))) & set(rows(epoch(fresh, 0)))
 
 
 @pytest.mark.parametrize(

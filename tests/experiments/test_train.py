@@ -237,7 +237,12 @@ def test_a_full_disk_ends_the_run_with_a_message(
 def test_digits_end_to_end(digits, write_config, workplace, capsys, cell):
     assert train(write_config(digits), "--model.cell", cell, "--run-dir", "run") == 0
     summary = json.loads((workplace / "run" / "summary.json").read_text())
-    assert summary["baselines"].keys() == {"majority class", "logistic regression"}
+    assert summary["baselines"].keys() == {
+        "majority class",
+        "logistic regression",
+        "nearest neighbour",
+        "SVC, Gaussian kernel",
+    }
     plots = {path.name for path in (workplace / "run" / "plots").iterdir()}
     expected = {"learning_curves.png", "confusion_matrix.png"}
     assert plots == expected | ({"gate_activity.png"} if cell == "gru" else set())

@@ -1,0 +1,43 @@
+"""Training batches of generated sequences."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+
+from experiments.typing import Batch
+from gru_jax.training import ShuffledIndices
+
+Sequences = TypeVar("Sequences", bound=Batch)
+
+TRAIN, VALIDATION, TEST = range(3)
+TRAIN_SEQUENCES = (
+    "Sequences of a fixed training set, shuffled in every epoch; None for new ones in each batch."
+)
+
+
+def training_batches(
+    sample: Callable[[int, tuple[int, ...]], Sequences],
+    seed: int,
+    batch_size: int,
+    train_sequences: int | None,
+) -> Callable[[int], Sequences]:
+    """Returns a task's `batch_at`: fresh sequences in every batch, or epochs over a fixed set.
+
+    Args:
+        sample: (number of sequences, seed) -> sequences, a tuple of arrays (number, ...).
+        seed: seed of fresh sequences, or of the order of a fixed set, which is the same for every
+            seed.
+        batch_size: sequences per batch.
+        train_sequences: size of the fixed set, or None for fresh sequences.
+    """
+    if train_sequences is None:
+        return lambda step: sample(batch_size, (TRAIN, seed, step))
+    fixed = sample(train_sequences, (TRAIN,))
+    batches = ShuffledIndices(seed, train_sequences, batch_size)
+
+    def batch_at(step: int) -> Sequences:
+        chosen = batches(step)
+        return jax.tree.map(lambda array: array[chosen], fixed)
+
+    return batch_at
