@@ -14,6 +14,7 @@ from experiments import plots
 from experiments.config import ExperimentConfig
 from experiments.export_spec import OneHot, make_export_spec
 from experiments.models.recurrent import build_network
+from experiments.models.state_gradients import LastStepLoss
 from experiments.task import Task
 from experiments.typing import Array, Metrics, Params, Split
 
@@ -96,6 +97,15 @@ def build(config: Config, data_dir: Path) -> Task:
         plot=plot,
         export_spec=make_export_spec(
             network, pre_post, ("batch", "time"), ("batch", "time", CLASSES), dtype="int32"
+        ),
+        last_step_loss=LastStepLoss(
+            network,
+            pre_post.before(jnp.asarray(splits["test"].inputs)),
+            splits["test"].targets[:, -1],
+            optax.softmax_cross_entropy_with_integer_labels,
+            description="the cross-entropy of the last step, at which the tenth symbol is due, "
+            f"{config.length + COPY_LENGTH} steps after it was read",
+            baseline="without memory",
         ),
     )
 
