@@ -245,9 +245,10 @@ def plot(result: Result, path: Path) -> None:
         panel.set_title(text)
         panel.set_xlabel("steps back from the loss, T - t")
         panel.grid(alpha=0.3)
-        panel.legend(frameon=False, loc="lower left")
+        panel.legend(frameon=False)
     panels[0].set_yscale("log")
-    panels[0].set_ylim(bottom=1e-12)
+    panels[0].set_ylim(bottom=max(panels[0].get_ylim()[0], 1e-12))
+    panels[0].xaxis.get_major_locator().set_params(integer=True)
     panels[0].set_ylabel("norm of d loss_T / d h_t,\nmultiple of that at T")
     figure.suptitle(
         f"Gradients through time, {result['name']}: geometric mean and range over the seeds"
