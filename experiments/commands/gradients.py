@@ -66,24 +66,38 @@ def main(arguments: list[str]) -> int:
     options = tyro.cli(Options, args=arguments, prog="python -m experiments gradients")
     if options.sequences < 1:
         raise UserError(f"--sequences is {options.sequences}, but should be 1 or more.")
-    runs = _finished_runs(options.directory)
+    measured = [_measure(run, options) for run in _finished_runs(options.directory)]
     cells: dict[str, dict[str, list[Any]]] = {}
-    for run in runs:
-        config: ExperimentConfig = load_config(run.config)
-        task, best = restore_best(run, config, options.data_dir)
-        loss = _first_sequences(task, config, run, options.sequences)
-        of_cell = cells.setdefault(
-            config.model.cell, {"seeds": [], "test": [], "before": [], "after": []}
-        )
-        of_cell["seeds"].append(config.seed)
-        of_cell["test"].append(read_json(run.summary)["test"][task.loss_metric])
-        of_cell["before"].append(_relative_norms(loss, task.params))
-        of_cell["after"].append(_relative_norms(loss, best))
+    for cell, of_run, _ in measured:
+        of_cell = cells.setdefault(cell, {name: [] for name in of_run})
+        for name, value in of_run.items():
+            of_cell[name].append(value)
     # All runs of a comparison have the same task, length and test sequences.
+    _, _, common = measured[0]
     result = {
         "command": f"python -m experiments gradients {options.directory}",
         "name": options.directory.name,
         **provenance(),
+        **common,
+        "cells": cells,
+    }
+    plot(result, options.directory / "gradients.png")
+    write_report(options.directory, "gradients", result, to_markdown(result))
+    return 0
+
+
+def _measure(run: RunDirectory, options: Options) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Returns the cell of a run, what was measured, and what all runs have in common."""
+    config: ExperimentConfig = load_config(run.config)
+    task, best = restore_best(run, config, options.data_dir)
+    loss = _first_sequences(task, config, run, options.sequences)
+    of_run = {
+        "seeds": config.seed,
+        "test": read_json(run.summary)["test"][task.loss_metric],
+        "before": _relative_norms(loss, task.params),
+        "after": _relative_norms(loss, best),
+    }
+    common = {
         "loss": loss.description,
         "sequences": len(loss.inputs),
         "metric": task.metric_labels[task.loss_metric],
@@ -92,11 +106,8 @@ def main(arguments: list[str]) -> int:
             "value": task.baselines()[loss.baseline][task.loss_metric],
         },
         "distances": _distances(loss.inputs.shape[1]).tolist(),
-        "cells": cells,
     }
-    plot(result, options.directory / "gradients.png")
-    write_report(options.directory, "gradients", result, to_markdown(result))
-    return 0
+    return config.model.cell, of_run, common
 
 
 def _finished_runs(directory: Path) -> list[RunDirectory]:
