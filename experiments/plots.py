@@ -68,7 +68,9 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str], title: str, pat
     save(figure, path)
 
 
-def gate_activity(gates: Mapping[str, Array], inputs: Array, title: str, path: Path) -> None:
+def gate_activity(
+    gates: Mapping[str, Array], inputs: Array, title: str, path: Path, *, tick_every: int
+) -> None:
     """Plots gates (steps, units) as images over the steps, below the input (steps,)."""
     heights = [1] + [2.5] * len(gates)
     figure = Figure(figsize=(8, sum(heights)), layout="constrained")
@@ -82,7 +84,7 @@ def gate_activity(gates: Mapping[str, Array], inputs: Array, title: str, path: P
         panel.set_ylabel(f"{name}\nunits, by mean")
         figure.colorbar(image, ax=panel, label="activity", pad=0.01)
     panels[-1].set_xlabel("step")
-    panels[-1].set_xticks(range(0, len(inputs) + 1, 8))
+    panels[-1].set_xticks(range(0, len(inputs) + 1, tick_every))
     save(figure, path)
 
 

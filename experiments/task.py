@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from experiments.export_spec import ExportSpec
+from experiments.models.state_gradients import LastStepLoss
 from experiments.typing import Batch, LossFunction, Metrics, Params, Split
 
 HIGHER_IS_BETTER = frozenset({"accuracy", "bleu", "recalled"})
@@ -32,6 +33,8 @@ class Task:
         plot: (params, directory) -> None; writes the task's own plots and texts there.
         carry: the carry of the first step, where steps pass one on.
         export_spec: what `export` writes as a program; None if the task does not support it.
+        last_step_loss: the loss that `gradients` differentiates, on the test split; None if the
+            task has none.
     """
 
     params: Params
@@ -46,6 +49,7 @@ class Task:
     plot: Callable[[Params, Path], None]
     carry: Any = None
     export_spec: ExportSpec | None = None
+    last_step_loss: LastStepLoss | None = None
 
 
 class Build(Protocol):

@@ -1,34 +1,50 @@
 """The command `gradients DIRECTORY`: norms of a loss's gradient through time, by cell."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import tyro
 from matplotlib.figure import Figure
-from rich.console import Console
 
+from experiments.config import ExperimentConfig
 from experiments.datasets.registry import default_data_dir
 from experiments.errors import UserError
-from experiments.files import write_atomically, write_json
-from experiments.markdown import markdown_table
+from experiments.markdown import markdown_table, write_report
+from experiments.models.state_gradients import LastStepLoss, gradient_norms
 from experiments.plots import save
 from experiments.runs.config_loading import load_config
-from experiments.runs.directory import RunDirectory
+from experiments.runs.directory import RunDirectory, read_json
 from experiments.runs.provenance import provenance
 from experiments.runs.run import restore_best
-from experiments.tasks import adding
+from experiments.task import Task
 
-DISTANCES = (0, 10, 50, 100, 200, 400)
+TABLE_DISTANCES = (0, 10, 50, 100, 200, 500)
+PLOT_DISTANCES = 50
+LEARNED = 0.9
+WHEN = {"before": "at initialisation", "after": "after training"}
+
+CONCLUSIONS = """\
+What follows: the norm says how strongly the loss depends on an earlier state, with these weights. \
+Where a net has learned, a norm that stays large shows that its weights carry gradients over that \
+distance. At initialisation it shows what the first steps of training can use.
+
+What does not follow: the reach of gradients is a property of the weights, not of the cell alone. \
+Training changes it, so a small norm at initialisation does not show that a cell cannot learn. A \
+small norm after training in a net that has not learned is a consequence, not an explanation, \
+unless the net at initialisation has it, too: a state that the net does not use has no gradient."""
+
+Result = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Measures the norm of d loss_T / d h_t, on runs of `compare` on the adding problem.
+    """Measures the norm of d loss_T / d h_t, on runs of `compare` on the tasks adding and copy.
 
     The loss is that of the last step T. Its gradient with respect to the state after step t shows
-    how much the network can learn about that step. It is measured on test sequences, before and
+    how strongly it depends on that state. It is measured on test sequences, at initialisation and
     after training.
     """
 
@@ -44,97 +60,208 @@ def main(arguments: list[str]) -> int:
     """Runs the command; returns 0, the exit code.
 
     Raises:
-        UserError: a directory without finished runs of the adding problem.
+        UserError: a directory without runs, with unfinished ones, or with runs of a task that has
+            no loss of the last step.
     """
     options = tyro.cli(Options, args=arguments, prog="python -m experiments gradients")
-    runs = [
-        RunDirectory(path.parent) for path in sorted(options.directory.glob("*/s*/config.yaml"))
-    ]
-    runs = [run for run in runs if run.is_finished()]
-    if not runs:
-        raise UserError(
-            f"{options.directory} holds no finished runs. "
-            "`python -m experiments compare configs/adding.yaml` makes them."
-        )
-    norms: dict[str, dict[str, list[np.ndarray]]] = {}
-    for run in runs:
-        of_cell = norms.setdefault(run.path.parent.name, {"before": [], "after": []})
-        before, after = _norms(run, options)
-        of_cell["before"].append(before)
-        of_cell["after"].append(after)
-    curves = {
-        cell: {when: _mean(of_runs) for when, of_runs in of_cell.items()}
-        for cell, of_cell in norms.items()
+    if options.sequences < 1:
+        raise UserError(f"--sequences is {options.sequences}, but should be 1 or more.")
+    measured = [_measure(run, options) for run in _finished_runs(options.directory)]
+    cells: dict[str, dict[str, list[Any]]] = {}
+    for cell, of_run, _ in measured:
+        of_cell = cells.setdefault(cell, {name: [] for name in of_run})
+        for name, value in of_run.items():
+            of_cell[name].append(value)
+    # All runs of a comparison have the same task, length and test sequences.
+    _, _, common = measured[0]
+    result = {
+        "command": f"python -m experiments gradients {options.directory}",
+        "name": options.directory.name,
+        **provenance(),
+        **common,
+        "cells": cells,
     }
-    markdown = to_markdown(curves)
-    result = {**provenance(), "norms": _plain(curves)}
-    write_json(options.directory / "gradients.json", result)
-    write_atomically(options.directory / "gradients.md", markdown)
-    plot(curves, options.directory / "gradients.png")
-    Console(soft_wrap=True, highlight=False, markup=False).print(markdown)
-    print(f"Written to {options.directory / 'gradients.png'}")
+    plot(result, options.directory / "gradients.png")
+    write_report(options.directory, "gradients", result, to_markdown(result))
     return 0
 
 
-def _norms(run: RunDirectory, options: Options) -> tuple[np.ndarray, np.ndarray]:
-    config: Any = load_config(run.config)
-    if config.task != "adding":
-        raise UserError(f"{run.path} is a run of {config.task}, but should be one of adding.")
+def _measure(run: RunDirectory, options: Options) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Returns the cell of a run, what was measured, and what all runs have in common."""
+    config: ExperimentConfig = load_config(run.config)
     task, best = restore_best(run, config, options.data_dir)
-    test = adding.sample_sums(options.sequences, config.length, (adding.TEST,))
-    network = adding.make_network(config)
-    return (
-        adding.gradient_norms(network, task.params, test),
-        adding.gradient_norms(network, best, test),
-    )
-
-
-def _mean(norms: list[np.ndarray]) -> np.ndarray:
-    """Returns the geometric mean over the seeds of norms relative to the last step's, (T,)."""
-    relative = [norm / norm[-1] for norm in norms]
-    # Norms that underflow in float32 are 0, which has no logarithm.
-    return np.exp(np.mean(np.log(np.maximum(relative, np.finfo(np.float32).tiny)), axis=0))
-
-
-def _plain(curves: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[str, list[float]]]:
-    return {
-        cell: {when: [float(value) for value in norms] for when, norms in of_cell.items()}
-        for cell, of_cell in curves.items()
+    loss = _first_sequences(task, config, run, options.sequences)
+    of_run = {
+        "seeds": config.seed,
+        "test": read_json(run.summary)["test"][task.loss_metric],
+        "before": _relative_norms(loss, task.params),
+        "after": _relative_norms(loss, best),
     }
+    common = {
+        "loss": loss.description,
+        "sequences": len(loss.inputs),
+        "metric": task.metric_labels[task.loss_metric],
+        "baseline": {
+            "name": loss.baseline,
+            "value": task.baselines()[loss.baseline][task.loss_metric],
+        },
+        "distances": _distances(loss.inputs.shape[1]).tolist(),
+    }
+    return config.model.cell, of_run, common
 
 
-def to_markdown(curves: dict[str, dict[str, np.ndarray]]) -> str:
-    """Returns a table of the norms at some distances, relative to that at the last step."""
-    length = len(next(iter(curves.values()))["before"])
-    distances = [*(distance for distance in DISTANCES if distance < length - 1), length - 1]
-    header = ["T - t", *map(str, distances)]
-    rows = [
-        [f"{cell.upper()}, {when} training", *(f"{norms[-1 - d]:.1e}" for d in distances)]
-        for cell, of_cell in curves.items()
-        for when, norms in of_cell.items()
+def _finished_runs(directory: Path) -> list[RunDirectory]:
+    """Returns the runs of a comparison.
+
+    Raises:
+        UserError: there are none, or some are not finished.
+    """
+    runs = [RunDirectory(path.parent) for path in directory.glob("*/s*/config.yaml")]
+    if not runs:
+        raise UserError(
+            f"{directory} holds no runs. "
+            "`python -m experiments compare configs/adding.yaml` makes them."
+        )
+    runs.sort(key=lambda run: (run.path.parent.name, int(run.path.name[1:])))
+    unfinished = [str(run.path) for run in runs if not run.is_finished()]
+    if unfinished:
+        raise UserError(
+            f"{', '.join(unfinished)} {'is' if len(unfinished) == 1 else 'are'} not finished. "
+            "Call `compare` again to resume."
+        )
+    return runs
+
+
+def _first_sequences(
+    task: Task, config: ExperimentConfig, run: RunDirectory, number: int
+) -> LastStepLoss:
+    loss = task.last_step_loss
+    if loss is None:
+        raise UserError(
+            f"{run.path} is a run of {config.task}, but should be one of adding or copy."
+        )
+    return dataclasses.replace(loss, inputs=loss.inputs[:number], targets=loss.targets[:number])
+
+
+def _distances(length: int) -> np.ndarray:
+    """Returns the distances T - t at which norms are kept, ascending."""
+    evenly = np.linspace(0, length - 1, PLOT_DISTANCES + 1).round().astype(int)
+    return np.unique([*evenly, *(d for d in TABLE_DISTANCES if d < length)])
+
+
+def _relative_norms(loss: LastStepLoss, params: Any) -> list[float | None]:
+    """Returns norms by distance, as multiples of that at T; None where they overflow."""
+    norms = gradient_norms(loss, params)
+    relative = norms[::-1] / norms[-1]
+    return [
+        float(f"{value:.4g}") if np.isfinite(value) else None
+        for value in relative[_distances(len(norms))]
     ]
-    tiny = np.finfo(np.float32).tiny
+
+
+def to_markdown(result: Result) -> str:
+    """Returns what was measured, what the runs have learned, the norms, and what follows."""
+    metric, baseline = result["metric"], result["baseline"]
+    learned = [
+        [
+            cell.upper(),
+            f"{_geometric_mean(of_cell['test']):.2e}",
+            f"{min(of_cell['test']):.2e} to {max(of_cell['test']):.2e}",
+            f"{baseline['value']:.2e}",
+            f"{_learned(of_cell, baseline)} of {len(of_cell['seeds'])}",
+        ]
+        for cell, of_cell in result["cells"].items()
+    ]
+    distances = result["distances"]
+    shown = [d for d in distances if d in TABLE_DISTANCES or d == distances[-1]]
+    norms = [
+        [
+            f"{cell.upper()}, {text}",
+            *(_norm_text([norms[distances.index(d)] for norms in of_cell[when]]) for d in shown),
+        ]
+        for cell, of_cell in result["cells"].items()
+        for when, text in WHEN.items()
+    ]
     return (
-        "Norm of d loss_T / d h_t, as a multiple of that at t = T, geometric mean over the seeds; "
-        f"{tiny:.1e} means that it underflows in float32:\n\n{markdown_table(header, rows)}\n"
+        "\n\n".join(
+            [
+                f"{result['name']}: reach of gradients through time, by `{result['command']}`. "
+                f"The loss is {result['loss']}, on {result['sequences']} test sequences.",
+                "Have the runs learned? A run counts if its test metric is at least "
+                f"{1 - LEARNED:.0%} below the baseline, {baseline['name']}. Geometric mean and "
+                "range over the seeds:",
+                markdown_table(
+                    ["cell", f"test {metric}", "range", baseline["name"], "runs that have learned"],
+                    learned,
+                ),
+                "Norm of d loss_T / d h_t, as a multiple of that at t = T, geometric mean over the "
+                "seeds. Underflow: the norm is below the smallest normal float32 number, "
+                f"{np.finfo(np.float32).tiny:.1e}.",
+                markdown_table(["T - t", *map(str, shown)], norms),
+                CONCLUSIONS,
+            ]
+        )
+        + "\n"
     )
 
 
-def plot(curves: dict[str, dict[str, np.ndarray]], path: Path) -> None:
-    """Plots the norms over the distance from the last step."""
-    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    for color, (cell, of_cell) in enumerate(curves.items()):
-        for when, style in (("before", ":"), ("after", "-")):
-            norms = of_cell[when]
-            distance = np.arange(len(norms))[::-1]
-            label = f"{cell.upper()}, {when} training"
-            axes.plot(distance, norms, style, color=f"C{color}", label=label)
-    axes.set_yscale("log")
-    axes.set_ylim(bottom=1e-12)
-    axes.set_xlabel("steps back from the loss, T - t")
-    axes.set_ylabel("norm of d loss_T / d h_t, multiple of that at T")
-    axes.set_title("Gradients through time, adding problem")
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+def _learned(of_cell: Result, baseline: Result) -> int:
+    """Returns how many runs of a cell have learned something."""
+    return sum(value <= LEARNED * baseline["value"] for value in of_cell["test"])
+
+
+def _geometric_mean(values: Sequence[float]) -> float:
+    return float(np.exp(np.mean(np.log(values))))
+
+
+def _norm_text(of_seeds: Sequence[float | None]) -> str:
+    """Returns the geometric mean, or in how many of the seeds there is none to take."""
+    finite = [norm for norm in of_seeds if norm is not None]
+    if len(finite) < len(of_seeds):
+        return "overflow"
+    underflows = finite.count(0)
+    if not underflows:
+        return f"{_geometric_mean(finite):.1e}"
+    some = f" in {underflows} of {len(finite)}" if underflows < len(finite) else ""
+    return f"underflow{some}"
+
+
+def plot(result: Result, path: Path) -> None:
+    """Plots the norms over the distance from the last step, at initialisation and trained.
+
+    Lines are geometric means over the seeds, bands reach from the least to the greatest.
+    """
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    for panel, (when, text) in zip(panels, WHEN.items(), strict=True):
+        for color, (cell, of_cell) in enumerate(result["cells"].items()):
+            # A logarithmic axis has no place for 0. Overflow leaves a gap.
+            norms = np.maximum(np.array(of_cell[when], float), np.finfo(np.float32).tiny)
+            label = cell.upper()
+            if when == "after":
+                learned = _learned(of_cell, result["baseline"])
+                label += f", {learned} of {len(norms)} runs have learned"
+            style = {"color": f"C{color}"}
+            panel.plot(
+                result["distances"], np.exp(np.log(norms).mean(axis=0)), label=label, **style
+            )
+            panel.fill_between(
+                result["distances"],
+                norms.min(axis=0),
+                norms.max(axis=0),
+                alpha=0.2,
+                linewidth=0,
+                **style,
+            )
+        panel.set_title(text)
+        panel.set_xlabel("steps back from the loss, T - t")
+        panel.grid(alpha=0.3)
+        panel.legend(frameon=False)
+    panels[0].set_yscale("log")
+    panels[0].set_ylim(bottom=max(panels[0].get_ylim()[0], 1e-12))
+    panels[0].xaxis.get_major_locator().set_params(integer=True)
+    panels[0].set_ylabel("norm of d loss_T / d h_t,\nmultiple of that at T")
+    figure.suptitle(
+        f"Gradients through time, {result['name']}: geometric mean and range over the seeds"
+    )
     save(figure, path)

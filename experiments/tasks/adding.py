@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,11 @@ from pydantic import Field
 import gru_jax
 from experiments import plots
 from experiments.config import ExperimentConfig
-from experiments.errors import UserError
 from experiments.export_spec import PrePost, make_export_spec
 from experiments.generated import TEST, TRAIN_SEQUENCES, VALIDATION, training_batches
+from experiments.models.gate_activations import gates
 from experiments.models.recurrent import Network, build_network
+from experiments.models.state_gradients import LastStepLoss
 from experiments.task import Task
 from experiments.typing import Array, Metrics, Params, Split
 
@@ -69,6 +70,15 @@ def build(config: Config, data_dir: Path) -> Task:
         predicted = np.asarray(predict(params, test.sequences))
         title = f"Adding problem, {config.length} steps"
         plots.scatter(test.sums, predicted, title, directory / "predictions.png")
+        cell = network.first_cell(params)
+        if type(cell) is gru_jax.GRUParams:
+            plots.gate_activity(
+                gates(cell, jnp.asarray(test.sequences[0])),
+                test.sequences[0, :, 1],
+                "Gates of the first layer, and the marks of a test sequence",
+                directory / "gate_activity.png",
+                tick_every=max(config.length // 10, 1),
+            )
 
     return Task(
         params=network.params,
@@ -84,47 +94,20 @@ def build(config: Config, data_dir: Path) -> Task:
         baselines=partial(baselines, splits["test"]),
         plot=plot,
         export_spec=make_export_spec(network, PrePost(), ("batch", "time", 2), ("batch", 1)),
+        last_step_loss=LastStepLoss(
+            network,
+            splits["test"].sequences,
+            splits["test"].sums,
+            lambda outputs, sums: jnp.square(outputs[:, 0] - sums),
+            description="the squared error of the sum, which is read at the last step",
+            baseline="mean of all sums",
+        ),
     )
 
 
 def make_network(config: Config) -> Network:
     """Initialises the network: 2 input features, 1 output."""
     return build_network(config.model, 2, 1, readout="last step", seed=config.seed)
-
-
-def gradient_norms(network: Network, params: Params, batch: Sums) -> np.ndarray:
-    """Returns the norm of d loss_T / d h_t at each step, averaged over sequences: (T,).
-
-    For an LSTM h_t is its whole state, (h, c).
-
-    Raises:
-        UserError: a network of several layers or directions, which has several states.
-    """
-    if network.num_cells != 1:
-        raise UserError(
-            "Gradients through time need a model of one unidirectional layer, but the model has "
-            f"{network.num_cells} cells."
-        )
-    cell = network.first_cell(params)
-    xs = jnp.swapaxes(jnp.asarray(batch.sequences), 0, 1)
-    h0 = gru_jax.initial_state(cell, (xs.shape[1],))
-
-    # The gradient with respect to a perturbation of h_t is that with respect to h_t.
-    def loss(perturbations: Any) -> jax.Array:
-        def step(state: Any, inputs: tuple[jax.Array, Any]) -> tuple[Any, None]:
-            x, perturbation = inputs
-            return jax.tree.map(jnp.add, gru_jax.step(cell, state, x), perturbation), None
-
-        last, _ = jax.lax.scan(step, h0, (xs, perturbations))
-        predicted = network.read_out(params, cell.output(last))[:, 0]
-        return jnp.sum(jnp.square(predicted - batch.sums))
-
-    zeros = jax.tree.map(lambda leaf: jnp.zeros((len(xs), *leaf.shape)), h0)
-    squares = [
-        jnp.sum(jnp.square(leaf), axis=-1)
-        for leaf in jax.tree.leaves(jax.jit(jax.grad(loss))(zeros))
-    ]
-    return np.asarray(jnp.sqrt(sum(squares[1:], squares[0])).mean(axis=1))
 
 
 def sample_sums(number: int, length: int, seed: tuple[int, ...]) -> Sums:

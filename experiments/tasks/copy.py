@@ -15,6 +15,7 @@ from experiments.config import ExperimentConfig
 from experiments.export_spec import OneHot, Standardize, make_export_spec
 from experiments.generated import TEST, TRAIN_SEQUENCES, VALIDATION, training_batches
 from experiments.models.recurrent import build_network
+from experiments.models.state_gradients import LastStepLoss
 from experiments.task import Task
 from experiments.typing import Array, Metrics, Params, Split
 
@@ -120,6 +121,15 @@ def build(config: Config, data_dir: Path) -> Task:
             ("batch", "time"),
             ("batch", "time", config.classes),
             dtype=dtype,
+        ),
+        last_step_loss=LastStepLoss(
+            network,
+            pre_post.before(jnp.asarray(splits["test"].inputs)),
+            splits["test"].targets[:, -1],
+            optax.softmax_cross_entropy_with_integer_labels,
+            description="the cross-entropy of the last step, at which the tenth symbol is due, "
+            f"{config.length + COPY_LENGTH} steps after it was read",
+            baseline="without memory",
         ),
     )
 

@@ -88,6 +88,7 @@ def build(config: Config, data_dir: Path) -> Task:
                 digit,
                 f"Gates of the first layer, on a {test.labels[0]}",
                 directory / "gate_activity.png",
+                tick_every=8,
             )
 
     return Task(

@@ -193,6 +193,13 @@ def test_dropconnect_touches_recurrent_weights_only(adding):
     assert task.loss(task.params, batch, jax.random.key(0)) != task.loss(task.params, batch, None)
 
 
+@pytest.mark.parametrize(("cell", "gates"), [("gru", {"gate_activity.png"}), ("rnn", set())])
+def test_runs_of_a_gru_on_the_adding_problem_plot_its_gates(adding, tmp_path, cell, gates):
+    task = build({**adding, "model": {"cell": cell, "hidden_size": 3}})
+    task.plot(task.params, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"predictions.png"} | gates
+
+
 @pytest.mark.parametrize("reset", ["after", "before"])
 def test_gates_are_those_of_the_equations(reset):
     key = jax.random.key(0)

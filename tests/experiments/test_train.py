@@ -68,7 +68,7 @@ def test_a_run_writes_all_its_files(finished, adding):
 
     assert (run / "checkpoints" / "6").is_dir()
     plots = sorted(path.name for path in (run / "plots").iterdir())
-    assert plots == ["learning_curves.png", "predictions.png"]
+    assert plots == ["gate_activity.png", "learning_curves.png", "predictions.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (run / "plots").iterdir())
 
 
