@@ -73,8 +73,11 @@ def build(config: Config, data_dir: Path) -> Task:
     def sample(number: int, seed: tuple[int, ...]) -> Copies:
         return sample_copies(number, config.length, seed)
 
+    def features(inputs: Array) -> jax.Array:
+        return pre_post.before(jnp.asarray(inputs, dtype))
+
     def logits_of(params: Params, inputs: Array, key: jax.Array | None = None) -> jax.Array:
-        return network.apply(params, pre_post.before(jnp.asarray(inputs, dtype)), key=key)
+        return network.apply(params, features(inputs), key=key)
 
     def loss(
         params: Params, batch: Copies, key: jax.Array | None
@@ -124,7 +127,7 @@ def build(config: Config, data_dir: Path) -> Task:
         ),
         last_step_loss=LastStepLoss(
             network,
-            pre_post.before(jnp.asarray(splits["test"].inputs)),
+            features(splits["test"].inputs),
             splits["test"].targets[:, -1],
             optax.softmax_cross_entropy_with_integer_labels,
             description="the cross-entropy of the last step, at which the tenth symbol is due, "
