@@ -9,10 +9,24 @@ from operator import attrgetter
 
 import pytest
 
+from experiments.commands.compare.significance import (
+    THRESHOLD,
+    compare_cells,
+    significantly_best,
+)
+from experiments.task import HIGHER_IS_BETTER
 from gru_jax._unroll.fused.tpu.tiling import TPU_SPECS, max_hidden_size
 from tests.docs.pages import DOCS, ROOT
 
 BENCHMARKS = ROOT / "benchmarks"
+METRICS = {
+    "squared error": "mse",
+    "cross-entropy": "cross_entropy",
+    "accuracy": "accuracy",
+    "nats per frame": "nll_per_frame",
+    "bits": "bits_per_character",
+    "BLEU": "bleu",
+}
 CPU, SIZES, AVX2, JAX12, JAX12_SIZES = "cpu", "sizes", "avx2", "jax-0.12", "jax-0.12-sizes"
 
 
@@ -246,17 +260,51 @@ def results():
     return sorted((ROOT / "experiments" / "results").glob("*/compare.json"))
 
 
+def row_of(path):
+    """The cells of a result's row in the table of experiments, without the first two."""
+    text = (DOCS / "experiments.md").read_text()
+    row = re.search(rf"^\| `{path.parent.name}`.*\|$", text, re.MULTILINE)
+    assert row is not None
+    return [cell.strip() for cell in row[0].split("|")[2:-1]]
+
+
 @pytest.mark.parametrize("path", results(), ids=lambda path: path.parent.name)
 def test_table_of_experiments(path):
-    text = (DOCS / "experiments.md").read_text()
-    row = re.search(rf"^\| `{path.parent.name}`: .*\|$", text, re.MULTILINE)
-    assert row is not None
-    cells = dict(zip(("gru", "lstm", "rnn"), row[0].split("|")[3:6], strict=True))
-    models = {model["cell"]: model for model in json.loads(path.read_text())["models"]}
-    assert models.keys() == {cell for cell, text in cells.items() if text.strip()}
+    metric, *means, significant, _ = row_of(path)
+    result = json.loads(path.read_text())
+    models = {model["cell"]: model for model in result["models"]}
+    shown = dict(zip(("gru", "lstm", "rnn"), means, strict=True))
+    assert models.keys() == {cell for cell, text in shown.items() if text}
     for cell, model in models.items():
-        means = [metric["mean"] for metric in model["test"].values()]
-        assert any(is_rounded(cells[cell], mean) for mean in means)
+        of_metric = model["test"][METRICS[metric]]
+        mean, _, deviation = shown[cell].replace("*", "").partition(" ± ")
+        assert is_rounded(mean + " %" * ("%" in deviation), of_metric["mean"])
+        assert is_rounded(deviation, of_metric["deviation"])
+        is_best = significantly_best(result["models"], METRICS[metric]) == cell
+        assert shown[cell].startswith("**") == is_best
+    assert significant == differences(result["models"], METRICS[metric])
+
+
+def differences(models, metric):
+    """The significant differences between pairs of cells, the better one first."""
+    if len(models) < 2:
+        return ""
+    sign = 1 if metric in HIGHER_IS_BETTER else -1
+    pairs = [
+        " > ".join(
+            map(str.upper, comparison.cells[:: 1 if sign * comparison.difference > 0 else -1])
+        )
+        for comparison in compare_cells(models, metric)
+        if comparison.p_holm is not None and comparison.p_holm < THRESHOLD
+    ]
+    return ", ".join(pairs) or "none"
+
+
+@pytest.mark.parametrize("path", results(), ids=lambda path: path.parent.name)
+def test_results_of_another_protocol_are_marked(path):
+    text = (DOCS / "experiments.md").read_text()
+    is_marked = f"| `{path.parent.name}` †: " in text
+    assert is_marked == (not path.with_name("search.json").exists())
 
 
 def is_rounded(text, value):
