@@ -10,7 +10,7 @@ import pytest
 import gru_jax
 from tests import reference
 from tests.assert_trees import assert_close, assert_equal
-from tests.cells.cases import CASES, GRU_AFTER, GRU_BEFORE, RNN, Problem
+from tests.cells.cases import CASES, GRU_AFTER, GRU_BEFORE, Problem
 from tests.shapes import SHAPES, ProblemSize
 from tests.slow import slow
 
@@ -28,8 +28,8 @@ def sample_controls(shape: ProblemSize) -> dict[str, np.ndarray]:
 
 
 def slow_if_repeated(case, shape, *rest):
-    """Every shape for two cells, and for the others those that differ most."""
-    is_slow = case in (GRU_BEFORE, RNN) and shape in SHAPES[1:6]
+    """Every shape for one cell, and for the others those that differ most."""
+    is_slow = case is not GRU_AFTER and shape in SHAPES[1:6]
     return slow(case, shape, *rest) if is_slow else (case, shape, *rest)
 
 
