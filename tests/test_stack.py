@@ -100,7 +100,7 @@ def test_merge(merge, join, xs):
         inputs = merged
 
 
-@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("bidirectional", [False, slow(True)])
 def test_residual_adds_inputs_from_the_second_layer_on(xs, bidirectional):
     plain = make_stack(num_layers=3, bidirectional=bidirectional)
     residual = dataclasses.replace(plain, residual=True)
@@ -118,7 +118,9 @@ def test_init_with_residual():
     assert not gru_jax.init_stack(KEY, INPUT, HIDDEN, num_layers=2).residual
 
 
-@pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"residual": True}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, slow({"bidirectional": True}), {"residual": True}], ids=str
+)
 def test_every_layer_ends_with_the_last(xs, options):
     stack = make_stack(num_layers=3, **options)
     states, ys = unroll_stack(stack, xs)

@@ -154,7 +154,7 @@ def test_time_blocks_of_a_forward_pass(time, reverse):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-12), found, expected)
 
 
-@rotated("reverse", False, True, fast=("xla", CHUNKS_IN_LOOP))
+@rotated("reverse", False, True, fast=(CHUNKS_IN_LOOP,))
 @jax.enable_x64(True)
 def test_one_feature_and_one_unit(unroll, case, reverse):
     problem = Problem.sample(

@@ -55,10 +55,10 @@ def shards_seen(monkeypatch):
     [
         (GRU_AFTER, True, None, {}),
         (GRU_AFTER, False, "step", {"reverse": True, "lengths": LENGTHS}),
-        (GRU_BEFORE, True, "step", {"lengths": LENGTHS}),
+        slow(GRU_BEFORE, True, "step", {"lengths": LENGTHS}),
         slow(GRU_BEFORE, False, None, {"reverse": True}),
         (LSTM, True, None, {"lengths": LENGTHS}),
-        (RNN, True, None, {"reverse": True}),
+        slow(RNN, True, None, {"reverse": True}),
     ],
     ids=str,
 )
@@ -96,8 +96,8 @@ def test_shards_of_a_cell_that_fits_in_a_cache_have_no_time_blocks(shards_seen):
 @pytest.mark.parametrize(
     "names",
     [
-        ("jvp", "jvp of grad", "vmap of grad", "checkpoint"),
-        slow(("hessian",)),
+        ("jvp", "jvp of grad"),
+        slow(("vmap of grad", "checkpoint", "hessian")),
     ],
     ids=", ".join,
 )
