@@ -26,7 +26,13 @@ two_gated_cases = pytest.mark.parametrize("case", slow_but([GRU_AFTER, LSTM], GA
 
 @pytest.mark.parametrize(
     ("case", "reverse"),
-    [(GRU_AFTER, False), slow(GRU_BEFORE, False), (LSTM, True), slow(GRU_AFTER, True)],
+    [
+        (GRU_AFTER, False),
+        slow(GRU_BEFORE, False),
+        (LSTM, True),
+        slow(LSTM, False),
+        slow(GRU_AFTER, True),
+    ],
     ids=str,
 )
 @jax.enable_x64(True)

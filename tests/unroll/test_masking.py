@@ -111,8 +111,8 @@ def test_traced_lengths_are_clipped(problem, reverse):
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "uint32"])
-def test_lengths_of_any_integer_dtype(dtype):
-    problem = Problem.sample(RNN, SHAPE, learned_h0=True)
+@pytest.mark.parametrize("problem", slow_but([RNN], CASES), ids=str, indirect=True)
+def test_lengths_of_any_integer_dtype(problem, dtype):
     lengths = np.array([3, 1])
     expected = problem.run("float32", lengths=lengths)
     assert_equal(problem.run("float32", lengths=lengths.astype(dtype)), expected)
