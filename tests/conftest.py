@@ -10,9 +10,11 @@ from importlib.metadata import version
 # the processes that tests start. XLA's older code generator takes half the time of the newer one.
 # Later versions have the newer one only; there a cache shares programs between processes.
 if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1":
+    # One piece of code for each program: several, compiled side by side, cost a third more.
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_parallel_codegen_split_count=1"
+    os.environ["XLA_FLAGS"] = flags.strip()
     if version("jaxlib").startswith("0.10."):
-        flags = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false".strip()
+        os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
     elif "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = tempfile.mkdtemp(prefix="gru_jax-programs-")
         atexit.register(shutil.rmtree, cache, ignore_errors=True)

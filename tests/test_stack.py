@@ -10,7 +10,7 @@ import pytest
 import gru_jax
 from tests.assert_trees import assert_close, assert_equal
 from tests.cells.cases import CASES, GRU_AFTER, LSTM, Case
-from tests.slow import slow
+from tests.slow import slow, slow_but
 
 TIME, BATCH, INPUT, HIDDEN = 5, 3, 2, 4
 KEY = jax.random.key(0)
@@ -21,7 +21,8 @@ unroll_stack = jax.jit(
 )
 unroll = jax.jit(gru_jax.unroll, static_argnames="reverse")
 
-every_case = pytest.mark.parametrize("case", CASES, ids=str)
+# The cells differ in their states alone, of which there are one or two.
+every_case = pytest.mark.parametrize("case", slow_but([GRU_AFTER, LSTM], CASES), ids=str)
 
 
 def make_stack(case: Case = GRU_AFTER, seed: int = 0, **options) -> gru_jax.Stack:
@@ -99,7 +100,7 @@ def test_merge(merge, join, xs):
         inputs = merged
 
 
-@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("bidirectional", [False, slow(True)])
 def test_residual_adds_inputs_from_the_second_layer_on(xs, bidirectional):
     plain = make_stack(num_layers=3, bidirectional=bidirectional)
     residual = dataclasses.replace(plain, residual=True)
@@ -117,7 +118,9 @@ def test_init_with_residual():
     assert not gru_jax.init_stack(KEY, INPUT, HIDDEN, num_layers=2).residual
 
 
-@pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"residual": True}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, slow({"bidirectional": True}), {"residual": True}], ids=str
+)
 def test_every_layer_ends_with_the_last(xs, options):
     stack = make_stack(num_layers=3, **options)
     states, ys = unroll_stack(stack, xs)
@@ -151,7 +154,7 @@ def test_streaming(case, xs):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"bidirectional": True}, {"bidirectional": True, "merge": "sum", "residual": True}],
+    [{}, slow({"bidirectional": True}), {"bidirectional": True, "merge": "sum", "residual": True}],
     ids=str,
 )
 def test_masked_inputs_change_nothing(xs, options):
@@ -175,13 +178,14 @@ def test_masked_inputs_change_nothing(xs, options):
     assert not outcome[1][~read].any()
 
 
-@pytest.mark.parametrize("checkpoint", ["step", slow("chunk"), slow(2)])
+@pytest.mark.parametrize(
+    ("checkpoint", "bidirectional"),
+    [("step", False), slow("step", True), slow("chunk", True), slow(2, True)],
+)
 @jax.enable_x64(True)
-def test_checkpoint(checkpoint):
-    stack = randomize(
-        gru_jax.init_stack(KEY, INPUT, HIDDEN, num_layers=2, bidirectional=True, dtype=jnp.float64),
-        seed=0,
-    )
+def test_checkpoint(checkpoint, bidirectional):
+    options = {"num_layers": 2, "bidirectional": bidirectional, "dtype": jnp.float64}
+    stack = randomize(gru_jax.init_stack(KEY, INPUT, HIDDEN, **options), seed=0)
     xs = jax.random.normal(KEY, (TIME, BATCH, INPUT), jnp.float64)
 
     def loss(stack, checkpoint):

@@ -18,6 +18,7 @@ import pytest
 
 import gru_jax
 from tests.docs.pages import DOCS, ROOT, all_pages, blocks_of, name_of
+from tests.slow import slow_but
 
 OPTIONAL = {"torch", "keras", "haiku", "equinox", "tensorflow"}
 """Other frameworks, of the extra `interop`: blocks that import one are skipped without it."""
@@ -55,7 +56,7 @@ def test_blocks_are_of_known_languages(page):
     assert {block.language for block in blocks_of(page)} <= {"python", "sh", "text", "bibtex"}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@pytest.mark.parametrize("page", slow_but([ROOT / "README.md"], PAGES), ids=name_of)
 def test_python_blocks_run_one_after_the_other(page):
     namespace = {"__name__": page.stem}
     for block in python_blocks(page):

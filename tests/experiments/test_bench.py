@@ -100,6 +100,7 @@ def test_ratios_are_of_medians_and_of_the_best_baseline():
     }
 
 
+@pytest.mark.usefixtures("rendered")
 def test_the_plot_shows_all_implementations(tmp_path):
     result = json.loads((ROOT / "benchmarks" / "cpu.json").read_text())
     assert set(result["implementations"]) >= set(implementations.OURS)

@@ -14,6 +14,7 @@ from experiments.bench.revisions.worker import Worker
 from experiments.bench.timing import shuffled_rounds
 from experiments.cli import main
 from experiments.errors import UserError
+from tests.slow import slow_but
 
 ROOT = Path(__file__).parents[2]
 SIZE = "2,5,3,4"
@@ -67,7 +68,7 @@ def test_passes_add_rounds_and_what_no_pass_measured_is_named(workplace, monkeyp
     assert result["not_measured"] == ["GRU 3,2,3,4"]
 
 
-@pytest.mark.parametrize("name", dict(measure.CASES))
+@pytest.mark.parametrize("name", slow_but(["GRU"], dict(measure.CASES)))
 def test_cases_run_by_the_public_functions(name):
     worker = Worker()
     worker.prepare(name, [2, 4, 3, 2])

@@ -279,6 +279,7 @@ def test_published_metrics_are_in_the_table(published, write_config, capfd):
     assert "Published" not in report.to_markdown(result)
 
 
+@pytest.mark.usefixtures("rendered")
 def test_a_single_seed_has_no_deviation(adding, write_config):
     assert compare(write_config(adding), "out", "--seeds", "1") == 0
     (model,) = read(Path("out/compare.json"))["models"]

@@ -90,14 +90,14 @@ def test_norms_are_of_the_gradient_with_respect_to_the_state(adding, cell):
     recurrent = loss.network.first_cell(params)
     xs = jnp.swapaxes(loss.inputs, 0, 1)
     for t in (0, 3, 4):
-        state, _ = gru_jax.unroll(recurrent, xs[: t + 1])
+        state, _ = jax.jit(gru_jax.unroll)(recurrent, xs[: t + 1])
 
         def summed_loss(state, t=t):
             last, _ = gru_jax.unroll(recurrent, xs[t + 1 :], state)
             predicted = loss.network.read_out(params, recurrent.output(last))[:, 0]
             return jnp.sum(jnp.square(predicted - loss.targets))
 
-        leaves = jax.tree.leaves(jax.grad(summed_loss)(state))
+        leaves = jax.tree.leaves(jax.jit(jax.grad(summed_loss))(state))
         expected = jnp.sqrt(sum(jnp.sum(jnp.square(leaf), axis=-1) for leaf in leaves)).mean()
         np.testing.assert_allclose(norms[t], expected, rtol=1e-4)
 

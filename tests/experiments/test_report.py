@@ -127,6 +127,7 @@ def test_every_run_and_baseline_is_on_the_page(make_run):
     assert text.count("length: 5") == 3
 
 
+@pytest.mark.usefixtures("rendered")
 def test_the_page_is_self_contained(make_run):
     make_run("runs/sums/s0")
     document = page_of()

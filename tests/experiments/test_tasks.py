@@ -21,6 +21,7 @@ from experiments.tasks import adding as adding_task
 from experiments.tasks import digits as digits_task
 from experiments.tasks import load_task
 from experiments.tasks import music as music_task
+from tests.slow import slow
 
 
 def build(values, data_dir=None):
@@ -150,7 +151,8 @@ def test_epochs_repeat_a_fixed_training_set(adding, task):
 
 
 @pytest.mark.parametrize(
-    ("cell", "bidirectional"), [("gru", False), ("gru", True), ("lstm", True), ("rnn", False)]
+    ("cell", "bidirectional"),
+    [("gru", False), ("lstm", True), slow("gru", True), slow("rnn", False)],
 )
 def test_every_cell_learns_through_the_same_network(adding, cell, bidirectional):
     model = {"cell": cell, "hidden_size": 3, "num_layers": 2, "bidirectional": bidirectional}

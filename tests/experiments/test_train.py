@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,18 +14,28 @@ import yaml
 from experiments.cli import main
 from experiments.runs import run
 from gru_jax import training
+from tests.experiments.conftest import ADDING
 
 
 def train(*arguments):
     return main(["train", *map(str, arguments)])
 
 
+@pytest.fixture(scope="module")
+def finished_files(tmp_path_factory):
+    """A directory with a config file and the finished run that it made."""
+    directory = tmp_path_factory.mktemp("finished")
+    config = directory / "tiny.yaml"
+    config.write_text(yaml.safe_dump(ADDING))
+    assert train(config, "--run-dir", directory / "run") == 0
+    return directory
+
+
 @pytest.fixture
-def finished(adding, write_config, workplace):
-    """A finished run: its config file and its directory."""
-    config = write_config(adding)
-    assert train(config, "--run-dir", "run") == 0
-    return config, workplace / "run"
+def finished(finished_files, workplace):
+    """A finished run of the test's own: its config file and its directory."""
+    shutil.copytree(finished_files, workplace, dirs_exist_ok=True)
+    return workplace / "tiny.yaml", workplace / "run"
 
 
 def test_wall_seconds_include_earlier_parts(adding, write_config, workplace, monkeypatch):
@@ -40,8 +51,10 @@ def contents(directory):
     return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
-def test_a_run_writes_all_its_files(finished, adding):
-    _, run = finished
+@pytest.mark.usefixtures("rendered")
+def test_a_run_writes_all_its_files(adding, write_config, workplace):
+    assert train(write_config(adding), "--run-dir", "run") == 0
+    run = workplace / "run"
     resolved = yaml.safe_load((run / "config.yaml").read_text())
     assert resolved["length"] == adding["length"]
     assert resolved["model"]["cell"] == "gru"

@@ -26,6 +26,7 @@ from experiments.errors import UserError
 from experiments.models.translator import build_translator, smoothed_cross_entropy
 from experiments.runs.config_loading import check
 from experiments.tasks import translation
+from tests.slow import slow
 
 WORDS = ("un", "deux", "trois", "quatre", "cinq")
 TINY = {
@@ -99,7 +100,7 @@ def test_logits_do_not_depend_on_later_symbols(logits):
     assert (changed[:, -1] != expected[:, -1]).any()
 
 
-@pytest.mark.parametrize("cell", ["gru", "lstm"])
+@pytest.mark.parametrize("cell", ["gru", slow("lstm")])
 def test_the_log_probability_of_a_translation_is_that_of_teacher_forcing(cell):
     # Large weights, so that some translations end early.
     translator = build_translator(ModelConfig(cell=cell, hidden_size=8), 10, 6, seed=0)

@@ -21,6 +21,7 @@ from gru_jax.nn import (
     RecurrentLayers,
     RNNCell,
 )
+from tests.slow import slow, slow_but
 
 BATCH, TIME, INPUT, HIDDEN = 3, 6, 4, 5
 CELLS = [GRUCell, LSTMCell, RNNCell]
@@ -90,8 +91,9 @@ def test_initial_carry(cell_type):
 
 
 @pytest.mark.parametrize("module_type", MODULES)
-@pytest.mark.parametrize("num_layers", [1, 2])
-@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize(
+    ("num_layers", "bidirectional"), [(1, False), (2, True), slow(1, True), slow(2, False)]
+)
 def test_module_is_the_stack(module_type, num_layers, bidirectional):
     module = randomise_biases(
         module_type(
@@ -150,7 +152,7 @@ def test_layouts():
 
 @pytest.mark.parametrize(
     "module_type",
-    [GRU, *(pytest.param(other, marks=pytest.mark.slow) for other in MODULES if other is not GRU)],
+    slow_but([GRU], MODULES),
 )
 def test_transforms(module_type):
     module = randomise_biases(module_type(INPUT, HIDDEN, num_layers=2, rngs=nnx.Rngs(0)))

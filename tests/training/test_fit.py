@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from gru_jax import training
+from tests.slow import slow
 from tests.training import regression_problem as problem
 
 
@@ -117,8 +118,16 @@ def test_a_value_that_is_not_finite_is_never_better(caplog):
     assert len(caplog.records) == 4
 
 
-@pytest.mark.parametrize("bad_index", [0, 2, 7, 9, 13, 30])
-@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize(
+    ("value", "bad_index"),
+    [
+        (math.nan, 0),
+        (math.inf, 7),
+        (math.nan, 13),
+        *(slow(math.nan, index) for index in (2, 7, 9, 30)),
+        *(slow(math.inf, index) for index in (0, 2, 9, 13, 30)),
+    ],
+)
 def test_not_finite_loss_names_step_batch_and_checkpoint(tmp_path, uninterrupted, bad_index, value):
     def batch_at(step):
         inputs, targets = problem.batch_at(step)
@@ -164,8 +173,16 @@ def raising_at(index, *numbers):
     return batch_at
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("index", [0, 6, 7, 12])
+@pytest.mark.parametrize(
+    ("index", "number"),
+    [
+        (6, signal.SIGTERM),
+        (7, signal.SIGINT),
+        slow(6, signal.SIGINT),
+        slow(7, signal.SIGTERM),
+        *(slow(index, number) for index in (0, 12) for number in (signal.SIGTERM, signal.SIGINT)),
+    ],
+)
 def test_signal_saves_and_the_run_resumes_exactly(tmp_path, uninterrupted, number, index):
     handlers = [signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)]
     result = problem.fit(tmp_path, batch_at=raising_at(index, number))

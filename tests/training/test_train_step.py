@@ -9,6 +9,7 @@ import pytest
 
 import gru_jax
 from gru_jax import training
+from tests.slow import slow
 from tests.training import regression_problem as problem
 
 
@@ -114,8 +115,17 @@ def test_one_compilation_though_parameters_began_as_python_numbers():
         state, _ = step(state, None)
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "rmsprop"])
-@pytest.mark.parametrize("accumulate_steps", [1, 2])
+@pytest.mark.parametrize(
+    ("name", "accumulate_steps"),
+    [
+        ("adam", 1),
+        ("adamw", 2),
+        ("sgd", 1),
+        ("rmsprop", 2),
+        *(slow(name, 1) for name in ("adamw", "rmsprop")),
+        *(slow(name, 2) for name in ("adam", "sgd")),
+    ],
+)
 def test_bfloat16_parameters_stay_bfloat16(name, accumulate_steps):
     params = gru_jax.init(jax.random.key(0), 3, 4, dtype=jnp.bfloat16)
     optimizer = training.make_optimizer(

@@ -14,6 +14,7 @@ from gru_jax._unroll.xla import tuning as tuning_module
 from gru_jax._unroll.xla.tuning import Tuning
 from gru_jax.cells import add_bias, dot
 from tests.assert_trees import assert_close
+from tests.slow import slow
 from tests.unroll.tuning_overrides import SAVING_PREACTIVATIONS, override
 
 TIME, BATCH, INPUT, HIDDEN = 7, 2, 3, 4
@@ -179,8 +180,20 @@ def evaluate(inputs, controls, *, cell_type, implementation, chunks):
     return outcome, pull(weights)
 
 
-@pytest.mark.parametrize("chunks", [False, True], ids=["one chunk", "chunks"])
-@pytest.mark.parametrize("cell_type", AFFINE)
+@pytest.mark.parametrize(
+    ("cell_type", "chunks"),
+    [
+        (MinimalGatedUnit, False),
+        (Averager, True),
+        (OutputOfTheMean, False),
+        (SharedInput, True),
+        slow(MinimalGatedUnit, True),
+        slow(Averager, False),
+        slow(OutputOfTheMean, True),
+        slow(SharedInput, False),
+    ],
+    ids=lambda value: {False: "one chunk", True: "chunks"}.get(value),
+)
 @jax.enable_x64(True)
 def test_both_implementations_agree(cell_type, chunks, monkeypatch):
     tuning = SAVING_PREACTIVATIONS

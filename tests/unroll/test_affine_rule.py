@@ -17,6 +17,7 @@ import gru_jax
 from gru_jax._unroll import log
 from gru_jax.cells import AffineCell, dot
 from tests.assert_trees import assert_close
+from tests.slow import slow
 
 TIME, BATCH, INPUT, HIDDEN = 5, 3, 2, 4
 KEY = jax.random.key(7)
@@ -145,7 +146,7 @@ def check_valid(seed):
     assert_close(gradient(cell, None), gradient(cell, "scan"), "float64")
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", [0, 1, 2, slow(3), slow(4), slow(5)])
 @jax.enable_x64(True)
 def test_a_step_of_valid_parts_runs_by_xla(seed):
     check_valid(seed)
@@ -159,11 +160,12 @@ def test_many_steps_of_valid_parts(first):
         check_valid(seed)
 
 
+@pytest.mark.parametrize("seeds", [range(6), slow(range(6, 20))], ids=["some", "more"])
 @pytest.mark.parametrize("invalid", INVALID)
 @jax.enable_x64(True)
-def test_a_step_with_an_invalid_part_runs_by_scan(invalid):
+def test_a_step_with_an_invalid_part_runs_by_scan(invalid, seeds):
     """In any place of any step, and the reason is the same for a request and in explain."""
-    for seed in range(20):
+    for seed in seeds:
         explanation = explained(sample_cell(seed, invalid))
         assert explanation.implementation == "scan", sample_cell(seed, invalid).parts
     cell = sample_cell(0, invalid)

@@ -23,6 +23,24 @@ def pairs_of(*of_gru, of_others):
     return [*pairs, *((case, steps) for case in (LSTM, RNN) for steps in of_others)]
 
 
+def each_direction_of(name, pairs):
+    """Parametrises a case, a setting and a direction; `make test` takes the directions in turn."""
+    return pytest.mark.parametrize(
+        ("case", name, "reverse"),
+        [
+            pytest.param(
+                case,
+                setting,
+                reverse,
+                id=f"{case}-{setting}-{'reverse' if reverse else 'forward'}",
+                marks=[] if reverse == index % 2 else pytest.mark.slow,
+            )
+            for index, (case, setting) in enumerate(pairs)
+            for reverse in (False, True)
+        ],
+    )
+
+
 each_direction = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 
 
@@ -52,10 +70,7 @@ def sample_problem(case) -> Problem:
     return Problem.sample(case, SHAPE, learned_h0=True)
 
 
-@each_direction
-@pytest.mark.parametrize(
-    ("case", "checkpoint"), pairs_of("step", "chunk", *WINDOWS, of_others=("step", 3)), ids=str
-)
+@each_direction_of("checkpoint", pairs_of("step", "chunk", *WINDOWS, of_others=("step", 3)))
 @jax.enable_x64(True)
 def test_checkpoint_changes_no_result(case, checkpoint, reverse, plain_outcomes):
     problem, controls = sample_problem(case), sample_controls()
@@ -91,8 +106,7 @@ def test_checkpoints_save_memory(case):
     assert chunk < 0.2 * everything
 
 
-@each_direction
-@pytest.mark.parametrize(("case", "window"), pairs_of(*WINDOWS, of_others=(3,)), ids=str)
+@each_direction_of("window", pairs_of(*WINDOWS, of_others=(3,)))
 @jax.enable_x64(True)
 def test_truncation_changes_no_value(case, window, reverse, plain_outcomes):
     problem, controls = sample_problem(case), sample_controls()
@@ -119,7 +133,7 @@ def unroll_by_hand(cell, xs, state, *, window, reverse, lengths=None, mask=None,
     return state, jnp.concatenate(outputs[::-1] if reverse else outputs)
 
 
-GRADIENT_PAIRS = [(GRU_AFTER, 2), (GRU_AFTER, 4), slow(LSTM, 2), slow(RNN, 2)]
+GRADIENT_PAIRS = [slow(GRU_AFTER, 2), (GRU_AFTER, 4), slow(LSTM, 2), slow(RNN, 2)]
 
 
 @pytest.mark.parametrize(("case", "window"), GRADIENT_PAIRS, ids=str)

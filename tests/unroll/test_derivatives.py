@@ -21,12 +21,18 @@ CONTROLS = {
     "starts": np.array([[False, False], [False, True], [True, False]]),
 }
 
-every_gated_case = pytest.mark.parametrize("case", GATED_CASES, ids=str)
+two_gated_cases = pytest.mark.parametrize("case", slow_but([GRU_AFTER, LSTM], GATED_CASES), ids=str)
 
 
 @pytest.mark.parametrize(
     ("case", "reverse"),
-    [(GRU_AFTER, False), slow(GRU_BEFORE, False), (LSTM, False), (GRU_AFTER, True)],
+    [
+        (GRU_AFTER, False),
+        slow(GRU_BEFORE, False),
+        (LSTM, True),
+        slow(LSTM, False),
+        slow(GRU_AFTER, True),
+    ],
     ids=str,
 )
 @jax.enable_x64(True)
@@ -40,7 +46,7 @@ def test_first_and_second_derivatives_in_both_modes(case, reverse):
     check_grads(unroll, problem.inputs("float64"), order=2, modes=("fwd", "rev"))
 
 
-@every_gated_case
+@two_gated_cases
 @jax.enable_x64(True)
 def test_jvp(case):
     """The derivative of every output along one direction, by the complex step."""
@@ -61,7 +67,7 @@ def test_jvp(case):
     assert_close((tuple(jax.tree.leaves(last)), ys), expected, "float64")
 
 
-@every_gated_case
+@two_gated_cases
 @jax.enable_x64(True)
 def test_forward_and_reverse_jacobians_agree(case):
     cell, xs, state = Problem.sample(case, TINY).inputs("float64")
@@ -74,7 +80,7 @@ def test_forward_and_reverse_jacobians_agree(case):
     assert forward.w_h.shape == (*TINY[:1], *TINY.batch, TINY.hidden, *cell.w_h.shape)
 
 
-@pytest.mark.parametrize("case", slow_but([GRU_AFTER, LSTM], GATED_CASES), ids=str)
+@two_gated_cases
 @jax.enable_x64(True)
 def test_hessian(case):
     """Symmetric, and the same however the modes are nested."""
@@ -91,7 +97,7 @@ def test_hessian(case):
     assert_close(hessian, jax.jit(jax.jacrev(jax.jacfwd(loss)))(flat), "float64")
 
 
-@every_gated_case
+@two_gated_cases
 @jax.enable_x64(True)
 def test_vmap_over_sequences(case):
     problem = Problem.sample(case, TINY)
@@ -106,7 +112,7 @@ def test_vmap_over_sequences(case):
     assert_close(mapped, gru_jax.unroll(cell, xs, state, **CONTROLS), "float64")
 
 
-@every_gated_case
+@two_gated_cases
 @jax.enable_x64(True)
 def test_vmap_over_parameters(case):
     problems = [Problem.sample(case, TINY, seed) for seed in range(3)]
@@ -119,7 +125,7 @@ def test_vmap_over_parameters(case):
     )
 
 
-@every_gated_case
+@two_gated_cases
 @jax.enable_x64(True)
 def test_gradients_of_each_sequence_add_up(case):
     problem = Problem.sample(case, TINY)
@@ -133,7 +139,7 @@ def test_gradients_of_each_sequence_add_up(case):
     assert_close(added, jax.jit(jax.grad(loss))(cell, xs, state), "float64")
 
 
-@every_gated_case
+@two_gated_cases
 @jax.enable_x64(True)
 def test_inside_scan_and_remat(case):
     """As in a training loop that carries the state from batch to batch."""

@@ -7,21 +7,22 @@ import pytest
 
 import gru_jax
 from tests.assert_trees import assert_close
-from tests.cells.cases import CASES, GRU_AFTER, Problem
+from tests.cells.cases import CASES, GRU_AFTER, LSTM, Problem
 from tests.shapes import ProblemSize
-from tests.slow import slow
+from tests.slow import slow, slow_but
 
 SHAPE = ProblemSize(time=6, batch=(3,), input=4, hidden=5)
 KEY = jax.random.key(0)
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
+two_cases = pytest.mark.parametrize("case", slow_but([GRU_AFTER, LSTM], CASES), ids=str)
 
 
 def dtypes(tree) -> set[str]:
     return {leaf.dtype.name for leaf in jax.tree.leaves(tree)}
 
 
-@every_case
+@two_cases
 @pytest.mark.parametrize("state_dtype", [None, "bfloat16", "float32"])
 @pytest.mark.parametrize("input_dtype", ["bfloat16", "float16", "float32"])
 @pytest.mark.parametrize("parameter_dtype", ["bfloat16", "float32"])
@@ -42,16 +43,17 @@ def test_outputs_follow_inputs_and_the_carry_follows_h0(
 def test_float64_inputs_make_a_float64_carry(case):
     cell, xs, _ = Problem.sample(case, SHAPE).inputs("float64")
     for parameters in (cell, jax.tree.map(lambda leaf: leaf.astype("float32"), cell)):
-        last, ys = gru_jax.unroll(parameters, xs)
+        last, ys = jax.eval_shape(gru_jax.unroll, parameters, xs)
         assert dtypes((last, ys)) == {"float64"}
 
 
 @pytest.mark.parametrize(
     ("case", "dtype"),
     [
-        *((case, "bfloat16") for case in CASES),
-        (GRU_AFTER, "float16"),
-        *(slow(case, "float16") for case in CASES if case is not GRU_AFTER),
+        (GRU_AFTER, "bfloat16"),
+        (LSTM, "float16"),
+        *(slow(case, "bfloat16") for case in CASES if case is not GRU_AFTER),
+        *(slow(case, "float16") for case in CASES if case is not LSTM),
     ],
     ids=str,
 )
@@ -67,12 +69,12 @@ def test_low_precision_from_end_to_end(case, dtype):
     assert all(jnp.isfinite(leaf).all() and leaf.any() for leaf in jax.tree.leaves(gradients))
 
 
-@every_case
+@two_cases
 @jax.enable_x64(True)
 def test_float64_from_end_to_end(case):
     cell = case.init(KEY, 4, 5, dtype=jnp.float64, **case.static)
     xs = jax.random.normal(KEY, (6, 3, 4), jnp.float64)
-    outcome = gru_jax.unroll(cell, xs)
+    outcome = jax.jit(gru_jax.unroll)(cell, xs)
     gradient = jax.jit(jax.grad(lambda cell: gru_jax.unroll(cell, xs)[1].sum()))(cell)
     assert dtypes((outcome, gradient)) == {"float64"}
 
@@ -86,7 +88,7 @@ def test_bfloat16_against_the_reference(case, reverse):
     assert_close(problem.run("bfloat16", **controls), problem.expected(**controls), "bfloat16")
 
 
-@every_case
+@two_cases
 def test_gradients_over_a_long_time_accumulate_in_float32(case):
     """2000 terms of one sign: a sum in bfloat16 stops growing after a few hundred."""
     shape = ProblemSize(time=2000, batch=(2,), input=3, hidden=4)

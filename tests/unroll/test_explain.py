@@ -48,10 +48,11 @@ def taken(monkeypatch):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_it_names_what_unroll_takes(device, dtype, taken):
     xs = jax.ShapeDtypeStruct((T, B, D), dtype)
+    # What was traced for another device. A call that was traced before would not be seen.
+    jax.clear_caches()
     for cell, options in itertools.product(CELLS.values(), OPTIONS):
         params = jax.eval_shape(cell)
         with fake_default_device(*device):
-            jax.clear_caches()
             explanation = gru_jax.explain(params, xs, **options)
             taken.clear()
             jax.eval_shape(lambda p, x, o=options: gru_jax.unroll(p, x, **o), params, xs)

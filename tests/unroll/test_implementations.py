@@ -55,7 +55,7 @@ def sample_controls(shape: ProblemSize) -> dict[str, np.ndarray]:
     }
 
 
-def rotated(name, *settings, fast=tuple(VARIANTS)):
+def rotated(name, *settings, fast):
     """Every variant with every case, and the settings in turn, so that both meet each."""
     return pytest.mark.parametrize(
         ("unroll", "case", name),
@@ -74,7 +74,11 @@ def rotated(name, *settings, fast=tuple(VARIANTS)):
     )
 
 
-@rotated("direction_and_policy", *((r, c) for r in (False, True) for c in (None, "step")))
+@rotated(
+    "direction_and_policy",
+    *((r, c) for r in (False, True) for c in (None, "step")),
+    fast=("scan", "xla", CHUNKS_IN_LOOP),
+)
 @jax.enable_x64(True)
 def test_against_the_reference(unroll, case, direction_and_policy):
     reverse, checkpoint = direction_and_policy
@@ -94,7 +98,14 @@ def test_low_precision(unroll, case, dtype):
 
 @pytest.mark.parametrize(
     ("time", "chunk", "reverse"),
-    [(6, 3, False), (6, 3, True), (5, 3, True), (11, 3, False), (11, 3, True), (4, 1, False)],
+    [
+        (6, 3, False),
+        slow(6, 3, True),
+        (5, 3, True),
+        slow(11, 3, False),
+        (11, 3, True),
+        (4, 1, False),
+    ],
 )
 @jax.enable_x64(True)
 def test_chunks_of_any_number_of_steps(time, chunk, reverse):
@@ -117,8 +128,9 @@ def test_tuned_for_accelerators():
     assert_close(outcome, problem.expected(**controls), "float64")
 
 
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("time", [6, 7])
+@pytest.mark.parametrize(
+    ("time", "reverse"), [(6, False), (7, True), slow(6, True), slow(7, False)]
+)
 @jax.enable_x64(True)
 def test_time_blocks_of_a_forward_pass(time, reverse):
     """Three steps at a time; a state passes from one block to the next."""
@@ -142,7 +154,7 @@ def test_time_blocks_of_a_forward_pass(time, reverse):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-12), found, expected)
 
 
-@rotated("reverse", False, True, fast=("xla", CHUNKS_IN_LOOP))
+@rotated("reverse", False, True, fast=(CHUNKS_IN_LOOP,))
 @jax.enable_x64(True)
 def test_one_feature_and_one_unit(unroll, case, reverse):
     problem = Problem.sample(
@@ -162,7 +174,7 @@ def test_chunks_compute_what_one_chunk_computes():
     assert_close(*outcomes, "float32")
 
 
-@pytest.mark.parametrize("variant", ["xla", CHUNKS_IN_LOOP])
+@pytest.mark.parametrize("variant", [slow("xla"), CHUNKS_IN_LOOP])
 @jax.enable_x64(True)
 def test_gradients_of_one_argument_and_through_one_result(variant):
     problem = Problem.sample(GRU_AFTER, SHAPE, learned_h0=True)
@@ -193,7 +205,7 @@ def test_gradients_of_one_argument_and_through_one_result(variant):
     assert_close(named(*through_ys), expected(cotangent_state=(nothing[0],)), "float64")
 
 
-@pytest.mark.parametrize("case", [GRU_AFTER, LSTM], ids=str)
+@pytest.mark.parametrize("case", [GRU_AFTER, slow(LSTM)], ids=str)
 def test_float32_is_as_exact_as_the_plain_scan(case):
     """The error is at most 1.5 times as large: both add up the same terms in different orders.
 
@@ -281,8 +293,8 @@ def transformed(unroll, case, names):
 @pytest.mark.parametrize(
     ("case", "names"),
     [
-        (GRU_AFTER, ("jvp", "jvp of grad", "jacfwd", "hessian", "jacrev of grad")),
-        (GRU_AFTER, ("vmap", "vmap of grad", "checkpoint", "linearize")),
+        (GRU_AFTER, ("jvp", "jvp of grad", "vmap", "vmap of grad", "linearize")),
+        slow(GRU_AFTER, ("jacfwd", "hessian", "jacrev of grad", "checkpoint")),
         slow(GRU_BEFORE, ("jvp", "hessian")),
         slow(LSTM, ("jvp", "hessian")),
     ],
@@ -309,7 +321,7 @@ RESIDUALS = {
 
 
 @pytest.mark.parametrize("variant", RESIDUALS.values(), ids=RESIDUALS)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", slow_but([GRU_BEFORE, LSTM], CASES), ids=str)
 @jax.enable_x64(True)
 def test_residuals_change_nothing(case, variant):
     problem = Problem.sample(case, SHAPE, learned_h0=True)

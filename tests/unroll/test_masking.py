@@ -6,8 +6,9 @@ import pytest
 
 import gru_jax
 from tests.assert_trees import assert_close, assert_equal
-from tests.cells.cases import CASES, RNN, Problem
+from tests.cells.cases import CASES, GRU_AFTER, LSTM, RNN, Problem
 from tests.shapes import ProblemSize
+from tests.slow import slow_but
 
 SHAPE = ProblemSize(time=4, batch=(2,), input=2, hidden=3)
 
@@ -24,7 +25,8 @@ def initial(cell):
     return tuple(jax.tree.leaves(gru_jax.initial_state(cell, SHAPE.batch)))
 
 
-@pytest.fixture(params=CASES, ids=str)
+# The controls do not read the equations; one cell has one state, the other two.
+@pytest.fixture(params=slow_but([GRU_AFTER, LSTM], CASES), ids=str)
 def problem(request):
     return Problem.sample(request.param, SHAPE, learned_h0=True)
 
@@ -109,6 +111,7 @@ def test_traced_lengths_are_clipped(problem, reverse):
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "uint32"])
+@pytest.mark.parametrize("problem", slow_but([RNN], CASES), ids=str, indirect=True)
 def test_lengths_of_any_integer_dtype(problem, dtype):
     lengths = np.array([3, 1])
     expected = problem.run("float32", lengths=lengths)

@@ -17,13 +17,14 @@ from tests.shapes import ProblemSize
 from tests.slow import slow_but
 
 # Few sizes, so that most examples find their function compiled; one test has all of them.
-TIMES = (1, 3, 5)
+TIMES = (1, 4)
 BATCHES = ((), (2, 2))
 ALL_BATCHES = ((), (1,), (2,), (3,), (2, 2), (1, 3))
 ALL_SIZES = tuple(product(range(1, 6), repeat=2))
 
 every_gated_case = pytest.mark.parametrize("case", GATED_CASES, ids=str)
-two_gated_cases = pytest.mark.parametrize("case", slow_but([GRU_AFTER, LSTM], GATED_CASES), ids=str)
+# All equal the reference; that the laws hold for it, too, one cell shows, which has two states.
+one_gated_case = pytest.mark.parametrize("case", slow_but([LSTM], GATED_CASES), ids=str)
 some = settings(max_examples=10, deadline=None)
 more = settings(max_examples=20, deadline=None)
 many = settings(max_examples=50, deadline=None)
@@ -94,7 +95,7 @@ def compare_with_the_reference(case, data):
     assert_close(unroll(problem, **controls), expected, "float64")
 
 
-@two_gated_cases
+@one_gated_case
 @given(data=st.data())
 @some
 @jax.enable_x64(True)
@@ -121,7 +122,7 @@ def test_packed_equals_padded(case, data):
     assert_close(last, jax.tree.map(lambda leaf: leaf[read_last], padded_last), "float64")
 
 
-@two_gated_cases
+@one_gated_case
 @given(data=st.data())
 @some
 @jax.enable_x64(True)
@@ -139,7 +140,7 @@ def test_windows_equal_one_pass(case, data):
     assert_close(streamed, unroll(problem, **controls), "float64")
 
 
-@two_gated_cases
+@one_gated_case
 @given(data=st.data())
 @some
 @jax.enable_x64(True)
@@ -161,7 +162,7 @@ def test_split_anywhere_equals_one_pass(case, data):
     assert_close(streamed, unroll(problem, mask=mask, reverse=reverse), "float64")
 
 
-@two_gated_cases
+@one_gated_case
 @given(data=st.data())
 @some
 @jax.enable_x64(True)
@@ -183,7 +184,7 @@ def test_length_equals_truncation(case, data):
     assert not ys[int(length) :].any()
 
 
-@two_gated_cases
+@one_gated_case
 @given(data=st.data())
 @some
 @jax.enable_x64(True)
@@ -198,7 +199,7 @@ def test_lengths_equal_a_mask(case, data):
     )
 
 
-@two_gated_cases
+@one_gated_case
 @given(data=st.data())
 @some
 @jax.enable_x64(True)
@@ -214,7 +215,7 @@ def test_reverse_equals_flip(case, data):
     assert_close((last, ys), (flipped_last, flipped_ys[::-1]), "float64")
 
 
-@two_gated_cases
+@one_gated_case
 @given(data=st.data())
 @some
 @jax.enable_x64(True)
@@ -239,7 +240,7 @@ def test_starts_equal_splitting(case, data):
     assert_close(last, segment_last, "float64")
 
 
-@every_gated_case
+@pytest.mark.parametrize("case", slow_but([GRU_AFTER, LSTM], GATED_CASES), ids=str)
 @given(data=st.data(), garbage=st.sampled_from([np.nan, np.inf, -np.inf, 1e300]))
 @some
 @jax.enable_x64(True)
@@ -262,7 +263,7 @@ def test_what_stands_at_masked_steps_changes_nothing(case, data, garbage):
     assert not np.asarray(outcomes[1].ys)[unread].any()
 
 
-@two_gated_cases
+@one_gated_case
 @given(data=st.data())
 @some
 @jax.enable_x64(True)
@@ -287,7 +288,7 @@ def test_sequences_are_independent(case, data):
     assert_close(unroll(arranged, **moved), expected, "float64")
 
 
-@two_gated_cases
+@one_gated_case
 @given(data=st.data())
 @some
 @jax.enable_x64(True)

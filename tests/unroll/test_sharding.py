@@ -55,7 +55,7 @@ def expected(init, learned_h0=True, reverse=False):
     [
         (gru_jax.init, None, True),
         slow(gru_jax.init, "step", True),
-        (gru_jax.init, "chunk", True),
+        slow(gru_jax.init, "chunk", True),
         slow(gru_jax.init_lstm, None, True),
         (gru_jax.init_lstm, "step", True),
         slow(gru_jax.init_lstm, "chunk", True),
@@ -88,10 +88,10 @@ def test_shard_map_over_the_batch(init, checkpoint, learned_h0):
 @pytest.mark.parametrize(
     ("init", "axis_type", "reverse"),
     [
-        (gru_jax.init, AxisType.Explicit, False),
+        slow(gru_jax.init, AxisType.Explicit, False),
         (gru_jax.init, AxisType.Explicit, True),
         (gru_jax.init, AxisType.Auto, False),
-        (gru_jax.init, AxisType.Auto, True),
+        slow(gru_jax.init, AxisType.Auto, True),
         (gru_jax.init_lstm, AxisType.Explicit, False),
         slow(gru_jax.init_lstm, AxisType.Explicit, True),
         slow(gru_jax.init_lstm, AxisType.Auto, False),

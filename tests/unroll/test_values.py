@@ -10,11 +10,14 @@ import pytest
 import gru_jax
 from tests import reference
 from tests.assert_trees import assert_close, assert_equal
-from tests.cells.cases import CASES, GRU_AFTER, GRU_BEFORE, RNN, Problem
+from tests.cells.cases import CASES, GRU_AFTER, GRU_BEFORE, LSTM, Problem
 from tests.shapes import SHAPES, ProblemSize
-from tests.slow import slow
+from tests.slow import slow, slow_but
 
 SMALL = ProblemSize(time=5, batch=(3,), input=2, hidden=3)
+
+
+two_cases = pytest.mark.parametrize("case", slow_but([GRU_AFTER, LSTM], CASES), ids=str)
 
 
 def sample_controls(shape: ProblemSize) -> dict[str, np.ndarray]:
@@ -28,8 +31,8 @@ def sample_controls(shape: ProblemSize) -> dict[str, np.ndarray]:
 
 
 def slow_if_repeated(case, shape, *rest):
-    """Every shape for two cells, and for the others those that differ most."""
-    is_slow = case in (GRU_BEFORE, RNN) and shape in SHAPES[1:6]
+    """Every shape for one cell, and for the others those that differ most."""
+    is_slow = case is not GRU_AFTER and shape in SHAPES[1:6]
     return slow(case, shape, *rest) if is_slow else (case, shape, *rest)
 
 
@@ -71,14 +74,14 @@ def test_each_control_alone(control, reverse):
     assert_close(problem.run("float64", **controls), problem.expected(**controls), "float64")
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@two_cases
 def test_float32(case):
     problem = Problem.sample(case, SMALL, learned_h0=True).rounded("float32")
     controls = sample_controls(SMALL)
     assert_close(problem.run("float32", **controls), problem.expected(**controls), "float32")
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@two_cases
 @jax.enable_x64(True)
 def test_without_biases(case):
     problem = Problem.sample(case, SMALL, bias=False)
@@ -86,7 +89,7 @@ def test_without_biases(case):
 
 
 @pytest.mark.parametrize("learned_h0", [False, True], ids=["zeros", "learned"])
-@pytest.mark.parametrize("case", CASES, ids=str)
+@two_cases
 @jax.enable_x64(True)
 def test_default_initial_state(case, learned_h0):
     """Zeros or the learned state, whose gradient is then the sum over all sequences."""
@@ -115,7 +118,7 @@ def test_no_steps(case):
     assert_equal(outcome.state, tuple(jax.tree.leaves(problem.inputs("float32")[2])))
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@two_cases
 @jax.enable_x64(True)
 def test_unroll_is_a_scan_of_step(case):
     cell, xs, state = Problem.sample(case, SMALL).inputs("float64")

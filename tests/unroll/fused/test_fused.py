@@ -12,6 +12,7 @@ from gru_jax._unroll.fused.reference_kernels import REFERENCE_KERNELS
 from tests.assert_trees import assert_close
 from tests.cells.cases import GRU_AFTER, Problem
 from tests.shapes import SHAPES, ProblemSize
+from tests.slow import slow
 from tests.unroll.fused.kernel_harness import unroll_by, with_float32_carry
 from tests.unroll.test_implementations import SHAPE, sample_controls, transformed
 from tests.unroll.tuning_overrides import unroll_with
@@ -63,8 +64,8 @@ def test_bfloat16(unroll, reverse):
 @pytest.mark.parametrize(
     "names",
     [
-        ("jvp", "jvp of grad", "jacfwd", "hessian", "jacrev of grad"),
-        ("vmap", "vmap of grad", "checkpoint", "linearize"),
+        ("jvp", "jvp of grad", "vmap", "vmap of grad", "linearize"),
+        slow(("jacfwd", "hessian", "jacrev of grad", "checkpoint")),
     ],
     ids=str,
 )

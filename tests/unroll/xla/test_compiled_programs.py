@@ -185,7 +185,7 @@ INITS_AND_SIZES = {
 
 
 @pytest.mark.parametrize(("init", "sizes"), INITS_AND_SIZES.values(), ids=INITS_AND_SIZES)
-@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize("shards", [slow(1), 2])
 def test_a_gradient_needs_no_newly_mapped_memory(init, sizes, shards, monkeypatch):
     """glibc returns more than 32 MiB to the kernel after each call."""
     monkeypatch.setattr(call_spec, "count_devices", lambda device: 1)
@@ -202,9 +202,9 @@ def test_a_gradient_needs_no_newly_mapped_memory(init, sizes, shards, monkeypatc
     ("num_layers", "bidirectional", "time", "shards"),
     [
         (1, True, 160, 2),
-        (2, False, 145, 2),
-        (3, False, 90, 2),
-        (2, True, 64, 2),
+        slow(2, False, 145, 2),
+        slow(3, False, 90, 2),
+        slow(2, True, 64, 2),
         (2, True, 64, 1),
         slow(1, True, 160, 1),
         slow(2, False, 145, 1),
