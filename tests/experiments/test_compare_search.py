@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments import generated
 from experiments.cli import main
 from experiments.commands.compare import search as compare_search
 from experiments.runs.config_loading import load_config
@@ -94,7 +95,7 @@ def test_an_interrupted_search_resumes(searched, write_config, monkeypatch, capf
     sample = adding_task.sample_sums
 
     def interrupted(number, length, seed):
-        if seed == (adding_task.TRAIN, 0, 4) and Path("out/search/gru/trial-2").exists():
+        if seed == (generated.TRAIN, 0, 4) and Path("out/search/gru/trial-2").exists():
             os.kill(os.getpid(), signal.SIGINT)
         return sample(number, length, seed)
 

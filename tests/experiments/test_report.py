@@ -361,8 +361,8 @@ def test_the_files_of_train_are_on_the_page(adding, write_config, workplace, cap
     assert number(summary["test"]["mse"]) in document.text
     assert number(summary["baselines"]["mean of all sums"]["mse"]) in document.text
     assert f"train {config}" in document.text
-    # Learning curves, predictions, and the curves of all runs.
-    assert len(document.all("img")) == 3
+    # Learning curves, predictions, gates, and the curves of all runs.
+    assert len(document.all("img")) == 4
 
 
 def test_a_folder_without_runs_is_rejected(workplace, refused):
