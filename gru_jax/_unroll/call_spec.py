@@ -9,7 +9,6 @@ import jax
 from gru_jax._autodiff.step_graph import StepGraph, trace_step
 from gru_jax.cells.base import AffineCell, Cell
 from gru_jax.cells.linear import accum_dtype
-from gru_jax.cells.precision import cast_params
 from gru_jax.typing import Array, DType, Shape, State
 
 
@@ -79,9 +78,7 @@ class CallSpec:
             return f"{name} is not a gru_jax.AffineCell, whose matmuls can be told apart"
         features = self.shape[len(self.shape) - self.cell.num_feature_axes :]
         try:
-            # Shapes alone: a backward pass asks when the trace of the parameters has ended.
-            compute_cell = jax.eval_shape(lambda cell: cast_params(cell, self.dtype), self.cell)
-            graph = trace_step(compute_cell, features, self.dtype)
+            graph = trace_step(self.cell, features, self.dtype)
         except Exception as error:
             # The user's own code; if it fails for the batch of the call, too, the scan raises.
             return f"the step of {type(self.cell).__name__} cannot be traced for any batch: {error}"

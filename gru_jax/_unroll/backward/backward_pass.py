@@ -1,5 +1,6 @@
 """Backward pass over all steps, chunk after chunk, the one that was read last first."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -103,7 +104,12 @@ def backward_pass(
 
 def weights_of(cell: AffineCell, avals: tuple[State, Any]) -> list[Array]:
     """The weights of every matmul of a step, in order."""
-    trace = run_step(cell, *jax.tree.map(jnp.zeros_like, avals), skip_matmuls=True)
+
+    def no_matmul(operand: Array, weights: Array, addends: Sequence[Any]) -> tuple[Array, ...]:
+        width = weights.shape[-1] // max(1, len(addends))
+        return (jnp.zeros((*operand.shape[:-1], width), operand.dtype),) * len(addends)
+
+    trace = run_step(cell, *jax.tree.map(jnp.zeros_like, avals), no_matmul)
     return [matmul.weights for matmul in trace.matmuls]
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gru_jax._autodiff.step_graph import StepGraph, run_step
+from gru_jax._autodiff.step_graph import StepGraph, replay, run_step
 from gru_jax._unroll.backward.adjoint_scan import (
     AdjointRecurrence,
     AdjointScan,
@@ -235,7 +235,7 @@ def _projection_vjp(
     def read(cell: AffineCell, xs: Array) -> tuple[list[list[Array | None]], Leaves]:
         compute_cell = cast_params(cell, dtype)
         projected = compute_cell.project(xs)
-        trace = run_step(compute_cell, previous, projected, preactivations=preactivations)
+        trace = run_step(compute_cell, previous, projected, replay(preactivations))
         addends = [
             [
                 addend

@@ -12,6 +12,7 @@ from gru_jax._unroll.backward.residuals import ResidualPolicy, Residuals
 from gru_jax._unroll.carry import reset_state_like, step_avals
 from gru_jax._unroll.masking import ScanInputs, tree_where
 from gru_jax.cells.base import AffineCell
+from gru_jax.cells.linear import affine
 from gru_jax.cells.precision import cast_like, cast_params, promote_state
 from gru_jax.typing import State
 
@@ -52,7 +53,10 @@ def forward_scan(
             state = tree_where(reset, reset_state, state)
         projected = compute_cell.project(read) if project_in_loop else read
         h = promote_state(state, dtype)
-        trace = run_step(compute_cell, h, projected, hoisted_weights=weights)
+        hoisted = iter(weights)
+        trace = run_step(
+            compute_cell, h, projected, lambda h, _, addends: affine(h, next(hoisted), addends)
+        )
         new = cast_like(trace.state, state)
         state = new if valid is None else tree_where(valid, new, state)
         if save == "outputs":
