@@ -6,10 +6,11 @@ from typing import Any, Unpack, overload
 
 import jax
 
-from gru_jax._unroll.api import CallArguments, prepare_call, validate_call
+from gru_jax._unroll.api import prepare_call
+from gru_jax._unroll.chunks import default_chunk_size
 from gru_jax._unroll.dispatch import IMPLEMENTATIONS
 from gru_jax._unroll.masking import make_scan_inputs
-from gru_jax._unroll.remat import default_chunk_size
+from gru_jax._unroll.validation import CallArguments, validate_call
 from gru_jax.cells.base import Cell
 from gru_jax.stack import Stack, unroll_stack
 from gru_jax.typing import (
@@ -141,12 +142,7 @@ def _explain_cell(
 
 def _explain(arguments: CallArguments, options: UnrollOptions, num_live_cells: int) -> Explanation:
     checkpoint = options.get("checkpoint")
-    call = prepare_call(
-        arguments,
-        requested=options.get("implementation"),
-        checkpoint=checkpoint,
-        num_live_cells=num_live_cells,
-    )
+    call = prepare_call(arguments, options.get("implementation"), checkpoint, num_live_cells)
     details = []
     reverse = options.get("reverse", False)
     inputs = make_scan_inputs(arguments.xs, arguments.controls, reverse=reverse)

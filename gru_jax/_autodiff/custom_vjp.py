@@ -87,19 +87,12 @@ def _is_zero(tangent: Any) -> bool:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _LinearCall:
-    """A function linear in some of its arguments, and its transpose.
+    """A function linear in some of its arguments, and its transpose."""
 
-    Attributes:
-        fun: ``(residuals, linear_args) -> values``, linear in ``linear_args``.
-        fun_transpose: ``(residuals, cotangents of the values) -> cotangents of linear_args``.
-        num_residuals: how many arguments are residuals; they come first.
-        avals: types of the values; None if they are found by tracing ``fun``.
-    """
-
-    fun: Callable[[list[jax.Array], list[jax.Array]], list[jax.Array]]
-    fun_transpose: Callable[[list[jax.Array], list[jax.Array]], list[jax.Array]]
-    num_residuals: int
-    avals: tuple[Any, ...] | None = None
+    fun: Callable[[Any, Any], list[jax.Array]]  # (residuals, linear arguments) -> values
+    fun_transpose: Callable[[Any, Any], list[jax.Array]]  # (residuals, cotangents) -> cotangents
+    num_residuals: int  # how many arguments are residuals; they come first
+    avals: tuple[Any, ...] | None = None  # types of the values; None: found by tracing fun
 
     def __call__(self, *arguments: jax.Array) -> list[jax.Array]:
         return self.fun(

@@ -29,17 +29,11 @@ class Source(NamedTuple):
 
 
 class Value(NamedTuple):
-    """What is known of an array in a jaxpr.
+    """What is known of an array in a jaxpr."""
 
-    Attributes:
-        sources: the arguments and preactivations that it depends on.
-        across: primitives on the way from them that are not elementwise.
-        constants: primitives on the way that make constants which differ along the batch.
-    """
-
-    sources: frozenset[Source] = frozenset()
-    across: frozenset[str] = frozenset()
-    constants: frozenset[str] = frozenset()
+    sources: frozenset[Source] = frozenset()  # arguments and preactivations it depends on
+    across: frozenset[str] = frozenset()  # primitives on the way that are not elementwise
+    constants: frozenset[str] = frozenset()  # those that make what differs along the batch
 
 
 opaque_matmul = Primitive("opaque_matmul")

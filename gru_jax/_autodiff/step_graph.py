@@ -65,25 +65,16 @@ class StepGraph:
     Inputs of the elementwise part, in order: state leaves, matmul results (preactivations), and
     projected leaves used elementwise. Outputs: new state leaves, then matmul operands that are
     computed rather than read from the state.
-
-    Attributes:
-        state_treedef, projected_treedef: tree structures.
-        elementwise_leaves: projected leaves that are used other than as addends of a matmul.
-        num_splits: into how many preactivations each matmul's result is split.
-        operand_state_leaf: for each matmul the state leaf that is its operand, None if computed.
-        dependencies: for each output the inputs that it depends on, ascending.
-        output_state_leaves: state leaves that the cell's output depends on.
-        violations: how the cell breaks the rule of :class:`AffineCell`; empty if it keeps it.
     """
 
     state_treedef: Any
     projected_treedef: Any
-    elementwise_leaves: tuple[int, ...]
-    num_splits: tuple[int, ...]
-    operand_state_leaf: tuple[int | None, ...]
-    dependencies: tuple[tuple[int, ...], ...]
-    output_state_leaves: frozenset[int]
-    violations: tuple[str, ...] = ()
+    elementwise_leaves: tuple[int, ...]  # projected leaves used other than as addends of a matmul
+    num_splits: tuple[int, ...]  # into how many preactivations each matmul's result is split
+    operand_state_leaf: tuple[int | None, ...]  # of each matmul; None for an operand computed
+    dependencies: tuple[tuple[int, ...], ...]  # for each output the inputs it reads, ascending
+    output_state_leaves: frozenset[int]  # state leaves that the cell's output depends on
+    violations: tuple[str, ...] = ()  # how the cell breaks the rule of AffineCell
 
     @property
     def num_states(self) -> int:

@@ -5,38 +5,21 @@ from typing import NamedTuple, Unpack
 
 import jax
 
-from gru_jax import _checks
+from gru_jax import _checks, typing
+from gru_jax._unroll import validation
 from gru_jax._unroll.call_spec import CallSpec, RematPolicy, make_call_spec
-from gru_jax._unroll.carry import initial_carry
+from gru_jax._unroll.carry import initial_carry, match_carry_sharding
+from gru_jax._unroll.chunks import run_with_remat
 from gru_jax._unroll.dispatch import IMPLEMENTATIONS, select_implementation
-from gru_jax._unroll.masking import (
-    ScanInputs,
-    SequenceControls,
-    make_scan_inputs,
-    validate_controls,
-)
-from gru_jax._unroll.remat import run_with_remat
-from gru_jax._unroll.sharding import match_carry_sharding
+from gru_jax._unroll.masking import ScanInputs, make_scan_inputs
 from gru_jax._unroll.tbptt import run_truncated
-from gru_jax._unroll.validation import batch_shape_of, check_cell, check_checkpoint, check_state
+from gru_jax._unroll.validation import CallArguments, validate_call
 from gru_jax.cells.base import Cell
 from gru_jax.cells.precision import cast_and_step, project, promote_params
-from gru_jax.typing import (
-    Array,
-    Checkpoint,
-    ImplementationName,
-    Inputs,
-    Lengths,
-    Outputs,
-    Shape,
-    State,
-    StepInputs,
-    TimeMask,
-    UnrollOptions,
-)
+from gru_jax.typing import Array, Inputs, Lengths, Outputs, State, TimeMask, UnrollOptions
 
 
-def step(params: Cell, state: State, x: StepInputs) -> State:
+def step(params: Cell, state: State, x: typing.StepInputs) -> State:
     """One step of a cell: the state after reading ``x``.
 
     The state comes before the input, as in the body of ``lax.scan``; :func:`unroll` takes them in
@@ -54,14 +37,14 @@ def step(params: Cell, state: State, x: StepInputs) -> State:
         TypeError: an argument of the wrong type or dtype.
         ValueError: shapes that do not fit.
     """
-    check_cell(params)
+    validation.check_cell(params)
     x = _checks.floating_array("x", x)
-    batch_shape = batch_shape_of("x", params, x, 0)
-    state = check_state("state", params, state, batch_shape)
+    batch_shape = validation.batch_shape_of("x", params, x, 0)
+    state = validation.check_state("state", params, state, batch_shape)
     return _step(params, state, x, cell_type=type(params))
 
 
-def initial_state(params: Cell, batch_shape: Shape = ()) -> State:
+def initial_state(params: Cell, batch_shape: typing.Shape = ()) -> State:
     """The state before the first step: zeros, or the learned one.
 
     Args:
@@ -88,8 +71,8 @@ def unroll(
     mask: TimeMask | None = None,
     starts: TimeMask | None = None,
     reverse: bool = False,
-    implementation: ImplementationName | None = None,
-    checkpoint: Checkpoint = None,
+    implementation: typing.ImplementationName | None = None,
+    checkpoint: typing.Checkpoint = None,
 ) -> tuple[State, Outputs]:
     """Runs a cell over a sequence: ``lax.scan`` of :func:`step`, in the same order of results.
 
@@ -206,43 +189,8 @@ def unroll_with_policy(
     )
 
 
-class CallArguments(NamedTuple):
-    """The arrays of a call, validated."""
-
-    params: Cell
-    xs: Array
-    h0: State | None
-    controls: SequenceControls
-
-
-def validate_call(
-    params: Cell, xs: Inputs, h0: State | None, options: UnrollOptions
-) -> CallArguments:
-    """The arrays of a call; TypeError or ValueError unless all arguments fit together."""
-    for name in options:
-        if name not in UnrollOptions.__annotations__:
-            raise TypeError(f"unexpected keyword argument {name!r}")
-    check_cell(params)
-    xs = _checks.floating_array("xs", xs)
-    batch_shape = batch_shape_of("xs", params, xs, 1)
-    if h0 is not None:
-        h0 = check_state("h0", params, h0, batch_shape)
-    arrays = (options.get(name) for name in SequenceControls._fields)
-    controls = validate_controls((xs.shape[0], *batch_shape), *arrays)
-    _checks.one_of("reverse", options.get("reverse", False), (False, True))
-    check_checkpoint(options.get("checkpoint"))
-    return CallArguments(params, xs, h0, controls)
-
-
 class PreparedCall(NamedTuple):
-    """A call whose implementation is selected.
-
-    Attributes:
-        spec: its description.
-        implementation: the name of the implementation.
-        params: in float32 at least.
-        h0: the carry before the first step.
-    """
+    """A call and the name of its implementation, with parameters in float32 at least."""
 
     spec: CallSpec
     implementation: str
@@ -252,9 +200,8 @@ class PreparedCall(NamedTuple):
 
 def prepare_call(
     arguments: CallArguments,
-    *,
-    requested: ImplementationName | None,
-    checkpoint: Checkpoint,
+    requested: typing.ImplementationName | None,
+    checkpoint: typing.Checkpoint,
     num_live_cells: int,
 ) -> PreparedCall:
     """Describes a call and selects its implementation."""
@@ -276,29 +223,21 @@ def prepare_call(
 @functools.partial(
     jax.jit,
     inline=True,
-    static_argnames=(
-        "cell_type",
-        "reverse",
-        "requested",
-        "checkpoint",
-        "window",
-        "num_live_cells",
-    ),
+    static_argnames=("cell_type", "reverse", "requested", "checkpoint", "window", "num_live_cells"),
 )
 def _unroll(
     arguments: CallArguments,
     *,
     cell_type: type[Cell],
     reverse: bool,
-    requested: ImplementationName | None,
-    checkpoint: Checkpoint,
+    requested: typing.ImplementationName | None,
+    checkpoint: typing.Checkpoint,
     window: int | None,
     num_live_cells: int,
 ) -> tuple[State, Array]:
     del cell_type
-    spec, implementation, params, h0 = prepare_call(
-        arguments, requested=requested, checkpoint=checkpoint, num_live_cells=num_live_cells
-    )
+    call = prepare_call(arguments, requested, checkpoint, num_live_cells)
+    spec, implementation, params, h0 = call
 
     def run(inputs: ScanInputs, state: State) -> tuple[State, Array]:
         return IMPLEMENTATIONS[implementation].run(spec, params, inputs, state, reverse=reverse)

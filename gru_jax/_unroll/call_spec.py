@@ -14,50 +14,29 @@ from gru_jax.typing import Array, DType, Shape, State
 
 @dataclasses.dataclass(frozen=True)
 class RematPolicy:
-    """What a call may save for its backward pass.
+    """What a call may save for its backward pass."""
 
-    Attributes:
-        recompute: whether to save the states alone.
-        num_live_cells: how many cells have their residuals alive at the same time and share the
-            memory that is fast: the cells of a stack.
-    """
-
-    recompute: bool = False
-    num_live_cells: int = 1
+    recompute: bool = False  # whether to save the states alone
+    num_live_cells: int = 1  # cells whose residuals share the fast memory: those of a stack
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CallSpec:
-    """A call of :func:`gru_jax.unroll`, as far as its implementations differ in it.
+    """A call of :func:`gru_jax.unroll`, as far as its implementations differ in it."""
 
-    Attributes:
-        cell: the parameters; only their types are read.
-        shape: of the inputs, (T, *batch, D); sizes may be symbolic, see :attr:`has_static_shape`.
-        dtype: of the inputs.
-        state_dtypes: of the carry's leaves.
-        has_resets: whether ``starts`` was given.
-        precision: what ``jax.default_matmul_precision`` is set to, None if it is not.
-        platform: where the program most likely runs: ``"cpu"``, ``"gpu"`` or ``"tpu"``. That is
-            certain only once it is lowered, see :mod:`gru_jax._unroll.fused.transforms`.
-        device_kind: of a device of that platform, as JAX names it.
-        num_devices: over how many of them the compiler may spread the program; 1 within
-            :func:`jax.shard_map`.
-        mesh: the mesh in whose context the call is made.
-        is_explicit: whether an implementation was explicitly requested.
-        remat: what may be saved.
-    """
-
-    cell: Cell
-    shape: Shape
-    dtype: DType
-    state_dtypes: tuple[DType, ...]
-    has_resets: bool
-    precision: str | None
+    cell: Cell  # only the types of its parameters are read
+    shape: Shape  # of the inputs, (T, *batch, D); sizes may be symbolic, see has_static_shape
+    dtype: DType  # of the inputs
+    state_dtypes: tuple[DType, ...]  # of the carry's leaves
+    has_resets: bool  # whether starts was given
+    precision: str | None  # what jax.default_matmul_precision is set to
+    # Where the program most likely runs: "cpu", "gpu" or "tpu". That is certain only once it is
+    # lowered, see gru_jax._unroll.fused.transforms.
     platform: str
-    device_kind: str
-    num_devices: int
-    mesh: jax.sharding.AbstractMesh
-    is_explicit: bool
+    device_kind: str  # of a device of that platform, as JAX names it
+    num_devices: int  # that the compiler may spread the program over; 1 within jax.shard_map
+    mesh: jax.sharding.AbstractMesh  # in whose context the call is made
+    is_explicit: bool  # whether an implementation was explicitly requested
     remat: RematPolicy
 
     @property

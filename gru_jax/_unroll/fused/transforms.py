@@ -10,19 +10,14 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
-from gru_jax._unroll.fused.interface import (
-    BACKWARD_BATCH_AXES,
-    FORWARD_BATCH_AXES,
-    BackwardArgs,
-    ForwardArgs,
-    FusedKernels,
-)
+from gru_jax._unroll.fused import interface
+from gru_jax._unroll.fused.interface import FusedKernels
 from gru_jax._unroll.fused.reference_kernels import REFERENCE_KERNELS
 from gru_jax._unroll.log import log_once
 from gru_jax._unroll.transform_rules import Function, vmap_reference, with_reference_jvp
 from gru_jax.typing import Array
 
-KernelArgs = ForwardArgs | BackwardArgs
+KernelArgs = interface.ForwardArgs | interface.BackwardArgs
 
 
 def with_transform_rules(kernels: FusedKernels, platform: str | None = None) -> FusedKernels:
@@ -47,8 +42,8 @@ def with_transform_rules(kernels: FusedKernels, platform: str | None = None) -> 
         return call
 
     return FusedKernels(
-        wrap(kernels.forward, REFERENCE_KERNELS.forward, FORWARD_BATCH_AXES),
-        wrap(kernels.backward, REFERENCE_KERNELS.backward, BACKWARD_BATCH_AXES),
+        wrap(kernels.forward, REFERENCE_KERNELS.forward, interface.FORWARD_BATCH_AXES),
+        wrap(kernels.backward, REFERENCE_KERNELS.backward, interface.BACKWARD_BATCH_AXES),
     )
 
 
@@ -76,14 +71,11 @@ def _with_vmap_rule(kernel: Function, reference: Function, batch_axes: Sequence[
             array = array.reshape(*array.shape[:axis], size, -1, *array.shape[axis + 1 :])
             return jnp.moveaxis(array, axis, 0)
 
-        per_step, last = function(
-            type(args)._make(
-                field
-                if axis is None
-                else jax.tree.map(functools.partial(join, axis), field, mapped)
-                for field, mapped, axis in fields
-            )
-        )
+        joined = [
+            field if axis is None else jax.tree.map(functools.partial(join, axis), field, mapped)
+            for field, mapped, axis in fields
+        ]
+        per_step, last = function(type(args)._make(joined))
         return (split(1, per_step), split(0, last)), (True, True)
 
     return function
@@ -98,16 +90,14 @@ def _lower_only_for(platform: str, kernel: Function, reference: Function) -> Fun
 
     def call(args: KernelArgs) -> Any:
         leaves, structure = jax.tree.flatten(args)
-        select = _PlatformSelect(
-            platform, _flat_fn(kernel, structure), _flat_fn(reference, structure)
-        )
+
+        def flat(function: Function) -> Function:
+            return lambda *leaves: list(function(jax.tree.unflatten(structure, leaves)))
+
+        select = _PlatformSelect(platform, flat(kernel), flat(reference))
         return tuple(jax.jit(functools.partial(_platform_select_p.bind, select=select))(*leaves))
 
     return call
-
-
-def _flat_fn(function: Function, structure: Any) -> Function:
-    return lambda *leaves: list(function(jax.tree.unflatten(structure, leaves)))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

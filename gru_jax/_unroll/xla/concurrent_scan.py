@@ -36,18 +36,13 @@ _EXPENSIVE_OPS |= {"sqrt"}
 
 
 class ShardedScan(NamedTuple):
-    """The result of a concurrent scan.
+    """The result of a concurrent scan."""
 
-    Attributes:
-        last: the carry after the last step, (batch, ...).
-        ys: of all steps, leaves :class:`Sharded`.
-        done: a zero that depends on all loops. Whoever reads ``ys`` should also read an array that
-            :func:`add_dependency` made depend on it. Otherwise XLA takes the buffers of a finished
-            loop for the initial values of the next one, which then waits for it.
-    """
-
-    last: Any
-    ys: Any
+    last: Any  # the carry after the last step, (batch, ...)
+    ys: Any  # of all steps, leaves Sharded
+    # A zero that depends on all loops. Whoever reads ys should also read an array that
+    # add_dependency made depend on it. Otherwise XLA takes the buffers of a finished loop for the
+    # initial values of the next one, which then waits for it.
     done: Array
 
 
@@ -116,22 +111,15 @@ def add_dependency(tree: TreeT, zero: Array) -> TreeT:
 
 
 class _Carry(NamedTuple):
-    """The buffers that a loop owns.
+    """The buffers that a loop owns."""
 
-    Attributes:
-        keep_going: whether there is another step.
-        iteration: the number of that step, in the order of reading.
-        state: the carry of the scan before that step.
-        out_buffers: distinct carries and outputs of all steps, (T * rows, ...). An array that is
-            written in place is read without a copy only if no reshape stands between.
-        scratch_buffers: intermediates of the last step.
-    """
-
-    keep_going: Array
-    iteration: Array
-    state: Any
+    keep_going: Array  # whether there is another step
+    iteration: Array  # the number of that step, in the order of reading
+    state: Any  # the carry of the scan before that step
+    # Distinct carries and outputs of all steps, (T * rows, ...). An array that is written in place
+    # is read without a copy only if no reshape stands between.
     out_buffers: Leaves
-    scratch_buffers: Leaves
+    scratch_buffers: Leaves  # intermediates of the last step
 
 
 def _run(
@@ -235,18 +223,12 @@ def _write_row(buffer: Array, leaf: Array, *, at: Array) -> Array:
 
 
 class _Step(NamedTuple):
-    """A scan's body, opened up.
+    """A scan's body, opened up."""
 
-    Attributes:
-        run: ``(carry, x) -> (distinct leaves of carry and outputs, intermediates)``.
-        out_avals, scratch_avals: types of both.
-        unflatten: distinct leaves as ``(carry, outputs)``.
-    """
-
-    run: Callable[[Any, Any], tuple[Leaves, Leaves]]
-    out_avals: list[Any]
-    scratch_avals: list[Any]
-    unflatten: Callable[[Leaves], tuple[Any, Any]]
+    run: Callable[[Any, Any], tuple[Leaves, Leaves]]  # (carry, x) -> distinct leaves, scratch
+    out_avals: list[Any]  # types of the distinct leaves of carry and outputs
+    scratch_avals: list[Any]  # types of the intermediates
+    unflatten: Callable[[Leaves], tuple[Any, Any]]  # distinct leaves as (carry, outputs)
 
 
 def _expose_intermediates(body: Callable[..., Any], state: Any, x: Any) -> _Step:

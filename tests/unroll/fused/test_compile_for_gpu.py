@@ -16,7 +16,8 @@ import gru_jax
 from gru_jax._unroll.call_spec import RematPolicy, make_call_spec
 from gru_jax._unroll.fused import run as fused
 from gru_jax._unroll.fused.transforms import with_transform_rules
-from gru_jax._unroll.masking import SequenceControls, make_scan_inputs
+from gru_jax._unroll.masking import make_scan_inputs
+from gru_jax._unroll.validation import SequenceControls
 from tests.unroll.fake_device import fake_default_device
 from tests.unroll.fused import compile_for_gpu
 from tests.unroll.hlo_launch_count import launches

@@ -12,7 +12,8 @@ from gru_jax._unroll.call_spec import RematPolicy, make_call_spec
 from gru_jax._unroll.fused import run as fused
 from gru_jax._unroll.fused.interface import BackwardArgs, ForwardArgs
 from gru_jax._unroll.fused.reference_kernels import REFERENCE_KERNELS
-from gru_jax._unroll.masking import SequenceControls, make_scan_inputs
+from gru_jax._unroll.masking import make_scan_inputs
+from gru_jax._unroll.validation import SequenceControls
 from tests.assert_trees import assert_close
 from tests.unroll.fake_device import fake_default_device
 from tests.unroll.fused.cluster_interpreter import interpreter  # noqa: F401

@@ -18,7 +18,6 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from gru_jax._unroll.fused.flags import RESET, VALID, pack_flags
 from gru_jax._unroll.fused.hopper import dsmem, tiles
 from gru_jax._unroll.fused.hopper.cluster import (
     TILE_BATCH,
@@ -28,7 +27,7 @@ from gru_jax._unroll.fused.hopper.cluster import (
     load_weights,
 )
 from gru_jax._unroll.fused.hopper.dsmem import Ref
-from gru_jax._unroll.fused.interface import ForwardArgs
+from gru_jax._unroll.fused.interface import RESET, VALID, ForwardArgs, pack_flags
 from gru_jax.cells.gru import gru_step_reset_after
 from gru_jax.typing import Array, DType
 

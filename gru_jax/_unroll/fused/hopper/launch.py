@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
+from gru_jax._unroll.carry import pvary_to_common_axes
 from gru_jax._unroll.fused.hopper.backward import launch_backward
 from gru_jax._unroll.fused.hopper.cluster import TILE_BATCH
 from gru_jax._unroll.fused.hopper.forward import launch_forward
@@ -17,7 +18,6 @@ from gru_jax._unroll.fused.interface import (
     ForwardArgs,
     FusedKernels,
 )
-from gru_jax._unroll.sharding import pvary_to_common_axes
 from gru_jax.typing import Array, DType
 
 ArgsT = TypeVar("ArgsT", ForwardArgs, BackwardArgs)

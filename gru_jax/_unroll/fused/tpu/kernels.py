@@ -17,8 +17,14 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from gru_jax._unroll.fused.flags import RESET, VALID, pack_flags
-from gru_jax._unroll.fused.interface import BackwardArgs, ForwardArgs, FusedKernels
+from gru_jax._unroll.fused.interface import (
+    RESET,
+    VALID,
+    BackwardArgs,
+    ForwardArgs,
+    FusedKernels,
+    pack_flags,
+)
 from gru_jax._unroll.fused.tpu.tiling import TpuSpec, choose_tile, unroll_factor
 from gru_jax.cells.gru import gru_step_reset_after
 from gru_jax.typing import Array, DType

@@ -18,15 +18,10 @@ MAX_UNROLLED_MXU_PASSES = 512
 
 
 class TpuSpec(NamedTuple):
-    """Limits of a kind of TPU.
+    """Limits of a kind of TPU."""
 
-    Attributes:
-        vmem_mib: MiB of VMEM of each core.
-        cores: how many cores run one program.
-    """
-
-    vmem_mib: int
-    cores: int
+    vmem_mib: int  # MiB of VMEM of each core
+    cores: int  # that run one program
 
 
 TPU_SPECS = {
