@@ -142,7 +142,9 @@ def _explain_cell(
 
 def _explain(arguments: CallArguments, options: UnrollOptions, num_live_cells: int) -> Explanation:
     checkpoint = options.get("checkpoint")
-    call = prepare_call(arguments, options.get("implementation"), checkpoint, num_live_cells)
+    spec, implementation, params, h0 = prepare_call(
+        arguments, options.get("implementation"), checkpoint, num_live_cells
+    )
     details = []
     reverse = options.get("reverse", False)
     inputs = make_scan_inputs(arguments.xs, arguments.controls, reverse=reverse)
@@ -151,12 +153,10 @@ def _explain(arguments: CallArguments, options: UnrollOptions, num_live_cells: i
         steps = default_chunk_size(time) if checkpoint == "chunk" else checkpoint
         details.append(f"rematerialisation: one state per chunk of {steps} steps; chunks are rerun")
         inputs = jax.tree.map(lambda leaf: leaf[:steps], inputs)
-    chosen = IMPLEMENTATIONS[call.implementation]
-    details += chosen.describe(call.spec, call.params, inputs, call.h0)
+    details += IMPLEMENTATIONS[implementation].describe(spec, params, inputs, h0)
     if inputs.valid is not None:
         details.append("mask: every step is computed, and replaced where it is masked")
     reasons = {
-        name: tuple(implementation.unsupported_reasons(call.spec))
-        for name, implementation in IMPLEMENTATIONS.items()
+        name: tuple(module.unsupported_reasons(spec)) for name, module in IMPLEMENTATIONS.items()
     }
-    return Explanation(call.implementation, reasons, tuple(details))
+    return Explanation(implementation, reasons, tuple(details))

@@ -52,12 +52,6 @@ def run_step(
     return StepTrace(cell.combine(state, projected, record), matmuls)
 
 
-def replay(preactivations: Sequence[tuple[Array, ...]]) -> AffineFn:
-    """An ``affine`` for one step, whose results are known."""
-    remaining: Iterator[tuple[Array, ...]] = iter(preactivations)
-    return lambda operand, weights, addends: next(remaining)
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class StepGraph:
     """Dataflow graph of one step; it holds for any batch.
@@ -101,14 +95,17 @@ class StepGraph:
         leaves = jax.tree.leaves(projected)
         return [leaves[index] for index in self.elementwise_leaves]
 
-    def preactivations(self, inputs: Sequence[Array]) -> list[tuple[Array, ...]]:
-        """The matmuls' results among all inputs."""
-        slots = map(self.preactivation_slots, range(len(self.num_splits)))
-        return [tuple(inputs[slot] for slot in of_matmul) for of_matmul in slots]
+    def replay(
+        self, cell: AffineCell, inputs: Sequence[Array], projected: ProjectedInputs
+    ) -> StepTrace:
+        """One step from all inputs, which contain the results of its matmuls."""
+        state = jax.tree.unflatten(self.state_treedef, inputs[: self.num_states])
+        remaining = iter(inputs[self.num_states :])
 
-    def previous_state(self, inputs: Sequence[Array]) -> State:
-        """The state before the step, among all inputs."""
-        return jax.tree.unflatten(self.state_treedef, inputs[: self.num_states])
+        def known(operand: Array, weights: Array, addends: Sequence[Any]) -> tuple[Array, ...]:
+            return tuple(next(remaining) for _ in addends)
+
+        return run_step(cell, state, projected, known)
 
     def elementwise(self, cell: AffineCell, inputs: Sequence[Array]) -> tuple[Any, list[Array]]:
         """The leaves of the new state and every matmul's operand, from all inputs."""
@@ -116,9 +113,7 @@ class StepGraph:
         projected = [jnp.zeros_like(inputs[0])] * self.projected_treedef.num_leaves
         for leaf, slot in zip(self.elementwise_leaves, self.elementwise_slots, strict=True):
             projected[leaf] = inputs[slot]
-        projected = jax.tree.unflatten(self.projected_treedef, projected)
-        affine_fn = replay(self.preactivations(inputs))
-        trace = run_step(cell, self.previous_state(inputs), projected, affine_fn)
+        trace = self.replay(cell, inputs, jax.tree.unflatten(self.projected_treedef, projected))
         return jax.tree.leaves(trace.state), [matmul.operand for matmul in trace.matmuls]
 
     def elementwise_jacobian(
@@ -143,12 +138,9 @@ class StepGraph:
 
 
 def trace_step(cell: AffineCell, features: Shape, dtype: DType) -> StepGraph:
-    """The graph of a cell's step, and whether the step keeps the rule of :class:`AffineCell`.
+    """The graph of a cell's step for inputs (..., *features), and how it breaks the rule, if so.
 
-    Args:
-        cell: arrays, tracers or their types; only types are read.
-        features: the axes of one step's input of one sequence.
-        dtype: of the inputs.
+    Only the types of the parameters are read.
     """
     leaves, treedef = jax.tree.flatten(cell)
     avals = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)

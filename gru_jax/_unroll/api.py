@@ -1,7 +1,7 @@
 """The public functions: one step, a whole sequence, and a sequence with truncated gradients."""
 
 import functools
-from typing import NamedTuple, Unpack
+from typing import Unpack
 
 import jax
 
@@ -189,22 +189,13 @@ def unroll_with_policy(
     )
 
 
-class PreparedCall(NamedTuple):
-    """A call and the name of its implementation, with parameters in float32 at least."""
-
-    spec: CallSpec
-    implementation: str
-    params: Cell
-    h0: State
-
-
 def prepare_call(
     arguments: CallArguments,
     requested: typing.ImplementationName | None,
     checkpoint: typing.Checkpoint,
     num_live_cells: int,
-) -> PreparedCall:
-    """Describes a call and selects its implementation."""
+) -> tuple[CallSpec, str, Cell, State]:
+    """A call's description, its implementation, its parameters in float32 at least, its carry."""
     params, xs, h0, controls = arguments
     # Outside of all loops, so that gradients accumulate in float32 over windows and chunks, too.
     params = promote_params(params)
@@ -217,7 +208,7 @@ def prepare_call(
         remat=RematPolicy(recompute=checkpoint == "step", num_live_cells=num_live_cells),
     )
     h0 = initial_carry(params, xs) if h0 is None else h0
-    return PreparedCall(spec, select_implementation(requested, spec), params, h0)
+    return spec, select_implementation(requested, spec), params, h0
 
 
 @functools.partial(
@@ -236,8 +227,9 @@ def _unroll(
     num_live_cells: int,
 ) -> tuple[State, Array]:
     del cell_type
-    call = prepare_call(arguments, requested, checkpoint, num_live_cells)
-    spec, implementation, params, h0 = call
+    spec, implementation, params, h0 = prepare_call(
+        arguments, requested, checkpoint, num_live_cells
+    )
 
     def run(inputs: ScanInputs, state: State) -> tuple[State, Array]:
         return IMPLEMENTATIONS[implementation].run(spec, params, inputs, state, reverse=reverse)

@@ -52,17 +52,16 @@ class CallSpec:
     @functools.cached_property
     def step_graph(self) -> StepGraph | str:
         """The graph of the cell's step, or why there is none."""
+        name = type(self.cell).__name__
         if not isinstance(self.cell, AffineCell):
-            name = type(self.cell).__name__
             return f"{name} is not a gru_jax.AffineCell, whose matmuls can be told apart"
         features = self.shape[len(self.shape) - self.cell.num_feature_axes :]
         try:
             graph = trace_step(self.cell, features, self.dtype)
         except Exception as error:
             # The user's own code; if it fails for the batch of the call, too, the scan raises.
-            return f"the step of {type(self.cell).__name__} cannot be traced for any batch: {error}"
+            return f"the step of {name} cannot be traced for any batch: {error}"
         if graph.violations:
-            name = type(self.cell).__name__
             return f"{name} breaks the rule of AffineCell: {'; '.join(graph.violations)}"
         return graph
 
@@ -78,10 +77,7 @@ def make_call_spec(
 ) -> CallSpec:
     """The call of ``unroll`` with these arguments, made here and now."""
     device = default_device()
-    if h0 is None:
-        state_dtypes = (accum_dtype(xs.dtype),)
-    else:
-        state_dtypes = tuple(leaf.dtype for leaf in jax.tree.leaves(h0))
+    state_dtypes = tuple(leaf.dtype for leaf in jax.tree.leaves(h0)) or (accum_dtype(xs.dtype),)
     mesh = jax.sharding.get_abstract_mesh()
     is_manual = not mesh.empty and mesh.are_all_axes_manual
     return CallSpec(

@@ -61,7 +61,15 @@ def reshard_like(state: State, like: State) -> State:
     """The state with the sharding of another (arrays or their types)."""
     if jax.sharding.get_abstract_mesh().empty:
         return state
-    return jax.tree.map(_reshard_leaf, state, like)
+
+    def reshard(leaf: Array, like: Any) -> Array:
+        wanted = like if isinstance(like, jax.ShapeDtypeStruct) else jax.typeof(like)
+        leaf = _vary(leaf, _varying_axes(wanted))
+        if wanted.sharding is not None and wanted.sharding != jax.typeof(leaf).sharding:
+            leaf = jax.sharding.reshard(leaf, wanted.sharding)
+        return leaf
+
+    return jax.tree.map(reshard, state, like)
 
 
 def pvary_to_common_axes(tree: TreeT) -> TreeT:
@@ -74,23 +82,12 @@ def pvary_to_common_axes(tree: TreeT) -> TreeT:
         return tree
     leaves = jax.tree.leaves(tree)
     axes = frozenset[str]().union(*(_varying_axes(jax.typeof(leaf)) for leaf in leaves))
-
-    def vary(leaf: Array) -> Array:
-        missing = axes - _varying_axes(jax.typeof(leaf))
-        return lax.pcast(leaf, tuple(missing), to="varying") if missing else leaf
-
-    return jax.tree.map(vary, tree)
+    return jax.tree.map(lambda leaf: _vary(leaf, axes), tree)
 
 
-def _reshard_leaf(leaf: Array, like: Any) -> Array:
-    wanted = like if isinstance(like, jax.ShapeDtypeStruct) else jax.typeof(like)
-    missing = _varying_axes(wanted) - _varying_axes(jax.typeof(leaf))
-    if missing:
-        leaf = lax.pcast(leaf, tuple(missing), to="varying")
-    sharding = wanted.sharding
-    if sharding is not None and sharding != jax.typeof(leaf).sharding:
-        leaf = jax.sharding.reshard(leaf, sharding)
-    return leaf
+def _vary(leaf: Array, axes: frozenset[str]) -> Array:
+    missing = axes - _varying_axes(jax.typeof(leaf))
+    return lax.pcast(leaf, tuple(missing), to="varying") if missing else leaf
 
 
 def _varying_axes(aval: Any) -> frozenset[str]:

@@ -29,17 +29,9 @@ def scan_chunks(
 ) -> tuple[CarryT, Any]:
     """``lax.scan`` over chunks of time instead of steps; the last chunk may be shorter.
 
-    Args:
-        body: ``(carry, (chunk, extra)) -> (carry, ys)``; a chunk has leaves (steps, ...), and so
-            have ``ys``.
-        carry: the carry before the first chunk.
-        tree: leaves (T, ...).
-        chunk_size: steps of a chunk.
-        reverse: whether the last chunk comes first.
-        per_chunk: the extras of the full chunks, leaves (T // chunk_size, ...), and of the rest.
-
-    Returns:
-        The last carry, and ``ys`` of all steps.
+    The body is ``(carry, (chunk, extra)) -> (carry, ys)``, where leaves of a chunk and of ``ys`` are
+    (steps, ...). ``per_chunk`` has the extras of the full chunks, leaves (T // chunk_size, ...), and
+    of the rest.
     """
     count, rest = divmod(jax.tree.leaves(tree)[0].shape[0], chunk_size)
     end = count * chunk_size
@@ -79,9 +71,11 @@ def run_in_chunks(
     run: Run, inputs: ScanInputs, state: State, *, chunk_size: int, reverse: bool
 ) -> tuple[State, Array]:
     """``run`` over all steps, chunk after chunk."""
-    return scan_chunks(
-        lambda state, chunk: run(chunk[0], state), state, inputs, chunk_size, reverse=reverse
-    )
+
+    def body(state: State, chunk: tuple[ScanInputs, None]) -> tuple[State, Array]:
+        return run(chunk[0], state)
+
+    return scan_chunks(body, state, inputs, chunk_size, reverse=reverse)
 
 
 def run_with_remat(

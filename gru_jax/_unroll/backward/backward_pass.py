@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gru_jax._autodiff.step_graph import StepGraph, replay, run_step
+from gru_jax._autodiff.step_graph import StepGraph, run_step
 from gru_jax._unroll.backward import adjoint_scan as adjoint
 from gru_jax._unroll.backward.adjoint_scan import Leaves
 from gru_jax._unroll.call_spec import is_static_shape
@@ -77,13 +77,7 @@ def backward_pass(
     cotangents: tuple[State, Array],
     options: BackwardOptions,
 ) -> tuple[AffineCell, ScanInputs, State]:
-    """Cotangents of the cell, the inputs and the first state.
-
-    Args:
-        saved: what was run, and the residuals of the forward pass.
-        cotangents: of the last state and of the outputs.
-        options: see there.
-    """
+    """Cotangents of the cell, the inputs and the first state, of those of h_last and ys."""
     cell, inputs, h0, residuals = saved
     d_h_last, d_ys = cotangents
     graph, reverse = options.graph, options.reverse
@@ -197,9 +191,8 @@ def _chunk_backward(
     )
 
     # From here on time and batch are one axis: XLA lays out a matmul that contracts two badly.
-    d_joined = _flatten_time_batch(
-        [adjoint.preactivation_cotangent(of_matmul, d_outputs) for of_matmul in stacked]
-    )
+    d_joined = [adjoint.preactivation_cotangent(row, d_outputs) for row in stacked]
+    d_joined = _flatten_time_batch(d_joined)
     operands = _flatten_time_batch(graph.elementwise(compute_cell, inputs)[1])
     d_weights = [
         total + _weight_gradient(operand.astype(dtype), d.astype(dtype), options)
@@ -207,9 +200,8 @@ def _chunk_backward(
     ]
 
     def cotangents_of(slots: Sequence[int]) -> Leaves:
-        return _flatten_time_batch(
-            [adjoint.cotangent_of_input(jacobian, d_outputs, slot) for slot in slots]
-        )
+        d_inputs = [adjoint.cotangent_of_input(jacobian, d_outputs, slot) for slot in slots]
+        return _flatten_time_batch(d_inputs)
 
     def split(joined: Leaves, axis: int) -> Leaves:
         pieces = zip(joined, graph.num_splits, strict=True)
@@ -217,27 +209,24 @@ def _chunk_backward(
 
     d_elementwise = cotangents_of(graph.elementwise_slots)
     if options.materialize:
-        all_slots = [slot for slots in slots_of for slot in slots]
-        d_preactivations, d_elementwise = lax.optimization_barrier(
-            (cotangents_of(all_slots), d_elementwise)
-        )
+        d_preactivations = cotangents_of([slot for slots in slots_of for slot in slots])
+        written = lax.optimization_barrier((d_preactivations, d_elementwise))
+        d_preactivations, d_elementwise = written
     else:
         d_preactivations = split(d_joined, -1)
     d_biases = split([jnp.sum(d, axis=0) for d in d_joined], 0)
     flat_inputs = _flatten_time_batch(inputs)
-    preactivations = graph.preactivations(flat_inputs)
-    h = graph.previous_state(flat_inputs)
 
     def read(cell: AffineCell, xs: Array) -> tuple[list[Array | None], Leaves]:
         """What a step takes of parameters and inputs: addends, and leaves used elementwise."""
         compute_cell = cast_params(cell, dtype)
         projected = compute_cell.project(xs)
-        trace = run_step(compute_cell, h, projected, replay(preactivations))
+        trace = graph.replay(compute_cell, flat_inputs, projected)
         addends = [addend for matmul in trace.matmuls for addend in matmul.addends]
-        shapes = [leaf.shape for leaf in jax.tree.leaves(preactivations)]
         for index, addend in enumerate(addends):
             if addend is not None and addend.ndim > 1:
-                addends[index] = jnp.broadcast_to(addend, shapes[index])
+                shape = flat_inputs[graph.num_states + index].shape
+                addends[index] = jnp.broadcast_to(addend, shape)
         return addends, graph.select_elementwise(projected)
 
     # The cotangent of a preactivation is that of its addend, too; of a vector its sum over rows.
@@ -300,8 +289,7 @@ def _output_vjp(
 def _weight_gradient(operand: Array, d_preactivations: Array, options: BackwardOptions) -> Array:
     """``operand^T @ d_preactivations``, accumulated in float32 at least."""
     operand_t, (rows, columns) = operand.T, d_preactivations.shape
-    is_static = is_static_shape((rows, columns))
-    if is_static and 0 < rows <= options.max_transposed_ratio * columns:
+    if is_static_shape((rows, columns)) and 0 < rows <= options.max_transposed_ratio * columns:
         operand_t = lax.optimization_barrier(operand_t)
     out = accum_dtype(operand.dtype)
     return jnp.matmul(operand_t, d_preactivations, preferred_element_type=out)

@@ -17,10 +17,8 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from gru_jax.cells.gru import Gates
 from gru_jax.typing import Array
-
-Gates = tuple[Array, Array, Array]
-"""One array (T, B, H) for each of the gates r, z, n."""
 
 
 class ForwardArgs(NamedTuple):

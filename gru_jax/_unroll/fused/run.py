@@ -1,9 +1,7 @@
 """A GRU run by a device's fused kernels, which hold the weights for a whole sequence.
 
-The kernels contain the sequential part alone. Everything that can be computed for all steps at once
-is computed outside them: the input projection before the forward kernel, the Jacobians before the
-backward kernel, and the gradients of parameters and inputs after it. The backward pass recomputes
-the gates from the states, which are the only residuals.
+The kernels contain the sequential part alone; what can be computed for all steps at once is computed
+outside them. The backward pass recomputes the gates from the states, the only residuals.
 """
 
 import functools
@@ -38,8 +36,7 @@ BF16_MATMUL_PRECISIONS = ("bfloat16", "BF16_BF16_F32")
 
 def unsupported_reasons(spec: CallSpec) -> list[str]:
     """Every reason why no device's kernels support a call; empty if some may."""
-    reasons = []
-    cell = spec.cell
+    reasons, cell = [], spec.cell
     if type(cell) is not GRUParams:
         reasons.append(f'it supports only GRUParams with reset="after", got {type(cell).__name__}')
     elif cell.reset != "after":

@@ -1,6 +1,5 @@
 """JVP, vmap and lowering rules for a device's kernels."""
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -94,19 +93,15 @@ def _lower_only_for(platform: str, kernel: Function, reference: Function) -> Fun
         def flat(function: Function) -> Function:
             return lambda *leaves: list(function(jax.tree.unflatten(structure, leaves)))
 
-        select = _PlatformSelect(platform, flat(kernel), flat(reference))
-        return tuple(jax.jit(functools.partial(_platform_select_p.bind, select=select))(*leaves))
+        select = functools.partial(
+            _platform_select_p.bind,
+            platform=platform,
+            kernel=flat(kernel),
+            reference=flat(reference),
+        )
+        return tuple(jax.jit(select)(*leaves))
 
     return call
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _PlatformSelect:
-    """Two functions of the same arrays, of which a program contains one."""
-
-    platform: str
-    kernel: Function
-    reference: Function
 
 
 _platform_select_p = Primitive("platform_select")
@@ -114,22 +109,26 @@ _platform_select_p.multiple_results = True
 
 
 @_platform_select_p.def_impl
-def _run_eagerly(*arguments: Array, select: _PlatformSelect) -> list[Array]:
+def _run_eagerly(*arguments: Array, reference: Function, **_: Any) -> list[Array]:
     # Reached under jax.disable_jit only, which is for debugging: no program exists, and the
     # reference can be stepped through.
-    return select.reference(*arguments)
+    return reference(*arguments)
 
 
 @_platform_select_p.def_abstract_eval
-def _abstract_eval(*avals: Any, select: _PlatformSelect) -> list[Any]:
-    return list(jax.make_jaxpr(select.reference)(*avals).out_avals)
+def _abstract_eval(*avals: Any, reference: Function, **_: Any) -> list[Any]:
+    return list(jax.make_jaxpr(reference)(*avals).out_avals)
 
 
 def _lower(
-    context: mlir.LoweringRuleContext, *arguments: Any, select: _PlatformSelect
+    context: mlir.LoweringRuleContext,
+    *arguments: Any,
+    platform: str,
+    kernel: Function,
+    reference: Function,
 ) -> Sequence[Any]:
-    is_only_platform = tuple(context.module_context.platforms) == (select.platform,)
-    function = select.kernel if is_only_platform else select.reference
+    is_only_platform = tuple(context.module_context.platforms) == (platform,)
+    function = kernel if is_only_platform else reference
     return mlir.lower_fun(function, multiple_results=True)(context, *arguments)
 
 

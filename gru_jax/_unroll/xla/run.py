@@ -1,15 +1,7 @@
 """The implementation ``"xla"``: a loop with a custom derivative, fast where XLA compiles loops.
 
-What the autodiff of a scan costs, and what is done instead:
-
-- It adds up the weights' gradients in the loop. Here the loop finds the gradients of the states
-  only; those of the weights are matmuls over many steps at once.
-- It differentiates the gates step by step. Here that is done for many steps at once, outside of
-  the loop, which is then linear in the states' gradients.
-- It saves a dozen arrays as large as all states. Here the preactivations are saved, or the
-  projected inputs, or the states alone, by what memory costs, and the backward pass runs in chunks
-  that fit in a cache.
-- A loop keeps one core busy. On a CPU, shards of a large batch run concurrently.
+The loop finds the gradients of the states only; all else is computed for many steps at once, outside
+of it. ``README.md`` of the package above has the derivation.
 """
 
 import functools
@@ -21,6 +13,7 @@ import jax.numpy as jnp
 
 from gru_jax._autodiff.custom_vjp import custom_vjp_with_jvp
 from gru_jax._autodiff.step_graph import StepGraph, run_step
+from gru_jax._unroll import reference
 from gru_jax._unroll.backward import backward_pass as backward
 from gru_jax._unroll.backward.adjoint_scan import ScanFn, adjoint_scan, lax_scan
 from gru_jax._unroll.backward.backward_pass import BackwardOptions, Residuals
@@ -28,7 +21,6 @@ from gru_jax._unroll.call_spec import CallSpec
 from gru_jax._unroll.carry import batch_shape_of, pvary_to_common_axes, reset_state_like, step_avals
 from gru_jax._unroll.chunks import divisor_near, run_in_chunks
 from gru_jax._unroll.masking import ScanInputs, mask_outputs, tree_where
-from gru_jax._unroll.reference import scan_steps
 from gru_jax._unroll.shards import Shards, unshard
 from gru_jax._unroll.xla.concurrent_scan import add_dependency, concurrent_scan, concurrent_scan_fn
 from gru_jax._unroll.xla.schedule import UNSHARDED, Schedule, Sizes, schedule, schedule_any_size
@@ -56,7 +48,7 @@ def run(
 ) -> tuple[State, Array]:
     """Runs ``cell`` over time."""
     if not inputs.xs.shape[0]:
-        return scan_steps(cell, inputs, h0, reverse=reverse, recompute=spec.remat.recompute)
+        return reference.run(spec, cell, inputs, h0, reverse=reverse)
     cell, inputs, h0 = pvary_to_common_axes((cell, inputs, h0))
     graph, tuning = spec.step_graph, tuning_for(spec.platform)
     assert isinstance(graph, StepGraph), "unsupported otherwise"
@@ -99,11 +91,7 @@ def run(
         return run_in_chunks(run_whole, inputs, h0, chunk_size=time_block, reverse=reverse)
 
     save, max_chunk_steps, shards, in_loop = plan.gradient
-
-    def forward(
-        cell: AffineCell, inputs: ScanInputs, h0: State
-    ) -> tuple[tuple[State, Array], Saved]:
-        return run_saving(cell, inputs, h0, shards, save=save, project_in_loop=in_loop)
+    forward = functools.partial(run_saving, shards=shards, save=save, project_in_loop=in_loop)
 
     def pullback(saved: Saved, cotangents: tuple[State, Array]) -> tuple[Any, ...]:
         options = BackwardOptions(

@@ -62,9 +62,8 @@ class Schedule(NamedTuple):
 def schedule(sizes: Sizes, tuning: Tuning) -> Schedule:
     """The fastest schedule for some sizes."""
     shards = _choose_shards(sizes, tuning)
-    return Schedule(
-        schedule_forward(sizes, tuning, shards), schedule_gradient(sizes, tuning, shards)
-    )
+    forward = schedule_forward(sizes, tuning, shards)
+    return Schedule(forward, schedule_gradient(sizes, tuning, shards))
 
 
 def schedule_any_size(time: int, tuning: Tuning, *, recompute: bool) -> Schedule:
@@ -100,7 +99,8 @@ def schedule_forward(sizes: Sizes, tuning: Tuning, shards: Shards) -> ForwardSch
 def schedule_gradient(sizes: Sizes, tuning: Tuning, shards: Shards) -> GradientSchedule:
     """The fastest forward and backward pass with the residuals that may be saved."""
     in_loop = _choose_projection(sizes, tuning, shards)
-    most = _max_chunk_steps(sizes, tuning)
+    by_elements = tuning.chunk.elements // max(1, sizes.largest_leaf)
+    most = max(by_elements, tuning.chunk.min_rows // max(1, sizes.sequences), 1)
     if sizes.recompute:
         # Otherwise a chunk would recompute as much at once as was not saved.
         return GradientSchedule("states", min(most, max(1, sizes.time // 8)), shards, in_loop)
@@ -130,11 +130,6 @@ def _choose_projection(sizes: Sizes, tuning: Tuning, shards: Shards) -> bool:
         return False
     saves_projected = not sizes.recompute and _saves_projected(sizes, tuning)
     return not saves_projected or sizes.has_narrow_inputs
-
-
-def _max_chunk_steps(sizes: Sizes, tuning: Tuning) -> int:
-    by_elements = tuning.chunk.elements // max(1, sizes.largest_leaf)
-    return max(by_elements, tuning.chunk.min_rows // max(1, sizes.sequences), 1)
 
 
 def _choose_residuals(
@@ -169,15 +164,13 @@ def _chunk_within_budget(
 ) -> int:
     """Steps of a chunk with which ``saved`` elements a step fit the budget; 0 if none do."""
     residuals, cells = tuning.residuals, sizes.num_live_cells
-    least = max(
-        residuals.min_chunk_steps, residuals.min_reduced_chunk_rows // max(1, sizes.sequences)
-    )
+    by_rows = residuals.min_reduced_chunk_rows // max(1, sizes.sequences)
+    least = max(residuals.min_chunk_steps, by_rows)
     # As XLA allocates: two arrays for each derivative of a chunk, and a few others; for each layer
     # the cotangents of the outputs, and what layers pass on, joined and not.
     chunk = sizes.largest_leaf * (2 * sizes.jacobians + 3)
     passed_on = sizes.largest_leaf * (5 * cells // 2 - 1)
-    budget = residuals.budget_elements
-    room = budget - cells * (sizes.params + sizes.time * (sizes.state + saved))
+    room = residuals.budget_elements - cells * (sizes.params + sizes.time * (sizes.state + saved))
     fit = min(most, (room - sizes.params // 2 - sizes.time * passed_on) // chunk)
     projected = 0 if project_in_loop else sizes.projected
     return fit if fit >= min(most, least) and room >= 2 * sizes.time * projected else 0

@@ -15,7 +15,6 @@ HOPPER = ("H100", "H200", "H800", "H20", "GH200")
 HIDDEN_SIZES = (128, 256, 384, 512)
 """The sizes whose weights fit into the shared memory of a cluster of two to eight CTAs."""
 
-
 describe = fused.describe
 
 
@@ -28,14 +27,11 @@ def unsupported_reasons(spec: CallSpec) -> list[str]:
     """Every reason why these kernels do not support a call; empty if they do."""
     reasons = []
     if spec.platform != "gpu":
-        reasons.append(
-            f"it needs a Hopper GPU, but the default device is a {spec.platform.upper()}"
-        )
-    elif not set(HOPPER) & set(spec.device_kind.split()):
-        reasons.append(
-            f"it needs a Hopper GPU ({', '.join(HOPPER)}), "
-            f"but the default device is {spec.device_kind}"
-        )
+        platform = spec.platform.upper()
+        reasons.append(f"it needs a Hopper GPU, but the default device is a {platform}")
+    elif not targets(spec):
+        words, kind = ", ".join(HOPPER), spec.device_kind
+        reasons.append(f"it needs a Hopper GPU ({words}), but the default device is {kind}")
     elif importlib.util.find_spec("absl") is None:
         reasons.append("it needs absl-py, which jax does not install: pip install absl-py")
     reasons += fused.unsupported_reasons(spec)

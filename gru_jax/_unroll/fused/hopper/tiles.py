@@ -1,8 +1,4 @@
-"""Loads, stores and register layouts of a CTA's tile (M, N) of arrays in global memory.
-
-Notation: T, B, H of the problem; M units of the CTA and N sequences of the batch tile, see
-:mod:`~gru_jax._unroll.fused.hopper.cluster`.
-"""
+"""Loads, stores and register layouts of a CTA's tile (M, N) of arrays in global memory."""
 
 from typing import Any
 
@@ -51,12 +47,12 @@ def load_carry(ref: Ref) -> Array:
 def store_tile(ref: Ref, tile: Array, *step: Any) -> None:
     """Stores a tile (M, N) to where :func:`load_tile` reads it, in the dtype of ``ref``."""
     tile = tile.astype(ref.dtype)
+    destination = _tile_ref(ref, step)
     # Newer versions of JAX reject an assignment of partial sectors, as a bfloat16 tile has.
-    store = getattr(plgpu, "store", None)
-    if store is None:
-        _tile_ref(ref, step)[...] = tile
+    if hasattr(plgpu, "store"):
+        plgpu.store(destination, tile, optimized=False)
     else:
-        store(_tile_ref(ref, step), tile, optimized=False)
+        destination[...] = tile
 
 
 def relayout(tile: Array, layout: Any) -> Array:

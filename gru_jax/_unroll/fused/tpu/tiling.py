@@ -53,13 +53,7 @@ def max_hidden_size(spec: TpuSpec) -> int:
 def choose_tile(time: int, batch: int, hidden: int, itemsize: int, spec: TpuSpec) -> Tile:
     """The largest tile that fits: as many sequences as possible, then as many steps.
 
-    Args:
-        time, batch, hidden: T, B, H.
-        itemsize: bytes of an element in the matmul dtype.
-        spec: of the TPU.
-
-    Raises:
-        ValueError: no tile fits.
+    ``itemsize`` is of the matmul dtype, in bytes. ValueError if no tile fits.
     """
     for tile_batch in _batch_tile_candidates(batch, spec.cores):
         for most in BLOCK_STEPS:
