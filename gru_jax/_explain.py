@@ -6,7 +6,7 @@ from typing import Any, Unpack, overload
 
 import jax
 
-from gru_jax._unroll.api import prepare_call
+from gru_jax._unroll.api import make_call_options, prepare_call
 from gru_jax._unroll.chunks import default_chunk_size
 from gru_jax._unroll.dispatch import IMPLEMENTATIONS
 from gru_jax._unroll.masking import make_scan_inputs
@@ -142,9 +142,8 @@ def _explain_cell(
 
 def _explain(arguments: CallArguments, options: UnrollOptions, num_live_cells: int) -> Explanation:
     checkpoint = options.get("checkpoint")
-    spec, implementation, params, h0 = prepare_call(
-        arguments, options.get("implementation"), checkpoint, num_live_cells
-    )
+    call_options = make_call_options(arguments.params, options, None, num_live_cells)
+    spec, implementation, params, h0 = prepare_call(arguments, call_options)
     details = []
     reverse = options.get("reverse", False)
     inputs = make_scan_inputs(arguments.xs, arguments.controls, reverse=reverse)

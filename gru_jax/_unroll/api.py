@@ -7,7 +7,7 @@ import jax
 
 from gru_jax import _checks, typing
 from gru_jax._unroll import validation
-from gru_jax._unroll.call_spec import CallSpec, RematPolicy, make_call_spec
+from gru_jax._unroll.call_spec import CallOptions, CallSpec, make_call_spec
 from gru_jax._unroll.carry import initial_carry, match_carry_sharding
 from gru_jax._unroll.chunks import run_with_remat
 from gru_jax._unroll.dispatch import IMPLEMENTATIONS, select_implementation
@@ -173,63 +173,42 @@ def unroll_with_policy(
     window: int | None = None,
     **options: Unpack[UnrollOptions],
 ) -> tuple[State, Outputs]:
-    """:func:`unroll`; ``num_live_cells`` is the number of cells whose residuals are alive at once.
-
-    ``window`` truncates the gradient, see :func:`unroll_truncated`.
-    """
+    """:func:`unroll`, for what ``window`` and ``num_live_cells`` are in :class:`CallOptions`."""
     # What can be checked outside of a trace is, and the rest runs compiled.
-    return _unroll(
-        validate_call(params, xs, h0, options),
-        cell_type=type(params),
-        reverse=bool(options.get("reverse")),
-        requested=options.get("implementation"),
-        checkpoint=options.get("checkpoint"),
-        window=window,
-        num_live_cells=num_live_cells,
+    arguments = validate_call(params, xs, h0, options)
+    return _unroll(arguments, make_call_options(params, options, window, num_live_cells))
+
+
+def make_call_options(
+    params: Cell, options: UnrollOptions, window: int | None, num_live_cells: int
+) -> CallOptions:
+    """What a call is compiled for."""
+    return CallOptions(
+        type(params),
+        bool(options.get("reverse")),
+        options.get("implementation"),
+        options.get("checkpoint"),
+        window,
+        num_live_cells,
     )
 
 
 def prepare_call(
-    arguments: CallArguments,
-    requested: typing.ImplementationName | None,
-    checkpoint: typing.Checkpoint,
-    num_live_cells: int,
+    arguments: CallArguments, options: CallOptions
 ) -> tuple[CallSpec, str, Cell, State]:
     """A call's description, its implementation, its parameters in float32 at least, its carry."""
     params, xs, h0, controls = arguments
     # Outside of all loops, so that gradients accumulate in float32 over windows and chunks, too.
     params = promote_params(params)
-    spec = make_call_spec(
-        params,
-        xs,
-        h0,
-        has_resets=controls.starts is not None,
-        is_explicit=requested is not None,
-        remat=RematPolicy(recompute=checkpoint == "step", num_live_cells=num_live_cells),
-    )
+    spec = make_call_spec(params, xs, h0, options, has_resets=controls.starts is not None)
     h0 = initial_carry(params, xs) if h0 is None else h0
-    return spec, select_implementation(requested, spec), params, h0
+    return spec, select_implementation(options.requested, spec), params, h0
 
 
-@functools.partial(
-    jax.jit,
-    inline=True,
-    static_argnames=("cell_type", "reverse", "requested", "checkpoint", "window", "num_live_cells"),
-)
-def _unroll(
-    arguments: CallArguments,
-    *,
-    cell_type: type[Cell],
-    reverse: bool,
-    requested: typing.ImplementationName | None,
-    checkpoint: typing.Checkpoint,
-    window: int | None,
-    num_live_cells: int,
-) -> tuple[State, Array]:
-    del cell_type
-    spec, implementation, params, h0 = prepare_call(
-        arguments, requested, checkpoint, num_live_cells
-    )
+@functools.partial(jax.jit, inline=True, static_argnames="options")
+def _unroll(arguments: CallArguments, options: CallOptions) -> tuple[State, Array]:
+    spec, implementation, params, h0 = prepare_call(arguments, options)
+    checkpoint, reverse = options.checkpoint, options.reverse
 
     def run(inputs: ScanInputs, state: State) -> tuple[State, Array]:
         return IMPLEMENTATIONS[implementation].run(spec, params, inputs, state, reverse=reverse)
@@ -237,8 +216,8 @@ def _unroll(
     if checkpoint not in (None, "step"):
         chunk_size = None if checkpoint == "chunk" else checkpoint
         run = functools.partial(run_with_remat, run, chunk_size=chunk_size, reverse=reverse)
-    if window is not None:
-        run = functools.partial(run_truncated, run, window=window, reverse=reverse)
+    if options.window is not None:
+        run = functools.partial(run_truncated, run, window=options.window, reverse=reverse)
     xs = arguments.xs
     inputs = make_scan_inputs(xs, arguments.controls, reverse=reverse)
     if xs.shape[0]:

@@ -2,21 +2,24 @@
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from gru_jax._autodiff.step_graph import StepGraph, trace_step
 from gru_jax.cells.base import AffineCell, Cell
 from gru_jax.cells.linear import accum_dtype
-from gru_jax.typing import Array, DType, Shape, State
+from gru_jax.typing import Array, Checkpoint, DType, ImplementationName, Shape, State
 
 
-@dataclasses.dataclass(frozen=True)
-class RematPolicy:
-    """What a call may save for its backward pass."""
+class CallOptions(NamedTuple):
+    """What a call of :func:`gru_jax.unroll` is compiled for, apart from its arrays."""
 
-    recompute: bool = False  # whether to save the states alone
+    cell_type: type[Cell]
+    reverse: bool = False
+    requested: ImplementationName | None = None
+    checkpoint: Checkpoint = None
+    window: int | None = None  # truncates the gradient
     num_live_cells: int = 1  # cells whose residuals share the fast memory: those of a stack
 
 
@@ -37,7 +40,8 @@ class CallSpec:
     num_devices: int  # that the compiler may spread the program over; 1 within jax.shard_map
     mesh: jax.sharding.AbstractMesh  # in whose context the call is made
     is_explicit: bool  # whether an implementation was explicitly requested
-    remat: RematPolicy
+    recompute: bool  # whether to save the states alone for the backward pass
+    num_live_cells: int
 
     @property
     def has_static_shape(self) -> bool:
@@ -67,13 +71,7 @@ class CallSpec:
 
 
 def make_call_spec(
-    cell: Cell,
-    xs: Array | jax.ShapeDtypeStruct,
-    h0: State | None,
-    *,
-    has_resets: bool,
-    is_explicit: bool,
-    remat: RematPolicy,
+    cell: Cell, xs: Array, h0: State | None, options: CallOptions, *, has_resets: bool
 ) -> CallSpec:
     """The call of ``unroll`` with these arguments, made here and now."""
     device = default_device()
@@ -91,8 +89,9 @@ def make_call_spec(
         device_kind=device.device_kind,
         num_devices=1 if is_manual else count_devices(device),
         mesh=mesh,
-        is_explicit=is_explicit,
-        remat=remat,
+        is_explicit=options.requested is not None,
+        recompute=options.checkpoint == "step",
+        num_live_cells=options.num_live_cells,
     )
 
 

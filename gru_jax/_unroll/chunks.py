@@ -29,9 +29,9 @@ def scan_chunks(
 ) -> tuple[CarryT, Any]:
     """``lax.scan`` over chunks of time instead of steps; the last chunk may be shorter.
 
-    The body is ``(carry, (chunk, extra)) -> (carry, ys)``, where leaves of a chunk and of ``ys`` are
-    (steps, ...). ``per_chunk`` has the extras of the full chunks, leaves (T // chunk_size, ...), and
-    of the rest.
+    The body is ``(carry, (chunk, extra)) -> (carry, ys)``; a chunk and ``ys`` have leaves
+    (steps, ...). ``per_chunk`` has the extras of the full chunks, leaves (T // chunk_size, ...),
+    and of the rest.
     """
     count, rest = divmod(jax.tree.leaves(tree)[0].shape[0], chunk_size)
     end = count * chunk_size

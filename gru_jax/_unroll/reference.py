@@ -32,7 +32,7 @@ def run(
         state = new if valid is None else tree_where(valid, new, state)
         return state, cell.output(state)
 
-    if spec.remat.recompute:
+    if spec.recompute:
         # XLA never merges a scan's body with what is outside of it, so that the barrier against
         # that only costs time.
         body = jax.checkpoint(body, prevent_cse=False)
@@ -44,5 +44,5 @@ def run(
 def describe(spec: CallSpec, cell: Cell, inputs: ScanInputs, h0: State) -> list[str]:
     """What :func:`run` does with a call, a line for each decision."""
     del cell, inputs, h0
-    saved = "the states; gates are recomputed" if spec.remat.recompute else "what JAX saves"
+    saved = "the states; gates are recomputed" if spec.recompute else "what JAX saves"
     return ["forward pass: lax.scan of one step", f"saved for the backward pass: {saved}"]

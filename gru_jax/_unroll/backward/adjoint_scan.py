@@ -34,21 +34,18 @@ class AdjointRecurrence(NamedTuple):
     resets: Array | None  # (T, *batch), see ScanInputs
 
 
+# Cotangents of the state, and of the reset state (None without resets).
 AdjointCarry: TypeAlias = tuple[Leaves, Leaves | None]
-"""Cotangents of the state, and of the reset state (None without resets)."""
-
+# The carry before all steps, and the cotangents (T, *batch, H) of each step's outputs.
 AdjointResult: TypeAlias = tuple[AdjointCarry, dict[int, Array]]
-"""The carry before all steps, and the cotangents (T, *batch, H) of each step's outputs."""
-
+# Solves a recurrence with the transposed weights of each matmul; called as adjoint_scan is.
 AdjointScan: TypeAlias = Callable[..., AdjointResult]
-"""Solves a recurrence with the transposed weights of each matmul; called as adjoint_scan is."""
-
+# ``lax.scan`` of ``body(consts, carry, x)``: called as lax_scan is.
 ScanFn: TypeAlias = Callable[..., tuple[Any, Any]]
-"""``lax.scan`` of ``body(consts, carry, x)``: ``(body, consts, init, xs, *, reverse)``."""
 
 
 def lax_scan(body: Any, consts: Any, init: Any, xs: Any, *, reverse: bool) -> tuple[Any, Any]:
-    """The :data:`ScanFn` of JAX."""
+    """The scan of JAX."""
     return lax.scan(lambda carry, x: body(consts, carry, x), init, xs, reverse=reverse)
 
 
@@ -61,7 +58,7 @@ def adjoint_scan(
     reverse: bool,
     scan_fn: ScanFn = lax_scan,
 ) -> AdjointResult:
-    """The :data:`AdjointScan` for every affine cell."""
+    """The ``AdjointScan`` for every affine cell."""
 
     def body(weights_t: Leaves, carry: AdjointCarry, step: AdjointRecurrence) -> tuple[Any, Leaves]:
         return _adjoint_step(graph, weights_t, carry, step)

@@ -24,11 +24,10 @@ from gru_jax.cells.linear import accum_dtype
 from gru_jax.cells.precision import cast_like, cast_params, promote_state
 from gru_jax.typing import Array, State
 
+# Elements of a state over a chunk's steps if only memory bounds them: 128 MiB in float32.
 MAX_CHUNK_ELEMENTS = 2**25
-"""Elements of a state over a chunk's steps if only memory bounds them: 128 MiB in float32."""
-
+# What is saved of all steps: the states alone, or one of the others as well.
 ResidualPolicy: TypeAlias = Literal["states", "projected", "preactivations"]
-"""What is saved of all steps: the states alone, or one of the others as well."""
 
 
 class Residuals(NamedTuple):

@@ -1,7 +1,7 @@
 """A GRU run by a device's fused kernels, which hold the weights for a whole sequence.
 
-The kernels contain the sequential part alone; what can be computed for all steps at once is computed
-outside them. The backward pass recomputes the gates from the states, the only residuals.
+The kernels contain the sequential part alone; what can be computed for all steps at once is
+computed outside them. The backward pass recomputes the gates from the states, the only residuals.
 """
 
 import functools
@@ -27,11 +27,10 @@ from gru_jax.typing import Array, DType
 
 Saved = tuple[GRUParams, ScanInputs, Array, backward.Residuals]
 
+# Platforms whose kernels have run on a device. Others are used only when requested explicitly.
 VERIFIED_PLATFORMS: tuple[str, ...] = ("gpu",)
-"""Platforms whose kernels have run on a device. Others are used only when requested explicitly."""
-
+# Values of jax.default_matmul_precision that permit float32 matmuls in bfloat16.
 BF16_MATMUL_PRECISIONS = ("bfloat16", "BF16_BF16_F32")
-"""Values of ``jax.default_matmul_precision`` that permit float32 matmuls in bfloat16."""
 
 
 def unsupported_reasons(spec: CallSpec) -> list[str]:

@@ -1,7 +1,7 @@
 """The implementation ``"xla"``: a loop with a custom derivative, fast where XLA compiles loops.
 
-The loop finds the gradients of the states only; all else is computed for many steps at once, outside
-of it. ``README.md`` of the package above has the derivation.
+The loop finds the gradients of the states only; all else is computed for many steps at once,
+outside of it. ``README.md`` of the package above has the derivation.
 """
 
 import functools
@@ -163,7 +163,7 @@ def make_schedule(spec: CallSpec, cell: AffineCell, inputs: ScanInputs, h0: Stat
     assert isinstance(graph, StepGraph), "unsupported otherwise"
     time, xs = inputs.xs.shape[0], inputs.xs
     if not spec.has_static_shape:
-        return schedule_any_size(time, tuning, recompute=spec.remat.recompute)
+        return schedule_any_size(time, tuning, recompute=spec.recompute)
     batch_shape = batch_shape_of(cell, xs)
     sequences, leaves = math.prod(batch_shape), jax.tree.leaves(h0)
     _, projected = step_avals(cell, inputs, h0)
@@ -185,8 +185,8 @@ def make_schedule(spec: CallSpec, cell: AffineCell, inputs: ScanInputs, h0: Stat
             and spec.mesh.empty
             and spec.num_devices == 1
         ),
-        recompute=spec.remat.recompute,
-        num_live_cells=spec.remat.num_live_cells,
+        recompute=spec.recompute,
+        num_live_cells=spec.num_live_cells,
     )
     return schedule(sizes, tuning)
 

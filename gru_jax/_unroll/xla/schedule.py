@@ -27,7 +27,7 @@ class Sizes:
     residuals: int  # arrays of a step that are saved with its preactivations
     can_shard: bool = False  # whether the batch may be split over cores at all
     recompute: bool = False  # whether nothing but the states may be saved
-    num_live_cells: int = 1  # see RematPolicy
+    num_live_cells: int = 1  # cells whose residuals share the fast memory
 
     @property
     def has_narrow_inputs(self) -> bool:

@@ -13,7 +13,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 import gru_jax
-from gru_jax._unroll.call_spec import RematPolicy, make_call_spec
+from gru_jax._unroll.call_spec import CallOptions, make_call_spec
 from gru_jax._unroll.fused import run as fused
 from gru_jax._unroll.fused.transforms import with_transform_rules
 from gru_jax._unroll.masking import make_scan_inputs
@@ -58,7 +58,8 @@ TIME, BATCH, INPUT, HIDDEN = 64, 17, 32, 256
 def run(cell, xs, h0, lengths, starts):
     from gru_jax._unroll.fused.hopper.launch import make_kernels
 
-    spec = make_call_spec(cell, xs, h0, has_resets=True, is_explicit=True, remat=RematPolicy())
+    options = CallOptions(type(cell), requested="mosaic_gpu")
+    spec = make_call_spec(cell, xs, h0, options, has_resets=True)
     inputs = make_scan_inputs(xs, SequenceControls(lengths, None, starts), reverse=True)
     kernels = with_transform_rules(make_kernels(), "cuda")
     return fused.run(spec, cell, inputs, h0, reverse=True, kernels=kernels)

@@ -9,11 +9,10 @@ from gru_jax._unroll.masking import ScanInputs
 from gru_jax.cells.gru import GRUParams
 from gru_jax.typing import Array
 
+# Words in the names of devices of compute capability 9.0, whose instructions the kernels use.
 HOPPER = ("H100", "H200", "H800", "H20", "GH200")
-"""Words in the names of devices of compute capability 9.0, whose instructions the kernels use."""
-
+# The sizes whose weights fit into the shared memory of a cluster of two to eight CTAs.
 HIDDEN_SIZES = (128, 256, 384, 512)
-"""The sizes whose weights fit into the shared memory of a cluster of two to eight CTAs."""
 
 describe = fused.describe
 
@@ -44,7 +43,7 @@ def unsupported_reasons(spec: CallSpec) -> list[str]:
 def run(
     spec: CallSpec, cell: GRUParams, inputs: ScanInputs, h0: Array, *, reverse: bool
 ) -> tuple[Array, Array]:
-    """Runs a GRU over time; the states are the only residuals, whatever ``spec.remat`` permits."""
+    """Runs a GRU over time; the states are the only residuals, whatever may be saved."""
     # Pallas takes longer to import than all of this library, and few users need it.
     from gru_jax._unroll.fused.hopper.launch import make_kernels
 

@@ -11,12 +11,9 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from gru_jax._unroll.fused.hopper.cluster import TILE_BATCH, UNITS_PER_CTA, Ref
 from gru_jax.typing import Array
 
-PREFETCH_DISTANCE = 8
-"""How many steps ahead tiles are prefetched into the L2 cache."""
-
+PREFETCH_DISTANCE = 8  # how many steps ahead tiles are prefetched into the L2 cache
 WGMMA = plgpu.Layout.WGMMA
 WGMMA_TRANSPOSED = plgpu.Layout.WGMMA_TRANSPOSED
-
 LOAD_REQUIRES_INDEX = jax.__version_info__ < (0, 11)
 
 

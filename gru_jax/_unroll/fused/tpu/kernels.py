@@ -17,6 +17,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from gru_jax._unroll.fused import interface
 from gru_jax._unroll.fused.interface import BackwardArgs, ForwardArgs, FusedKernels
 from gru_jax._unroll.fused.tpu.tiling import TpuSpec, choose_tile, unroll_factor
 from gru_jax.cells.gru import gru_step_reset_after

@@ -4,17 +4,14 @@ from typing import NamedTuple
 
 from gru_jax._unroll.chunks import divisor_near
 
+# Multiples to which VMEM pads an array's last two axes (for bfloat16, the wider one).
 LANES, SUBLANES = 128, 16
-"""Multiples to which VMEM pads an array's last two axes (for bfloat16, the wider one)."""
-
+# The largest hidden size that the tests compile; larger ones take long to compile.
 MAX_HIDDEN_SIZE = 2048
-"""The largest hidden size that the tests compile; larger ones take long to compile."""
-
+# Steps of a block, most first: enough to hide the cost of starting one.
 BLOCK_STEPS = (16, 8, 4)
-"""Steps of a block, most first: enough to hide the cost of starting one."""
-
+# Passes through the matrix unit, 8 rows by 128 by 128 each, in the unrolled part of a loop.
 MAX_UNROLLED_MXU_PASSES = 512
-"""Passes through the matrix unit, 8 rows by 128 by 128 each, in the unrolled part of a loop."""
 
 
 class TpuSpec(NamedTuple):
