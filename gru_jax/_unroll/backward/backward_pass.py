@@ -129,7 +129,7 @@ def weights_of(cell: AffineCell, avals: tuple[State, Any]) -> list[Array]:
         width = weights.shape[-1] // max(1, len(addends))
         return (jnp.zeros((*operand.shape[:-1], width), operand.dtype),) * len(addends)
 
-    trace = run_step(cell, *jax.tree.map(jnp.zeros_like, avals), no_matmul)
+    trace = run_step(cell, *jax.tree.map(jnp.zeros_like, avals), affine_fn=no_matmul)
     return [matmul.weights for matmul in trace.matmuls]
 
 

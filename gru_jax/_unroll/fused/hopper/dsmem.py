@@ -22,6 +22,7 @@ Ref = Any
 """A reference of Pallas: memory of a kernel, or a part of it."""
 
 SCALAR = plgpu.Layout.WG_SPLAT
+inline_mgpu: Any = plgpu.inline_mgpu
 
 
 def mbarrier_scratch(num_messages: int) -> Any:
@@ -33,7 +34,7 @@ def mbarrier_scratch(num_messages: int) -> Any:
 def init_mbarriers(mbarriers: Ref) -> None:
     """Initialises the mbarriers of all CTAs of the cluster, before any message is sent."""
 
-    @plgpu.inline_mgpu(arg_types=(plgpu.RefType(),))
+    @inline_mgpu(arg_types=(plgpu.RefType(),))
     def run(context: Any, mbarriers: Any) -> None:
         del context
         _ptx(
@@ -59,7 +60,7 @@ def store_remote_async(
     """Sends a message."""
     refs = (plgpu.RefType(transforms), plgpu.RefType())
 
-    @plgpu.inline_mgpu(arg_types=(plgpu.Layout.WGMMA_TRANSPOSED, *refs, SCALAR, SCALAR))
+    @inline_mgpu(arg_types=(plgpu.Layout.WGMMA_TRANSPOSED, *refs, SCALAR, SCALAR))
     def run(
         context: Any, message: Any, slot_ref: Any, mbarriers: Any, slot: Any, receiver: Any
     ) -> None:
@@ -83,7 +84,7 @@ def wait_bytes(mbarriers: Ref, slot: Array, parity: Array, num_bytes: int) -> No
     ``parity`` is of the phase of mbarrier ``slot``: 0 at its first wait, then alternating.
     """
 
-    @plgpu.inline_mgpu(arg_types=(plgpu.RefType(), SCALAR, SCALAR))
+    @inline_mgpu(arg_types=(plgpu.RefType(), SCALAR, SCALAR))
     def run(context: Any, mbarriers: Any, slot: Any, parity: Any) -> None:
         del context
         # Bytes may arrive before they are expected: a phase completes when no arrival and no byte

@@ -46,10 +46,11 @@ def store_tile(ref: Ref, tile: Array, *step: Any) -> None:
     tile = tile.astype(ref.dtype)
     destination = _tile_ref(ref, step)
     # Newer versions of JAX reject an assignment of partial sectors, as a bfloat16 tile has.
-    if hasattr(plgpu, "store"):
-        plgpu.store(destination, tile, optimized=False)
-    else:
+    store = getattr(plgpu, "store", None)
+    if store is None:
         destination[...] = tile
+    else:
+        store(destination, tile, optimized=False)
 
 
 def relayout(tile: Array, layout: Any) -> Array:
