@@ -6,10 +6,11 @@ from typing import Any, Unpack, overload
 
 import jax
 
-from gru_jax._unroll.api import CallArguments, prepare_call, validate_call
+from gru_jax._unroll.api import make_call_options, prepare_call
+from gru_jax._unroll.chunks import default_chunk_size
 from gru_jax._unroll.dispatch import IMPLEMENTATIONS
 from gru_jax._unroll.masking import make_scan_inputs
-from gru_jax._unroll.remat import default_chunk_size
+from gru_jax._unroll.validation import CallArguments, validate_call
 from gru_jax.cells.base import Cell
 from gru_jax.stack import Stack, unroll_stack
 from gru_jax.typing import (
@@ -141,12 +142,8 @@ def _explain_cell(
 
 def _explain(arguments: CallArguments, options: UnrollOptions, num_live_cells: int) -> Explanation:
     checkpoint = options.get("checkpoint")
-    call = prepare_call(
-        arguments,
-        requested=options.get("implementation"),
-        checkpoint=checkpoint,
-        num_live_cells=num_live_cells,
-    )
+    call_options = make_call_options(arguments.params, options, None, num_live_cells)
+    spec, implementation, params, h0 = prepare_call(arguments, call_options)
     details = []
     reverse = options.get("reverse", False)
     inputs = make_scan_inputs(arguments.xs, arguments.controls, reverse=reverse)
@@ -155,12 +152,10 @@ def _explain(arguments: CallArguments, options: UnrollOptions, num_live_cells: i
         steps = default_chunk_size(time) if checkpoint == "chunk" else checkpoint
         details.append(f"rematerialisation: one state per chunk of {steps} steps; chunks are rerun")
         inputs = jax.tree.map(lambda leaf: leaf[:steps], inputs)
-    chosen = IMPLEMENTATIONS[call.implementation]
-    details += chosen.describe(call.spec, call.params, inputs, call.h0)
+    details += IMPLEMENTATIONS[implementation].describe(spec, params, inputs, h0)
     if inputs.valid is not None:
         details.append("mask: every step is computed, and replaced where it is masked")
     reasons = {
-        name: tuple(implementation.unsupported_reasons(call.spec))
-        for name, implementation in IMPLEMENTATIONS.items()
+        name: tuple(module.unsupported_reasons(spec)) for name, module in IMPLEMENTATIONS.items()
     }
-    return Explanation(call.implementation, reasons, tuple(details))
+    return Explanation(implementation, reasons, tuple(details))

@@ -10,6 +10,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 Tree = Any
+Leaves = list[jax.Array]
 
 
 def custom_vjp_with_jvp(
@@ -40,11 +41,11 @@ def custom_vjp_with_jvp(
         value, saved = forward(*primals)
         treedef = jax.tree.structure(primals)
         tangent_leaves = treedef.flatten_up_to(tangents)
-        nonzero = tuple(index for index, leaf in enumerate(tangent_leaves) if not _is_zero(leaf))
+        nonzero = [index for index, leaf in enumerate(tangent_leaves) if not _is_zero(leaf)]
         residuals, residuals_treedef = jax.tree.flatten((primals, saved))
         value_leaves, value_treedef = jax.tree.flatten(value)
 
-        def fun(residuals: list[jax.Array], linear_args: list[jax.Array]) -> list[jax.Array]:
+        def fun(residuals: Leaves, linear_args: Leaves) -> Leaves:
             primals, _ = jax.tree.unflatten(residuals_treedef, residuals)
             leaves = jax.tree.leaves(primals)
 
@@ -57,21 +58,16 @@ def custom_vjp_with_jvp(
             at = tuple(leaves[index] for index in nonzero)
             return jax.tree.leaves(jax.jvp(of_nonzero, at, tuple(linear_args))[1])
 
-        def fun_transpose(
-            residuals: list[jax.Array], cotangent: list[jax.Array]
-        ) -> list[jax.Array]:
+        def fun_transpose(residuals: Leaves, cotangent: Leaves) -> Leaves:
             _, saved = jax.tree.unflatten(residuals_treedef, residuals)
             pulled = pullback(saved, jax.tree.unflatten(value_treedef, cotangent))
             pulled_leaves = treedef.flatten_up_to(pulled)
             return [pulled_leaves[index] for index in nonzero]
 
-        tangents_out = _linear.bind(
-            *residuals,
-            *(tangent_leaves[index] for index in nonzero),
-            call=_LinearCall(
-                fun, fun_transpose, len(residuals), tuple(map(jax.typeof, value_leaves))
-            ),
-        )
+        avals = tuple(map(jax.typeof, value_leaves))
+        call = _LinearCall(fun, fun_transpose, len(residuals), avals)
+        linear_args = [tangent_leaves[index] for index in nonzero]
+        tangents_out = _linear.bind(*residuals, *linear_args, call=call)
         return value, jax.tree.unflatten(value_treedef, tangents_out)
 
     differentiable.defjvp(rule, symbolic_zeros=True)
@@ -87,24 +83,19 @@ def _is_zero(tangent: Any) -> bool:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _LinearCall:
-    """A function linear in some of its arguments, and its transpose.
+    """A function linear in some of its arguments, and its transpose."""
 
-    Attributes:
-        fun: ``(residuals, linear_args) -> values``, linear in ``linear_args``.
-        fun_transpose: ``(residuals, cotangents of the values) -> cotangents of linear_args``.
-        num_residuals: how many arguments are residuals; they come first.
-        avals: types of the values; None if they are found by tracing ``fun``.
-    """
+    fun: Callable[[Any, Any], Leaves]  # (residuals, linear arguments) -> values
+    fun_transpose: Callable[[Any, Any], Leaves]  # (residuals, cotangents) -> cotangents
+    num_residuals: int  # how many arguments are residuals; they come first
+    avals: tuple[Any, ...] | None = None  # types of the values; None: found by tracing fun
 
-    fun: Callable[[list[jax.Array], list[jax.Array]], list[jax.Array]]
-    fun_transpose: Callable[[list[jax.Array], list[jax.Array]], list[jax.Array]]
-    num_residuals: int
-    avals: tuple[Any, ...] | None = None
+    def __call__(self, *arguments: jax.Array) -> Leaves:
+        return self.fun(*self.split(arguments))
 
-    def __call__(self, *arguments: jax.Array) -> list[jax.Array]:
-        return self.fun(
-            list(arguments[: self.num_residuals]), list(arguments[self.num_residuals :])
-        )
+    def split(self, arguments: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """The residuals, and the arguments in which the function is linear."""
+        return list(arguments[: self.num_residuals]), list(arguments[self.num_residuals :])
 
 
 _linear = Primitive("linear_call")
@@ -112,7 +103,7 @@ _linear.multiple_results = True
 
 
 @_linear.def_impl
-def _impl(*arguments: jax.Array, call: _LinearCall) -> list[jax.Array]:
+def _impl(*arguments: jax.Array, call: _LinearCall) -> Leaves:
     return call(*arguments)
 
 
@@ -132,41 +123,34 @@ def _jvp_rule(
 
 
 def _transpose_rule(cotangents: Sequence[Any], *arguments: Any, call: _LinearCall) -> list[Any]:
-    residuals = list(arguments[: call.num_residuals])
-    pulled = call.fun_transpose(
-        residuals, [ad.instantiate_zeros(cotangent) for cotangent in cotangents]
-    )
+    residuals, linear_args = call.split(arguments)
+    pulled = call.fun_transpose(residuals, list(map(ad.instantiate_zeros, cotangents)))
     return [None] * call.num_residuals + [
         cotangent if ad.is_undefined_primal(argument) else None
-        for cotangent, argument in zip(pulled, arguments[call.num_residuals :], strict=True)
+        for cotangent, argument in zip(pulled, linear_args, strict=True)
     ]
 
 
 def _batching_rule(
     arguments: Sequence[Any], axes: Sequence[Any], *, call: _LinearCall
 ) -> tuple[list[Any], list[int]]:
-    is_mapped = [axis is not None for axis in axes]
-    size = next(
-        argument.shape[axis]
-        for argument, axis, mapped in zip(arguments, axes, is_mapped, strict=True)
-        if mapped
-    )
-    arguments = [
-        jnp.moveaxis(argument, axis, 0) if mapped else argument
-        for argument, axis, mapped in zip(arguments, axes, is_mapped, strict=True)
+    pairs = list(zip(arguments, axes, strict=True))
+    size = next(argument.shape[axis] for argument, axis in pairs if axis is not None)
+    moved = [
+        argument if axis is None else jnp.moveaxis(argument, axis, 0) for argument, axis in pairs
     ]
-    residuals, linear_args = arguments[: call.num_residuals], arguments[call.num_residuals :]
+    residuals, linear_args = call.split(moved)
+    residual_axes, linear_axes = call.split([None if axis is None else 0 for axis in axes])
     # A cotangent is mapped if anything is. An argument that is not mapped is broadcast first; the
     # transpose of that sums its cotangents.
     linear_args = [
-        argument if mapped else jnp.broadcast_to(argument, (size, *argument.shape))
-        for argument, mapped in zip(linear_args, is_mapped[call.num_residuals :], strict=True)
+        jnp.broadcast_to(argument, (size, *argument.shape)) if axis is None else argument
+        for argument, axis in zip(linear_args, linear_axes, strict=True)
     ]
-    in_axes = ([0 if mapped else None for mapped in is_mapped[: call.num_residuals]], 0)
+    in_axes = (residual_axes, 0)
     fun, fun_transpose = jax.vmap(call.fun, in_axes), jax.vmap(call.fun_transpose, in_axes)
-    values = _linear.bind(
-        *residuals, *linear_args, call=_LinearCall(fun, fun_transpose, call.num_residuals)
-    )
+    mapped = _LinearCall(fun, fun_transpose, call.num_residuals)
+    values = _linear.bind(*residuals, *linear_args, call=mapped)
     return values, [0] * len(values)
 
 

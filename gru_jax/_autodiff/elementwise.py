@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Primitive
 
 _NAMES = """
 abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp
@@ -22,41 +22,35 @@ CALLS += ("checkpoint", "custom_vjp_call_jaxpr")
 
 
 class Source(NamedTuple):
-    """An argument of a jaxpr: of which kind, and the how-manieth of that kind."""
+    """An argument of a jaxpr or a preactivation in it: its kind, and its number in that kind."""
 
     kind: str
     position: int
 
 
 class Value(NamedTuple):
-    """What is known of an array in a jaxpr.
+    """What is known of an array in a jaxpr."""
 
-    Attributes:
-        sources: the arguments that it depends on.
-        across: primitives on the way from them that are not elementwise.
-        constants: primitives on the way that make constants which differ along the batch.
-    """
-
-    sources: frozenset[Source] = frozenset()
-    across: frozenset[str] = frozenset()
-    constants: frozenset[str] = frozenset()
+    sources: frozenset[Source] = frozenset()  # arguments and preactivations it depends on
+    across: frozenset[str] = frozenset()  # primitives on the way that are not elementwise
+    constants: frozenset[str] = frozenset()  # those that make what differs along the batch
 
 
-def analyse(closed: ClosedJaxpr, sources: Sequence[Source], batch: tuple[int, ...]) -> list[Value]:
-    """The outputs of a jaxpr.
-
-    Args:
-        closed: the jaxpr.
-        sources: its arguments.
-        batch: leading axes of an array that differs from sequence to sequence.
-    """
-    return _outputs(closed, [Value(frozenset([source])) for source in sources], batch)
+opaque_matmul = Primitive("opaque_matmul")
+"""A matmul of which nothing is known but the number of its first preactivation, ``first``."""
+opaque_matmul.multiple_results = True
 
 
-def _outputs(
-    inner: ClosedJaxpr | Jaxpr, arguments: Sequence[Value], batch: tuple[int, ...]
-) -> list[Value]:
-    jaxpr = inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner
+@opaque_matmul.def_abstract_eval
+def _(operand: Any, weights: Any, *, first: int, splits: int) -> list[Any]:
+    del first
+    width = weights.shape[-1] // max(1, splits)
+    return [operand.update(shape=(*operand.shape[:-1], width))] * splits
+
+
+def analyse(jaxpr: Any, arguments: Sequence[Value], batch: tuple[int, ...]) -> list[Value]:
+    """The outputs of a jaxpr; ``batch`` are the leading axes of what differs between sequences."""
+    jaxpr = jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
     values = {var: _constant(var, "a captured array", batch) for var in jaxpr.constvars}
     values |= dict(zip(jaxpr.invars, arguments, strict=True))
 
@@ -64,22 +58,17 @@ def _outputs(
         return Value() if isinstance(atom, Literal) else values[atom]
 
     for equation in jaxpr.eqns:
-        operands = list(map(of, equation.invars))
-        called = _called(equation)
-        if called is None:
-            results = [_result(equation, operands, var, batch) for var in equation.outvars]
+        operands, params = list(map(of, equation.invars)), equation.params
+        if equation.primitive is opaque_matmul:
+            numbers = range(params["first"], params["first"] + params["splits"])
+            results = [Value(frozenset([Source("preactivation", n)])) for n in numbers]
+        elif equation.primitive.name in CALLS:
+            called = params.get("jaxpr") or params.get("call_jaxpr") or params.get("fun_jaxpr")
+            results = analyse(called, operands, batch)
         else:
-            results = _outputs(called, operands, batch)
+            results = [_result(equation, operands, var, batch) for var in equation.outvars]
         values |= dict(zip(equation.outvars, results, strict=True))
     return list(map(of, jaxpr.outvars))
-
-
-def _called(equation: JaxprEqn) -> ClosedJaxpr | Jaxpr | None:
-    """The jaxpr that an equation runs on its operands; None for any other primitive."""
-    if equation.primitive.name not in CALLS:
-        return None
-    params = equation.params
-    return params.get("jaxpr") or params.get("call_jaxpr") or params.get("fun_jaxpr")
 
 
 def _result(

@@ -6,16 +6,16 @@ cell's equations with an ``affine`` that records its calls.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from gru_jax._autodiff.elementwise import Source, analyse
-from gru_jax.cells.base import AffineCell
+from gru_jax._autodiff.elementwise import Source, Value, analyse, opaque_matmul
+from gru_jax.cells.base import AffineCell, AffineFn
 from gru_jax.cells.linear import affine
-from gru_jax.cells.precision import promote_state
+from gru_jax.cells.precision import cast_params, promote_state
 from gru_jax.typing import Array, DType, ProjectedInputs, Shape, State
 
 PROBE_BATCH = (7, 11)
@@ -39,42 +39,17 @@ class StepTrace(NamedTuple):
 
 
 def run_step(
-    cell: AffineCell,
-    state: State,
-    projected: ProjectedInputs,
-    *,
-    hoisted_weights: Sequence[Array] | None = None,
-    preactivations: Sequence[tuple[Array, ...]] | None = None,
-    skip_matmuls: bool = False,
+    cell: AffineCell, state: State, projected: ProjectedInputs, affine_fn: AffineFn = affine
 ) -> StepTrace:
-    """Runs one step and records its matmuls.
-
-    Args:
-        cell, state, projected: as for ``cell.combine``.
-        hoisted_weights: one array for each matmul, multiplied in place of the weights that the
-            cell computes from its parameters.
-        preactivations: known results of the matmuls; then none is computed.
-        skip_matmuls: zeros are the results, for a trace of which only shapes or weights are read.
-    """
+    """Runs one step and records its matmuls, which ``affine_fn`` computes."""
     matmuls: list[Matmul] = []
 
-    def affine_fn(
-        operand: Array, weights: Array, addends: Sequence[Array | None]
-    ) -> tuple[Array, ...]:
-        index = len(matmuls)
-        if hoisted_weights is not None:
-            weights = hoisted_weights[index]
-        if skip_matmuls:
-            width = weights.shape[-1] // max(1, len(addends))
-            results = (jnp.zeros((*operand.shape[:-1], width), operand.dtype),) * len(addends)
-        elif preactivations is None:
-            results = affine(operand, weights, addends)
-        else:
-            results = preactivations[index]
+    def record(operand: Array, weights: Array, addends: Sequence[Any]) -> tuple[Array, ...]:
+        results = affine_fn(operand, weights, addends)
         matmuls.append(Matmul(operand, weights, tuple(addends), results))
         return results
 
-    return StepTrace(cell.combine(state, projected, affine_fn), matmuls)
+    return StepTrace(cell.combine(state, projected, record), matmuls)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,25 +59,16 @@ class StepGraph:
     Inputs of the elementwise part, in order: state leaves, matmul results (preactivations), and
     projected leaves used elementwise. Outputs: new state leaves, then matmul operands that are
     computed rather than read from the state.
-
-    Attributes:
-        state_treedef, projected_treedef: tree structures.
-        elementwise_leaves: projected leaves that are used other than as addends of a matmul.
-        num_splits: into how many preactivations each matmul's result is split.
-        operand_state_leaf: for each matmul the state leaf that is its operand, None if computed.
-        dependencies: for each output the inputs that it depends on, ascending.
-        output_state_leaves: state leaves that the cell's output depends on.
-        violations: how the cell breaks the rule of :class:`AffineCell`; empty if it keeps it.
     """
 
     state_treedef: Any
     projected_treedef: Any
-    elementwise_leaves: tuple[int, ...]
-    num_splits: tuple[int, ...]
-    operand_state_leaf: tuple[int | None, ...]
-    dependencies: tuple[tuple[int, ...], ...]
-    output_state_leaves: frozenset[int]
-    violations: tuple[str, ...] = ()
+    elementwise_leaves: tuple[int, ...]  # projected leaves used other than as addends of a matmul
+    num_splits: tuple[int, ...]  # into how many preactivations each matmul's result is split
+    operand_state_leaf: tuple[int | None, ...]  # of each matmul; None for an operand computed
+    dependencies: tuple[tuple[int, ...], ...]  # for each output the inputs it reads, ascending
+    output_state_leaves: frozenset[int]  # state leaves that the cell's output depends on
+    violations: tuple[str, ...] = ()  # how the cell breaks the rule of AffineCell
 
     @property
     def num_states(self) -> int:
@@ -129,29 +95,25 @@ class StepGraph:
         leaves = jax.tree.leaves(projected)
         return [leaves[index] for index in self.elementwise_leaves]
 
-    def preactivations(self, inputs: Sequence[Array]) -> list[tuple[Array, ...]]:
-        """The matmuls' results among all inputs."""
-        slots = map(self.preactivation_slots, range(len(self.num_splits)))
-        return [tuple(inputs[slot] for slot in of_matmul) for of_matmul in slots]
+    def replay(
+        self, cell: AffineCell, inputs: Sequence[Array], projected: ProjectedInputs
+    ) -> StepTrace:
+        """One step from all inputs, which contain the results of its matmuls."""
+        state = jax.tree.unflatten(self.state_treedef, inputs[: self.num_states])
+        remaining = iter(inputs[self.num_states :])
 
-    def previous_state(self, inputs: Sequence[Array]) -> State:
-        """The state before the step, among all inputs."""
-        return jax.tree.unflatten(self.state_treedef, inputs[: self.num_states])
+        def known(operand: Array, weights: Array, addends: Sequence[Any]) -> tuple[Array, ...]:
+            return tuple(next(remaining) for _ in addends)
 
-    def elementwise(
-        self, cell: AffineCell, inputs: Sequence[Array]
-    ) -> tuple[list[Array], list[Array]]:
+        return run_step(cell, state, projected, known)
+
+    def elementwise(self, cell: AffineCell, inputs: Sequence[Array]) -> tuple[Any, list[Array]]:
         """The leaves of the new state and every matmul's operand, from all inputs."""
         # Addends are part of the preactivations already: any array will do in their place.
         projected = [jnp.zeros_like(inputs[0])] * self.projected_treedef.num_leaves
         for leaf, slot in zip(self.elementwise_leaves, self.elementwise_slots, strict=True):
             projected[leaf] = inputs[slot]
-        trace = run_step(
-            cell,
-            self.previous_state(inputs),
-            jax.tree.unflatten(self.projected_treedef, projected),
-            preactivations=self.preactivations(inputs),
-        )
+        trace = self.replay(cell, inputs, jax.tree.unflatten(self.projected_treedef, projected))
         return jax.tree.leaves(trace.state), [matmul.operand for matmul in trace.matmuls]
 
     def elementwise_jacobian(
@@ -169,119 +131,121 @@ class StepGraph:
 
         rows = []
         for index, slots in enumerate(self.dependencies):
-            value, vjp = jax.vjp(
-                functools.partial(output, index=index), *(inputs[slot] for slot in slots)
-            )
+            read = [inputs[slot] for slot in slots]
+            value, vjp = jax.vjp(functools.partial(output, index=index), *read)
             rows.append(dict(zip(slots, vjp(jnp.ones_like(value)), strict=True)))
         return rows
 
 
 def trace_step(cell: AffineCell, features: Shape, dtype: DType) -> StepGraph:
-    """The graph of a cell's step, and whether the step keeps the rule of :class:`AffineCell`.
+    """The graph of a cell's step for inputs (..., *features), and how it breaks the rule, if so.
 
-    Args:
-        cell: cast to compute with inputs of ``dtype``.
-        features: the axes of one step's input of one sequence.
-        dtype: of the inputs.
+    Only the types of the parameters are read.
     """
+    leaves, treedef = jax.tree.flatten(cell)
+    avals = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
+    return _trace_step(type(cell), treedef, avals, features, dtype)
+
+
+# The class is an argument of its own because structures of different classes may be equal.
+@functools.lru_cache(maxsize=1024)
+def _trace_step(
+    cell_type: type, treedef: Any, avals: Any, features: Shape, dtype: Any
+) -> StepGraph:
+    del cell_type
+
+    def arguments(cell: AffineCell, x: Array) -> tuple[AffineCell, State, ProjectedInputs]:
+        cell = cast_params(cell, dtype)
+        state = promote_state(cell.initial_state(PROBE_BATCH), dtype)
+        return cell, state, cell.project(x)
+
     x = jax.ShapeDtypeStruct((*PROBE_BATCH, *features), dtype)
-    state, projected = jax.eval_shape(
-        lambda cell, x: (promote_state(cell.initial_state(PROBE_BATCH), dtype), cell.project(x)),
-        cell,
-        x,
-    )
-    preactivations = jax.eval_shape(
-        lambda *step: [m.preactivations for m in run_step(*step, skip_matmuls=True).matmuls],
-        cell,
-        state,
-        projected,
-    )
-    leaf_of_operand: list[int | None] = []
+    cell, state, projected = jax.eval_shape(arguments, jax.tree.unflatten(treedef, avals), x)
+    num_splits: list[int] = []
+    operand_state_leaf: list[int | None] = []
 
-    def parts(
-        cell: AffineCell, state: State, preactivations: Any, projected: ProjectedInputs
-    ) -> tuple[list[Array], list[Array], list[Array]]:
-        """What the elementwise part computes, the addends, the weights."""
-        leaves = jax.tree.leaves(state)
-        trace = run_step(cell, state, projected, preactivations=preactivations)
+    def affine_fn(operand: Array, weights: Array, addends: Sequence[Any]) -> tuple[Array, ...]:
+        first, splits = sum(num_splits), len(addends)
+        num_splits.append(splits)
+        return tuple(opaque_matmul.bind(operand, weights, first=first, splits=splits))
+
+    def parts(cell: AffineCell, state: State, projected: ProjectedInputs) -> tuple[Any, ...]:
+        """What the elementwise part computes, the addends, the weights, the cell's output."""
+        trace = run_step(cell, state, projected, affine_fn)
         computed = jax.tree.leaves(trace.state)
-        for matmul in trace.matmuls:
-            leaf = next((i for i, leaf in enumerate(leaves) if leaf is matmul.operand), None)
-            leaf_of_operand.append(leaf)
-            if leaf is None:
-                computed.append(matmul.operand)
+        leaves = jax.tree.leaves(state)
+        for operand, *_ in trace.matmuls:
+            operand_state_leaf.append(next((i for i, h in enumerate(leaves) if h is operand), None))
+            if operand_state_leaf[-1] is None:
+                computed.append(operand)
         addends = [addend for matmul in trace.matmuls for addend in matmul.addends]
-        return (
-            computed,
-            [addend for addend in addends if addend is not None],
-            [matmul.weights for matmul in trace.matmuls],
-        )
+        weights = [matmul.weights for matmul in trace.matmuls]
+        return computed, addends, weights, cell.output(state)
 
-    arguments = (cell, state, preactivations, projected)
-    traced, shapes = jax.make_jaxpr(parts, return_shape=True)(*arguments)
-    kinds = ("parameter", "state", "preactivation", "projected")
+    trees = {"parameter": cell, "state": state, "projected": projected}
     sources = [
         Source(kind, index)
-        for kind, tree in zip(kinds, arguments, strict=True)
+        for kind, tree in trees.items()
         for index in range(len(jax.tree.leaves(tree)))
     ]
-    values = analyse(traced, sources, PROBE_BATCH)
-    num_computed, num_addends = len(shapes[0]), len(shapes[1])
-    computed, addends = values[:num_computed], values[num_computed : num_computed + num_addends]
-    weights = values[num_computed + num_addends :]
-
-    names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(cell)]
-    violations: dict[str, None] = {}
-    for value in computed:
-        for primitive in sorted(value.across):
-            violations[f"{primitive} between its matmuls is not elementwise"] = None
-        for source in sorted(value.sources):
-            if source.kind == "parameter":
-                violations[f"the parameter {names[source.position][1:]} is read outside affine"] = (
-                    None
-                )
-    for value in (*computed, *addends):
-        for primitive in sorted(value.constants):
-            violations[f"a constant of the state's shape is made by {primitive}"] = None
-    read = {s.position for value in computed for s in value.sources if s.kind == "preactivation"}
-    first = 0
-    for number, splits in enumerate(map(len, preactivations)):
-        if not read & set(range(first, first + splits)):
-            violations[
-                f"the state does not depend on matmul {number}, but by an addend at most"
-            ] = None
-        first += splits
-    if {s.kind for value in addends for s in value.sources} & {"state", "preactivation"}:
-        violations["an addend of affine depends on the state"] = None
-    if {s.kind for value in weights for s in value.sources} - {"parameter"}:
-        violations["the weights of affine depend on the state or the inputs"] = None
-
-    used = {s.position for value in computed for s in value.sources if s.kind == "projected"}
-    num_states = len(jax.tree.leaves(state))
-    first_projected = num_states + len(jax.tree.leaves(preactivations))
-    slot = {Source("state", index): index for index in range(num_states)}
-    slot |= {
-        Source("preactivation", index): num_states + index
-        for index in range(first_projected - num_states)
-    }
-    slot |= {Source("projected", leaf): first_projected + i for i, leaf in enumerate(sorted(used))}
-    shown = analyse(
-        jax.make_jaxpr(lambda cell, state: cell.output(state))(cell, state),
-        [source for source in sources if source.kind in ("parameter", "state")],
-        PROBE_BATCH,
+    traced, shapes = jax.make_jaxpr(parts, return_shape=True)(*trees.values())
+    values = analyse(traced, [Value(frozenset([source])) for source in sources], PROBE_BATCH)
+    found = jax.tree.unflatten(jax.tree.structure(shapes), values)
+    computed, addends, weights, outputs = (
+        jax.tree.leaves(part, is_leaf=lambda leaf: isinstance(leaf, Value)) for part in found
     )
+
+    num_states, num_preactivations = len(jax.tree.leaves(state)), sum(num_splits)
+    used = sorted(_positions(computed, "projected"))
+    inputs = [Source("state", index) for index in range(num_states)]
+    inputs += [Source("preactivation", index) for index in range(num_preactivations)]
+    inputs += [Source("projected", leaf) for leaf in used]
+    names = [
+        jax.tree_util.keystr(path)[1:] for path, _ in jax.tree_util.tree_leaves_with_path(cell)
+    ]
     return StepGraph(
         state_treedef=jax.tree.structure(state),
         projected_treedef=jax.tree.structure(projected),
-        elementwise_leaves=tuple(sorted(used)),
-        num_splits=tuple(map(len, preactivations)),
-        operand_state_leaf=tuple(leaf_of_operand),
+        elementwise_leaves=tuple(used),
+        num_splits=tuple(num_splits),
+        operand_state_leaf=tuple(operand_state_leaf),
         dependencies=tuple(
-            tuple(sorted(slot[source] for source in value.sources if source in slot))
+            tuple(slot for slot, source in enumerate(inputs) if source in value.sources)
             for value in computed
         ),
-        output_state_leaves=frozenset(
-            source.position for value in shown for source in value.sources if source.kind == "state"
-        ),
-        violations=tuple(violations),
+        output_state_leaves=_positions(outputs, "state"),
+        violations=tuple(dict.fromkeys(_violations(computed, addends, weights, num_splits, names))),
     )
+
+
+def _positions(values: Sequence[Value], kind: str) -> frozenset[int]:
+    """Which sources of a kind the values depend on."""
+    sources = frozenset[Source]().union(*(value.sources for value in values))
+    return frozenset(source.position for source in sources if source.kind == kind)
+
+
+def _violations(
+    computed: Sequence[Value],
+    addends: Sequence[Value],
+    weights: Sequence[Value],
+    num_splits: Sequence[int],
+    names: Sequence[str],
+) -> Iterator[str]:
+    """How a step breaks the rule; ``names`` are the parameters'."""
+    for value in computed:
+        for primitive in sorted(value.across):
+            yield f"{primitive} between its matmuls is not elementwise"
+        for parameter in sorted(_positions([value], "parameter")):
+            yield f"the parameter {names[parameter]} is read outside affine"
+    for value in (*computed, *addends):
+        for primitive in sorted(value.constants):
+            yield f"a constant of the state's shape is made by {primitive}"
+    read, first = _positions(computed, "preactivation"), 0
+    for matmul, splits in enumerate(num_splits):
+        if read.isdisjoint(range(first, first + splits)):
+            yield f"the state does not depend on matmul {matmul}, but by an addend at most"
+        first += splits
+    if _positions(addends, "state") or _positions(addends, "preactivation"):
+        yield "an addend of affine depends on the state"
+    if any(source.kind != "parameter" for value in weights for source in value.sources):
+        yield "the weights of affine depend on the state or the inputs"

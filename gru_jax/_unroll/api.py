@@ -1,42 +1,25 @@
 """The public functions: one step, a whole sequence, and a sequence with truncated gradients."""
 
 import functools
-from typing import NamedTuple, Unpack
+from typing import Unpack
 
 import jax
 
-from gru_jax import _checks
-from gru_jax._unroll.call_spec import CallSpec, RematPolicy, make_call_spec
-from gru_jax._unroll.carry import initial_carry
+from gru_jax import _checks, typing
+from gru_jax._unroll import validation
+from gru_jax._unroll.call_spec import CallOptions, CallSpec, make_call_spec
+from gru_jax._unroll.carry import initial_carry, match_carry_sharding
+from gru_jax._unroll.chunks import run_with_remat
 from gru_jax._unroll.dispatch import IMPLEMENTATIONS, select_implementation
-from gru_jax._unroll.masking import (
-    ScanInputs,
-    SequenceControls,
-    make_scan_inputs,
-    validate_controls,
-)
-from gru_jax._unroll.remat import run_with_remat
-from gru_jax._unroll.sharding import match_carry_sharding
+from gru_jax._unroll.masking import ScanInputs, make_scan_inputs
 from gru_jax._unroll.tbptt import run_truncated
-from gru_jax._unroll.validation import batch_shape_of, check_cell, check_checkpoint, check_state
+from gru_jax._unroll.validation import CallArguments, validate_call
 from gru_jax.cells.base import Cell
 from gru_jax.cells.precision import cast_and_step, project, promote_params
-from gru_jax.typing import (
-    Array,
-    Checkpoint,
-    ImplementationName,
-    Inputs,
-    Lengths,
-    Outputs,
-    Shape,
-    State,
-    StepInputs,
-    TimeMask,
-    UnrollOptions,
-)
+from gru_jax.typing import Array, Inputs, Lengths, Outputs, State, TimeMask, UnrollOptions
 
 
-def step(params: Cell, state: State, x: StepInputs) -> State:
+def step(params: Cell, state: State, x: typing.StepInputs) -> State:
     """One step of a cell: the state after reading ``x``.
 
     The state comes before the input, as in the body of ``lax.scan``; :func:`unroll` takes them in
@@ -54,14 +37,14 @@ def step(params: Cell, state: State, x: StepInputs) -> State:
         TypeError: an argument of the wrong type or dtype.
         ValueError: shapes that do not fit.
     """
-    check_cell(params)
+    validation.check_cell(params)
     x = _checks.floating_array("x", x)
-    batch_shape = batch_shape_of("x", params, x, 0)
-    state = check_state("state", params, state, batch_shape)
+    batch_shape = validation.batch_shape_of("x", params, x, 0)
+    state = validation.check_state("state", params, state, batch_shape)
     return _step(params, state, x, cell_type=type(params))
 
 
-def initial_state(params: Cell, batch_shape: Shape = ()) -> State:
+def initial_state(params: Cell, batch_shape: typing.Shape = ()) -> State:
     """The state before the first step: zeros, or the learned one.
 
     Args:
@@ -88,8 +71,8 @@ def unroll(
     mask: TimeMask | None = None,
     starts: TimeMask | None = None,
     reverse: bool = False,
-    implementation: ImplementationName | None = None,
-    checkpoint: Checkpoint = None,
+    implementation: typing.ImplementationName | None = None,
+    checkpoint: typing.Checkpoint = None,
 ) -> tuple[State, Outputs]:
     """Runs a cell over a sequence: ``lax.scan`` of :func:`step`, in the same order of results.
 
@@ -190,115 +173,42 @@ def unroll_with_policy(
     window: int | None = None,
     **options: Unpack[UnrollOptions],
 ) -> tuple[State, Outputs]:
-    """:func:`unroll`; ``num_live_cells`` is the number of cells whose residuals are alive at once.
-
-    ``window`` truncates the gradient, see :func:`unroll_truncated`.
-    """
+    """:func:`unroll`, for what ``window`` and ``num_live_cells`` are in :class:`CallOptions`."""
     # What can be checked outside of a trace is, and the rest runs compiled.
-    return _unroll(
-        validate_call(params, xs, h0, options),
-        cell_type=type(params),
-        reverse=bool(options.get("reverse")),
-        requested=options.get("implementation"),
-        checkpoint=options.get("checkpoint"),
-        window=window,
-        num_live_cells=num_live_cells,
+    arguments = validate_call(params, xs, h0, options)
+    return _unroll(arguments, make_call_options(params, options, window, num_live_cells))
+
+
+def make_call_options(
+    params: Cell, options: UnrollOptions, window: int | None, num_live_cells: int
+) -> CallOptions:
+    """What a call is compiled for."""
+    return CallOptions(
+        type(params),
+        bool(options.get("reverse")),
+        options.get("implementation"),
+        options.get("checkpoint"),
+        window,
+        num_live_cells,
     )
-
-
-class CallArguments(NamedTuple):
-    """The arrays of a call, validated."""
-
-    params: Cell
-    xs: Array
-    h0: State | None
-    controls: SequenceControls
-
-
-def validate_call(
-    params: Cell, xs: Inputs, h0: State | None, options: UnrollOptions
-) -> CallArguments:
-    """The arrays of a call; TypeError or ValueError unless all arguments fit together."""
-    for name in options:
-        if name not in UnrollOptions.__annotations__:
-            raise TypeError(f"unexpected keyword argument {name!r}")
-    check_cell(params)
-    xs = _checks.floating_array("xs", xs)
-    batch_shape = batch_shape_of("xs", params, xs, 1)
-    if h0 is not None:
-        h0 = check_state("h0", params, h0, batch_shape)
-    arrays = (options.get(name) for name in SequenceControls._fields)
-    controls = validate_controls((xs.shape[0], *batch_shape), *arrays)
-    _checks.one_of("reverse", options.get("reverse", False), (False, True))
-    check_checkpoint(options.get("checkpoint"))
-    return CallArguments(params, xs, h0, controls)
-
-
-class PreparedCall(NamedTuple):
-    """A call whose implementation is selected.
-
-    Attributes:
-        spec: its description.
-        implementation: the name of the implementation.
-        params: in float32 at least.
-        h0: the carry before the first step.
-    """
-
-    spec: CallSpec
-    implementation: str
-    params: Cell
-    h0: State
 
 
 def prepare_call(
-    arguments: CallArguments,
-    *,
-    requested: ImplementationName | None,
-    checkpoint: Checkpoint,
-    num_live_cells: int,
-) -> PreparedCall:
-    """Describes a call and selects its implementation."""
+    arguments: CallArguments, options: CallOptions
+) -> tuple[CallSpec, str, Cell, State]:
+    """A call's description, its implementation, its parameters in float32 at least, its carry."""
     params, xs, h0, controls = arguments
     # Outside of all loops, so that gradients accumulate in float32 over windows and chunks, too.
     params = promote_params(params)
-    spec = make_call_spec(
-        params,
-        xs,
-        h0,
-        has_resets=controls.starts is not None,
-        is_explicit=requested is not None,
-        remat=RematPolicy(recompute=checkpoint == "step", num_live_cells=num_live_cells),
-    )
+    spec = make_call_spec(params, xs, h0, options, has_resets=controls.starts is not None)
     h0 = initial_carry(params, xs) if h0 is None else h0
-    return PreparedCall(spec, select_implementation(requested, spec), params, h0)
+    return spec, select_implementation(options.requested, spec), params, h0
 
 
-@functools.partial(
-    jax.jit,
-    inline=True,
-    static_argnames=(
-        "cell_type",
-        "reverse",
-        "requested",
-        "checkpoint",
-        "window",
-        "num_live_cells",
-    ),
-)
-def _unroll(
-    arguments: CallArguments,
-    *,
-    cell_type: type[Cell],
-    reverse: bool,
-    requested: ImplementationName | None,
-    checkpoint: Checkpoint,
-    window: int | None,
-    num_live_cells: int,
-) -> tuple[State, Array]:
-    del cell_type
-    spec, implementation, params, h0 = prepare_call(
-        arguments, requested=requested, checkpoint=checkpoint, num_live_cells=num_live_cells
-    )
+@functools.partial(jax.jit, inline=True, static_argnames="options")
+def _unroll(arguments: CallArguments, options: CallOptions) -> tuple[State, Array]:
+    spec, implementation, params, h0 = prepare_call(arguments, options)
+    checkpoint, reverse = options.checkpoint, options.reverse
 
     def run(inputs: ScanInputs, state: State) -> tuple[State, Array]:
         return IMPLEMENTATIONS[implementation].run(spec, params, inputs, state, reverse=reverse)
@@ -306,8 +216,8 @@ def _unroll(
     if checkpoint not in (None, "step"):
         chunk_size = None if checkpoint == "chunk" else checkpoint
         run = functools.partial(run_with_remat, run, chunk_size=chunk_size, reverse=reverse)
-    if window is not None:
-        run = functools.partial(run_truncated, run, window=window, reverse=reverse)
+    if options.window is not None:
+        run = functools.partial(run_truncated, run, window=options.window, reverse=reverse)
     xs = arguments.xs
     inputs = make_scan_inputs(xs, arguments.controls, reverse=reverse)
     if xs.shape[0]:

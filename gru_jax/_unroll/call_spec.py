@@ -2,64 +2,46 @@
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from gru_jax._autodiff.step_graph import StepGraph, trace_step
 from gru_jax.cells.base import AffineCell, Cell
 from gru_jax.cells.linear import accum_dtype
-from gru_jax.cells.precision import cast_params
-from gru_jax.typing import Array, DType, Shape, State
+from gru_jax.typing import Array, Checkpoint, DType, ImplementationName, Shape, State
 
 
-@dataclasses.dataclass(frozen=True)
-class RematPolicy:
-    """What a call may save for its backward pass.
+class CallOptions(NamedTuple):
+    """What a call of :func:`gru_jax.unroll` is compiled for, apart from its arrays."""
 
-    Attributes:
-        recompute: whether to save the states alone.
-        num_live_cells: how many cells have their residuals alive at the same time and share the
-            memory that is fast: the cells of a stack.
-    """
-
-    recompute: bool = False
-    num_live_cells: int = 1
+    cell_type: type[Cell]
+    reverse: bool = False
+    requested: ImplementationName | None = None
+    checkpoint: Checkpoint = None
+    window: int | None = None  # truncates the gradient
+    num_live_cells: int = 1  # cells whose residuals share the fast memory: those of a stack
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CallSpec:
-    """A call of :func:`gru_jax.unroll`, as far as its implementations differ in it.
+    """A call of :func:`gru_jax.unroll`, as far as its implementations differ in it."""
 
-    Attributes:
-        cell: the parameters; only their types are read.
-        shape: of the inputs, (T, *batch, D); sizes may be symbolic, see :attr:`has_static_shape`.
-        dtype: of the inputs.
-        state_dtypes: of the carry's leaves.
-        has_resets: whether ``starts`` was given.
-        precision: what ``jax.default_matmul_precision`` is set to, None if it is not.
-        platform: where the program most likely runs: ``"cpu"``, ``"gpu"`` or ``"tpu"``. That is
-            certain only once it is lowered, see :mod:`gru_jax._unroll.fused.transforms`.
-        device_kind: of a device of that platform, as JAX names it.
-        num_devices: over how many of them the compiler may spread the program; 1 within
-            :func:`jax.shard_map`.
-        mesh: the mesh in whose context the call is made.
-        is_explicit: whether an implementation was explicitly requested.
-        remat: what may be saved.
-    """
-
-    cell: Cell
-    shape: Shape
-    dtype: DType
-    state_dtypes: tuple[DType, ...]
-    has_resets: bool
-    precision: str | None
+    cell: Cell  # only the types of its parameters are read
+    shape: Shape  # of the inputs, (T, *batch, D); sizes may be symbolic, see has_static_shape
+    dtype: DType  # of the inputs
+    state_dtypes: tuple[DType, ...]  # of the carry's leaves
+    has_resets: bool  # whether starts was given
+    precision: str | None  # what jax.default_matmul_precision is set to
+    # Where the program most likely runs: "cpu", "gpu" or "tpu". That is certain only once it is
+    # lowered, see gru_jax._unroll.fused.transforms.
     platform: str
-    device_kind: str
-    num_devices: int
-    mesh: jax.sharding.AbstractMesh
-    is_explicit: bool
-    remat: RematPolicy
+    device_kind: str  # of a device of that platform, as JAX names it
+    num_devices: int  # that the compiler may spread the program over; 1 within jax.shard_map
+    mesh: jax.sharding.AbstractMesh  # in whose context the call is made
+    is_explicit: bool  # whether an implementation was explicitly requested
+    recompute: bool  # whether to save the states alone for the backward pass
+    num_live_cells: int
 
     @property
     def has_static_shape(self) -> bool:
@@ -74,38 +56,26 @@ class CallSpec:
     @functools.cached_property
     def step_graph(self) -> StepGraph | str:
         """The graph of the cell's step, or why there is none."""
+        name = type(self.cell).__name__
         if not isinstance(self.cell, AffineCell):
-            name = type(self.cell).__name__
             return f"{name} is not a gru_jax.AffineCell, whose matmuls can be told apart"
         features = self.shape[len(self.shape) - self.cell.num_feature_axes :]
         try:
-            # Shapes alone: a backward pass asks when the trace of the parameters has ended.
-            compute_cell = jax.eval_shape(lambda cell: cast_params(cell, self.dtype), self.cell)
-            graph = trace_step(compute_cell, features, self.dtype)
+            graph = trace_step(self.cell, features, self.dtype)
         except Exception as error:
             # The user's own code; if it fails for the batch of the call, too, the scan raises.
-            return f"the step of {type(self.cell).__name__} cannot be traced for any batch: {error}"
+            return f"the step of {name} cannot be traced for any batch: {error}"
         if graph.violations:
-            name = type(self.cell).__name__
             return f"{name} breaks the rule of AffineCell: {'; '.join(graph.violations)}"
         return graph
 
 
 def make_call_spec(
-    cell: Cell,
-    xs: Array | jax.ShapeDtypeStruct,
-    h0: State | None,
-    *,
-    has_resets: bool,
-    is_explicit: bool,
-    remat: RematPolicy,
+    cell: Cell, xs: Array, h0: State | None, options: CallOptions, *, has_resets: bool
 ) -> CallSpec:
     """The call of ``unroll`` with these arguments, made here and now."""
     device = default_device()
-    if h0 is None:
-        state_dtypes = (accum_dtype(xs.dtype),)
-    else:
-        state_dtypes = tuple(leaf.dtype for leaf in jax.tree.leaves(h0))
+    state_dtypes = tuple(leaf.dtype for leaf in jax.tree.leaves(h0)) or (accum_dtype(xs.dtype),)
     mesh = jax.sharding.get_abstract_mesh()
     is_manual = not mesh.empty and mesh.are_all_axes_manual
     return CallSpec(
@@ -119,8 +89,9 @@ def make_call_spec(
         device_kind=device.device_kind,
         num_devices=1 if is_manual else count_devices(device),
         mesh=mesh,
-        is_explicit=is_explicit,
-        remat=remat,
+        is_explicit=options.requested is not None,
+        recompute=options.checkpoint == "step",
+        num_live_cells=options.num_live_cells,
     )
 
 

@@ -1,13 +1,22 @@
-"""Shapes and dtypes of scan carries."""
+"""Shapes, dtypes and sharding of scan carries.
+
+Under a mesh, sharding is part of an array's type, and ``lax.scan`` requires a carry of constant
+type.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
+from jax import lax
 
 from gru_jax._unroll.masking import ScanInputs
-from gru_jax._unroll.sharding import reshard_like
 from gru_jax.cells.base import Cell
 from gru_jax.cells.linear import accum_dtype
 from gru_jax.cells.precision import cast_like, cast_params, promote_state
 from gru_jax.typing import Array, ProjectedInputs, Shape, State
+
+TreeT = TypeVar("TreeT")
 
 
 def batch_shape_of(cell: Cell, xs: Array) -> Shape:
@@ -35,3 +44,52 @@ def step_avals(cell: Cell, inputs: ScanInputs, state: State) -> tuple[State, Pro
     return jax.eval_shape(
         lambda h, x: (promote_state(h, dtype), cast_params(cell, dtype).project(x)), state, x
     )
+
+
+def match_carry_sharding(next_state: Callable[[State], State], state: State) -> State:
+    """The state with the sharding that ``next_state`` returns.
+
+    Zeros are replicated, but a step that reads a sharded batch returns a sharded state:
+    :func:`jax.shard_map` and explicit sharding both count that as a change of type.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return state
+    return reshard_like(state, jax.eval_shape(next_state, state))
+
+
+def reshard_like(state: State, like: State) -> State:
+    """The state with the sharding of another (arrays or their types)."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return state
+
+    def reshard(leaf: Array, like: Any) -> Array:
+        wanted = like if isinstance(like, jax.ShapeDtypeStruct) else jax.typeof(like)
+        leaf = _vary(leaf, _varying_axes(wanted))
+        if wanted.sharding is not None and wanted.sharding != jax.typeof(leaf).sharding:
+            leaf = jax.sharding.reshard(leaf, wanted.sharding)
+        return leaf
+
+    return jax.tree.map(reshard, state, like)
+
+
+def pvary_to_common_axes(tree: TreeT) -> TreeT:
+    """Casts all leaves to vary over the union of the manual mesh axes that any leaf varies over.
+
+    Within :func:`jax.shard_map` parameters are replicated and inputs are not. The transpose of this
+    cast sums the parameters' gradients over devices, which a custom backward pass does not do.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return tree
+    leaves = jax.tree.leaves(tree)
+    axes = frozenset[str]().union(*(_varying_axes(jax.typeof(leaf)) for leaf in leaves))
+    return jax.tree.map(lambda leaf: _vary(leaf, axes), tree)
+
+
+def _vary(leaf: Array, axes: frozenset[str]) -> Array:
+    missing = axes - _varying_axes(jax.typeof(leaf))
+    return lax.pcast(leaf, tuple(missing), to="varying") if missing else leaf
+
+
+def _varying_axes(aval: Any) -> frozenset[str]:
+    """The manual mesh axes over which an array varies."""
+    return aval.manual_axis_type.varying if aval.manual_axis_type is not None else frozenset()

@@ -19,18 +19,14 @@ IMPLEMENTATIONS: dict[str, ModuleType] = {
 
 
 def select_implementation(requested: str | None, spec: CallSpec) -> str:
-    """The name of the implementation that runs a call.
-
-    Raises:
-        ValueError: the requested one is unknown.
-        NotImplementedError: the requested one does not support the call.
-    """
+    """The name of the implementation that runs a call; an error if it cannot run by request."""
     if requested is not None:
         _checks.one_of("implementation", requested, IMPLEMENTATIONS)
         reasons = IMPLEMENTATIONS[requested].unsupported_reasons(spec)
         if reasons:
+            reason = "; ".join(reasons)
             raise NotImplementedError(
-                f'implementation="{requested}" is not supported here: {"; ".join(reasons)}'
+                f'implementation="{requested}" is not supported here: {reason}'
             )
         return requested
     passed_over = {}
@@ -47,9 +43,8 @@ def _log_slow_path(chosen: str, passed_over: dict[str, list[str]], spec: CallSpe
     """Tells of faster implementations for the platform, and why they are not taken."""
     for name, reasons in passed_over.items():
         targets = getattr(IMPLEMENTATIONS[name], "targets", None)
-        if targets is not None and not targets(spec):
-            continue
-        log_once(
-            f'unroll runs by implementation="{chosen}" and not by the faster "{name}": '
-            f"{'; '.join(reasons)}. gru_jax.explain tells more about a call."
-        )
+        if targets is None or targets(spec):
+            log_once(
+                f'unroll runs by implementation="{chosen}" and not by the faster "{name}": '
+                f"{'; '.join(reasons)}. gru_jax.explain tells more about a call."
+            )

@@ -3,74 +3,24 @@
 from typing import NamedTuple
 
 import jax
-import jax.core
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
-from gru_jax import _checks
-from gru_jax.typing import Array, DType, Lengths, Shape, State, TimeMask
+from gru_jax._unroll.validation import SequenceControls
+from gru_jax.typing import Array, DType, State
 
 
 class ScanInputs(NamedTuple):
     """The inputs of every step: a tree of arrays (T, *batch, ...), which can be split along time.
 
-    Attributes:
-        xs: the inputs (T, *batch, D), zero where a step is not valid.
-        valid: (T, *batch), False where the state is held and the output is zero; None: all are.
-        resets: (T, *batch), True where the reset state replaces the state before ``xs[t]`` is
-            read, in either direction; None: nowhere.
+    None stands for a mask that is True everywhere and for resets nowhere.
     """
 
-    xs: Array
-    valid: Array | None
+    xs: Array  # (T, *batch, D), zero where a step is not valid
+    valid: Array | None  # (T, *batch), False where the state is held and the output is zero
+    # (T, *batch), True where the reset state replaces the state before xs[t] is read, in either
+    # direction.
     resets: Array | None
-
-
-class SequenceControls(NamedTuple):
-    """``lengths``, ``mask`` and ``starts`` as the caller gave them, None if absent."""
-
-    lengths: Array | None
-    mask: Array | None
-    starts: Array | None
-
-
-def validate_controls(
-    time_shape: Shape, lengths: Lengths | None, mask: TimeMask | None, starts: TimeMask | None
-) -> SequenceControls:
-    """Validates the controls of sequences of ``time_shape`` (T, *batch).
-
-    Raises:
-        TypeError: a wrong dtype.
-        ValueError: a wrong shape, or lengths outside [0, T] where their values are known.
-    """
-    if lengths is not None:
-        lengths = _checks.integer_array("lengths", lengths)
-        _checks.shape("lengths", lengths, time_shape[1:], "(*batch)")
-        _check_range(lengths, time_shape[0])
-    if mask is not None:
-        mask = _time_mask("mask", mask, time_shape)
-    if starts is not None:
-        starts = _time_mask("starts", starts, time_shape)
-    return SequenceControls(lengths, mask, starts)
-
-
-def _time_mask(name: str, value: TimeMask, time_shape: Shape) -> TimeMask:
-    mask = _checks.flag_array(name, value)
-    hint = ""
-    if mask.shape == (*time_shape, 1):
-        hint = f"; drop the last axis: {name}[..., 0]"
-    _checks.shape(name, mask, time_shape, f"(time, *batch){hint}")
-    return mask
-
-
-def _check_range(lengths: Array, time: int) -> None:
-    if isinstance(lengths, jax.core.Tracer):
-        return
-    values = np.asarray(lengths)
-    wrong = values[(values < 0) | (values > time)]
-    if wrong.size:
-        raise ValueError(f"lengths must lie between 0 and {time}, the time steps; got {wrong[0]}")
 
 
 def make_scan_inputs(xs: Array, controls: SequenceControls, *, reverse: bool) -> ScanInputs:

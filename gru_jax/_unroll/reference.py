@@ -21,13 +21,6 @@ def run(
     spec: CallSpec, cell: Cell, inputs: ScanInputs, h0: State, *, reverse: bool
 ) -> tuple[State, Array]:
     """Runs ``cell`` over time; JAX differentiates the loop."""
-    return scan_steps(cell, inputs, h0, reverse=reverse, recompute=spec.remat.recompute)
-
-
-def scan_steps(
-    cell: Cell, inputs: ScanInputs, h0: State, *, reverse: bool, recompute: bool
-) -> tuple[State, Array]:
-    """``lax.scan`` of one step; with ``recompute`` only the states are saved as residuals."""
     dtype = inputs.xs.dtype
     reset_state = reset_state_like(cell, inputs, h0)
 
@@ -39,7 +32,7 @@ def scan_steps(
         state = new if valid is None else tree_where(valid, new, state)
         return state, cell.output(state)
 
-    if recompute:
+    if spec.recompute:
         # XLA never merges a scan's body with what is outside of it, so that the barrier against
         # that only costs time.
         body = jax.checkpoint(body, prevent_cse=False)
@@ -51,5 +44,5 @@ def scan_steps(
 def describe(spec: CallSpec, cell: Cell, inputs: ScanInputs, h0: State) -> list[str]:
     """What :func:`run` does with a call, a line for each decision."""
     del cell, inputs, h0
-    saved = "the states; gates are recomputed" if spec.remat.recompute else "what JAX saves"
+    saved = "the states; gates are recomputed" if spec.recompute else "what JAX saves"
     return ["forward pass: lax.scan of one step", f"saved for the backward pass: {saved}"]

@@ -29,17 +29,16 @@ def unshard(tree: TreeT, *, materialize: bool = False) -> TreeT:
     With ``materialize``, XLA writes the joined arrays before it computes with them. It joins arrays
     fast, but not if it computes them on the way.
     """
-    is_sharded = False
+
+    def is_sharded(leaf: Any) -> bool:
+        return isinstance(leaf, Sharded)
 
     def join(leaf: Any) -> Any:
-        nonlocal is_sharded
-        if not isinstance(leaf, Sharded):
-            return leaf
-        is_sharded = True
-        return jnp.concatenate(leaf.shards, axis=1)
+        return jnp.concatenate(leaf.shards, axis=1) if is_sharded(leaf) else leaf
 
-    tree = jax.tree.map(join, tree, is_leaf=lambda leaf: isinstance(leaf, Sharded))
-    return lax.optimization_barrier(tree) if materialize and is_sharded else tree
+    joined = jax.tree.map(join, tree, is_leaf=is_sharded)
+    any_sharded = any(map(is_sharded, jax.tree.leaves(tree, is_leaf=is_sharded)))
+    return lax.optimization_barrier(joined) if materialize and any_sharded else joined
 
 
 def slice_batch(tree: TreeT, shard: slice, *, axis: int = 0) -> TreeT:

@@ -8,9 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from gru_jax import _checks
-from gru_jax._unroll.chunks import scan_chunks
+from gru_jax._unroll.chunks import Run, scan_chunks
 from gru_jax._unroll.masking import ScanInputs
-from gru_jax._unroll.remat import Run
 from gru_jax.typing import Array, Inputs, Lengths, State, TimeMask
 
 

@@ -11,17 +11,11 @@ from gru_jax.cells.rnn import RNNParams, init_rnn
 
 
 class CellKind(NamedTuple):
-    """What the rest of the library knows of a cell that is selected by name.
+    """What the rest of the library knows of a cell that is selected by name."""
 
-    Attributes:
-        params: the class of its parameters.
-        init: initialises them: ``(key, input_size, hidden_size, *, dtype, **options)``.
-        equations: its equations as text, for the metadata of files.
-    """
-
-    params: type[Cell]
-    init: Callable[..., Cell]
-    equations: str
+    params: type[Cell]  # the class of its parameters
+    init: Callable[..., Cell]  # (key, input_size, hidden_size, *, dtype, **options)
+    equations: str  # as text, for the metadata of files
 
 
 CELLS: dict[str, CellKind] = {

@@ -1,8 +1,8 @@
 """The interface of a cell: frozen parameters that know one step of a recurrence."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import ClassVar, Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import ClassVar, TypeAlias
 
 from gru_jax._repr import repr_with_shapes
 from gru_jax.cells.linear import affine
@@ -55,13 +55,8 @@ class Cell:
     __repr__ = repr_with_shapes
 
 
-@runtime_checkable
-class AffineFn(Protocol):
-    """``(operand, weights, addends) -> preactivations``, see :func:`gru_jax.cells.affine`."""
-
-    def __call__(
-        self, operand: Array, weights: Array, addends: Sequence[Array | None]
-    ) -> tuple[Array, ...]: ...
+AffineFn: TypeAlias = Callable[[Array, Array, Sequence[Array | None]], tuple[Array, ...]]
+"""``(operand, weights, addends) -> preactivations``, see :func:`gru_jax.cells.affine`."""
 
 
 class AffineCell(Cell):

@@ -14,6 +14,7 @@ from gru_jax.cells.packed import PackedCell, init_packed
 from gru_jax.typing import Array, DType, Hidden, Initializer, Shape
 
 Reset = Literal["after", "before"]
+Gates = tuple[Array, Array, Array]
 
 
 def init(
@@ -63,21 +64,10 @@ def init(
     if chrono_bias is not None:
         _checks.not_both("chrono_bias", "update_bias", update_bias, 0.0)
         update_bias = initializers.chrono_bias(chrono_bias, hidden_size, name="chrono_bias")
-    drawn = init_packed(
-        key,
-        input_size,
-        hidden_size,
-        bias_offsets=(
-            0.0,
-            _checks.scalar_or_per_unit("update_bias", update_bias, hidden_size),
-            0.0,
-        ),
-        dtype=dtype,
-        bias=bias,
-        kernel_init=kernel_init,
-        recurrent_kernel_init=recurrent_kernel_init,
-        bias_init=bias_init,
-    )
+    update_bias = _checks.scalar_or_per_unit("update_bias", update_bias, hidden_size)
+    initializers_of = (kernel_init, recurrent_kernel_init, bias_init)
+    sizes = (input_size, hidden_size)
+    drawn = init_packed(key, sizes, (0.0, update_bias, 0.0), dtype, bias, initializers_of)
     if bias and reset == "after":
         draw_b_hn = initializers.bias(bias_init, (0.0,))
         drawn["b_hn"] = draw_b_hn(jax.random.fold_in(key, 1), (hidden_size,), dtype)
@@ -131,15 +121,13 @@ class GRUParams(PackedCell):
     def initial_state(self, batch_shape: Shape = ()) -> Hidden:
         return self.broadcast_h0(self.h0, batch_shape)
 
-    def project(self, xs: Array) -> tuple[Array, Array, Array]:
+    def project(self, xs: Array) -> Gates:
         # Three arrays, not a packed one: XLA:CPU does not vectorise gates that are sliced from a
         # packed array inside the loop.
         r, z, n = jnp.split(add_bias(dot(xs, self.w_x), self.b), 3, axis=-1)
         return r, z, n
 
-    def combine(
-        self, state: Hidden, projected: tuple[Array, Array, Array], affine: AffineFn
-    ) -> Hidden:
+    def combine(self, state: Hidden, projected: Gates, affine: AffineFn) -> Hidden:
         if self.reset == "after":
             return gru_step_reset_after(state, projected, self.w_h, self.b_hn, affine)
         h = state
@@ -152,11 +140,7 @@ class GRUParams(PackedCell):
 
 
 def gru_step_reset_after(
-    h: Hidden,
-    projected: tuple[Array, Array, Array],
-    w_h: Array,
-    b_hn: Array | None,
-    affine: AffineFn,
+    h: Hidden, projected: Gates, w_h: Array, b_hn: Array | None, affine: AffineFn
 ) -> Hidden:
     """A step with ``reset="after"``, of arrays alone, so that a kernel can compute it, too."""
     x_r, x_z, x_n = projected

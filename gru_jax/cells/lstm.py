@@ -50,22 +50,12 @@ def init_lstm(
         _checks.not_both("chrono_bias", "input_bias", input_bias, 0.0)
         forget_bias = initializers.chrono_bias(chrono_bias, hidden_size, name="chrono_bias")
         input_bias = -forget_bias
-    drawn = init_packed(
-        key,
-        input_size,
-        hidden_size,
-        bias_offsets=(
-            _checks.scalar_or_per_unit("input_bias", input_bias, hidden_size),
-            _checks.scalar_or_per_unit("forget_bias", forget_bias, hidden_size),
-            0.0,
-            0.0,
-        ),
-        dtype=dtype,
-        bias=bias,
-        kernel_init=kernel_init,
-        recurrent_kernel_init=recurrent_kernel_init,
-        bias_init=bias_init,
-    )
+    input_bias = _checks.scalar_or_per_unit("input_bias", input_bias, hidden_size)
+    forget_bias = _checks.scalar_or_per_unit("forget_bias", forget_bias, hidden_size)
+    bias_offsets = (input_bias, forget_bias, 0.0, 0.0)
+    initializers_of = (kernel_init, recurrent_kernel_init, bias_init)
+    sizes = (input_size, hidden_size)
+    drawn = init_packed(key, sizes, bias_offsets, dtype, bias, initializers_of)
     if learned_h0:
         drawn["h0"] = jnp.zeros((hidden_size,), dtype)
         drawn["c0"] = jnp.zeros((hidden_size,), dtype)
@@ -115,10 +105,8 @@ class LSTMParams(PackedCell):
         self.check_vector("c0", self.c0)
 
     def initial_state(self, batch_shape: Shape = ()) -> LSTMState:
-        return LSTMState(
-            h=self.broadcast_h0(self.h0, batch_shape),
-            c=self.broadcast_h0(self.c0, batch_shape),
-        )
+        h, c = (self.broadcast_h0(leaf, batch_shape) for leaf in (self.h0, self.c0))
+        return LSTMState(h, c)
 
     def project(self, xs: Array) -> tuple[Array, Array, Array, Array]:
         i, f, g, o = jnp.split(add_bias(dot(xs, self.w_x), self.b), 4, axis=-1)

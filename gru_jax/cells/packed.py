@@ -56,20 +56,20 @@ class PackedCell(AffineCell):
 
 def init_packed(
     key: Array,
-    input_size: int,
-    hidden_size: int,
-    *,
+    sizes: tuple[int, int],
     bias_offsets: Sequence[float | Array],
     dtype: DType,
     bias: bool,
-    kernel_init: str | Initializer,
-    recurrent_kernel_init: str | Initializer,
-    bias_init: str | Initializer,
+    initializers_of: Sequence[str | Initializer],
 ) -> dict[str, Array]:
-    """Initialises ``w_x``, ``w_h`` and, with ``bias``, ``b``; one gate per bias offset."""
+    """Initialises ``w_x``, ``w_h`` and, with ``bias``, ``b``; one gate per bias offset.
+
+    ``sizes`` are D and H; the initialisers are those of ``w_x``, ``w_h`` and ``b``.
+    """
+    kernel_init, recurrent_kernel_init, bias_init = initializers_of
     _checks.random_key("key", key)
-    inputs = _checks.positive_int("input_size", input_size)
-    hidden = _checks.positive_int("hidden_size", hidden_size)
+    inputs = _checks.positive_int("input_size", sizes[0])
+    hidden = _checks.positive_int("hidden_size", sizes[1])
     dtype = _checks.floating_dtype("dtype", dtype)
     gates = len(bias_offsets)
     draw_w_x = initializers.per_gate(kernel_init, gates, name="kernel_init")

@@ -29,17 +29,8 @@ def init_rnn(
 
     Arguments and errors are those of :func:`gru_jax.init`.
     """
-    drawn = init_packed(
-        key,
-        input_size,
-        hidden_size,
-        bias_offsets=(0.0,),
-        dtype=dtype,
-        bias=bias,
-        kernel_init=kernel_init,
-        recurrent_kernel_init=recurrent_kernel_init,
-        bias_init=bias_init,
-    )
+    initializers_of = (kernel_init, recurrent_kernel_init, bias_init)
+    drawn = init_packed(key, (input_size, hidden_size), (0.0,), dtype, bias, initializers_of)
     if learned_h0:
         drawn["h0"] = jnp.zeros((hidden_size,), dtype)
     return RNNParams(**drawn)

@@ -4,74 +4,48 @@ Between two steps the cotangents obey a linear recurrence, whose coefficients ar
 steps before it is solved.
 """
 
-from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from gru_jax._autodiff.step_graph import StepGraph
-from gru_jax._unroll.backward.residuals import Leaves
+from gru_jax._unroll.carry import match_carry_sharding
 from gru_jax._unroll.masking import tree_where
-from gru_jax._unroll.sharding import match_carry_sharding
 from gru_jax.cells.linear import dot
 from gru_jax.typing import Array
+
+Leaves: TypeAlias = list[Array]
 
 ElementwiseJacobian: TypeAlias = list[dict[int, Array]]
 """For each output of a step's elementwise part, its derivative with respect to inputs, by input."""
 
 
 class AdjointRecurrence(NamedTuple):
-    """Coefficients of the recurrence, of all steps of a chunk.
+    """Coefficients of the recurrence, of all steps of a chunk."""
 
-    Attributes:
-        preactivation_jacobian: for each matmul, by output: the derivatives with respect to the
-            matmul's preactivations, (T, *batch, k, H).
-        state_jacobian: for each output, by state leaf: the derivative past the matmuls,
-            (T, *batch, H).
-        d_from_outputs: by state leaf: the cotangent that comes from the step's own output.
-        resets: (T, *batch), see :class:`~gru_jax._unroll.masking.ScanInputs`.
-    """
-
+    # For each matmul, by output: derivatives by its preactivations, (T, *batch, k, H).
     preactivation_jacobian: list[dict[int, Array]]
+    # For each output, by state leaf: the derivative past the matmuls, (T, *batch, H).
     state_jacobian: ElementwiseJacobian
-    d_from_outputs: dict[int, Array]
-    resets: Array | None
+    d_from_outputs: dict[int, Array]  # by state leaf: the cotangent from the step's own output
+    resets: Array | None  # (T, *batch), see ScanInputs
 
 
+# Cotangents of the state, and of the reset state (None without resets).
 AdjointCarry: TypeAlias = tuple[Leaves, Leaves | None]
-"""Cotangents of the state, and of the reset state (None without resets)."""
-
+# The carry before all steps, and the cotangents (T, *batch, H) of each step's outputs.
 AdjointResult: TypeAlias = tuple[AdjointCarry, dict[int, Array]]
-"""The carry before all steps, and the cotangents (T, *batch, H) of each step's outputs."""
-
-
-@runtime_checkable
-class AdjointScan(Protocol):
-    """Solves a recurrence, given the transposed weights of each matmul."""
-
-    def __call__(
-        self,
-        graph: StepGraph,
-        weights_t: Leaves,
-        recurrence: AdjointRecurrence,
-        carry: AdjointCarry,
-        *,
-        reverse: bool,
-    ) -> AdjointResult: ...
-
-
-@runtime_checkable
-class ScanFn(Protocol):
-    """``lax.scan`` of ``body(consts, carry, x)``, with the body's constants as an argument."""
-
-    def __call__(
-        self, body: Any, consts: Any, init: Any, xs: Any, *, reverse: bool
-    ) -> tuple[Any, Any]: ...
+# Solves a recurrence with the transposed weights of each matmul; called as adjoint_scan is.
+AdjointScan: TypeAlias = Callable[..., AdjointResult]
+# ``lax.scan`` of ``body(consts, carry, x)``: called as lax_scan is.
+ScanFn: TypeAlias = Callable[..., tuple[Any, Any]]
 
 
 def lax_scan(body: Any, consts: Any, init: Any, xs: Any, *, reverse: bool) -> tuple[Any, Any]:
-    """The :class:`ScanFn` of JAX."""
+    """The scan of JAX."""
     return lax.scan(lambda carry, x: body(consts, carry, x), init, xs, reverse=reverse)
 
 
@@ -84,7 +58,7 @@ def adjoint_scan(
     reverse: bool,
     scan_fn: ScanFn = lax_scan,
 ) -> AdjointResult:
-    """An :class:`AdjointScan` for every affine cell."""
+    """The ``AdjointScan`` for every affine cell."""
 
     def body(weights_t: Leaves, carry: AdjointCarry, step: AdjointRecurrence) -> tuple[Any, Leaves]:
         return _adjoint_step(graph, weights_t, carry, step)

@@ -1,52 +1,85 @@
-"""Backward pass over all steps, chunk after chunk, the one that was read last first."""
+"""Backward pass over all steps, chunk after chunk, the one that was read last first.
 
-from typing import Any
+Only the state cotangents need a sequential scan; every other gradient is computed for all steps of
+a chunk at once. Notation: T steps of the chunk, H units, k preactivations of a matmul.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from gru_jax._autodiff.step_graph import StepGraph, run_step
-from gru_jax._unroll.backward.adjoint_scan import AdjointScan
-from gru_jax._unroll.backward.adjoint_scan import adjoint_scan as default_adjoint_scan
-from gru_jax._unroll.backward.chunk import NO_HINTS, Chunk, Cotangents, XlaHints, chunk_backward
-from gru_jax._unroll.backward.residuals import Residuals
-from gru_jax._unroll.carry import reset_state_like, step_avals
+from gru_jax._unroll.backward import adjoint_scan as adjoint
+from gru_jax._unroll.backward.adjoint_scan import Leaves
+from gru_jax._unroll.call_spec import is_static_shape
+from gru_jax._unroll.carry import reset_state_like, reshard_like, step_avals
 from gru_jax._unroll.chunks import divisor_near, scan_chunks
-from gru_jax._unroll.masking import ScanInputs
-from gru_jax._unroll.sharding import reshard_like
+from gru_jax._unroll.masking import ScanInputs, broadcast_mask, mask_outputs, tree_where
 from gru_jax._unroll.shards import unshard
 from gru_jax.cells.base import AffineCell
-from gru_jax.cells.precision import cast_like, promote_state
+from gru_jax.cells.linear import accum_dtype
+from gru_jax.cells.precision import cast_like, cast_params, promote_state
 from gru_jax.typing import Array, State
 
+# Elements of a state over a chunk's steps if only memory bounds them: 128 MiB in float32.
 MAX_CHUNK_ELEMENTS = 2**25
-"""Elements of a state over a chunk's steps if only memory bounds them: 128 MiB in float32."""
+# What is saved of all steps: the states alone, or one of the others as well.
+ResidualPolicy: TypeAlias = Literal["states", "projected", "preactivations"]
+
+
+class Residuals(NamedTuple):
+    """What the forward pass saves of all steps, leaves (T, *batch, ...)."""
+
+    states: State  # after each step
+    preactivations: list[tuple[Array, ...]] | None = None  # of each matmul; None: recomputed
+    elementwise: Leaves | None = None  # projected leaves that are used elementwise, with these
+    projected: Any = None  # inputs of the recomputation; None: inputs are projected again, too
+
+
+class BackwardOptions(NamedTuple):
+    """How a backward pass runs; values do not depend on the last two."""
+
+    graph: StepGraph
+    reverse: bool  # the direction of the forward pass
+    max_chunk_steps: int
+    adjoint_scan: adjoint.AdjointScan = adjoint.adjoint_scan
+    # Whether the cotangents of the preactivations are written one by one before they are joined:
+    # XLA:CPU joins arrays fast, but not if it computes them on the way.
+    materialize: bool = False
+    # Rows for each column of a weight gradient up to which the operand is written transposed:
+    # XLA:CPU's other matmul routine is faster, except for tall and narrow operands.
+    max_transposed_ratio: int = 0
+
+
+class Cotangents(NamedTuple):
+    """What is accumulated from chunk to chunk."""
+
+    state: Leaves  # of the state before the chunk
+    reset_state: Leaves | None  # of the state that resets put in; None without resets
+    weights: Leaves  # of the recurrent weights, one array per matmul
+    cell: AffineCell  # of all other parameters
+
+
+class Chunk(NamedTuple):
+    """Some steps: their inputs, residuals and output cotangents."""
+
+    inputs: ScanInputs
+    residuals: Residuals
+    d_ys: Array
 
 
 def backward_pass(
     saved: tuple[AffineCell, ScanInputs, State, Residuals],
     cotangents: tuple[State, Array],
-    graph: StepGraph,
-    *,
-    reverse: bool,
-    max_chunk_steps: int,
-    adjoint_scan: AdjointScan = default_adjoint_scan,
-    hints: XlaHints = NO_HINTS,
+    options: BackwardOptions,
 ) -> tuple[AffineCell, ScanInputs, State]:
-    """Cotangents of the cell, the inputs and the first state.
-
-    Args:
-        saved: what was run, and the residuals of the forward pass.
-        cotangents: of the last state and of the outputs.
-        graph: of a step.
-        reverse: the direction of the forward pass.
-        max_chunk_steps: steps of a chunk, at most.
-        adjoint_scan: the scan over a chunk's steps.
-        hints: see there.
-    """
+    """Cotangents of the cell, the inputs and the first state, of those of h_last and ys."""
     cell, inputs, h0, residuals = saved
     d_h_last, d_ys = cotangents
+    graph, reverse = options.graph, options.reverse
     time, dtype = inputs.xs.shape[0], inputs.xs.dtype
     avals = step_avals(cell, inputs, h0)
     reset_state, reset_state_vjp = jax.vjp(lambda cell: reset_state_like(cell, inputs, h0), cell)
@@ -58,19 +91,11 @@ def backward_pass(
     leaves, treedef = jax.tree.flatten(cell)
     params_t = [lax.optimization_barrier(leaf.T) for leaf in leaves]
 
-    def chunk_step(carry: Cotangents, numbered: Any) -> tuple[Cotangents, Array]:
-        (inputs, residuals, d_ys), state_before = numbered
-        return chunk_backward(
-            jax.tree.unflatten(treedef, [leaf.T for leaf in params_t]),
-            graph,
-            weights_t,
-            reset_state,
-            carry,
-            Chunk(inputs, unshard(residuals, materialize=True), d_ys, state_before),
-            reverse=reverse,
-            adjoint_scan=adjoint_scan,
-            hints=hints,
-        )
+    def chunk_step(carry: Cotangents, step: tuple[Chunk, State]) -> tuple[Cotangents, Array]:
+        chunk, state_before = step
+        chunk = chunk._replace(residuals=unshard(chunk.residuals, materialize=True))
+        cell = jax.tree.unflatten(treedef, [leaf.T for leaf in params_t])
+        return _chunk_backward(options, cell, weights_t, reset_state, state_before, carry, chunk)
 
     def zeros_like(tree: Any) -> Any:
         return reshard_like(jax.tree.map(jnp.zeros_like, tree), tree)
@@ -82,14 +107,11 @@ def backward_pass(
         weights=zeros_like(weights),
         cell=zeros_like(cell),
     )
-    chunk_size = divisor_near(time, max_chunk_steps)
+    chunk_size = divisor_near(time, options.max_chunk_steps)
+    before = _states_before_chunks(residuals, h0, time, chunk_size, reverse=reverse)
+    chunks = Chunk(inputs, residuals, d_ys)
     carry, d_xs = scan_chunks(
-        chunk_step,
-        carry,
-        (inputs, residuals, d_ys),
-        chunk_size,
-        reverse=not reverse,
-        per_chunk=_states_before_chunks(residuals, h0, time, chunk_size, reverse=reverse),
+        chunk_step, carry, chunks, chunk_size, reverse=not reverse, per_chunk=before
     )
 
     d_cells = [carry.cell, *weights_vjp(carry.weights)]
@@ -97,14 +119,22 @@ def backward_pass(
         d_reset_state = jax.tree.unflatten(graph.state_treedef, carry.reset_state)
         d_cells += reset_state_vjp(cast_like(d_reset_state, reset_state))
     d_h0 = cast_like(jax.tree.unflatten(graph.state_treedef, carry.state), h0)
-    d_cell = jax.tree.map(lambda *d: sum(d[1:], d[0]), *d_cells)
-    return d_cell, ScanInputs(d_xs, inputs.valid, inputs.resets), d_h0
+    return _add(*d_cells), ScanInputs(d_xs, inputs.valid, inputs.resets), d_h0
 
 
 def weights_of(cell: AffineCell, avals: tuple[State, Any]) -> list[Array]:
     """The weights of every matmul of a step, in order."""
-    trace = run_step(cell, *jax.tree.map(jnp.zeros_like, avals), skip_matmuls=True)
+
+    def no_matmul(operand: Array, weights: Array, addends: Sequence[Any]) -> tuple[Array, ...]:
+        width = weights.shape[-1] // max(1, len(addends))
+        return (jnp.zeros((*operand.shape[:-1], width), operand.dtype),) * len(addends)
+
+    trace = run_step(cell, *jax.tree.map(jnp.zeros_like, avals), affine_fn=no_matmul)
     return [matmul.weights for matmul in trace.matmuls]
+
+
+def _add(*trees: Any) -> Any:
+    return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *trees)
 
 
 def _states_before_chunks(
@@ -129,3 +159,172 @@ def _states_before_chunks(
     if not rest:
         return before_full, h0
     return before_full, jax.tree.map(lambda leaf: leaf[0], states(slice(end - 1, end)))
+
+
+def _chunk_backward(
+    options: BackwardOptions,
+    cell: AffineCell,
+    weights_t: Leaves,
+    reset_state: State,
+    state_before: State,
+    carry: Cotangents,
+    chunk: Chunk,
+) -> tuple[Cotangents, Array]:
+    """Cotangents before a chunk, and those of its inputs (T, *batch, D)."""
+    graph, scan_inputs = options.graph, chunk.inputs
+    dtype, resets = scan_inputs.xs.dtype, scan_inputs.resets
+    compute_cell = cast_params(cell, dtype)
+    previous = _previous_states(state_before, chunk, reset_state, reverse=options.reverse)
+    inputs = _elementwise_inputs(compute_cell, graph, previous, chunk)
+    jacobian = graph.elementwise_jacobian(compute_cell, inputs)
+    if scan_inputs.valid is not None:
+        jacobian = _mask_jacobian(jacobian, scan_inputs.valid, inputs[: graph.num_states])
+    d_cell_outputs, d_from_outputs = _output_vjp(cell, graph, chunk)
+    matmuls = range(len(graph.num_splits))
+    slots_of = list(map(graph.preactivation_slots, matmuls))
+    states_only = [{i: row[i] for i in row if i < graph.num_states} for row in jacobian]
+    stacked = [_stack_jacobian(jacobian, slots) for slots in slots_of]
+    recurrence = adjoint.AdjointRecurrence(stacked, states_only, d_from_outputs, resets)
+    (d_state, d_reset_state), d_outputs = options.adjoint_scan(
+        graph, weights_t, recurrence, (carry.state, carry.reset_state), reverse=not options.reverse
+    )
+
+    # From here on time and batch are one axis: XLA lays out a matmul that contracts two badly.
+    d_joined = [adjoint.preactivation_cotangent(row, d_outputs) for row in stacked]
+    d_joined = _flatten_time_batch(d_joined)
+    operands = _flatten_time_batch(graph.elementwise(compute_cell, inputs)[1])
+    d_weights = [
+        total + _weight_gradient(operand.astype(dtype), d.astype(dtype), options)
+        for total, operand, d in zip(carry.weights, operands, d_joined, strict=True)
+    ]
+
+    def cotangents_of(slots: Sequence[int]) -> Leaves:
+        d_inputs = [adjoint.cotangent_of_input(jacobian, d_outputs, slot) for slot in slots]
+        return _flatten_time_batch(d_inputs)
+
+    def split(joined: Leaves, axis: int) -> Leaves:
+        pieces = zip(joined, graph.num_splits, strict=True)
+        return [piece for d, splits in pieces for piece in jnp.split(d, splits, axis)]
+
+    d_elementwise = cotangents_of(graph.elementwise_slots)
+    if options.materialize:
+        d_preactivations = cotangents_of([slot for slots in slots_of for slot in slots])
+        written = lax.optimization_barrier((d_preactivations, d_elementwise))
+        d_preactivations, d_elementwise = written
+    else:
+        d_preactivations = split(d_joined, -1)
+    d_biases = split([jnp.sum(d, axis=0) for d in d_joined], 0)
+    flat_inputs = _flatten_time_batch(inputs)
+
+    def read(cell: AffineCell, xs: Array) -> tuple[list[Array | None], Leaves]:
+        """What a step takes of parameters and inputs: addends, and leaves used elementwise."""
+        compute_cell = cast_params(cell, dtype)
+        projected = compute_cell.project(xs)
+        trace = graph.replay(compute_cell, flat_inputs, projected)
+        addends = [addend for matmul in trace.matmuls for addend in matmul.addends]
+        for index, addend in enumerate(addends):
+            if addend is not None and addend.ndim > 1:
+                shape = flat_inputs[graph.num_states + index].shape
+                addends[index] = jnp.broadcast_to(addend, shape)
+        return addends, graph.select_elementwise(projected)
+
+    # The cotangent of a preactivation is that of its addend, too; of a vector its sum over rows.
+    (addends, _), vjp = jax.vjp(read, cell, _flatten_time_batch(scan_inputs.xs))
+    d_addends = [
+        None if addend is None else d_bias if addend.ndim == 1 else d
+        for addend, d, d_bias in zip(addends, d_preactivations, d_biases, strict=True)
+    ]
+    d_cell_inputs, d_xs = vjp((d_addends, d_elementwise))
+    d_cell = _add(carry.cell, d_cell_inputs, d_cell_outputs)
+    d_xs = d_xs.reshape(scan_inputs.xs.shape)
+    return Cotangents(d_state, d_reset_state, d_weights, d_cell), d_xs
+
+
+def _previous_states(before: State, chunk: Chunk, reset_state: State, *, reverse: bool) -> State:
+    """The state that each step reads, from the one before all and those after each."""
+
+    def shift(before: Array, states: Array) -> Array:
+        if reverse:
+            return jnp.concatenate([states[1:], before[None]])
+        return jnp.concatenate([before[None], states[:-1]])
+
+    previous = jax.tree.map(shift, before, chunk.residuals.states)
+    if chunk.inputs.resets is not None:
+        everywhere = jax.tree.map(lambda r, h: jnp.broadcast_to(r, h.shape), reset_state, previous)
+        previous = tree_where(chunk.inputs.resets, everywhere, previous)
+    return promote_state(previous, chunk.inputs.xs.dtype)
+
+
+def _elementwise_inputs(
+    compute_cell: AffineCell, graph: StepGraph, previous: State, chunk: Chunk
+) -> Leaves:
+    """The inputs of the cell's elementwise part, see :class:`StepGraph`."""
+    _, preactivations, elementwise, projected = chunk.residuals
+    if preactivations is None or elementwise is None:
+        if projected is None:
+            projected = compute_cell.project(chunk.inputs.xs)
+        recomputed = run_step(compute_cell, previous, projected)
+        preactivations = [matmul.preactivations for matmul in recomputed.matmuls]
+        elementwise = graph.select_elementwise(projected)
+    return [*jax.tree.leaves(previous), *jax.tree.leaves(preactivations), *elementwise]
+
+
+def _output_vjp(
+    cell: AffineCell, graph: StepGraph, chunk: Chunk
+) -> tuple[AffineCell, dict[int, Array]]:
+    """Cotangents of the cell and of the states that come from the steps' own outputs."""
+    valid, dtype = chunk.inputs.valid, chunk.inputs.xs.dtype
+
+    def outputs(cell: AffineCell, states: State) -> Array:
+        return mask_outputs(cell.output(states), valid, dtype)
+
+    d_cell, d_states = jax.vjp(outputs, cell, chunk.residuals.states)[1](chunk.d_ys)
+    leaves = jax.tree.leaves(d_states)
+    return d_cell, {
+        leaf: leaves[leaf].astype(accum_dtype(dtype)) for leaf in sorted(graph.output_state_leaves)
+    }
+
+
+def _weight_gradient(operand: Array, d_preactivations: Array, options: BackwardOptions) -> Array:
+    """``operand^T @ d_preactivations``, accumulated in float32 at least."""
+    operand_t, (rows, columns) = operand.T, d_preactivations.shape
+    if is_static_shape((rows, columns)) and 0 < rows <= options.max_transposed_ratio * columns:
+        operand_t = lax.optimization_barrier(operand_t)
+    out = accum_dtype(operand.dtype)
+    return jnp.matmul(operand_t, d_preactivations, preferred_element_type=out)
+
+
+def _flatten_time_batch(tree: Any) -> Any:
+    """All axes but the last as one: (T, *batch, H) -> (rows, H)."""
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, leaf.shape[-1]), tree)
+
+
+def _stack_jacobian(jacobian: adjoint.ElementwiseJacobian, slots: range) -> dict[int, Array]:
+    """By output, its derivatives with respect to a matmul's preactivations, (T, *batch, k, H).
+
+    One array and not k: the scan multiplies it in one kernel.
+    """
+    stacked = {}
+    for output, row in enumerate(jacobian):
+        if any(slot in row for slot in slots):
+            zeros = jnp.zeros_like(next(iter(row.values())))
+            stacked[output] = jnp.stack([row.get(slot, zeros) for slot in slots], axis=-2)
+    return stacked
+
+
+def _mask_jacobian(
+    jacobian: adjoint.ElementwiseJacobian, valid: Array, states: Leaves
+) -> adjoint.ElementwiseJacobian:
+    """The derivatives, those of the identity at steps that are not valid."""
+
+    def where_valid(d: Array, otherwise: Array) -> Array:
+        return jnp.where(broadcast_mask(valid, d), d, otherwise)
+
+    masked = []
+    for output, row in enumerate(jacobian):
+        if output < len(states):
+            row = {slot: where_valid(d, jnp.zeros_like(d)) for slot, d in row.items()}
+            own = row.get(output, jnp.zeros_like(states[output]))
+            row[output] = where_valid(own, jnp.ones_like(own))
+        masked.append(row)
+    return masked

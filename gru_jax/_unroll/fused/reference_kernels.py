@@ -5,9 +5,9 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from gru_jax._unroll.fused.interface import BackwardArgs, ForwardArgs, FusedKernels, Gates
+from gru_jax._unroll.fused.interface import BackwardArgs, ForwardArgs, FusedKernels
 from gru_jax._unroll.masking import tree_where
-from gru_jax.cells.gru import gru_step_reset_after
+from gru_jax.cells.gru import Gates, gru_step_reset_after
 from gru_jax.cells.linear import affine, dot
 from gru_jax.typing import Array, DType
 

@@ -1,9 +1,7 @@
 """A GRU run by a device's fused kernels, which hold the weights for a whole sequence.
 
-The kernels contain the sequential part alone. Everything that can be computed for all steps at once
-is computed outside them: the input projection before the forward kernel, the Jacobians before the
-backward kernel, and the gradients of parameters and inputs after it. The backward pass recomputes
-the gates from the states, which are the only residuals.
+The kernels contain the sequential part alone; what can be computed for all steps at once is
+computed outside them. The backward pass recomputes the gates from the states, the only residuals.
 """
 
 import functools
@@ -15,33 +13,29 @@ import jax.numpy as jnp
 from gru_jax._autodiff.custom_vjp import custom_vjp_with_jvp
 from gru_jax._autodiff.step_graph import StepGraph
 from gru_jax._unroll import reference
-from gru_jax._unroll.backward.adjoint_scan import AdjointCarry, AdjointRecurrence, AdjointResult
-from gru_jax._unroll.backward.backward_pass import MAX_CHUNK_ELEMENTS, backward_pass
-from gru_jax._unroll.backward.residuals import Leaves, Residuals
+from gru_jax._unroll.backward import adjoint_scan as adjoint
+from gru_jax._unroll.backward import backward_pass as backward
 from gru_jax._unroll.call_spec import CallSpec
-from gru_jax._unroll.carry import reset_state_like
+from gru_jax._unroll.carry import pvary_to_common_axes, reset_state_like
 from gru_jax._unroll.fused.interface import BackwardArgs, ForwardArgs, FusedKernels
 from gru_jax._unroll.masking import ScanInputs, broadcast_mask, mask_outputs
-from gru_jax._unroll.sharding import pvary_to_common_axes
 from gru_jax.cells.base import AffineCell
 from gru_jax.cells.gru import GRUParams
 from gru_jax.cells.linear import dot
 from gru_jax.cells.precision import cast_params
 from gru_jax.typing import Array, DType
 
-Saved = tuple[GRUParams, ScanInputs, Array, Residuals]
+Saved = tuple[GRUParams, ScanInputs, Array, backward.Residuals]
 
+# Platforms whose kernels have run on a device. Others are used only when requested explicitly.
 VERIFIED_PLATFORMS: tuple[str, ...] = ("gpu",)
-"""Platforms whose kernels have run on a device. Others are used only when requested explicitly."""
-
+# Values of jax.default_matmul_precision that permit float32 matmuls in bfloat16.
 BF16_MATMUL_PRECISIONS = ("bfloat16", "BF16_BF16_F32")
-"""Values of ``jax.default_matmul_precision`` that permit float32 matmuls in bfloat16."""
 
 
 def unsupported_reasons(spec: CallSpec) -> list[str]:
     """Every reason why no device's kernels support a call; empty if some may."""
-    reasons = []
-    cell = spec.cell
+    reasons, cell = [], spec.cell
     if type(cell) is not GRUParams:
         reasons.append(f'it supports only GRUParams with reset="after", got {type(cell).__name__}')
     elif cell.reset != "after":
@@ -77,16 +71,11 @@ def run(
     kernels: FusedKernels,
     matmul_dtype: DType = jnp.bfloat16,
 ) -> tuple[Array, Array]:
-    """Runs a GRU over time.
+    """Runs a GRU with ``reset="after"`` over time.
 
-    Args:
-        spec: of the call.
-        cell: with ``reset="after"``.
-        inputs: any number of batch axes.
-        h0: (*batch, H), float32 (float64 in tests).
-        reverse: the direction.
-        kernels: see :func:`~gru_jax._unroll.fused.transforms.with_transform_rules`.
-        matmul_dtype: the dtype of the operands of the kernels' matmuls.
+    ``h0`` is float32 (float64 in tests). For ``kernels`` see
+    :func:`~gru_jax._unroll.fused.transforms.with_transform_rules`; ``matmul_dtype`` is of the
+    operands of their matmuls.
     """
     time, *batch_shape, _ = inputs.xs.shape
     if not time or not math.prod(batch_shape):
@@ -121,20 +110,16 @@ def run(
         cell: GRUParams, inputs: ScanInputs, h0: Array
     ) -> tuple[tuple[Array, Array], Saved]:
         outputs, states = run_kernel(cell, inputs, h0, h0.dtype)
-        return outputs, (cell, inputs, h0, Residuals(states))
+        return outputs, (cell, inputs, h0, backward.Residuals(states))
 
     def pullback(
         saved: Saved, cotangents: tuple[Array, Array]
     ) -> tuple[AffineCell, ScanInputs, Array]:
         assert isinstance(spec.step_graph, StepGraph), "a GRU keeps the rule of AffineCell"
-        return backward_pass(
-            saved,
-            cotangents,
-            spec.step_graph,
-            reverse=reverse,
-            max_chunk_steps=max(1, MAX_CHUNK_ELEMENTS // h0.size),
-            adjoint_scan=functools.partial(_adjoint_scan, kernels, matmul_dtype),
-        )
+        max_chunk_steps = max(1, backward.MAX_CHUNK_ELEMENTS // h0.size)
+        scan = functools.partial(_adjoint_scan, kernels, matmul_dtype)
+        options = backward.BackwardOptions(spec.step_graph, reverse, max_chunk_steps, scan)
+        return backward.backward_pass(saved, cotangents, options)
 
     h_last, ys = custom_vjp_with_jvp(function, forward, pullback)(cell, inputs, h0)
     return h_last.reshape(*batch_shape, -1), ys.reshape(time, *batch_shape, -1)
@@ -161,27 +146,28 @@ def _adjoint_scan(
     kernels: FusedKernels,
     matmul_dtype: DType,
     graph: StepGraph,
-    weights_t: Leaves,
-    recurrence: AdjointRecurrence,
-    carry: AdjointCarry,
+    weights_t: adjoint.Leaves,
+    recurrence: adjoint.AdjointRecurrence,
+    carry: adjoint.AdjointCarry,
     *,
     reverse: bool,
-) -> AdjointResult:
+) -> adjoint.AdjointResult:
     """An ``AdjointScan`` by the kernel: a GRU has one state leaf, and one matmul in its step."""
     del graph
     w_h_t = weights_t[0].astype(matmul_dtype)
-    (by_output,), (by_leaf,) = recurrence.preactivation_jacobian, recurrence.state_jacobian
-    gate_jacobian, state_jacobian, resets = by_output[0], by_leaf[0], recurrence.resets
-    d_ys, ((d_h_last,), d_reset_state) = recurrence.d_from_outputs[0], carry
+    (by_output,), (by_leaf,), d_from_outputs, resets = recurrence
+    gate_jacobian, state_jacobian = by_output[0], by_leaf[0]
+    (d_h_last,), d_reset_state = carry
+
     # A step that resets passes nothing on to the state before it.
-    masked_gate, masked_state = gate_jacobian, state_jacobian
-    if resets is not None:
-        masked_gate, masked_state = (
-            jnp.where(broadcast_mask(resets, jacobian), jnp.zeros_like(jacobian), jacobian)
-            for jacobian in (gate_jacobian, state_jacobian)
-        )
-    r, z, n = jnp.moveaxis(masked_gate.astype(w_h_t.dtype), -2, 0)
-    args = BackwardArgs(d_ys, masked_state, (r, z, n), w_h_t, d_h_last)
+    def unless_reset(jacobian: Array) -> Array:
+        if resets is None:
+            return jacobian
+        return jnp.where(broadcast_mask(resets, jacobian), jnp.zeros_like(jacobian), jacobian)
+
+    r, z, n = jnp.moveaxis(unless_reset(gate_jacobian).astype(w_h_t.dtype), -2, 0)
+    masked_state = unless_reset(state_jacobian)
+    args = BackwardArgs(d_from_outputs[0], masked_state, (r, z, n), w_h_t, d_h_last)
     d, d_h0 = kernels.backward(args, reverse=reverse)
     if d_reset_state is not None and resets is not None:
         d_preactivations = (gate_jacobian * d[..., None, :]).reshape(*d.shape[:-1], -1)

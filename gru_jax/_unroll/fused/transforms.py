@@ -1,6 +1,5 @@
 """JVP, vmap and lowering rules for a device's kernels."""
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -10,19 +9,14 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
-from gru_jax._unroll.fused.interface import (
-    BACKWARD_BATCH_AXES,
-    FORWARD_BATCH_AXES,
-    BackwardArgs,
-    ForwardArgs,
-    FusedKernels,
-)
+from gru_jax._unroll.fused import interface
+from gru_jax._unroll.fused.interface import FusedKernels
 from gru_jax._unroll.fused.reference_kernels import REFERENCE_KERNELS
 from gru_jax._unroll.log import log_once
 from gru_jax._unroll.transform_rules import Function, vmap_reference, with_reference_jvp
 from gru_jax.typing import Array
 
-KernelArgs = ForwardArgs | BackwardArgs
+KernelArgs = interface.ForwardArgs | interface.BackwardArgs
 
 
 def with_transform_rules(kernels: FusedKernels, platform: str | None = None) -> FusedKernels:
@@ -47,8 +41,8 @@ def with_transform_rules(kernels: FusedKernels, platform: str | None = None) -> 
         return call
 
     return FusedKernels(
-        wrap(kernels.forward, REFERENCE_KERNELS.forward, FORWARD_BATCH_AXES),
-        wrap(kernels.backward, REFERENCE_KERNELS.backward, BACKWARD_BATCH_AXES),
+        wrap(kernels.forward, REFERENCE_KERNELS.forward, interface.FORWARD_BATCH_AXES),
+        wrap(kernels.backward, REFERENCE_KERNELS.backward, interface.BACKWARD_BATCH_AXES),
     )
 
 
@@ -76,14 +70,11 @@ def _with_vmap_rule(kernel: Function, reference: Function, batch_axes: Sequence[
             array = array.reshape(*array.shape[:axis], size, -1, *array.shape[axis + 1 :])
             return jnp.moveaxis(array, axis, 0)
 
-        per_step, last = function(
-            type(args)._make(
-                field
-                if axis is None
-                else jax.tree.map(functools.partial(join, axis), field, mapped)
-                for field, mapped, axis in fields
-            )
-        )
+        joined = [
+            field if axis is None else jax.tree.map(functools.partial(join, axis), field, mapped)
+            for field, mapped, axis in fields
+        ]
+        per_step, last = function(type(args)._make(joined))
         return (split(1, per_step), split(0, last)), (True, True)
 
     return function
@@ -98,25 +89,19 @@ def _lower_only_for(platform: str, kernel: Function, reference: Function) -> Fun
 
     def call(args: KernelArgs) -> Any:
         leaves, structure = jax.tree.flatten(args)
-        select = _PlatformSelect(
-            platform, _flat_fn(kernel, structure), _flat_fn(reference, structure)
+
+        def flat(function: Function) -> Function:
+            return lambda *leaves: list(function(jax.tree.unflatten(structure, leaves)))
+
+        select = functools.partial(
+            _platform_select_p.bind,
+            platform=platform,
+            kernel=flat(kernel),
+            reference=flat(reference),
         )
-        return tuple(jax.jit(functools.partial(_platform_select_p.bind, select=select))(*leaves))
+        return tuple(jax.jit(select)(*leaves))
 
     return call
-
-
-def _flat_fn(function: Function, structure: Any) -> Function:
-    return lambda *leaves: list(function(jax.tree.unflatten(structure, leaves)))
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _PlatformSelect:
-    """Two functions of the same arrays, of which a program contains one."""
-
-    platform: str
-    kernel: Function
-    reference: Function
 
 
 _platform_select_p = Primitive("platform_select")
@@ -124,22 +109,26 @@ _platform_select_p.multiple_results = True
 
 
 @_platform_select_p.def_impl
-def _run_eagerly(*arguments: Array, select: _PlatformSelect) -> list[Array]:
+def _run_eagerly(*arguments: Array, reference: Function, **_: Any) -> list[Array]:
     # Reached under jax.disable_jit only, which is for debugging: no program exists, and the
     # reference can be stepped through.
-    return select.reference(*arguments)
+    return reference(*arguments)
 
 
 @_platform_select_p.def_abstract_eval
-def _abstract_eval(*avals: Any, select: _PlatformSelect) -> list[Any]:
-    return list(jax.make_jaxpr(select.reference)(*avals).out_avals)
+def _abstract_eval(*avals: Any, reference: Function, **_: Any) -> list[Any]:
+    return list(jax.make_jaxpr(reference)(*avals).out_avals)
 
 
 def _lower(
-    context: mlir.LoweringRuleContext, *arguments: Any, select: _PlatformSelect
+    context: mlir.LoweringRuleContext,
+    *arguments: Any,
+    platform: str,
+    kernel: Function,
+    reference: Function,
 ) -> Sequence[Any]:
-    is_only_platform = tuple(context.module_context.platforms) == (select.platform,)
-    function = select.kernel if is_only_platform else select.reference
+    is_only_platform = tuple(context.module_context.platforms) == (platform,)
+    function = kernel if is_only_platform else reference
     return mlir.lower_fun(function, multiple_results=True)(context, *arguments)
 
 

@@ -1,16 +1,10 @@
 """Scans over shards of a batch that XLA:CPU runs concurrently, one on each core.
 
-One loop keeps one core busy if its matmuls are small: each step waits for the last, and a matmul of
-32 rows is not worth splitting. Loops over shards of the batch do not wait for each other. But
 XLA:CPU runs two while-loops concurrently only if their buffers do not alias, and by default it
 assigns the loops' temporaries to the same buffer. This module therefore puts every intermediate
-that XLA materialises into the loop carry, so that each loop owns its buffers, as it does for its
-outputs.
-
-Three XLA passes would undo this: dead-code elimination, common-subexpression elimination and copy
-insertion. Opaque zeros (:func:`_opaque_zero`), which XLA cannot fold, defeat them.
-
-If none of this helps, the loops give the same values one after another.
+that XLA materialises into the loop carry, so that each loop owns its buffers. Opaque zeros, which
+XLA cannot fold, keep its passes from undoing this. ``docs/design/concurrent-scan.md`` has the
+passes. If none of this helps, the loops give the same values one after another.
 """
 
 import functools
@@ -36,66 +30,46 @@ _EXPENSIVE_OPS |= {"sqrt"}
 
 
 class ShardedScan(NamedTuple):
-    """The result of a concurrent scan.
+    """The result of a concurrent scan."""
 
-    Attributes:
-        last: the carry after the last step, (batch, ...).
-        ys: of all steps, leaves :class:`Sharded`.
-        done: a zero that depends on all loops. Whoever reads ``ys`` should also read an array that
-            :func:`add_dependency` made depend on it. Otherwise XLA takes the buffers of a finished
-            loop for the initial values of the next one, which then waits for it.
-    """
-
-    last: Any
-    ys: Any
+    last: Any  # the carry after the last step, (batch, ...)
+    ys: Any  # of all steps, leaves Sharded
+    # A zero that depends on all loops. Whoever reads ys should also read an array that
+    # add_dependency made depend on it. Otherwise XLA takes the buffers of a finished loop for the
+    # initial values of the next one, which then waits for it.
     done: Array
 
 
 def concurrent_scan(
-    body: Callable[[Any, Any, Any], tuple[Any, Any]],
-    consts: Any,
-    init: Any,
-    xs: Any,
-    *,
-    shards: Shards,
-    reverse: bool,
+    body: Callable[..., Any], consts: Any, init: Any, xs: Any, *, shards: Shards, reverse: bool
 ) -> ShardedScan:
     """``lax.scan`` of ``body(consts, carry, x)``, of all shards of the batch concurrently.
 
-    Under ``vmap`` and forward mode it is one ``lax.scan``.
-
-    Args:
-        body: takes and returns arrays (rows, ...), for any number of rows.
-        consts: the same for all steps and shards.
-        init: the first carry, leaves (batch, ...).
-        xs: one step or more, leaves (T, batch, ...); the first array is floating.
-        shards: the batch's rows.
-        reverse: whether the last step comes first.
+    Under ``vmap`` and forward mode it is one ``lax.scan``. The body takes and returns arrays
+    (rows, ...), for any number of rows. There is a step at least; the first input is floating.
     """
 
     def concurrent(consts: Any, init: Any, xs: Any) -> ShardedScan:
         # It is traced once for all shards of a size.
         run = jax.jit(functools.partial(_run, functools.partial(body, consts), reverse=reverse))
-        ends, owned = zip(
-            *(run(slice_batch(init, rows), xs, jnp.int32(rows.start)) for rows in shards),
-            strict=True,
-        )
+        loops = [run(slice_batch(init, rows), xs, jnp.int32(rows.start)) for rows in shards]
+        ends, owned = zip(*loops, strict=True)
         done = _compute_once(_opaque_zero(owned)).astype(jnp.int32)
         time = jax.tree.leaves(xs)[0].shape[0]
         last_index = _index(time - 1, time, reverse) + done
-        carries, ys = zip(
-            *jax.tree.map(lambda leaf: leaf.reshape(time, -1, *leaf.shape[1:]), ends), strict=True
-        )
+        ends = jax.tree.map(lambda leaf: leaf.reshape(time, -1, *leaf.shape[1:]), ends)
+        carries, ys = zip(*ends, strict=True)
         lasts = jax.tree.map(lambda leaf: leaf[last_index], carries)
         last = jax.tree.map(lambda *rows: jnp.concatenate(rows), *lasts)
         return ShardedScan(last, jax.tree.map(lambda *leaves: Sharded(list(leaves)), *ys), done)
 
     def plain(consts: Any, init: Any, xs: Any) -> ShardedScan:
         last, ys = lax_scan(body, consts, init, xs, reverse=reverse)
-        ys = jax.tree.map(
-            lambda leaf: Sharded([slice_batch(leaf, rows, axis=1) for rows in shards]), ys
-        )
-        return ShardedScan(last, ys, jnp.int32(0))
+
+        def split(leaf: Array) -> Sharded:
+            return Sharded([slice_batch(leaf, rows, axis=1) for rows in shards])
+
+        return ShardedScan(last, jax.tree.map(split, ys), jnp.int32(0))
 
     return with_reference_fallback(concurrent, plain)(consts, init, xs)
 
@@ -116,31 +90,19 @@ def add_dependency(tree: TreeT, zero: Array) -> TreeT:
 
 
 class _Carry(NamedTuple):
-    """The buffers that a loop owns.
+    """The buffers that a loop owns."""
 
-    Attributes:
-        keep_going: whether there is another step.
-        iteration: the number of that step, in the order of reading.
-        state: the carry of the scan before that step.
-        out_buffers: distinct carries and outputs of all steps, (T * rows, ...). An array that is
-            written in place is read without a copy only if no reshape stands between.
-        scratch_buffers: intermediates of the last step.
-    """
-
-    keep_going: Array
-    iteration: Array
-    state: Any
+    keep_going: Array  # whether there is another step
+    iteration: Array  # the number of that step, in the order of reading
+    state: Any  # the carry of the scan before that step
+    # Distinct carries and outputs of all steps, (T * rows, ...). An array that is written in place
+    # is read without a copy only if no reshape stands between.
     out_buffers: Leaves
-    scratch_buffers: Leaves
+    scratch_buffers: Leaves  # intermediates of the last step
 
 
 def _run(
-    body: Callable[[Any, Any], tuple[Any, Any]],
-    state: Any,
-    xs: Any,
-    start: Array,
-    *,
-    reverse: bool,
+    body: Callable[..., Any], state: Any, xs: Any, start: Array, *, reverse: bool
 ) -> tuple[tuple[Any, Any], Any]:
     """One loop: carries and outputs of all steps, and the buffers it owns until all loops end.
 
@@ -150,7 +112,12 @@ def _run(
     rows, time = (jax.tree.leaves(tree)[0].shape[0] for tree in (state, xs))
 
     def read(index: Array) -> Any:
-        return _read(xs, index, start, rows)
+        def read_leaf(leaf: Array) -> Array:
+            at = (index, start, *[jnp.int32(0)] * (leaf.ndim - 2))
+            sizes = (1, rows, *leaf.shape[2:])
+            return lax.dynamic_slice(leaf, at, sizes, allow_negative_indices=False)[0]
+
+        return jax.tree.map(read_leaf, xs)
 
     # Whatever initialises a loop depends on a scalar of its own. What is left to do once that is
     # known exceeds what the runtime leaves to one thread: it splits the work, and so the loops. The
@@ -165,42 +132,37 @@ def _run(
     def advance(carry: _Carry) -> _Carry:
         at = _index(carry.iteration, time, reverse)
         new, scratch = step.run(carry.state, read(at))
-        buffers = [
-            _write_row(buffer, leaf, at=at)
-            for buffer, leaf in zip(carry.out_buffers, new, strict=True)
-        ]
+
+        def write(buffer: Array, leaf: Array) -> Array:
+            first = at * leaf.shape[0]
+            return lax.dynamic_update_slice_in_dim(
+                buffer, leaf, first, axis=0, allow_negative_indices=False
+            )
+
+        buffers = list(map(write, carry.out_buffers, new))
         # The next step's state is read over this one's, and only once all has been written.
         iteration = carry.iteration + 1 + _opaque_zero(buffers)
-        at = _index(iteration - 1, time, reverse)
-        rows_of = functools.partial(_read_row, at=at)
-        state = jax.tree.map(rows_of, step.unflatten(buffers)[0], step.unflatten(new)[0])
+        written = _index(iteration - 1, time, reverse)
+
+        def read_back(buffer: Array, leaf: Array) -> Array:
+            rows = leaf.shape[0]
+            return lax.dynamic_slice_in_dim(
+                buffer, written * rows, rows, allow_negative_indices=False
+            )
+
+        state = jax.tree.map(read_back, step.unflatten(buffers)[0], step.unflatten(new)[0])
         return _Carry(iteration < time, iteration, state, buffers, scratch)
 
     # Buffers of one shape are copies of one, which needs no kernel of its own, but not shared.
     def filled(leaf: Any, copies: int = 1) -> Array:
         return jnp.full((copies * leaf.shape[0], *leaf.shape[1:]), opaque_scalar.astype(leaf.dtype))
 
-    begin = _Carry(
-        keep_going=zero == 0,
-        iteration=zero,
-        state=add_dependency(state, zero),
-        out_buffers=[filled(aval, time) for aval in step.out_avals],
-        scratch_buffers=list(map(filled, step.scratch_avals)),
-    )
+    out_buffers = [filled(aval, time) for aval in step.out_avals]
+    scratch_buffers = list(map(filled, step.scratch_avals))
+    begin = _Carry(zero == 0, zero, add_dependency(state, zero), out_buffers, scratch_buffers)
     end = lax.while_loop(lambda carry: carry.keep_going, advance, begin)
     owned = (opaque_scalar, state, end.state, end.out_buffers, end.scratch_buffers)
     return step.unflatten(end.out_buffers), owned
-
-
-def _read(xs: Any, index: Array, start: Array, rows: int) -> Any:
-    """A shard's rows of one step."""
-
-    def of(leaf: Array) -> Array:
-        at = (index, start, *[jnp.int32(0)] * (leaf.ndim - 2))
-        sizes = (1, rows, *leaf.shape[2:])
-        return lax.dynamic_slice(leaf, at, sizes, allow_negative_indices=False)[0]
-
-    return jax.tree.map(of, xs)
 
 
 def _index(iteration: Any, time: int, reverse: bool) -> Any:
@@ -222,31 +184,13 @@ def _compute_once(scalar: Array) -> Array:
     return jnp.tanh(scalar.astype(jnp.float32))
 
 
-def _read_row(buffer: Array, like: Array, *, at: Array) -> Array:
-    """What :func:`_write_row` has written."""
-    rows = like.shape[0]
-    return lax.dynamic_slice_in_dim(buffer, at * rows, rows, allow_negative_indices=False)
-
-
-def _write_row(buffer: Array, leaf: Array, *, at: Array) -> Array:
-    return lax.dynamic_update_slice_in_dim(
-        buffer, leaf, at * leaf.shape[0], axis=0, allow_negative_indices=False
-    )
-
-
 class _Step(NamedTuple):
-    """A scan's body, opened up.
+    """A scan's body, opened up."""
 
-    Attributes:
-        run: ``(carry, x) -> (distinct leaves of carry and outputs, intermediates)``.
-        out_avals, scratch_avals: types of both.
-        unflatten: distinct leaves as ``(carry, outputs)``.
-    """
-
-    run: Callable[[Any, Any], tuple[Leaves, Leaves]]
-    out_avals: list[Any]
-    scratch_avals: list[Any]
-    unflatten: Callable[[Leaves], tuple[Any, Any]]
+    run: Callable[[Any, Any], tuple[Leaves, Leaves]]  # (carry, x) -> distinct leaves, scratch
+    out_avals: list[Any]  # types of the distinct leaves of carry and outputs
+    scratch_avals: list[Any]  # types of the intermediates
+    unflatten: Callable[[Leaves], tuple[Any, Any]]  # distinct leaves as (carry, outputs)
 
 
 def _expose_intermediates(body: Callable[..., Any], state: Any, x: Any) -> _Step:
@@ -257,9 +201,8 @@ def _expose_intermediates(body: Callable[..., Any], state: Any, x: Any) -> _Step
     distinct = list({id(atom): atom for atom in jaxpr.outvars}.values())
     owned_elsewhere = {*jaxpr.constvars, *jaxpr.invars[: len(jax.tree.leaves(state))]}
     scratch = [var for var in _materialized_vars(jaxpr) if var not in owned_elsewhere]
-    wider = jaxpr.replace(
-        outvars=[*distinct, *scratch], debug_info=jaxpr.debug_info.with_unknown_names()
-    )
+    names = jaxpr.debug_info.with_unknown_names()
+    wider = jaxpr.replace(outvars=[*distinct, *scratch], debug_info=names)
     evaluate = jaxpr_as_fun(closed.replace(jaxpr=wider))
 
     def run(state: Any, x: Any) -> tuple[Leaves, Leaves]:
@@ -299,8 +242,5 @@ def _variables(atoms: Iterable[Any]) -> list[Var]:
 
 
 def _contains(equation: JaxprEqn, names: Collection[str]) -> bool:
-    return equation.primitive.name in names or any(
-        _contains(inner, names)
-        for jaxpr in jaxprs_in_params(equation.params)
-        for inner in jaxpr.eqns
-    )
+    within = [inner for jaxpr in jaxprs_in_params(equation.params) for inner in jaxpr.eqns]
+    return equation.primitive.name in names or any(_contains(inner, names) for inner in within)

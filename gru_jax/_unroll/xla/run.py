@@ -1,15 +1,7 @@
 """The implementation ``"xla"``: a loop with a custom derivative, fast where XLA compiles loops.
 
-What the autodiff of a scan costs, and what is done instead:
-
-- It adds up the weights' gradients in the loop. Here the loop finds the gradients of the states
-  only; those of the weights are matmuls over many steps at once.
-- It differentiates the gates step by step. Here that is done for many steps at once, outside of
-  the loop, which is then linear in the states' gradients.
-- It saves a dozen arrays as large as all states. Here the preactivations are saved, or the
-  projected inputs, or the states alone, by what memory costs, and the backward pass runs in chunks
-  that fit in a cache.
-- A loop keeps one core busy. On a CPU, shards of a large batch run concurrently.
+The loop finds the gradients of the states only; all else is computed for many steps at once,
+outside of it. ``README.md`` of the package above has the derivation.
 """
 
 import functools
@@ -20,24 +12,22 @@ import jax
 import jax.numpy as jnp
 
 from gru_jax._autodiff.custom_vjp import custom_vjp_with_jvp
-from gru_jax._autodiff.step_graph import StepGraph
-from gru_jax._unroll.backward.adjoint_scan import adjoint_scan
-from gru_jax._unroll.backward.backward_pass import backward_pass
-from gru_jax._unroll.backward.chunk import XlaHints
-from gru_jax._unroll.backward.residuals import Residuals
+from gru_jax._autodiff.step_graph import StepGraph, run_step
+from gru_jax._unroll import reference
+from gru_jax._unroll.backward import backward_pass as backward
+from gru_jax._unroll.backward.adjoint_scan import ScanFn, adjoint_scan, lax_scan
+from gru_jax._unroll.backward.backward_pass import BackwardOptions, Residuals
 from gru_jax._unroll.call_spec import CallSpec
-from gru_jax._unroll.carry import batch_shape_of, step_avals
-from gru_jax._unroll.chunks import divisor_near
-from gru_jax._unroll.masking import ScanInputs, mask_outputs
-from gru_jax._unroll.reference import scan_steps
-from gru_jax._unroll.remat import run_in_chunks
-from gru_jax._unroll.sharding import pvary_to_common_axes
+from gru_jax._unroll.carry import batch_shape_of, pvary_to_common_axes, reset_state_like, step_avals
+from gru_jax._unroll.chunks import divisor_near, run_in_chunks
+from gru_jax._unroll.masking import ScanInputs, mask_outputs, tree_where
 from gru_jax._unroll.shards import Shards, unshard
 from gru_jax._unroll.xla.concurrent_scan import add_dependency, concurrent_scan, concurrent_scan_fn
-from gru_jax._unroll.xla.forward import forward_scan
 from gru_jax._unroll.xla.schedule import UNSHARDED, Schedule, Sizes, schedule, schedule_any_size
 from gru_jax._unroll.xla.tuning import tuning_for
 from gru_jax.cells.base import AffineCell
+from gru_jax.cells.linear import affine
+from gru_jax.cells.precision import cast_like, cast_params, promote_state
 from gru_jax.typing import Array, State
 
 Saved = tuple[AffineCell, ScanInputs, State, Residuals]
@@ -58,20 +48,20 @@ def run(
 ) -> tuple[State, Array]:
     """Runs ``cell`` over time."""
     if not inputs.xs.shape[0]:
-        return scan_steps(cell, inputs, h0, reverse=reverse, recompute=spec.remat.recompute)
+        return reference.run(spec, cell, inputs, h0, reverse=reverse)
     cell, inputs, h0 = pvary_to_common_axes((cell, inputs, h0))
     graph, tuning = spec.step_graph, tuning_for(spec.platform)
     assert isinstance(graph, StepGraph), "unsupported otherwise"
     plan = make_schedule(spec, cell, inputs, h0)
+    scan_steps_of = functools.partial(forward_scan, graph=graph, reverse=reverse)
 
-    def run_forward(
+    def run_saving(
         cell: AffineCell, inputs: ScanInputs, h0: State, shards: Shards, **options: Any
     ) -> tuple[tuple[State, Array], Saved]:
         """The last state and the outputs, and what the backward pass needs."""
-        options |= {"reverse": reverse}
         if shards == UNSHARDED:
-            h_last, residuals = forward_scan(cell, inputs, h0, graph, **options)
-            ys = _outputs(cell, inputs, residuals.states)
+            h_last, residuals = scan_steps_of(cell, inputs, h0, **options)
+            ys = mask_outputs(cell.output(residuals.states), inputs.valid, inputs.xs.dtype)
             return (h_last, ys), (cell, inputs, h0, residuals)
         done = jnp.int32(0)
 
@@ -80,52 +70,91 @@ def run(
             *scanned, done = concurrent_scan(body, consts, init, xs, shards=shards, reverse=reverse)
             return scanned
 
-        h_last, residuals = forward_scan(cell, inputs, h0, graph, scan_fn=scan_fn, **options)
+        h_last, residuals = scan_steps_of(cell, inputs, h0, scan_fn=scan_fn, **options)
         residuals = residuals._replace(projected=None)
-        ys = add_dependency(_outputs(cell, inputs, unshard(residuals.states)), done)
-        return (h_last, ys), (cell, inputs, add_dependency(h0, done), residuals)
+        ys = mask_outputs(cell.output(unshard(residuals.states)), inputs.valid, inputs.xs.dtype)
+        saved = (cell, inputs, add_dependency(h0, done), residuals)
+        return (h_last, add_dependency(ys, done)), saved
 
     def function(cell: AffineCell, inputs: ScanInputs, h0: State) -> tuple[State, Array]:
-        options: Any = {"project_in_loop": plan.forward.project_in_loop}
+        shards, in_loop, time_block = plan.forward
 
         def run_whole(inputs: ScanInputs, h0: State) -> tuple[State, Array]:
-            if plan.forward.shards != UNSHARDED:
-                shards = plan.forward.shards
-                return run_forward(cell, inputs, h0, shards, save="states", **options)[0]
-            h_last, outputs = forward_scan(
-                cell, inputs, h0, graph, save="outputs", reverse=reverse, **options
-            )
+            options: Any = {"project_in_loop": in_loop}
+            if shards != UNSHARDED:
+                return run_saving(cell, inputs, h0, shards, save="states", **options)[0]
+            h_last, outputs = scan_steps_of(cell, inputs, h0, save="outputs", **options)
             return h_last, mask_outputs(outputs, inputs.valid, inputs.xs.dtype)
 
-        if plan.forward.time_block is None:
+        if time_block is None:
             return run_whole(inputs, h0)
-        return run_in_chunks(
-            run_whole, inputs, h0, chunk_size=plan.forward.time_block, reverse=reverse
-        )
+        return run_in_chunks(run_whole, inputs, h0, chunk_size=time_block, reverse=reverse)
 
-    def forward(
-        cell: AffineCell, inputs: ScanInputs, h0: State
-    ) -> tuple[tuple[State, Array], Saved]:
-        options: Any = {"project_in_loop": plan.gradient.project_in_loop}
-        return run_forward(
-            cell, inputs, h0, plan.gradient.shards, save=plan.gradient.save, **options
-        )
+    save, max_chunk_steps, shards, in_loop = plan.gradient
+    forward = functools.partial(run_saving, shards=shards, save=save, project_in_loop=in_loop)
 
     def pullback(saved: Saved, cotangents: tuple[State, Array]) -> tuple[Any, ...]:
-        shards = plan.gradient.shards
-        is_sharded = shards != UNSHARDED
-        scan = functools.partial(adjoint_scan, scan_fn=concurrent_scan_fn(shards))
-        return backward_pass(
-            saved,
-            cotangents,
-            graph,
-            reverse=reverse,
-            max_chunk_steps=plan.gradient.max_chunk_steps,
-            adjoint_scan=scan if is_sharded else adjoint_scan,
-            hints=XlaHints(is_sharded, tuning.max_transposed_ratio),
+        options = BackwardOptions(
+            graph, reverse, max_chunk_steps, max_transposed_ratio=tuning.max_transposed_ratio
         )
+        if shards != UNSHARDED:
+            scan = functools.partial(adjoint_scan, scan_fn=concurrent_scan_fn(shards))
+            options = options._replace(adjoint_scan=scan, materialize=True)
+        return backward.backward_pass(saved, cotangents, options)
 
     return custom_vjp_with_jvp(function, forward, pullback)(cell, inputs, h0)
+
+
+def forward_scan(
+    cell: AffineCell,
+    inputs: ScanInputs,
+    h0: State,
+    *,
+    graph: StepGraph,
+    save: str,
+    project_in_loop: bool,
+    reverse: bool,
+    scan_fn: ScanFn = lax_scan,
+) -> tuple[State, Any]:
+    """The state after the last step, and the outputs or the residuals of every step.
+
+    ``save`` is ``"outputs"``, for ``cell.output`` of every state, or which residuals. Inputs that
+    are projected in the loop are not saved.
+    """
+    dtype = inputs.xs.dtype
+    compute_cell = cast_params(cell, dtype)
+    # Hoisted: with ``reset="before"`` the loop would split the weights at each step.
+    weights = backward.weights_of(compute_cell, step_avals(cell, inputs, h0))
+    consts = (compute_cell, weights, reset_state_like(cell, inputs, h0))
+
+    def body(consts: Any, state: State, x: Any) -> tuple[State, Any]:
+        compute_cell, weights, reset_state = consts
+        read, valid, reset = x
+        if reset is not None:
+            state = tree_where(reset, reset_state, state)
+        projected = compute_cell.project(read) if project_in_loop else read
+        hoisted = iter(weights)
+        trace = run_step(
+            compute_cell,
+            promote_state(state, dtype),
+            projected,
+            lambda operand, _, addends: affine(operand, next(hoisted), addends),
+        )
+        new = cast_like(trace.state, state)
+        state = new if valid is None else tree_where(valid, new, state)
+        if save == "outputs":
+            return state, cell.output(state)
+        if save == "preactivations":
+            preactivations = [matmul.preactivations for matmul in trace.matmuls]
+            return state, Residuals(state, preactivations, graph.select_elementwise(projected))
+        return state, Residuals(state)
+
+    scan_inputs = inputs.xs if project_in_loop else compute_cell.project(inputs.xs)
+    xs = (scan_inputs, inputs.valid, inputs.resets)
+    h_last, saved = scan_fn(body, consts, h0, xs, reverse=reverse)
+    if save == "projected" and not project_in_loop:
+        saved = saved._replace(projected=scan_inputs)
+    return h_last, saved
 
 
 def make_schedule(spec: CallSpec, cell: AffineCell, inputs: ScanInputs, h0: State) -> Schedule:
@@ -134,7 +163,7 @@ def make_schedule(spec: CallSpec, cell: AffineCell, inputs: ScanInputs, h0: Stat
     assert isinstance(graph, StepGraph), "unsupported otherwise"
     time, xs = inputs.xs.shape[0], inputs.xs
     if not spec.has_static_shape:
-        return schedule_any_size(time, tuning, recompute=spec.remat.recompute)
+        return schedule_any_size(time, tuning, recompute=spec.recompute)
     batch_shape = batch_shape_of(cell, xs)
     sequences, leaves = math.prod(batch_shape), jax.tree.leaves(h0)
     _, projected = step_avals(cell, inputs, h0)
@@ -156,21 +185,15 @@ def make_schedule(spec: CallSpec, cell: AffineCell, inputs: ScanInputs, h0: Stat
             and spec.mesh.empty
             and spec.num_devices == 1
         ),
-        recompute=spec.remat.recompute,
-        num_live_cells=spec.remat.num_live_cells,
+        recompute=spec.recompute,
+        num_live_cells=spec.num_live_cells,
     )
     return schedule(sizes, tuning)
 
 
-def _outputs(cell: AffineCell, inputs: ScanInputs, states: State) -> Array:
-    """The outputs of states, zero at steps that are not valid."""
-    return mask_outputs(cell.output(states), inputs.valid, inputs.xs.dtype)
-
-
 def describe(spec: CallSpec, cell: AffineCell, inputs: ScanInputs, h0: State) -> list[str]:
     """What :func:`run` does with a call, a line for each decision."""
-    plan = make_schedule(spec, cell, inputs, h0)
-    forward, gradient = plan.forward, plan.gradient
+    forward, gradient = make_schedule(spec, cell, inputs, h0)
     steps = divisor_near(inputs.xs.shape[0], gradient.max_chunk_steps)
     lines = [
         f"forward pass: {_describe_loops(forward.shards, forward.project_in_loop)}"

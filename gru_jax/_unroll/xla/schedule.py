@@ -1,8 +1,9 @@
 """The schedule of a call: a pure function of its sizes and the tuning."""
 
 import dataclasses
+from typing import NamedTuple
 
-from gru_jax._unroll.backward.residuals import ResidualPolicy
+from gru_jax._unroll.backward.backward_pass import ResidualPolicy
 from gru_jax._unroll.chunks import divisor_near
 from gru_jax._unroll.shards import Shards
 from gru_jax._unroll.xla.tuning import Tuning
@@ -12,37 +13,21 @@ UNSHARDED: Shards = (slice(None),)
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """Sizes of a call.
+    """Sizes of a call."""
 
-    Attributes:
-        time: T.
-        sequences: B, the product of all batch axes.
-        features: elements of one step's input of one sequence.
-        state: elements of a state, all leaves of the whole batch.
-        largest_leaf: of its largest leaf.
-        units: of the widest leaf.
-        params: elements of all parameters.
-        projected: elements of the projected inputs of one step.
-        jacobians: derivatives between leaves that a step of the backward pass has.
-        residuals: arrays of a step that are saved with its preactivations.
-        can_shard: whether the batch may be split over cores at all.
-        recompute: whether nothing but the states may be saved.
-        num_live_cells: see :class:`~gru_jax._unroll.call_spec.RematPolicy`.
-    """
-
-    time: int
-    sequences: int
-    features: int
-    state: int
-    largest_leaf: int
-    units: int
-    params: int
-    projected: int
-    jacobians: int
-    residuals: int
-    can_shard: bool = False
-    recompute: bool = False
-    num_live_cells: int = 1
+    time: int  # T
+    sequences: int  # B, the product of all batch axes
+    features: int  # elements of one step's input of one sequence
+    state: int  # elements of a state, all leaves of the whole batch
+    largest_leaf: int  # elements of its largest leaf
+    units: int  # of the widest leaf
+    params: int  # elements of all parameters
+    projected: int  # elements of the projected inputs of one step
+    jacobians: int  # derivatives between leaves that a step of the backward pass has
+    residuals: int  # arrays of a step that are saved with its preactivations
+    can_shard: bool = False  # whether the batch may be split over cores at all
+    recompute: bool = False  # whether nothing but the states may be saved
+    num_live_cells: int = 1  # cells whose residuals share the fast memory
 
     @property
     def has_narrow_inputs(self) -> bool:
@@ -50,30 +35,16 @@ class Sizes:
         return self.features <= self.units
 
 
-@dataclasses.dataclass(frozen=True)
-class ForwardSchedule:
-    """How a forward pass without a gradient runs.
+class ForwardSchedule(NamedTuple):
+    """How a forward pass without a gradient runs."""
 
-    Attributes:
-        shards: of the batch, which run concurrently.
-        project_in_loop: whether inputs are projected step by step.
-        time_block: for how many steps at a time they are otherwise; None: for all.
-    """
-
-    shards: Shards = UNSHARDED
-    project_in_loop: bool = False
-    time_block: int | None = None
+    shards: Shards = UNSHARDED  # of the batch, which run concurrently
+    project_in_loop: bool = False  # whether inputs are projected step by step
+    time_block: int | None = None  # for how many steps at a time they are otherwise; None: for all
 
 
-@dataclasses.dataclass(frozen=True)
-class GradientSchedule:
-    """How a forward pass with residuals and its backward pass run.
-
-    Attributes:
-        shards, project_in_loop: as for :class:`ForwardSchedule`.
-        save: the residuals.
-        max_chunk_steps: steps of a chunk of the backward pass, at most.
-    """
+class GradientSchedule(NamedTuple):
+    """How a forward pass with these residuals and its backward pass run."""
 
     save: ResidualPolicy
     max_chunk_steps: int
@@ -81,8 +52,7 @@ class GradientSchedule:
     project_in_loop: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
-class Schedule:
+class Schedule(NamedTuple):
     """How a call runs."""
 
     forward: ForwardSchedule
@@ -92,9 +62,8 @@ class Schedule:
 def schedule(sizes: Sizes, tuning: Tuning) -> Schedule:
     """The fastest schedule for some sizes."""
     shards = _choose_shards(sizes, tuning)
-    return Schedule(
-        schedule_forward(sizes, tuning, shards), schedule_gradient(sizes, tuning, shards)
-    )
+    forward = schedule_forward(sizes, tuning, shards)
+    return Schedule(forward, schedule_gradient(sizes, tuning, shards))
 
 
 def schedule_any_size(time: int, tuning: Tuning, *, recompute: bool) -> Schedule:
@@ -130,7 +99,8 @@ def schedule_forward(sizes: Sizes, tuning: Tuning, shards: Shards) -> ForwardSch
 def schedule_gradient(sizes: Sizes, tuning: Tuning, shards: Shards) -> GradientSchedule:
     """The fastest forward and backward pass with the residuals that may be saved."""
     in_loop = _choose_projection(sizes, tuning, shards)
-    most = _max_chunk_steps(sizes, tuning)
+    by_elements = tuning.chunk.elements // max(1, sizes.largest_leaf)
+    most = max(by_elements, tuning.chunk.min_rows // max(1, sizes.sequences), 1)
     if sizes.recompute:
         # Otherwise a chunk would recompute as much at once as was not saved.
         return GradientSchedule("states", min(most, max(1, sizes.time // 8)), shards, in_loop)
@@ -160,11 +130,6 @@ def _choose_projection(sizes: Sizes, tuning: Tuning, shards: Shards) -> bool:
         return False
     saves_projected = not sizes.recompute and _saves_projected(sizes, tuning)
     return not saves_projected or sizes.has_narrow_inputs
-
-
-def _max_chunk_steps(sizes: Sizes, tuning: Tuning) -> int:
-    by_elements = tuning.chunk.elements // max(1, sizes.largest_leaf)
-    return max(by_elements, tuning.chunk.min_rows // max(1, sizes.sequences), 1)
 
 
 def _choose_residuals(
@@ -199,15 +164,13 @@ def _chunk_within_budget(
 ) -> int:
     """Steps of a chunk with which ``saved`` elements a step fit the budget; 0 if none do."""
     residuals, cells = tuning.residuals, sizes.num_live_cells
-    least = max(
-        residuals.min_chunk_steps, residuals.min_reduced_chunk_rows // max(1, sizes.sequences)
-    )
+    by_rows = residuals.min_reduced_chunk_rows // max(1, sizes.sequences)
+    least = max(residuals.min_chunk_steps, by_rows)
     # As XLA allocates: two arrays for each derivative of a chunk, and a few others; for each layer
     # the cotangents of the outputs, and what layers pass on, joined and not.
     chunk = sizes.largest_leaf * (2 * sizes.jacobians + 3)
     passed_on = sizes.largest_leaf * (5 * cells // 2 - 1)
-    budget = residuals.budget_elements
-    room = budget - cells * (sizes.params + sizes.time * (sizes.state + saved))
+    room = residuals.budget_elements - cells * (sizes.params + sizes.time * (sizes.state + saved))
     fit = min(most, (room - sizes.params // 2 - sizes.time * passed_on) // chunk)
     projected = 0 if project_in_loop else sizes.projected
     return fit if fit >= min(most, least) and room >= 2 * sizes.time * projected else 0

@@ -11,16 +11,13 @@ from gru_jax._unroll.backward.backward_pass import MAX_CHUNK_ELEMENTS
 
 @dataclasses.dataclass(frozen=True)
 class ChunkTuning:
-    """How many steps a chunk of the backward pass has.
+    """How many steps a chunk of the backward pass has."""
 
-    Attributes:
-        elements: of a state over a chunk's steps. Half a MiB in float32, of which a dozen arrays
-            are at work: they stay in a core's cache.
-        min_rows: steps times sequences of a chunk, at least. With fewer, adding the chunks' weight
-            gradients takes longer than computing them.
-    """
-
+    # Of a state over a chunk's steps. Half a MiB in float32, of which a dozen arrays are at work:
+    # they stay in a core's cache.
     elements: int = 2**17
+    # Steps times sequences of a chunk, at least. With fewer, adding the chunks' weight gradients
+    # takes longer than computing them.
     min_rows: int = 1280
 
 
@@ -30,61 +27,45 @@ class ProjectionTuning:
 
     Hoisting it gives one large matmul, but its output goes through memory; for large batches the
     page faults cost more than the smaller matmuls.
-
-    Attributes:
-        min_batch: smallest batch for which it may run in the loop. None always hoists.
-        min_elements: with a gradient and an unsharded batch, elements of all projected inputs from
-            which it does. Shards share the cost of the smaller matmuls: for them it does also if
-            inputs are no wider than states, or if the projected inputs would not be saved.
-        max_features: without a gradient and unsharded, input features up to which it does.
-        max_params: without a gradient and sharded, parameters up to which it does: a core's cache
-            holds all weights.
     """
 
-    min_batch: int | None = 8
+    min_batch: int | None = 8  # smallest batch for which it may run in the loop; None: always hoist
+    # With a gradient and an unsharded batch, elements of all projected inputs from which it does.
+    # Shards share the cost of the smaller matmuls: for them it does also if inputs are no wider
+    # than states, or if the projected inputs would not be saved.
     min_elements: int = 2**21
-    max_features: int = 32
+    max_features: int = 32  # without a gradient and unsharded, input features up to which it does
+    # Without a gradient and sharded, parameters up to which it does: a core's cache holds them.
     max_params: int = 2**17
 
 
 @dataclasses.dataclass(frozen=True)
 class TimeBlockTuning:
-    """Time blocking of a forward pass without a gradient: some steps' inputs are projected at once.
+    """Without a gradient, the inputs of some steps are projected at once."""
 
-    Attributes:
-        threshold: elements of all projected inputs from which an unsharded batch is blocked.
-        elements: projected at once, at most: they stay in a cache until they are read. Shards are
-            blocked, or project in the loop, from there on.
-        min_steps: of a block; with fewer, inputs are projected in the loop.
-    """
-
-    threshold: int = 2**22
+    threshold: int = 2**22  # elements of all projected inputs from which an unsharded batch is
+    # Projected at once, at most: they stay in a cache until they are read. Shards are blocked, or
+    # project in the loop, from there on.
     elements: int = 2**20
-    min_steps: int = 4
+    min_steps: int = 4  # of a block; with fewer, inputs are projected in the loop
 
 
 @dataclasses.dataclass(frozen=True)
 class ResidualTuning:
-    """What the forward pass saves for the backward pass.
+    """What the forward pass saves for the backward pass."""
 
-    Attributes:
-        save_preactivations: whether preactivations may be saved. Otherwise one matmul over all
-            steps of a chunk recomputes them.
-        recompute_max_step: elements of a state up to which they are recomputed from the projected
-            inputs: writing arrays step by step takes longer than the matmul.
-        recompute_max_units: units of a layer up to which they are, too.
-        recompute_max_features: of an input and a state together, up to which preactivations that
-            exceed the budget are recomputed: the matmul grows with them.
-        budget_elements: that a call may allocate in all, by an estimate, without new memory. glibc
-            returns more than 32 MiB to the kernel after every call, and the page faults of mapping
-            it again cost more than recomputing.
-        min_chunk_steps, min_reduced_chunk_rows: down to which chunks are made smaller for that.
-    """
-
+    # Whether preactivations may be saved. Otherwise one matmul over a chunk recomputes them.
     save_preactivations: bool = True
+    # Elements of a state up to which they are recomputed from the projected inputs: writing arrays
+    # step by step takes longer than the matmul. The same for units of a layer.
     recompute_max_step: int = 128
     recompute_max_units: int = 32
+    # Of an input and a state together, up to which preactivations that exceed the budget are
+    # recomputed: the matmul grows with them.
     recompute_max_features: int = 384
+    # Elements that a call may allocate in all, by an estimate, without new memory. glibc returns
+    # more than 32 MiB to the kernel after every call, and the page faults of mapping it again cost
+    # more than recomputing. Chunks are made smaller for that, down to these steps and rows.
     budget_elements: int = 2**23 - 2**18
     min_chunk_steps: int = 8
     min_reduced_chunk_rows: int = 256
@@ -92,38 +73,27 @@ class ResidualTuning:
 
 @dataclasses.dataclass(frozen=True)
 class ShardTuning:
-    """Whether the batch is split over CPU cores.
+    """Whether the batch is split over CPU cores."""
 
-    Attributes:
-        max_shards: of a batch; 1 never splits it.
-        min_rows: sequences of a shard.
-        max_params: of a cell, up to which it is split without a gradient: each shard reads the
-            weights at every step.
-        threshold: elements of all states, over all steps, from which it is split. Smaller calls
-            gain little and there is more to compile.
-    """
-
-    max_shards: int = 1
-    min_rows: int = 8
+    max_shards: int = 1  # of a batch; 1 never splits it
+    min_rows: int = 8  # sequences of a shard
+    # Parameters up to which it is split without a gradient: each shard reads them at every step.
     max_params: int = 2**19
+    # Elements of all states, over all steps, from which it is split. Smaller calls gain little and
+    # there is more to compile.
     threshold: int = 2**17
 
 
 @dataclasses.dataclass(frozen=True)
 class Tuning:
-    """All thresholds.
-
-    Attributes:
-        chunk, projection, time_block, residuals, shards: by decision.
-        max_transposed_ratio: see :class:`~gru_jax._unroll.backward.chunk.XlaHints`.
-    """
+    """All thresholds, by decision."""
 
     chunk: ChunkTuning = ChunkTuning()
     projection: ProjectionTuning = ProjectionTuning()
     time_block: TimeBlockTuning = TimeBlockTuning()
     residuals: ResidualTuning = ResidualTuning()
     shards: ShardTuning = ShardTuning()
-    max_transposed_ratio: int = 0
+    max_transposed_ratio: int = 0  # see BackwardOptions
 
 
 def _count_cores() -> int:

@@ -13,10 +13,11 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 import gru_jax
-from gru_jax._unroll.call_spec import RematPolicy, make_call_spec
+from gru_jax._unroll.call_spec import CallOptions, make_call_spec
 from gru_jax._unroll.fused import run as fused
 from gru_jax._unroll.fused.transforms import with_transform_rules
-from gru_jax._unroll.masking import SequenceControls, make_scan_inputs
+from gru_jax._unroll.masking import make_scan_inputs
+from gru_jax._unroll.validation import SequenceControls
 from tests.unroll.fake_device import fake_default_device
 from tests.unroll.fused import compile_for_gpu
 from tests.unroll.hlo_launch_count import launches
@@ -57,7 +58,8 @@ TIME, BATCH, INPUT, HIDDEN = 64, 17, 32, 256
 def run(cell, xs, h0, lengths, starts):
     from gru_jax._unroll.fused.hopper.launch import make_kernels
 
-    spec = make_call_spec(cell, xs, h0, has_resets=True, is_explicit=True, remat=RematPolicy())
+    options = CallOptions(type(cell), requested="mosaic_gpu")
+    spec = make_call_spec(cell, xs, h0, options, has_resets=True)
     inputs = make_scan_inputs(xs, SequenceControls(lengths, None, starts), reverse=True)
     kernels = with_transform_rules(make_kernels(), "cuda")
     return fused.run(spec, cell, inputs, h0, reverse=True, kernels=kernels)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from gru_jax._unroll import log
-from gru_jax._unroll.fused import run as fused
+from gru_jax._unroll.backward import backward_pass
 from gru_jax._unroll.fused.reference_kernels import REFERENCE_KERNELS
 from tests.assert_trees import assert_close
 from tests.cells.cases import GRU_AFTER, Problem
@@ -44,7 +44,7 @@ def test_all_controls(unroll, reverse, checkpoint):
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 @jax.enable_x64(True)
 def test_the_backward_pass_in_chunks(unroll, reverse, monkeypatch):
-    monkeypatch.setattr(fused, "MAX_CHUNK_ELEMENTS", 3 * 2 * SHAPE.hidden)
+    monkeypatch.setattr(backward_pass, "MAX_CHUNK_ELEMENTS", 3 * 2 * SHAPE.hidden)
     jax.clear_caches()
     problem = Problem.sample(GRU_AFTER, SHAPE, learned_h0=True)
     controls = {"reverse": reverse, **sample_controls(SHAPE)}

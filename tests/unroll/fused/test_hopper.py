@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 import gru_jax
-from gru_jax._unroll.call_spec import RematPolicy, make_call_spec
+from gru_jax._unroll.call_spec import CallOptions, make_call_spec
 from gru_jax._unroll.fused import run as fused
 from gru_jax._unroll.fused.interface import BackwardArgs, ForwardArgs
 from gru_jax._unroll.fused.reference_kernels import REFERENCE_KERNELS
-from gru_jax._unroll.masking import SequenceControls, make_scan_inputs
+from gru_jax._unroll.masking import make_scan_inputs
+from gru_jax._unroll.validation import SequenceControls
 from tests.assert_trees import assert_close
 from tests.unroll.fake_device import fake_default_device
 from tests.unroll.fused.cluster_interpreter import interpreter  # noqa: F401
@@ -94,7 +95,8 @@ def test_a_sequence_and_its_gradients(interpreter):  # noqa: F811
     starts = jax.random.bernoulli(jax.random.key(3), 0.3, (time, batch))
     controls = SequenceControls(jnp.array([4, 0, 2]), None, starts)
     weights = jax.random.normal(jax.random.key(4), (time, batch, hidden)).astype(jnp.bfloat16)
-    spec = make_call_spec(cell, xs, h0, has_resets=True, is_explicit=True, remat=RematPolicy())
+    options = CallOptions(type(cell), requested="mosaic_gpu")
+    spec = make_call_spec(cell, xs, h0, options, has_resets=True)
 
     def by(kernels):
         def run(cell, xs, h0):

@@ -9,12 +9,10 @@ from gru_jax._unroll.masking import ScanInputs
 from gru_jax.cells.gru import GRUParams
 from gru_jax.typing import Array
 
+# Words in the names of devices of compute capability 9.0, whose instructions the kernels use.
 HOPPER = ("H100", "H200", "H800", "H20", "GH200")
-"""Words in the names of devices of compute capability 9.0, whose instructions the kernels use."""
-
+# The sizes whose weights fit into the shared memory of a cluster of two to eight CTAs.
 HIDDEN_SIZES = (128, 256, 384, 512)
-"""The sizes whose weights fit into the shared memory of a cluster of two to eight CTAs."""
-
 
 describe = fused.describe
 
@@ -28,14 +26,11 @@ def unsupported_reasons(spec: CallSpec) -> list[str]:
     """Every reason why these kernels do not support a call; empty if they do."""
     reasons = []
     if spec.platform != "gpu":
-        reasons.append(
-            f"it needs a Hopper GPU, but the default device is a {spec.platform.upper()}"
-        )
-    elif not set(HOPPER) & set(spec.device_kind.split()):
-        reasons.append(
-            f"it needs a Hopper GPU ({', '.join(HOPPER)}), "
-            f"but the default device is {spec.device_kind}"
-        )
+        platform = spec.platform.upper()
+        reasons.append(f"it needs a Hopper GPU, but the default device is a {platform}")
+    elif not targets(spec):
+        words, kind = ", ".join(HOPPER), spec.device_kind
+        reasons.append(f"it needs a Hopper GPU ({words}), but the default device is {kind}")
     elif importlib.util.find_spec("absl") is None:
         reasons.append("it needs absl-py, which jax does not install: pip install absl-py")
     reasons += fused.unsupported_reasons(spec)
@@ -48,7 +43,7 @@ def unsupported_reasons(spec: CallSpec) -> list[str]:
 def run(
     spec: CallSpec, cell: GRUParams, inputs: ScanInputs, h0: Array, *, reverse: bool
 ) -> tuple[Array, Array]:
-    """Runs a GRU over time; the states are the only residuals, whatever ``spec.remat`` permits."""
+    """Runs a GRU over time; the states are the only residuals, whatever may be saved."""
     # Pallas takes longer to import than all of this library, and few users need it.
     from gru_jax._unroll.fused.hopper.launch import make_kernels
 

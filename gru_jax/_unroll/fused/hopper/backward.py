@@ -1,15 +1,6 @@
 """Backward kernel: the recurrence of the states' cotangents, with all weights on the chip.
 
-Notation:
-    T, B, H: time steps, sequences, hidden units; B is a multiple of N.
-    U: the recurrent weights (H, 3H).
-    C: CTAs of a cluster, H / M.
-    M: hidden units of a CTA, 64, the rows of its matmuls.
-    N: sequences of a batch tile, 16, the columns; the grid has B / N clusters.
-Register tiles are (M, N). In each step a CTA multiplies the cotangents of its units'
-preactivations by U^T. This gives a partial sum for every unit's cotangent, and the CTA sends each
-other CTA the partial sum of that CTA's units. Sending the preactivations' cotangents instead would
-take three times as many bytes, and more shared memory than there is.
+``README.md`` has the notation and the order of a step. Register tiles are (M, N).
 """
 
 import functools
@@ -22,24 +13,16 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from gru_jax._unroll.fused.hopper import dsmem, tiles
-from gru_jax._unroll.fused.hopper.cluster import (
-    TILE_BATCH,
-    UNITS_PER_CTA,
-    Cluster,
-    by_rank_offset,
-    load_weights,
-)
+from gru_jax._unroll.fused.hopper.cluster import TILE_BATCH, UNITS_PER_CTA, Cluster
 from gru_jax._unroll.fused.hopper.dsmem import Ref
 from gru_jax._unroll.fused.interface import BackwardArgs
 from gru_jax.typing import Array
 
 
 def launch_backward(args: BackwardArgs, *, reverse: bool, interpret: object) -> tuple[Array, Array]:
-    """See :class:`~gru_jax._unroll.fused.interface.BackwardKernel`.
+    """The backward kernel of :class:`~gru_jax._unroll.fused.interface.FusedKernels`.
 
-    Args:
-        args, reverse: as there; B is a multiple of 16, H of 64.
-        interpret: as for ``plgpu.kernel``.
+    B is a multiple of 16, H of 64; ``interpret`` is as for ``plgpu.kernel``.
     """
     time, batch, hidden = args.d_ys.shape
     cluster = Cluster(hidden // UNITS_PER_CTA)
@@ -62,7 +45,7 @@ def launch_backward(args: BackwardArgs, *, reverse: bool, interpret: object) -> 
             exit_barrier,
         ) = refs[9:]
         dsmem.init_mbarriers(mbarriers)
-        load_weights(weights, w_smem, weights_barrier)
+        cluster.load_weights(weights, w_smem, weights_barrier)
         # The weights of the CTA's own units are in registers: shared memory has no room for them.
         local_weights = tiles.load(weights.at[lax.axis_index("cta"), 0], tiles.WGMMA)
 
@@ -140,18 +123,11 @@ def launch_backward(args: BackwardArgs, *, reverse: bool, interpret: object) -> 
         ],
         interpret=interpret,
     )
-    weights = _partition_weights(args.w_h_t, num_ctas)
+    # U for each receiver's units and each CTA's units, the receiver by its rank offset.
+    u = args.w_h_t.T.reshape(num_ctas, UNITS_PER_CTA, 3, num_ctas, UNITS_PER_CTA)
+    u = cluster.by_rank_offset(u.transpose(3, 0, 1, 2, 4))
+    weights = u.reshape(num_ctas, num_ctas, UNITS_PER_CTA, 3 * UNITS_PER_CTA)
     return run(args.d_ys, args.state_jacobian, *args.gate_jacobians, weights, args.d_h_last)
-
-
-def _partition_weights(w_h_t: Array, num_ctas: int) -> Array:
-    """U for each receiver's units and each CTA's units (C, C, M, 3M), from U^T (3H, H).
-
-    The second axis is the receiver's rank offset.
-    """
-    u = w_h_t.T.reshape(num_ctas, UNITS_PER_CTA, 3, num_ctas, UNITS_PER_CTA)
-    u = by_rank_offset(u.transpose(3, 0, 1, 2, 4))
-    return u.reshape(num_ctas, num_ctas, UNITS_PER_CTA, 3 * UNITS_PER_CTA)
 
 
 def _matmul(

@@ -1,12 +1,8 @@
 """A thread-block cluster that processes one batch tile, and the exchange between its CTAs.
 
-Notation:
-    C: CTAs of the cluster, H / 64.
-    M: hidden units of a CTA (``UNITS_PER_CTA``).
-    N: sequences of a batch tile (``TILE_BATCH``).
-
-Each CTA holds its units' weights in its own shared memory and registers. Its arrays are (M, N) in
-registers: units are the wide dimension of the matmul, and the batch may be small.
+``README.md`` has the notation. Each CTA holds its units' weights in its own shared memory and
+registers. Its arrays are (M, N) in registers: units are the wide dimension of the matmul, and the
+batch may be small.
 """
 
 import dataclasses
@@ -34,15 +30,11 @@ class Cluster:
     """The CTAs that share a batch tile.
 
     In every step each CTA sends one message (M, N) to each other CTA, and waits for all messages
-    sent to it. A receive buffer has two slots, for even and for odd steps, with an mbarrier each;
-    the README of this package proves that two suffice.
+    sent to it. A receive buffer has two slots, for even and for odd steps, with an mbarrier each.
 
     Receive buffers and partitioned weights are ordered by rank offset: the CTA's own part has
     offset 0, then comes the CTA of the next rank, modulo C. This makes every address but the
     receiver's rank a compile-time constant.
-
-    Attributes:
-        num_ctas: C.
     """
 
     num_ctas: int
@@ -61,15 +53,12 @@ class Cluster:
 
         Its results are ``shape`` (T, B, H) in ``dtype``, and (B, H) in float32.
         """
-        _, batch, _ = shape
+        last = jax.ShapeDtypeStruct(shape[1:], jnp.float32)
         return plgpu.kernel(
             body,
-            out_type=(
-                jax.ShapeDtypeStruct(shape, dtype),
-                jax.ShapeDtypeStruct(shape[1:], jnp.float32),
-            ),
+            out_type=(jax.ShapeDtypeStruct(shape, dtype), last),
             scratch_types=scratch_types,
-            grid=(batch // TILE_BATCH,),
+            grid=(shape[1] // TILE_BATCH,),
             grid_names=("batch_tile",),
             cluster=(self.num_ctas,),
             cluster_names=("cta",),
@@ -93,10 +82,8 @@ class Cluster:
     ) -> None:
         """Sends the message of ``step`` to another CTA, into ``slot_ref`` of its receive buffer."""
         receiver = lax.rem(lax.axis_index("cta") + rank_offset, self.num_ctas)
-        transforms = _transforms(message.dtype)
-        dsmem.store_remote_async(
-            message, slot_ref, transforms, mbarriers, lax.rem(step, 2), receiver
-        )
+        transforms, slot = _transforms(message.dtype), lax.rem(step, 2)
+        dsmem.store_remote_async(message, slot_ref, transforms, mbarriers, slot, receiver)
 
     def receive(self, mbarriers: Ref, step: Array, message: Array) -> None:
         """Waits for all messages of ``step``, each as large as ``message``.
@@ -116,28 +103,23 @@ class Cluster:
         plgpu.barrier_arrive(exit_barrier)
         plgpu.barrier_wait(exit_barrier)
 
+    def load_weights(self, weights: Ref, w_smem: Ref, barrier: Ref) -> None:
+        """Copies this CTA's last parts of ``weights`` (C, parts, ...) to ``w_smem``.
 
-def load_weights(weights: Ref, w_smem: Ref, barrier: Ref) -> None:
-    """Copies this CTA's last ``len(w_smem)`` parts of ``weights`` to shared memory.
+        The barrier has one arrival for each part copied.
+        """
+        num_parts = w_smem.shape[0]
+        first = weights.shape[1] - num_parts
+        # One copy cannot have all of the axes that tiling makes of these.
+        for part in range(num_parts):
+            source = weights.at[lax.axis_index("cta"), first + part]
+            plgpu.copy_gmem_to_smem(source, w_smem.at[part], barrier)
+        plgpu.barrier_wait(barrier)
 
-    Args:
-        weights: (C, parts, ...) in global memory.
-        w_smem: (parts or fewer, ...).
-        barrier: with one arrival for each part copied.
-    """
-    num_parts = w_smem.shape[0]
-    first = weights.shape[1] - num_parts
-    # One copy cannot have all of the axes that tiling makes of these.
-    for part in range(num_parts):
-        source = weights.at[lax.axis_index("cta"), first + part]
-        plgpu.copy_gmem_to_smem(source, w_smem.at[part], barrier)
-    plgpu.barrier_wait(barrier)
-
-
-def by_rank_offset(parts: Array) -> Array:
-    """Reorders the second axis of (C, C, ...) from ranks to rank offsets to the first axis."""
-    rank = np.arange(len(parts))[:, None]
-    return parts[rank, (rank + np.arange(len(parts))) % len(parts)]
+    def by_rank_offset(self, parts: Array) -> Array:
+        """Reorders the second axis of (C, C, ...) from ranks to rank offsets to the first axis."""
+        rank = np.arange(self.num_ctas)
+        return parts[rank[:, None], (rank[:, None] + rank) % self.num_ctas]
 
 
 def _transforms(dtype: DType) -> tuple[Any, Any]:

@@ -8,7 +8,6 @@ the whole device (MEMBAR.ALL.GPU in SASS). Pallas does not expose the address of
 this module allocates its own.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -23,6 +22,7 @@ Ref = Any
 """A reference of Pallas: memory of a kernel, or a part of it."""
 
 SCALAR = plgpu.Layout.WG_SPLAT
+inline_mgpu: Any = plgpu.inline_mgpu
 
 
 def mbarrier_scratch(num_messages: int) -> Any:
@@ -34,7 +34,7 @@ def mbarrier_scratch(num_messages: int) -> Any:
 def init_mbarriers(mbarriers: Ref) -> None:
     """Initialises the mbarriers of all CTAs of the cluster, before any message is sent."""
 
-    @_inline(plgpu.RefType())
+    @inline_mgpu(arg_types=(plgpu.RefType(),))
     def run(context: Any, mbarriers: Any) -> None:
         del context
         _ptx(
@@ -50,27 +50,17 @@ def init_mbarriers(mbarriers: Ref) -> None:
 
 
 def store_remote_async(
-    message: Array,
-    slot_ref: Ref,
-    transforms: tuple[Any, Any],
-    mbarriers: Ref,
-    slot: Array,
-    receiver: Array,
+    message: Array,  # (M, N), in the layout WGMMA_TRANSPOSED
+    slot_ref: Ref,  # (N, M), the destination, as a reference to the sender's own shared memory
+    transforms: tuple[Any, Any],  # of that memory, a tiling and a swizzle
+    mbarriers: Ref,  # see mbarrier_scratch
+    slot: Array,  # which mbarrier counts the bytes, 0 or 1
+    receiver: Array,  # rank of the receiving CTA
 ) -> None:
-    """Sends a message.
+    """Sends a message."""
+    refs = (plgpu.RefType(transforms), plgpu.RefType())
 
-    Args:
-        message: (M, N), in the layout WGMMA_TRANSPOSED.
-        slot_ref: (N, M), the destination, as a reference to the sender's own shared memory.
-        transforms: of that memory, a tiling and a swizzle.
-        mbarriers: see :func:`mbarrier_scratch`.
-        slot: which mbarrier counts the bytes, 0 or 1.
-        receiver: rank of the receiving CTA.
-    """
-
-    @_inline(
-        plgpu.Layout.WGMMA_TRANSPOSED, plgpu.RefType(transforms), plgpu.RefType(), SCALAR, SCALAR
-    )
+    @inline_mgpu(arg_types=(plgpu.Layout.WGMMA_TRANSPOSED, *refs, SCALAR, SCALAR))
     def run(
         context: Any, message: Any, slot_ref: Any, mbarriers: Any, slot: Any, receiver: Any
     ) -> None:
@@ -89,16 +79,12 @@ def store_remote_async(
 
 
 def wait_bytes(mbarriers: Ref, slot: Array, parity: Array, num_bytes: int) -> None:
-    """Waits until all messages of a step have arrived.
+    """Waits until the ``num_bytes`` of all messages of a step have arrived.
 
-    Args:
-        mbarriers: see :func:`mbarrier_scratch`.
-        slot: which mbarrier counts the bytes, 0 or 1.
-        parity: of the mbarrier's phase: 0 at its first wait, then alternating.
-        num_bytes: of all messages together.
+    ``parity`` is of the phase of mbarrier ``slot``: 0 at its first wait, then alternating.
     """
 
-    @_inline(plgpu.RefType(), SCALAR, SCALAR)
+    @inline_mgpu(arg_types=(plgpu.RefType(), SCALAR, SCALAR))
     def run(context: Any, mbarriers: Any, slot: Any, parity: Any) -> None:
         del context
         # Bytes may arrive before they are expected: a phase completes when no arrival and no byte
@@ -112,11 +98,6 @@ def wait_bytes(mbarriers: Ref, slot: Array, parity: Array, num_bytes: int) -> No
         )
 
     run(mbarriers, slot, parity)
-
-
-def _inline(*arg_types: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorator: makes a function that emits MLIR callable in a kernel."""
-    return plgpu.inline_mgpu(arg_types=arg_types)
 
 
 def _mbarrier(mbarriers: Any, slot: Any) -> mgpu.BarrierRef:

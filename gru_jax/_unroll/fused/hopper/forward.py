@@ -1,13 +1,6 @@
 """Forward kernel: a GRU's states step by step, with all weights in shared memory.
 
-Notation:
-    T, B, H: time steps, sequences, hidden units; B is a multiple of N.
-    U: the recurrent weights (H, 3H).
-    C: CTAs of a cluster, H / M.
-    M: hidden units of a CTA, 64, the rows of its matmuls.
-    N: sequences of a batch tile, 16, the columns; the grid has B / N clusters.
-Register tiles are (M, N). In each step a CTA sends its units' state to the other CTAs and computes
-its units' gates.
+``README.md`` has the notation and the order of a step. Register tiles are (M, N).
 """
 
 from collections.abc import Callable, Sequence
@@ -18,17 +11,10 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from gru_jax._unroll.fused.flags import RESET, VALID, pack_flags
 from gru_jax._unroll.fused.hopper import dsmem, tiles
-from gru_jax._unroll.fused.hopper.cluster import (
-    TILE_BATCH,
-    UNITS_PER_CTA,
-    Cluster,
-    by_rank_offset,
-    load_weights,
-)
+from gru_jax._unroll.fused.hopper.cluster import TILE_BATCH, UNITS_PER_CTA, Cluster
 from gru_jax._unroll.fused.hopper.dsmem import Ref
-from gru_jax._unroll.fused.interface import ForwardArgs
+from gru_jax._unroll.fused.interface import RESET, VALID, ForwardArgs, pack_flags
 from gru_jax.cells.gru import gru_step_reset_after
 from gru_jax.typing import Array, DType
 
@@ -36,28 +22,24 @@ from gru_jax.typing import Array, DType
 def launch_forward(
     args: ForwardArgs, *, reverse: bool, dtype: DType, interpret: object
 ) -> tuple[Array, Array]:
-    """See :class:`~gru_jax._unroll.fused.interface.ForwardKernel`.
+    """The forward kernel of :class:`~gru_jax._unroll.fused.interface.FusedKernels`.
 
-    Args:
-        args, reverse, dtype: as there; B is a multiple of 16, H of 64.
-        interpret: as for ``plgpu.kernel``.
+    B is a multiple of 16, H of 64; ``interpret`` is as for ``plgpu.kernel``.
     """
     time, batch, hidden = args.projected[0].shape
     cluster = Cluster(hidden // UNITS_PER_CTA)
     num_ctas, matmul_dtype = cluster.num_ctas, args.w_h.dtype
     flags = pack_flags(args.valid, args.resets)
 
-    def kernel(
-        x_r: Ref,  # (T, B, H)
-        x_z: Ref,  # (T, B, H)
-        x_n: Ref,  # (T, B, H)
-        weights: Ref,  # (C, 3, M, H), matmul dtype
-        b_hn: Ref,  # (H,)
-        h0: Ref,  # (B, H)
-        reset_state_ref: Ref,  # (B, H)
-        *refs: Ref,
-    ) -> None:
-        flags_ref = None if flags is None else refs[0]  # (T, B), int32
+    def kernel(*refs: Ref) -> None:
+        (
+            *input_refs,  # three of (T, B, H): x W + b of r, z, n
+            weights,  # (C, 3, M, H), matmul dtype
+            b_hn,  # (H,)
+            h0,  # (B, H)
+            reset_state_ref,  # (B, H)
+        ) = refs[:7]
+        flags_ref = None if flags is None else refs[7]  # (T, B), int32
         (
             states,  # (T, B, H)
             h_last,  # (B, H)
@@ -66,9 +48,9 @@ def launch_forward(
             weights_barrier,
             mbarriers,
             exit_barrier,
-        ) = refs[0 if flags is None else 1 :]
+        ) = refs[7 if flags is None else 8 :]
         dsmem.init_mbarriers(mbarriers)
-        load_weights(weights, w_smem, weights_barrier)
+        cluster.load_weights(weights, w_smem, weights_barrier)
         bias = tiles.load_bias(b_hn)
         reset_state = None
         if flags_ref is not None:
@@ -79,10 +61,10 @@ def launch_forward(
             return time - 1 - step if reverse else step
 
         def load_inputs(step: Array | int) -> tuple[list[Array], Array | None]:
-            for ref in (x_r, x_z, x_n):
+            for ref in input_refs:
                 tiles.prefetch_tile(ref, time_index(step + tiles.PREFETCH_DISTANCE))
             bits = None if flags_ref is None else tiles.load_flags(flags_ref, time_index(step))
-            return [tiles.load_tile(ref, time_index(step)) for ref in (x_r, x_z, x_n)], bits
+            return [tiles.load_tile(ref, time_index(step)) for ref in input_refs], bits
 
         def body(step: Array, carry: tuple[Array, Any]) -> tuple[Array, Any]:
             h_previous, (projected, bits) = carry
@@ -145,28 +127,20 @@ def launch_forward(
         ],
         interpret=interpret,
     )
-    weights = _partition_weights(args.w_h, num_ctas)
+    # U^T of each CTA's units (C, 3, M, H), from U (H, 3H); columns are in rank-offset order.
+    u = args.w_h.reshape(num_ctas, UNITS_PER_CTA, 3, num_ctas, UNITS_PER_CTA)
+    u = cluster.by_rank_offset(u.transpose(3, 0, 2, 4, 1)).transpose(0, 2, 3, 1, 4)
+    weights = u.reshape(num_ctas, 3, UNITS_PER_CTA, -1)
     inputs = (*args.projected, weights, args.b_hn, args.h0, args.reset_state)
     return run(*inputs, *([] if flags is None else [flags]))
 
 
-def _partition_weights(w_h: Array, num_ctas: int) -> Array:
-    """U^T of each CTA's units (C, 3, M, H), from U (H, 3H); columns are in rank-offset order."""
-    sender_second = w_h.reshape(num_ctas, UNITS_PER_CTA, 3, num_ctas, UNITS_PER_CTA).transpose(
-        3, 0, 2, 4, 1
-    )
-    partitioned = by_rank_offset(sender_second).transpose(0, 2, 3, 1, 4)
-    return partitioned.reshape(num_ctas, 3, UNITS_PER_CTA, -1)
-
-
-def _matmul(weights: Ref, operands: Ref, receive: Callable[[], None]) -> tuple[Array, ...]:
-    """``U^T h`` (M, N) for each gate.
-
-    Args:
-        weights: (3, M, H).
-        operands: (C, N, M), the state of every CTA's units in rank-offset order.
-        receive: waits for all operands but the CTA's own, which is there already.
-    """
+def _matmul(
+    weights: Ref,  # (3, M, H)
+    operands: Ref,  # (C, N, M), the state of every CTA's units in rank-offset order
+    receive: Callable[[], None],
+) -> tuple[Array, ...]:
+    """``U^T h`` (M, N) for each gate; ``receive`` waits for the operands of the other CTAs."""
     num_ctas, _, _ = operands.shape
 
     def accumulate(*accumulators: Ref) -> tuple[Array, ...]:

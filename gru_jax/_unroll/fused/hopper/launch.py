@@ -7,17 +7,12 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
+from gru_jax._unroll.carry import pvary_to_common_axes
+from gru_jax._unroll.fused import interface
 from gru_jax._unroll.fused.hopper.backward import launch_backward
 from gru_jax._unroll.fused.hopper.cluster import TILE_BATCH
 from gru_jax._unroll.fused.hopper.forward import launch_forward
-from gru_jax._unroll.fused.interface import (
-    BACKWARD_BATCH_AXES,
-    FORWARD_BATCH_AXES,
-    BackwardArgs,
-    ForwardArgs,
-    FusedKernels,
-)
-from gru_jax._unroll.sharding import pvary_to_common_axes
+from gru_jax._unroll.fused.interface import BackwardArgs, ForwardArgs, FusedKernels
 from gru_jax.typing import Array, DType
 
 ArgsT = TypeVar("ArgsT", ForwardArgs, BackwardArgs)
@@ -26,17 +21,16 @@ ArgsT = TypeVar("ArgsT", ForwardArgs, BackwardArgs)
 def make_kernels(*, interpret: Any = None) -> FusedKernels:
     """The kernels, for hidden sizes that are multiples of 64.
 
-    Args:
-        interpret: as for ``plgpu.kernel``: None to compile, or how to run without a GPU.
+    ``interpret`` is as for ``plgpu.kernel``: None to compile, or how to run without a GPU.
     """
 
     def forward(args: ForwardArgs, *, reverse: bool, dtype: DType) -> tuple[Array, Array]:
-        padded = _pad_batch(args, FORWARD_BATCH_AXES)
+        padded = _pad_batch(args, interface.FORWARD_BATCH_AXES)
         outputs = launch_forward(padded, reverse=reverse, dtype=dtype, interpret=interpret)
         return _crop_batch(*outputs, args.h0)
 
     def backward(args: BackwardArgs, *, reverse: bool) -> tuple[Array, Array]:
-        padded = _pad_batch(args, BACKWARD_BATCH_AXES)
+        padded = _pad_batch(args, interface.BACKWARD_BATCH_AXES)
         outputs = launch_backward(padded, reverse=reverse, interpret=interpret)
         return _crop_batch(*outputs, args.d_h_last)
 

@@ -1,8 +1,4 @@
-"""Loads, stores and register layouts of a CTA's tile (M, N) of arrays in global memory.
-
-Notation: T, B, H of the problem; M units of the CTA and N sequences of the batch tile, see
-:mod:`~gru_jax._unroll.fused.hopper.cluster`.
-"""
+"""Loads, stores and register layouts of a CTA's tile (M, N) of arrays in global memory."""
 
 from typing import Any
 
@@ -15,12 +11,9 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from gru_jax._unroll.fused.hopper.cluster import TILE_BATCH, UNITS_PER_CTA, Ref
 from gru_jax.typing import Array
 
-PREFETCH_DISTANCE = 8
-"""How many steps ahead tiles are prefetched into the L2 cache."""
-
+PREFETCH_DISTANCE = 8  # how many steps ahead tiles are prefetched into the L2 cache
 WGMMA = plgpu.Layout.WGMMA
 WGMMA_TRANSPOSED = plgpu.Layout.WGMMA_TRANSPOSED
-
 LOAD_REQUIRES_INDEX = jax.__version_info__ < (0, 11)
 
 
@@ -51,12 +44,13 @@ def load_carry(ref: Ref) -> Array:
 def store_tile(ref: Ref, tile: Array, *step: Any) -> None:
     """Stores a tile (M, N) to where :func:`load_tile` reads it, in the dtype of ``ref``."""
     tile = tile.astype(ref.dtype)
+    destination = _tile_ref(ref, step)
     # Newer versions of JAX reject an assignment of partial sectors, as a bfloat16 tile has.
     store = getattr(plgpu, "store", None)
     if store is None:
-        _tile_ref(ref, step)[...] = tile
+        destination[...] = tile
     else:
-        store(_tile_ref(ref, step), tile, optimized=False)
+        store(destination, tile, optimized=False)
 
 
 def relayout(tile: Array, layout: Any) -> Array:

@@ -42,7 +42,7 @@ def unsupported_reasons(spec: CallSpec) -> list[str]:
 def run(
     spec: CallSpec, cell: GRUParams, inputs: ScanInputs, h0: Array, *, reverse: bool
 ) -> tuple[Array, Array]:
-    """Runs a GRU over time; the states are the only residuals, whatever ``spec.remat`` permits."""
+    """Runs a GRU over time; the states are the only residuals, whatever may be saved."""
     # Pallas takes longer to import than all of this library, and few users need it.
     from gru_jax._unroll.fused.tpu.kernels import make_kernels
 

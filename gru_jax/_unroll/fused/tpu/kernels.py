@@ -17,7 +17,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from gru_jax._unroll.fused.flags import RESET, VALID, pack_flags
+from gru_jax._unroll.fused import interface
 from gru_jax._unroll.fused.interface import BackwardArgs, ForwardArgs, FusedKernels
 from gru_jax._unroll.fused.tpu.tiling import TpuSpec, choose_tile, unroll_factor
 from gru_jax.cells.gru import gru_step_reset_after
@@ -25,16 +25,11 @@ from gru_jax.typing import Array, DType
 
 
 def make_kernels(spec: TpuSpec, *, interpret: Any = False) -> FusedKernels:
-    """The kernels for a kind of TPU.
-
-    Args:
-        spec: of the TPU.
-        interpret: as for ``pl.pallas_call``: whether to run without a TPU, and how.
-    """
+    """The kernels for a kind of TPU; ``interpret`` is as for ``pl.pallas_call``."""
     time_loop = functools.partial(_time_loop_kernel, spec=spec, interpret=interpret)
 
     def forward(args: ForwardArgs, *, reverse: bool, dtype: DType) -> tuple[Array, Array]:
-        flags = pack_flags(args.valid, args.resets)
+        flags = interface.pack_flags(args.valid, args.resets)
         return time_loop(
             _forward_step,
             per_step=[*args.projected, *([] if flags is None else [flags[..., None]])],
@@ -69,11 +64,11 @@ def _forward_step(
     w_h, b_hn = weight_refs
     for bits in flags:
         bits = jnp.broadcast_to(bits, h.shape)
-        h = jnp.where(bits & RESET != 0, per_batch_refs[0][...], h)
+        h = jnp.where(bits & interface.RESET != 0, per_batch_refs[0][...], h)
     new = gru_step_reset_after(h, (x_r, x_z, x_n), w_h[...], b_hn[...], _affine)
     for bits in flags:
         bits = jnp.broadcast_to(bits, h.shape)
-        new = jnp.where(bits & VALID != 0, new, h)
+        new = jnp.where(bits & interface.VALID != 0, new, h)
     return new, new
 
 
@@ -93,33 +88,18 @@ def _backward_step(
 
 
 def _time_loop_kernel(
-    step: Callable[..., tuple[Array, Array]],
+    step: Callable[..., tuple[Array, Array]],  # see _forward_step
     *,
-    per_step: list[Array],
-    weights: list[Array],
-    per_batch: list[Array],
-    init: Array,
-    reverse: bool,
-    dtype: DType,
+    per_step: list[Array],  # (T, B, H or 1) each, the inputs of each step
+    weights: list[Array],  # two axes each, fetched once for the whole grid
+    per_batch: list[Array],  # (B, H) each, the same at every step
+    init: Array,  # (B, H), the carry before the first step
+    reverse: bool,  # whether step T - 1 comes first
+    dtype: DType,  # of the outputs
     spec: TpuSpec,
     interpret: Any,
 ) -> tuple[Array, Array]:
-    """A kernel that scans over time.
-
-    Args:
-        step: ``(carry, inputs of the step, weights, per_batch) -> (carry, output)``.
-        per_step: (T, B, H or 1) each, the inputs of each step.
-        weights: two axes each, fetched once for the whole grid.
-        per_batch: (B, H) each, the same at every step.
-        init: (B, H), the carry before the first step.
-        reverse: whether step T - 1 comes first.
-        dtype: of the outputs.
-        spec: of the TPU.
-        interpret: as for ``pl.pallas_call``.
-
-    Returns:
-        The outputs (T, B, H), and the last carry (B, H).
-    """
+    """A kernel that scans over time: the outputs (T, B, H), and the last carry (B, H)."""
     time, batch, _ = per_step[0].shape
     hidden = init.shape[-1]
     tile = choose_tile(time, batch, hidden, weights[0].dtype.itemsize, spec)
@@ -145,9 +125,8 @@ def _time_loop_kernel(
 
         def body(index: Any, carry: Array) -> Array:
             at = count - 1 - index if reverse else index
-            carry, out = step(
-                carry, [ref[at] for ref in per_step_refs], weight_refs, per_batch_refs
-            )
+            inputs = [ref[at] for ref in per_step_refs]
+            carry, out = step(carry, inputs, weight_refs, per_batch_refs)
             out_ref[at] = out.astype(dtype)
             return carry
 

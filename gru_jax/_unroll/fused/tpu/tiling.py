@@ -4,29 +4,21 @@ from typing import NamedTuple
 
 from gru_jax._unroll.chunks import divisor_near
 
+# Multiples to which VMEM pads an array's last two axes (for bfloat16, the wider one).
 LANES, SUBLANES = 128, 16
-"""Multiples to which VMEM pads an array's last two axes (for bfloat16, the wider one)."""
-
+# The largest hidden size that the tests compile; larger ones take long to compile.
 MAX_HIDDEN_SIZE = 2048
-"""The largest hidden size that the tests compile; larger ones take long to compile."""
-
+# Steps of a block, most first: enough to hide the cost of starting one.
 BLOCK_STEPS = (16, 8, 4)
-"""Steps of a block, most first: enough to hide the cost of starting one."""
-
+# Passes through the matrix unit, 8 rows by 128 by 128 each, in the unrolled part of a loop.
 MAX_UNROLLED_MXU_PASSES = 512
-"""Passes through the matrix unit, 8 rows by 128 by 128 each, in the unrolled part of a loop."""
 
 
 class TpuSpec(NamedTuple):
-    """Limits of a kind of TPU.
+    """Limits of a kind of TPU."""
 
-    Attributes:
-        vmem_mib: MiB of VMEM of each core.
-        cores: how many cores run one program.
-    """
-
-    vmem_mib: int
-    cores: int
+    vmem_mib: int  # MiB of VMEM of each core
+    cores: int  # that run one program
 
 
 TPU_SPECS = {
@@ -58,13 +50,7 @@ def max_hidden_size(spec: TpuSpec) -> int:
 def choose_tile(time: int, batch: int, hidden: int, itemsize: int, spec: TpuSpec) -> Tile:
     """The largest tile that fits: as many sequences as possible, then as many steps.
 
-    Args:
-        time, batch, hidden: T, B, H.
-        itemsize: bytes of an element in the matmul dtype.
-        spec: of the TPU.
-
-    Raises:
-        ValueError: no tile fits.
+    ``itemsize`` is of the matmul dtype, in bytes. ValueError if no tile fits.
     """
     for tile_batch in _batch_tile_candidates(batch, spec.cores):
         for most in BLOCK_STEPS:
