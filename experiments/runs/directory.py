@@ -62,8 +62,10 @@ class RunDirectory:
             UserError: it cannot be written.
         """
         try:
-            self.plots.mkdir(parents=True, exist_ok=True)
+            # The config first: with any other file, a directory without one is no run.
+            self.path.mkdir(parents=True, exist_ok=True)
             write_atomically(self.config, yaml.safe_dump(config.model_dump(), sort_keys=False))
+            self.plots.mkdir(exist_ok=True)
         except OSError as error:
             raise UserError(
                 f"The run directory {self.path} cannot be written: {error.strerror}."
