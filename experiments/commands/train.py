@@ -20,9 +20,9 @@ from experiments.runs.directory import (
     RunDirectory,
     chosen_run_directory,
     new_run_directory,
-    read_json,
 )
 from experiments.runs.lock import HeldError, hold
+from experiments.runs.records import read_meta, read_summary
 from experiments.runs.run import (
     check_published,
     check_tensorboard,
@@ -107,7 +107,7 @@ def _train(run: RunDirectory, options: TrainOptions[ExperimentConfig], arguments
 
 
 def _print_result(run: RunDirectory, config: ExperimentConfig) -> None:
-    print_report(read_json(run.summary), read_json(run.meta), config.published)
+    print_report(read_summary(run), read_meta(run), config.published)
     for text in sorted(run.plots.glob("*.txt")):
         print(f"{text}:\n\n{text.read_text(encoding='utf-8')}")
     for plot in sorted(run.plots.glob("*.png")):

@@ -182,15 +182,16 @@ def _run_trial(study: optuna.Study, trial: optuna.Trial, search: Search) -> Any:
     earlier = training.read_metrics(run.metrics) if run.metrics.exists() else []
     reported = 0
     for row in earlier:
-        if row["split"] == "validation":
-            trial.report(row[task.monitor], reported)
+        if row.get("split") == "validation":
+            value = row.get(task.monitor)
+            trial.report(math.nan if value is None else value, reported)
             reported += 1
 
     def evaluate(params: Params, split: Any) -> Metrics:
         metrics = task.evaluate(params, split)
         if split == "validation":
             rows = training.read_metrics(run.metrics)
-            step = sum(row["split"] == "validation" for row in rows)
+            step = sum(row.get("split") == "validation" for row in rows)
             # Validations logged after the last checkpoint are repeated, with equal metrics.
             if step >= reported:
                 trial.report(metrics[task.monitor], step)

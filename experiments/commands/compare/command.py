@@ -23,9 +23,10 @@ from experiments.errors import UserError
 from experiments.files import write_atomically, write_json
 from experiments.runs.cli_options import Config, config_file, parse_options
 from experiments.runs.config_loading import with_values
-from experiments.runs.directory import RunDirectory, chosen_run_directory, read_json
+from experiments.runs.directory import RunDirectory, chosen_run_directory
 from experiments.runs.lock import hold
 from experiments.runs.provenance import provenance
+from experiments.runs.records import read_meta, read_summary
 from experiments.runs.run import (
     check_published,
     check_tensorboard,
@@ -297,12 +298,10 @@ def _write(
 ) -> None:
     summaries, metas = (
         {
-            value: {
-                cell: [read_json(file(run)) for run in runs] for cell, (runs, _) in of_value.items()
-            }
+            value: {cell: [read(run) for run in runs] for cell, (runs, _) in of_value.items()}
             for value, of_value in plans.items()
         }
-        for file in (lambda run: run.summary, lambda run: run.meta)
+        for read in (read_summary, read_meta)
     )
     result = {
         "command": command,
