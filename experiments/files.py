@@ -1,9 +1,15 @@
-"""Atomic writes: a process killed at any time leaves the old content of a file, or the new one."""
+"""Bounded reads and atomic writes of files.
+
+A process killed while it writes leaves the old content of the file, or the new one.
+"""
 
 import json
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
+from experiments.errors import UserError
 from gru_jax import _files
 
 
@@ -14,6 +20,29 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         OSError: the file cannot be written; its old content is unchanged.
     """
     _files.write_atomically(path, content.encode() if isinstance(content, str) else content)
+
+
+def read_bytes(path: Path, largest: int) -> bytes:
+    """Reads a regular file of bounded size.
+
+    Args:
+        path: the file; links are followed.
+        largest: its largest size in bytes.
+
+    Raises:
+        UserError: it is absent, is no regular file or is larger, or cannot be read.
+    """
+    try:
+        # Nonblocking, because opening a FIFO waits for somebody who writes into it.
+        with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise UserError(f"{path} cannot be read: it is not a regular file.")
+            content = file.read(largest + 1)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+    if len(content) > largest:
+        raise UserError(f"{path} is larger than {largest / 2**20:g} MiB.")
+    return content
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -239,7 +239,7 @@ def _series(
     rows: Sequence[Mapping[str, Any]], split: str, metric: str
 ) -> tuple[list[int], list[float]]:
     """Returns steps and values of a metric; non-finite values are null in the rows."""
-    chosen = [row for row in rows if row["split"] == split and row.get(metric) is not None]
+    chosen = [row for row in rows if row.get("split") == split and row.get(metric) is not None]
     return [row["step"] for row in chosen], [row[metric] for row in chosen]
 
 

@@ -16,8 +16,9 @@ from experiments.markdown import markdown_table, write_report
 from experiments.models.state_gradients import LastStepLoss, gradient_norms
 from experiments.plots import save
 from experiments.runs.config_loading import load_config
-from experiments.runs.directory import RunDirectory, read_json
+from experiments.runs.directory import RunDirectory
 from experiments.runs.provenance import provenance
+from experiments.runs.records import read_summary
 from experiments.runs.run import restore_best
 from experiments.task import Task
 
@@ -93,7 +94,7 @@ def _measure(run: RunDirectory, options: Options) -> tuple[str, dict[str, Any], 
     loss = _first_sequences(task, config, run, options.sequences)
     of_run = {
         "seeds": config.seed,
-        "test": read_json(run.summary)["test"][task.loss_metric],
+        "test": read_summary(run)["test"][task.loss_metric],
         "before": _relative_norms(loss, task.params),
         "after": _relative_norms(loss, best),
     }

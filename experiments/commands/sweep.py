@@ -48,7 +48,7 @@ class SweepOptions(Generic[Config]):
     choices, each point of the grid is one trial, and this option has no effect."""
     output: Path | None = None
     """Directory of the study, its runs and the best config; the default is runs/sweep/NAME. A
-    study in it is resumed. Only one process at a time may use it."""
+    study in it is resumed. A second process on it is refused."""
     data_dir: Path = dataclasses.field(default_factory=default_data_dir)
     """Directory of data files; the default is $GRU_JAX_DATA, then ~/.cache/gru_jax."""
 

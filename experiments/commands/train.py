@@ -20,8 +20,9 @@ from experiments.runs.directory import (
     RunDirectory,
     chosen_run_directory,
     new_run_directory,
-    read_json,
 )
+from experiments.runs.lock import HeldError, hold
+from experiments.runs.records import read_meta, read_summary
 from experiments.runs.run import (
     check_published,
     check_tensorboard,
@@ -52,14 +53,15 @@ def main(arguments: list[str]) -> int:
     options = parse_train_options(path, arguments[1:])
     if options.tensorboard:
         check_tensorboard()
-    run = _run_directory(path.stem, options)
-    if run.is_finished():
-        if options.tensorboard:
-            write_tensorboard(run)
-        _print_result(run, options.config)
-        return 0
-    with _sigterm_raises():
+    with contextlib.ExitStack() as stack:
+        run = _run_directory(path.stem, options, stack)
+        if run.is_finished():
+            if options.tensorboard:
+                write_tensorboard(run)
+            _print_result(run, options.config)
+            return 0
         try:
+            stack.enter_context(_sigterm_raises())
             return _train(run, options, arguments)
         except (training.TrainingError, OSError) as error:
             print(f"{error}\n{_how_to_resume(run, options)}", file=sys.stderr)
@@ -68,12 +70,23 @@ def main(arguments: list[str]) -> int:
             return _stopped(type(stop) is KeyboardInterrupt, run, options)
 
 
-def _run_directory(name: str, options: TrainOptions[ExperimentConfig]) -> RunDirectory:
+def _run_directory(
+    name: str, options: TrainOptions[ExperimentConfig], stack: contextlib.ExitStack
+) -> RunDirectory:
+    """Returns the directory of the run; the stack holds it, unless it is only read."""
     if options.run_dir is not None:
-        return chosen_run_directory(options.run_dir, options.config, options.resume)
+        run = chosen_run_directory(options.run_dir, options.config, options.resume)
+        if not run.is_finished() or options.tensorboard:
+            stack.enter_context(hold(run.path))
+        return run
     if options.resume == "must":
         raise UserError("--resume must needs --run-dir, the directory of the run to resume.")
-    return new_run_directory(name, options.config.seed)
+    while True:
+        run = new_run_directory(name, options.config.seed)
+        # Another process may choose the same name.
+        with contextlib.suppress(HeldError):
+            stack.enter_context(hold(run.path))
+            return run
 
 
 def _train(run: RunDirectory, options: TrainOptions[ExperimentConfig], arguments: list[str]) -> int:
@@ -94,7 +107,7 @@ def _train(run: RunDirectory, options: TrainOptions[ExperimentConfig], arguments
 
 
 def _print_result(run: RunDirectory, config: ExperimentConfig) -> None:
-    print_report(read_json(run.summary), read_json(run.meta), config.published)
+    print_report(read_summary(run), read_meta(run), config.published)
     for text in sorted(run.plots.glob("*.txt")):
         print(f"{text}:\n\n{text.read_text(encoding='utf-8')}")
     for plot in sorted(run.plots.glob("*.png")):

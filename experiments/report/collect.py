@@ -2,6 +2,7 @@
 
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,32 +10,44 @@ from typing import Any, TypeVar
 
 from experiments.config import Published
 from experiments.errors import UserError
-from experiments.report.schema import (
-    Comparison,
-    Config,
+from experiments.files import read_bytes
+from experiments.report.schema import Comparison, Config
+from experiments.runs.config_loading import read_yaml
+from experiments.runs.directory import RunDirectory
+from experiments.runs.records import (
+    META_ADVICE,
+    SUMMARY_ADVICE,
     Meta,
     Summary,
     check_record,
     read_record,
 )
-from experiments.runs.config_loading import read_yaml
-from experiments.runs.directory import RunDirectory
 from experiments.tables import model_name
 from gru_jax import training
 from gru_jax.cells import CELLS
 
 SKIPPED = ("checkpoints", "plots", "tensorboard")
 PNG = b"\x89PNG\r\n\x1a\n"
+# In bytes.
+LARGEST_PLOT = 20 * 2**20
+LARGEST_TEXT = 2**20
+LARGEST_METRICS = 256 * 2**20
 Value = TypeVar("Value")
 
 
 @dataclass(kw_only=True)
 class Attachments:
-    """Plots and texts by name, and an error message for each corrupted file."""
+    """Plots and texts by name, and a message for each file that is corrupted or left out.
 
+    Attributes:
+        root: the folder of the page. A file that a link leads to outside of it is left out.
+    """
+
+    root: Path
     images: dict[str, bytes] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
     def try_read(self, read: Callable[[], Value], otherwise: Value) -> Value:
         """Returns `read()`; if that fails, records the error and returns `otherwise`."""
@@ -46,15 +59,26 @@ class Attachments:
             self.errors.append(f"A file cannot be read: {error}.")
         return otherwise
 
+    def is_readable(self, path: Path, largest: int) -> bool:
+        """Whether a path is a regular file below the root, of at most this size.
+
+        If it exists and is not, that is noted.
+        """
+        reason = _reason_to_leave_out(path, self.root, largest)
+        if reason:
+            self.left_out.append(f"{path} is left out: {reason}.")
+        return reason == ""
+
     def add(self, directory: Path, texts: str, without: str = "") -> None:
         """Reads a directory's plots, and the texts with this suffix."""
         for path in sorted(directory.glob("*.png")):
+            if not self.is_readable(path, LARGEST_PLOT):
+                continue
             if image := self.try_read(lambda path=path: _read_png(path), b""):
                 self.images[path.name] = image
         for path in sorted(directory.glob(f"*{texts}")):
-            if path.name != without:
-                text = self.try_read(lambda path=path: path.read_text(encoding="utf-8"), "")
-                self.texts[path.name] = text
+            if path.name != without and self.is_readable(path, LARGEST_TEXT):
+                self.texts[path.name] = self.try_read(lambda path=path: _read_text(path), "")
 
 
 @dataclass(kw_only=True)
@@ -126,24 +150,31 @@ class Experiment:
     comparison: ComparisonRecord | None
     runs: list[RunRecord]
 
-    def all_errors(self) -> Iterator[str]:
-        """Yields an error message for each corrupted file."""
-        if self.comparison:
-            yield from self.comparison.errors
-        for run in self.runs:
-            yield from run.errors
+    def messages(self) -> Iterator[str]:
+        """Yields a message for each file that is corrupted or left out."""
+        for record in [self.comparison, *self.runs]:
+            if record:
+                yield from record.errors
+                yield from record.left_out
 
 
-def collect(folder: Path) -> list[Experiment]:
-    """Returns all experiments below a folder, sorted by path."""
-    runs, comparisons = [], {}
+def collect(folder: Path) -> tuple[list[Experiment], list[str]]:
+    """Reads what is below a folder.
+
+    Returns:
+        All experiments, sorted by path, and a message for each directory that is left out because
+        it is a link.
+    """
+    runs, comparisons, left_out = [], {}, []
     for directory, subdirectories, files in os.walk(folder):
         subdirectories[:] = sorted(name for name in subdirectories if name not in SKIPPED)
         path = Path(directory)
+        links = [path / name for name in subdirectories if (path / name).is_symlink()]
+        left_out += [f"{link} is left out: it is a link to a directory." for link in links]
         if "config.yaml" in files:
-            runs.append(_read_run(RunDirectory(path)))
+            runs.append(_read_run(RunDirectory(path), folder))
         if "compare.json" in files:
-            comparisons[path] = _read_comparison(path)
+            comparisons[path] = _read_comparison(path, folder)
     grouped: dict[tuple[Path, str], list[RunRecord]] = {}
     for run in runs:
         key = _experiment_path(run.path, set(comparisons)), run.task
@@ -157,7 +188,7 @@ def collect(folder: Path) -> list[Experiment]:
         if comparison and comparison.result:
             name = comparison.result.name
         experiments.append(Experiment(path, name, task, comparison, sorted(members, key=_order)))
-    return experiments
+    return experiments, left_out
 
 
 def _experiment_path(path: Path, comparisons: set[Path]) -> Path:
@@ -176,35 +207,60 @@ def _order(run: RunRecord) -> list[str | int]:
     return [int(part) if index % 2 else part for index, part in enumerate(parts)]
 
 
-def _read_run(run: RunDirectory) -> RunRecord:
-    record = RunRecord(path=run.path)
-    record.values = record.try_read(lambda: read_yaml(run.config), {})
+def _read_run(run: RunDirectory, root: Path) -> RunRecord:
+    record = RunRecord(root=root, path=run.path)
+    if record.is_readable(run.config, LARGEST_TEXT):
+        record.values = record.try_read(lambda: read_yaml(run.config), {})
     if record.values:
-        record.config = run.config.read_text(encoding="utf-8")
+        record.config = record.try_read(lambda: _read_text(run.config), "")
         config = record.try_read(lambda: check_record(Config, record.values, run.config), None)
         if config is not None:
             record.model, record.published = model_name(config.model), config.published
-    if run.is_finished():
-        record.summary = record.try_read(lambda: read_record(Summary, run.summary), None)
+    if record.is_readable(run.summary, LARGEST_TEXT):
+        record.summary = record.try_read(
+            lambda: read_record(Summary, run.summary, SUMMARY_ADVICE), None
+        )
     if record.summary:
         record.model = record.summary.model
-    if run.meta.exists():
-        record.meta = record.try_read(lambda: read_record(Meta, run.meta), None)
-    if run.metrics.exists():
+    if record.is_readable(run.meta, LARGEST_TEXT):
+        record.meta = record.try_read(lambda: read_record(Meta, run.meta, META_ADVICE), None)
+    if record.is_readable(run.metrics, LARGEST_METRICS):
         record.rows = record.try_read(lambda: training.read_metrics(run.metrics), [])
     record.add(run.plots, ".txt")
     return record
 
 
-def _read_comparison(path: Path) -> ComparisonRecord:
-    record = ComparisonRecord(path=path)
-    record.result = record.try_read(lambda: read_record(Comparison, path / "compare.json"), None)
+def _read_comparison(path: Path, root: Path) -> ComparisonRecord:
+    record = ComparisonRecord(root=root, path=path)
+    if record.is_readable(path / "compare.json", LARGEST_TEXT):
+        record.result = record.try_read(
+            lambda: read_record(Comparison, path / "compare.json"), None
+        )
     record.add(path, ".md", without="compare.md")
     return record
 
 
+def _reason_to_leave_out(path: Path, root: Path, largest: int) -> str | None:
+    """Returns why a file is not read; "" if it is read, and None if there is no file."""
+    try:
+        if not path.resolve().is_relative_to(root.resolve()):
+            return f"it is a link out of {root}"
+        status = path.stat()
+    except (OSError, RuntimeError):
+        return "it is a broken link" if path.is_symlink() else None
+    if not stat.S_ISREG(status.st_mode):
+        return "it is not a regular file"
+    if status.st_size > largest:
+        return f"it is larger than {largest / 2**20:g} MiB"
+    return ""
+
+
+def _read_text(path: Path) -> str:
+    return read_bytes(path, LARGEST_TEXT).decode()
+
+
 def _read_png(path: Path) -> bytes:
-    content = path.read_bytes()
+    content = read_bytes(path, LARGEST_PLOT)
     if not content.startswith(PNG):
         raise UserError(f"{path} is not a PNG file.")
     return content

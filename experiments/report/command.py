@@ -21,19 +21,21 @@ class Options:
     """Writes one HTML page with all runs and comparisons below a folder.
 
     The page is a single self-contained file with embedded plots. Unfinished runs are included, with
-    their latest logged step.
+    their latest logged step. Links that lead out of the folder, files that are not regular, plots
+    above 20 MiB, metrics above 256 MiB and other files above 1 MiB are left out and listed.
     """
 
     folder: Annotated[Path, tyro.conf.Positional] = Path("runs")
     """Folder with output of `train`, `compare`, `gradients` and `sweep`."""
-    out: Path | None = None
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["--out"])] = None
     """The page; the default is report.html in the folder."""
 
 
 def main(arguments: list[str]) -> int:
     """Runs the command; returns 0, the exit code.
 
-    Corrupted files are listed on stderr and on the page; the rest of the page is written.
+    Files that are corrupted or left out are listed on stderr and on the page; the rest of the page
+    is written.
 
     Raises:
         UserError: an absent folder or one without runs, or a page that cannot be written.
@@ -42,21 +44,22 @@ def main(arguments: list[str]) -> int:
     if not options.folder.is_dir():
         what = "is a file" if options.folder.exists() else "does not exist"
         raise UserError(f"The folder {options.folder} {what}; expected a folder of runs.")
-    experiments = collect(options.folder)
+    experiments, left_out = collect(options.folder)
     if not experiments:
         raise UserError(
             f"{options.folder} holds no runs: it has no config.yaml or compare.json below it."
         )
-    page = render(experiments, options.folder, f"{PROGRAM} {shlex.join(arguments)}".strip())
-    out = options.out or options.folder / "report.html"
+    page = render(
+        experiments, left_out, options.folder, f"{PROGRAM} {shlex.join(arguments)}".strip()
+    )
+    out = options.output or options.folder / "report.html"
     try:
         # Names of files and directories need not be valid Unicode.
         write_atomically(out, page.encode(errors="backslashreplace"))
     except OSError as error:
         raise UserError(f"The page {out} cannot be written: {error.strerror}.") from None
-    for experiment in experiments:
-        for error in experiment.all_errors():
-            print(error, file=sys.stderr)
+    for message in [*left_out, *(text for each in experiments for text in each.messages())]:
+        print(message, file=sys.stderr)
     runs = sum(len(experiment.runs) for experiment in experiments)
     print(f"{len(experiments)} experiments, {runs} runs: {out} ({out.stat().st_size / 1e6:.1f} MB)")
     return 0

@@ -28,7 +28,9 @@ class Section:
     curves: bytes | None
 
 
-def render(experiments: Sequence[Experiment], folder: Path, command: str) -> str:
+def render(
+    experiments: Sequence[Experiment], left_out: Sequence[str], folder: Path, command: str
+) -> str:
     """Returns the page; all text from files is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -44,6 +46,7 @@ def render(experiments: Sequence[Experiment], folder: Path, command: str) -> str
     return environment.get_template("page.html").render(
         folder=folder,
         command=command,
+        left_out=left_out,
         style=Path(__file__).with_name("page.css").read_text(encoding="utf-8"),
         written=f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
         sections=[_section(experiment, n) for n, experiment in enumerate(experiments, 1)],

@@ -1,11 +1,9 @@
 """The directory of one run: its files, and whether a run may be started or resumed there."""
 
 import datetime
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 
@@ -62,8 +60,10 @@ class RunDirectory:
             UserError: it cannot be written.
         """
         try:
-            self.plots.mkdir(parents=True, exist_ok=True)
+            # The config first: with any other file, a directory without one is no run.
+            self.path.mkdir(parents=True, exist_ok=True)
             write_atomically(self.config, yaml.safe_dump(config.model_dump(), sort_keys=False))
+            self.plots.mkdir(exist_ok=True)
         except OSError as error:
             raise UserError(
                 f"The run directory {self.path} cannot be written: {error.strerror}."
@@ -127,18 +127,3 @@ def _not_a_run(path: Path) -> str:
         f"one, give --run-dir {latest}; for a new run, give the path of a directory that does not "
         "exist or is empty."
     )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object.
-
-    Raises:
-        UserError: the file is absent or is not a JSON object.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}.") from None
-    if not isinstance(value, Mapping):
-        raise UserError(f"{path} does not hold a JSON object.")
-    return dict(value)

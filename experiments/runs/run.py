@@ -14,8 +14,9 @@ from experiments import plots
 from experiments.config import ExperimentConfig
 from experiments.errors import UserError
 from experiments.files import write_json
-from experiments.runs.directory import RunDirectory, read_json
+from experiments.runs.directory import RunDirectory
 from experiments.runs.provenance import provenance
+from experiments.runs.records import read_meta, read_summary
 from experiments.tables import model_name
 from experiments.task import Task
 from experiments.tasks import load_task
@@ -75,7 +76,7 @@ def write_tensorboard(run: RunDirectory) -> None:
     Raises:
         UserError: the metrics cannot be read, or the files cannot be written.
     """
-    steps = read_json(run.summary)["steps"]
+    steps = read_summary(run)["steps"]
     try:
         with training.TensorBoardWriter(training.JsonlWriter(run.metrics), run.tensorboard) as log:
             log.resume_from(steps)
@@ -115,15 +116,15 @@ def start_run(run: RunDirectory, config: ExperimentConfig, command: str) -> dict
     """Makes the directory, writes config and metadata, and returns the metadata.
 
     Raises:
-        UserError: the directory cannot be written.
+        UserError: the directory cannot be written, or its `meta.json` is corrupted.
     """
     meta = {
         "command": command,
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **provenance(),
     }
-    if run.meta.exists():
-        earlier = read_json(run.meta)
+    earlier = read_meta(run)
+    if earlier:
         meta["earlier_sessions"] = [*earlier.pop("earlier_sessions", []), earlier]
     run.create(config)
     write_json(run.meta, meta)
@@ -159,7 +160,8 @@ def finalize_run(
     task.plot(result.best_params, run.plots)
     rate = result.steps_per_second
     # The rows of a resumed run count the time of its training only, without the interruptions.
-    elapsed = max(time.monotonic() - started, rows[-1]["seconds"])
+    logged = rows[-1].get("seconds") if rows else None
+    elapsed = max(time.monotonic() - started, logged or 0.0)
     write_json(
         run.meta,
         {
@@ -196,8 +198,9 @@ def restore_best(
         raise UserError(f"The run in {run.path} is not finished: it has no summary.json.")
     task = load_task(config.task).build(config, data_dir)
     like = training.TrainState.create(task.params, make_optimizer(config), task.carry)
-    with CheckpointStore(training.CheckpointOptions(run.checkpoints)) as store:
-        restored = store.restore(read_json(run.summary)["best_step"], like)
+    best_step = read_summary(run)["best_step"]
+    with CheckpointStore(training.CheckpointOptions(run.checkpoints), read_only=True) as store:
+        restored = store.restore(best_step, like)
     if restored is None:
         raise UserError(f"The run in {run.path} has no checkpoint of its best parameters.")
     return task, restored[0].params

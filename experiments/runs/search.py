@@ -18,6 +18,7 @@ from experiments.config import ExperimentConfig, Range
 from experiments.errors import UserError
 from experiments.runs.config_loading import differences, with_values
 from experiments.runs.directory import chosen_run_directory
+from experiments.runs.lock import hold
 from experiments.runs.run import finalize_run, start_run, train_run
 from experiments.tasks import load_task
 from experiments.typing import Metrics, Params
@@ -94,10 +95,9 @@ def open_study(search: Search) -> Iterator[optuna.Study]:
     """Opens the study of a search; interrupted trials are enqueued, to resume from checkpoints.
 
     Raises:
-        UserError: the directory holds a study of another search space.
+        UserError: the directory holds a study of another search space, or is in use.
     """
-    search.folder.mkdir(parents=True, exist_ok=True)
-    with open_storage(search.folder) as storage:
+    with hold(search.folder), open_storage(search.folder) as storage:
         yield _open(search, storage)
 
 
@@ -145,7 +145,9 @@ def run_trials(study: optuna.Study, search: Search) -> signal.Signals | None:
     points = grid(search.space)
     num_trials = search.num_trials if points is None else len(points)
     while len(ended_trials(study)) < num_trials:
-        stop = _run_trial(study, study.ask(), search)
+        trial = study.ask()
+        with hold(search.folder / directory(trial)):
+            stop = _run_trial(study, trial, search)
         if stop is not None:
             return stop
     return None
@@ -180,15 +182,16 @@ def _run_trial(study: optuna.Study, trial: optuna.Trial, search: Search) -> Any:
     earlier = training.read_metrics(run.metrics) if run.metrics.exists() else []
     reported = 0
     for row in earlier:
-        if row["split"] == "validation":
-            trial.report(row[task.monitor], reported)
+        if row.get("split") == "validation":
+            value = row.get(task.monitor)
+            trial.report(math.nan if value is None else value, reported)
             reported += 1
 
     def evaluate(params: Params, split: Any) -> Metrics:
         metrics = task.evaluate(params, split)
         if split == "validation":
             rows = training.read_metrics(run.metrics)
-            step = sum(row["split"] == "validation" for row in rows)
+            step = sum(row.get("split") == "validation" for row in rows)
             # Validations logged after the last checkpoint are repeated, with equal metrics.
             if step >= reported:
                 trial.report(metrics[task.monitor], step)

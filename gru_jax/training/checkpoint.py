@@ -54,22 +54,33 @@ class CheckpointStore:
     run's :class:`Progress` and a description of the tree, and the SHA-256 digests of the files of
     both. All arrays must be addressable by this process.
 
+    Args:
+        options: directory and number of checkpoints.
+        read_only: whether nothing is written: the directory is not made, there is no
+            :meth:`save`, and a corrupted checkpoint is an error instead of being moved away.
+
     Raises:
-        CheckpointError: the directory cannot be made or written to.
+        CheckpointError: the directory cannot be made or written to, or is to be read and absent.
     """
 
-    def __init__(self, options: CheckpointOptions):
+    def __init__(self, options: CheckpointOptions, *, read_only: bool = False):
         self.directory = Path(options.directory).absolute()
         self._retention = _LatestAndBest(options.max_to_keep)
         self._pending_step: int | None = None
+        self._read_only = read_only
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.directory):
-                pass
-            _remove_unfinished(self.directory)
+            if read_only:
+                # Where there is no directory, this raises the error.
+                os.scandir(self.directory).close()
+            else:
+                self.directory.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=self.directory):
+                    pass
+                _remove_unfinished(self.directory)
             self._manager = ocp.CheckpointManager(
                 self.directory,
                 options=ocp.CheckpointManagerOptions(
+                    read_only=read_only,
                     preservation_policy=self._retention,
                     async_options=ocp.AsyncOptions(post_finalization_callback=self._write_digests),
                 ),
@@ -147,12 +158,15 @@ class CheckpointStore:
 
         Raises:
             CheckpointMismatchError: the checkpoint's tree differs from ``like``.
-            CheckpointError: it is intact but cannot be read, or corrupted and cannot be moved.
+            CheckpointError: it is intact but cannot be read, or corrupted and cannot be moved, as
+                with ``read_only``.
         """
         if step not in self._manager.all_steps():
             logger.warning("There is no checkpoint %s.", self._path(step))
             return None
         corruption = _find_corruption(self._path(step))
+        if corruption is not None and self._read_only:
+            raise CheckpointError(f"The checkpoint {self._path(step)} is corrupted ({corruption}).")
         if corruption is not None:
             self._quarantine(step, corruption)
             return None

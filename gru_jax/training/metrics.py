@@ -93,13 +93,30 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
+        if _is_row(row):
             rows.append(row)
         elif number < len(lines):
-            raise MetricsError(f"Line {number} of {path} is not a row of metrics: {line[:80]!r}.")
+            raise MetricsError(
+                f"Line {number} of {path} is not a row of metrics: {line[:80]!r}. "
+                "Delete that line: only its point of the learning curves is lost."
+            )
     return rows
+
+
+def _is_row(row: Any) -> bool:
+    """Whether a value has a step, and otherwise only numbers, nulls and a split."""
+    if not isinstance(row, dict) or not isinstance(row.get("split", ""), str):
+        return False
+    step = row.get("step")
+    if type(step) is not int or not 0 <= step < 2**63:
+        return False
+    numbers = [value for name, value in row.items() if name not in ("step", "split")]
+    return all(
+        value is None or type(value) is float or (type(value) is int and abs(value) < 2**1023)
+        for value in numbers
+    )
 
 
 def mean_metrics(

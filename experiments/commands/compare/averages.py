@@ -72,7 +72,7 @@ def average(by_value: Sequence[Records]) -> dict[str, list[dict[str, Any]]]:
                 **{
                     key: _mean([record[key] for record in records])
                     for key in ("test", "baselines", "wall_seconds")
-                    if key in records[0]
+                    if all(key in record for record in records)
                 },
             }
             for records in zip(*(of_value[cell] for of_value in by_value), strict=True)

@@ -1,5 +1,6 @@
 """Trains the missing runs of all cells and seeds, and writes a table and a plot."""
 
+import contextlib
 import dataclasses
 import shlex
 import signal
@@ -22,8 +23,10 @@ from experiments.errors import UserError
 from experiments.files import write_atomically, write_json
 from experiments.runs.cli_options import Config, config_file, parse_options
 from experiments.runs.config_loading import with_values
-from experiments.runs.directory import RunDirectory, chosen_run_directory, read_json
+from experiments.runs.directory import RunDirectory, chosen_run_directory
+from experiments.runs.lock import hold
 from experiments.runs.provenance import provenance
+from experiments.runs.records import read_meta, read_summary
 from experiments.runs.run import (
     check_published,
     check_tensorboard,
@@ -113,6 +116,19 @@ def main(arguments: list[str]) -> int:
     averaged = averaged_values(options.config, options.average_over)
     output = options.output or Path("runs", "compare", path.stem)
     command = f"{PROGRAM} {shlex.join(arguments)}"
+    with hold(output):
+        return _compare(options, path.stem, cells, averaged, output, command)
+
+
+def _compare(
+    options: CompareOptions[Any],
+    name: str,
+    cells: list[str],
+    averaged: AveragedValues | None,
+    output: Path,
+    command: str,
+) -> int:
+    """Searches, trains and writes the results; returns the exit code."""
     config = options.config
     try:
         if options.search:
@@ -126,7 +142,7 @@ def main(arguments: list[str]) -> int:
             )
             if stop is not None:
                 return _stopped(stop, command)
-            write_search(found, config, output, name=path.stem, command=command)
+            write_search(found, config, output, name=name, command=command)
             chosen = {cell: of_cell["chosen"] for cell, of_cell in found.items()}
             config = config.model_copy(update={"cells": chosen})
         plans = _plan(config, cells, averaged, output, options)
@@ -138,7 +154,7 @@ def main(arguments: list[str]) -> int:
     except (training.TrainingError, OSError) as error:
         print(f"{error}\nTo resume: {command}", file=sys.stderr)
         return 1
-    _write(output, path.stem, plans, averaged, config, options, command)
+    _write(output, name, plans, averaged, config, options, command)
     return 0
 
 
@@ -225,16 +241,28 @@ def _train_missing(
         f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
     )
     if group is not None:
-        return train_vmapped(planned, RunDirectory(group[0]), command, options.tensorboard)
+        with contextlib.ExitStack() as stack:
+            for plan in planned:
+                stack.enter_context(hold(plan.run.path))
+            return train_vmapped(planned, RunDirectory(group[0]), command, options.tensorboard)
     for plan in planned:
-        started = time.monotonic()
-        meta = start_run(plan.run, plan.config, command)
-        result = train_run(
-            plan.run, plan.task, plan.config, "auto", tensorboard=options.tensorboard
-        )
-        if result.status == "interrupted":
-            return result.signal
-        finalize_run(plan.run, plan.task, plan.config, result, meta, started)
+        with hold(plan.run.path):
+            stop = _train_run(plan, options, command)
+        if stop is not None:
+            return stop
+    return None
+
+
+def _train_run(
+    plan: PlannedRun, options: CompareOptions[Any], command: str
+) -> signal.Signals | None:
+    """Trains one run; returns the signal that stopped it, or None."""
+    started = time.monotonic()
+    meta = start_run(plan.run, plan.config, command)
+    result = train_run(plan.run, plan.task, plan.config, "auto", tensorboard=options.tensorboard)
+    if result.status == "interrupted":
+        return result.signal
+    finalize_run(plan.run, plan.task, plan.config, result, meta, started)
     return None
 
 
@@ -270,12 +298,10 @@ def _write(
 ) -> None:
     summaries, metas = (
         {
-            value: {
-                cell: [read_json(file(run)) for run in runs] for cell, (runs, _) in of_value.items()
-            }
+            value: {cell: [read(run) for run in runs] for cell, (runs, _) in of_value.items()}
             for value, of_value in plans.items()
         }
-        for file in (lambda run: run.summary, lambda run: run.meta)
+        for read in (read_summary, read_meta)
     )
     result = {
         "command": command,

@@ -49,7 +49,7 @@ def gather(
             "own": dict(overrides.get(cell, {})),
             "seeds": [summary["seed"] for summary in of_cell],
             "test": test_metrics(summaries)[cell],
-            "wall_seconds": [meta["wall_seconds"] for meta in metas[cell]],
+            "wall_seconds": [meta.get("wall_seconds") for meta in metas[cell]],
         }
         for cell, of_cell in summaries.items()
     ]

@@ -175,7 +175,7 @@ def _row_of_seed(row: Mapping[str, Any], seed: int) -> dict[str, Any]:
 def _best(rows: Sequence[dict[str, Any]], task: Task) -> Progress:
     progress = Progress()
     for row in rows:
-        if row["split"] == "validation":
+        if row.get("split") == "validation" and task.monitor in row:
             progress.step = row["step"]
             metrics = {
                 name: np.nan if value is None else value
