@@ -127,9 +127,12 @@ def _lower(
     kernel: Function,
     reference: Function,
 ) -> Sequence[Any]:
-    is_only_platform = tuple(context.module_context.platforms) == (platform,)
-    function = kernel if is_only_platform else reference
-    return mlir.lower_fun(function, multiple_results=True)(context, *arguments)
+    if tuple(context.module_context.platforms) != (platform,):
+        return mlir.lower_fun(reference, multiple_results=True)(context, *arguments)
+    # Pallas counts in int32, and with 64 bits enabled a Python integer beside it would be int64.
+    # A kernel has no array of 64 bits.
+    with jax.enable_x64(False):
+        return mlir.lower_fun(kernel, multiple_results=True)(context, *arguments)
 
 
 mlir.register_lowering(_platform_select_p, _lower)

@@ -40,6 +40,8 @@ def main(name: str) -> None:
             (8, 512, 512),
         ):
             compile_gradient(devices[:1], time, batch, hidden)
+        with jax.enable_x64(True):
+            compile_gradient(devices[:1], 19, 17, 128)
     with fake_default_device("tpu", kind, count=2):
         compile_gradient(devices[:2], 4, 32, 128)
 

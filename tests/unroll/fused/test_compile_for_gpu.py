@@ -89,9 +89,12 @@ def kernels_in(compiled) -> int:
     return len(re.findall(r"custom_call_target=\"mosaic_gpu", compiled.as_text()))
 
 
-def test_a_gradient_contains_both_kernels():
-    gradient = jax.jit(jax.grad(loss, (0, 1, 2)))
-    assert kernels_in(gradient.lower(*compile_for_gpu.on_h100(arguments(BATCH))).compile()) == 2
+@pytest.mark.parametrize("x64", [False, True], ids=["x32", "x64"])
+def test_a_gradient_contains_both_kernels(x64):
+    with jax.enable_x64(x64):
+        gradient = jax.jit(jax.grad(loss, (0, 1, 2)))
+        compiled = gradient.lower(*compile_for_gpu.on_h100(arguments(BATCH))).compile()
+    assert kernels_in(compiled) == 2
 
 
 def test_a_donated_state():

@@ -20,4 +20,4 @@ def test_gradients_compile(topology):
     command = [sys.executable, "-m", "tests.unroll.fused.compile_for_tpu", topology]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert len(done.stdout.splitlines()) == 4
+    assert len(done.stdout.splitlines()) == 5
