@@ -5,15 +5,14 @@ import jax.numpy as jnp
 import pytest
 
 import gru_jax
+from tests.slow import slow_but
 from tests.unroll.fake_device import fake_default_device
 
 TIME, BATCH, INPUT, HIDDEN = 5, 17, 3, 256
 
 
-@pytest.mark.parametrize(
-    "reverse", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["forward", "reverse"]
-)
-@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float32", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("reverse", slow_but([False], [False, True]), ids=["forward", "reverse"])
+@pytest.mark.parametrize("dtype", slow_but(["bfloat16"], ["bfloat16", "float32"]))
 @pytest.mark.parametrize(
     ("platform", "kind", "lowering", "implementation", "kernel"),
     [
