@@ -28,7 +28,6 @@ class Task:
         metric_labels: name and unit of each metric, for plots.
         loss_metric: the metric that is the loss over a whole split.
         monitor: the validation metric that selects the best parameters.
-        mode: whether a lower or a higher value of `monitor` is better.
         baselines: () -> test metrics of models that need no network, by name.
         plot: (params, directory) -> None; writes the task's own plots and texts there.
         carry: the carry of the first step, where steps pass one on.
@@ -44,12 +43,16 @@ class Task:
     metric_labels: Mapping[str, str]
     loss_metric: str
     monitor: str
-    mode: Literal["min", "max"]
     baselines: Callable[[], dict[str, Metrics]]
     plot: Callable[[Params, Path], None]
     carry: Any = None
     export_spec: ExportSpec | None = None
     last_step_loss: LastStepLoss | None = None
+
+    @property
+    def mode(self) -> Literal["min", "max"]:
+        """Whether a lower or a higher value of `monitor` is better."""
+        return "max" if self.monitor in HIGHER_IS_BETTER else "min"
 
 
 class Build(Protocol):

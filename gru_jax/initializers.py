@@ -95,7 +95,7 @@ def bias(initializer: str | Initializer, offsets: Sequence[float | Array]) -> In
     return init_with_offsets
 
 
-def chrono_bias(longest: float, hidden_size: int, *, name: str = "longest") -> Array:
+def chrono_bias(longest: float, hidden_size: int) -> Array:
     """Returns gate biases that give the units memories of all lengths (chrono initialisation).
 
     A gate at ``sigmoid(b)`` forgets over ``T = 1 / (1 - sigmoid(b)) = 1 + exp(b)`` steps (Tallec &
@@ -110,7 +110,6 @@ def chrono_bias(longest: float, hidden_size: int, *, name: str = "longest") -> A
     Args:
         longest: the longest time in steps; the shortest is 2.
         hidden_size: H.
-        name: the name of ``longest`` in error messages.
 
     Returns:
         (H,) float32, increasing.
@@ -119,7 +118,7 @@ def chrono_bias(longest: float, hidden_size: int, *, name: str = "longest") -> A
         TypeError: ``longest`` is not a number, or the size is not an integer.
         ValueError: ``longest`` is less than 2 or infinite, or the size is not positive.
     """
-    longest = _checks.time_scale(name, longest)
+    longest = _checks.time_scale("longest", longest)
     times = jnp.geomspace(2.0, longest, _checks.positive_int("hidden_size", hidden_size))
     return jnp.log(times - 1).astype(jnp.float32)
 

@@ -16,6 +16,8 @@ from gru_jax.cells import CELLS
 from gru_jax.dropout import dropout
 
 Readout = Literal["every step", "last step"]
+CELL_OPTIONS = ("reset", "chrono_bias")
+"""Fields of a model's config that not every cell has."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +149,12 @@ def build_network(
     return Network(params, graphdef, rng_state, config.dropconnect)
 
 
+def cell_options(cell: str) -> list[str]:
+    """Returns those of :data:`CELL_OPTIONS` that a cell's initialiser has."""
+    available = inspect.signature(CELLS[cell].init).parameters
+    return [name for name in CELL_OPTIONS if name in available]
+
+
 def recurrent_layers(
     config: ModelConfig, in_features: int, *, bidirectional: bool = False, rngs: nnx.Rngs
 ) -> nn.RecurrentLayers:
@@ -154,18 +162,16 @@ def recurrent_layers(
 
     The cell gets those of the config's options that its initialiser has.
     """
-    init_cell = CELLS[config.cell].init
-    available = inspect.signature(init_cell).parameters
-    options = {"reset": config.reset, "chrono_bias": config.chrono_bias}
+    options = {name: getattr(config, name) for name in cell_options(config.cell)}
     layers = nn.RecurrentLayers(
         in_features,
         config.hidden_size,
-        init_cell=init_cell,
+        init_cell=CELLS[config.cell].init,
         num_layers=config.num_layers,
         bidirectional=bidirectional,
         dropout=config.dropout if config.num_layers > 1 else 0.0,
         rngs=rngs,
-        **{name: value for name, value in options.items() if name in available},
+        **options,
     )
     if config.dropout and config.num_layers == 1:
         # Several layers fork the stream. A single one does, too, so that the number of layers does

@@ -90,7 +90,6 @@ def build(config: Config, data_dir: Path) -> Task:
         metric_labels={"mse": "mean squared error"},
         loss_metric="mse",
         monitor="mse",
-        mode="min",
         baselines=partial(baselines, splits["test"]),
         plot=plot,
         export_spec=make_export_spec(network, PrePost(), ("batch", "time", 2), ("batch", 1)),

@@ -115,7 +115,6 @@ def build(config: Config, data_dir: Path) -> Task:
         },
         loss_metric="cross_entropy",
         monitor="cross_entropy",
-        mode="min",
         baselines=partial(baselines, config.length),
         plot=plot,
         export_spec=make_export_spec(

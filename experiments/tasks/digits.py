@@ -99,7 +99,6 @@ def build(config: Config, data_dir: Path) -> Task:
         metric_labels=METRIC_LABELS,
         loss_metric="cross_entropy",
         monitor="accuracy",
-        mode="max",
         baselines=lambda: baselines(*(Examples(*split) for split in splits.values())),
         plot=plot,
         export_spec=make_export_spec(network, pre_post, ("batch", "time"), ("batch", CLASSES)),

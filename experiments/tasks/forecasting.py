@@ -164,7 +164,6 @@ def build(config: Config, data_dir: Path) -> Task:
         },
         loss_metric="mse",
         monitor="mse",
-        mode="min",
         baselines=lambda: baselines(hours, config.window, config.horizon),
         plot=plot,
         export_spec=make_export_spec(

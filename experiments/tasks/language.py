@@ -91,7 +91,6 @@ def build(config: Config, data_dir: Path) -> Task:
         metric_labels={"bits_per_character": "bits per character"},
         loss_metric="bits_per_character",
         monitor="bits_per_character",
-        mode="min",
         baselines=lambda: baselines(splits, size),
         plot=plot,
         carry=network.initial_carry(

@@ -91,7 +91,6 @@ def build(config: Config, data_dir: Path) -> Task:
         metric_labels={"nll_per_frame": "NLL per frame (nats)"},
         loss_metric="nll_per_frame",
         monitor="nll_per_frame",
-        mode="min",
         baselines=partial(baselines, pieces["train"], pieces["test"]),
         plot=plot,
         export_spec=make_export_spec(

@@ -106,7 +106,6 @@ def build(config: Config, data_dir: Path) -> Task:
         metric_labels=METRIC_LABELS,
         loss_metric="cross_entropy",
         monitor="cross_entropy",
-        mode="min",
         baselines=lambda: baselines(*map(summaries, splits.values())),
         plot=plot,
         export_spec=make_export_spec(

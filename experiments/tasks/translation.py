@@ -118,7 +118,6 @@ def build(config: Config, data_dir: Path) -> Task:
         metric_labels={"bleu": "BLEU", "cross_entropy": "cross-entropy per piece (nats)"},
         loss_metric="cross_entropy",
         monitor="bleu",
-        mode="max",
         baselines=partial(baselines, corpus.texts),
         plot=plot,
     )

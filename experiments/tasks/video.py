@@ -127,7 +127,6 @@ def build(config: Config, data_dir: Path) -> Task:
         metric_labels={"mse": "mean squared error of a pixel"},
         loss_metric="mse",
         monitor="mse",
-        mode="min",
         baselines=lambda: baselines(
             sample(images["train"], NUM_FITTED, seed=(TRAIN,)), splits["test"]
         ),

@@ -63,7 +63,8 @@ def init(
     _checks.one_of("reset", reset, ("after", "before"))
     if chrono_bias is not None:
         _checks.not_both("chrono_bias", "update_bias", update_bias, 0.0)
-        update_bias = initializers.chrono_bias(chrono_bias, hidden_size, name="chrono_bias")
+        longest = _checks.time_scale("chrono_bias", chrono_bias)
+        update_bias = initializers.chrono_bias(longest, hidden_size)
     update_bias = _checks.scalar_or_per_unit("update_bias", update_bias, hidden_size)
     initializers_of = (kernel_init, recurrent_kernel_init, bias_init)
     sizes = (input_size, hidden_size)

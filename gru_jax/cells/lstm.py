@@ -48,7 +48,8 @@ def init_lstm(
     if chrono_bias is not None:
         _checks.not_both("chrono_bias", "forget_bias", forget_bias, 1.0)
         _checks.not_both("chrono_bias", "input_bias", input_bias, 0.0)
-        forget_bias = initializers.chrono_bias(chrono_bias, hidden_size, name="chrono_bias")
+        longest = _checks.time_scale("chrono_bias", chrono_bias)
+        forget_bias = initializers.chrono_bias(longest, hidden_size)
         input_bias = -forget_bias
     input_bias = _checks.scalar_or_per_unit("input_bias", input_bias, hidden_size)
     forget_bias = _checks.scalar_or_per_unit("forget_bias", forget_bias, hidden_size)

@@ -1,7 +1,9 @@
 """Tiny experiments, each of which trains in about a second."""
 
+import contextlib
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -9,7 +11,9 @@ import pytest
 import yaml
 from matplotlib.figure import Figure
 
+from experiments import generated
 from experiments.cli import main
+from experiments.tasks import adding as adding_task
 
 TINY = {
     "model": {"hidden_size": 4},
@@ -36,6 +40,26 @@ def unrendered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
     if request.config.option.markexpr == "not slow" and "rendered" not in request.fixturenames:
         monkeypatch.setattr(Figure, "savefig", write_signature)
+
+
+@pytest.fixture
+def interrupted_at_step() -> Callable[..., contextlib.AbstractContextManager[None]]:
+    """Ctrl-C when a run on the adding problem draws the batch of a step, of its seed or folder."""
+
+    @contextlib.contextmanager
+    def interrupted(step: int, *, seed: int = 0, in_run: Path | None = None) -> Iterator[None]:
+        sample = adding_task.sample_sums
+
+        def sample_or_stop(number: int, length: int, key: tuple[int, ...]) -> adding_task.Sums:
+            if key == (generated.TRAIN, seed, step) and (in_run is None or in_run.exists()):
+                os.kill(os.getpid(), signal.SIGINT)
+            return sample(number, length, key)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(adding_task, "sample_sums", sample_or_stop)
+            yield
+
+    return interrupted
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """Comparisons: vmapped seeds equal seeds in sequence, and sizes are fair."""
 
 import json
-import os
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,6 @@ from experiments.cli import main
 from experiments.commands.compare import report, vmapped_training
 from experiments.commands.compare.sizes import count_parameters, with_cell
 from experiments.runs.config_loading import check, load_config
-from experiments.task import HIGHER_IS_BETTER
 from experiments.tasks import adding as adding_task
 from experiments.tasks import load_task
 
@@ -67,20 +64,15 @@ def test_only_missing_runs_are_trained(adding, write_config):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("vmapped", ["True", "False"])
-def test_an_interrupted_comparison_resumes(adding, write_config, monkeypatch, capfd, vmapped):
+def test_an_interrupted_comparison_resumes(
+    adding, write_config, interrupted_at_step, capfd, vmapped
+):
     config = write_config(adding)
     options = ("--seeds", "2", "--vmap-seeds", vmapped)
     assert compare(config, "whole", *options) == 0
 
-    sample = adding_task.sample_sums
-
-    def interrupted(number, length, seed):
-        if seed == (generated.TRAIN, 1, 4):
-            os.kill(os.getpid(), signal.SIGINT)
-        return sample(number, length, seed)
-
-    monkeypatch.setattr(adding_task, "sample_sums", interrupted)
-    assert compare(config, "stopped", *options) == 130
+    with interrupted_at_step(4, seed=1):
+        assert compare(config, "stopped", *options) == 130
     assert "To resume: python -m experiments compare" in capfd.readouterr().err
     assert not Path("stopped/compare.json").exists()
     if vmapped == "True":
@@ -88,7 +80,6 @@ def test_an_interrupted_comparison_resumes(adding, write_config, monkeypatch, ca
         for seed in ("s0", "s1"):
             steps = [row["step"] for row in rows(Path("stopped/gru", seed))]
             assert steps == [2, 3, 4]
-    monkeypatch.setattr(adding_task, "sample_sums", sample)
     assert compare(config, "stopped", *options) == 0
     for seed in ("s0", "s1"):
         whole, stopped = Path("whole/gru", seed), Path("stopped/gru", seed)
@@ -194,12 +185,6 @@ def test_values_of_the_own_cell_replace_the_main_ones_in_comparisons_only(adding
     assert gru.model.hidden_size == config.model.hidden_size
     assert (lstm.optimizer.learning_rate, lstm.model.chrono_bias) == (0.01, None)
     assert config.optimizer.learning_rate == 0.01
-
-
-@pytest.mark.parametrize("task", ["adding", "copy", "digits", "video"])
-def test_the_direction_of_a_metric_is_that_of_the_validation(task):
-    built = load_task(task).build(load_task(task).Config(), Path())
-    assert (built.mode == "max") == (built.monitor in HIGHER_IS_BETTER)
 
 
 @pytest.mark.parametrize(

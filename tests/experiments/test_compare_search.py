@@ -1,17 +1,15 @@
 """The search of a comparison: the same for each cell, resumed, and chosen by validation."""
 
 import json
-import os
-import signal
 from pathlib import Path
 
 import pytest
 
-from experiments import generated
 from experiments.cli import main
-from experiments.commands.compare import search as compare_search
+from experiments.models.recurrent import CELL_OPTIONS, cell_options
 from experiments.runs.config_loading import load_config
 from experiments.tasks import adding as adding_task
+from gru_jax.cells import CELLS
 
 SPACE = {
     "model.chrono_bias": {"choices": [None, 5.0]},
@@ -90,21 +88,13 @@ def test_the_test_split_is_not_evaluated_before_the_choice(searched, write_confi
     assert not list(Path("out").rglob("summary.json"))
 
 
-def test_an_interrupted_search_resumes(searched, write_config, monkeypatch, capfd):
+def test_an_interrupted_search_resumes(searched, write_config, interrupted_at_step, capfd):
     config, options = write_config(searched), ("--search", "--cells", "gru")
-    sample = adding_task.sample_sums
-
-    def interrupted(number, length, seed):
-        if seed == (generated.TRAIN, 0, 4) and Path("out/search/gru/trial-2").exists():
-            os.kill(os.getpid(), signal.SIGINT)
-        return sample(number, length, seed)
-
-    monkeypatch.setattr(adding_task, "sample_sums", interrupted)
-    assert compare(config, "out", *options) == 130
+    with interrupted_at_step(4, in_run=Path("out/search/gru/trial-2")):
+        assert compare(config, "out", *options) == 130
     assert "To resume: python -m experiments compare" in capfd.readouterr().err
     assert not Path("out/search.json").exists()
     earlier = Path("out/search/gru/trial-0/meta.json").read_text()
-    monkeypatch.setattr(adding_task, "sample_sums", sample)
     assert compare(config, "out", *options) == 0
     values = [trial["values"] for trial in read_search("out")["cells"]["gru"]["trials"]]
     assert len(values) == len(GRID)
@@ -150,7 +140,8 @@ def test_the_size_is_not_searched(adding, write_config, refused):
     assert "sweep: model.hidden_size is chosen by the command compare." in message
 
 
-def test_unused_keys_are_fields_of_the_model(adding):
+def test_options_of_cells_are_fields_of_the_model(adding):
     model = adding_task.Config(**adding).model_dump()["model"]
-    for keys in compare_search.UNUSED_KEYS.values():
-        assert {key.removeprefix("model.") for key in keys} <= model.keys()
+    assert {*CELL_OPTIONS} <= model.keys()
+    options = {cell: cell_options(cell) for cell in CELLS}
+    assert options == {"gru": ["reset", "chrono_bias"], "lstm": ["chrono_bias"], "rnn": []}

@@ -1,18 +1,14 @@
 """Sweeps: trials within the ranges, pruned, interrupted and resumed."""
 
 import json
-import os
-import signal
 from pathlib import Path
 
 import optuna
 import pytest
 
-from experiments import generated
 from experiments.cli import main
 from experiments.runs.config_loading import load_config
 from experiments.runs.search import open_storage
-from experiments.tasks import adding as adding_task
 
 RANGES = {
     "optimizer.learning_rate": {"low": 1e-3, "high": 1e-1, "log": True},
@@ -68,20 +64,12 @@ def test_a_sweep_resumes(swept, write_config):
     assert len(set(rates)) == 3
 
 
-def test_an_interrupted_trial_resumes(swept, write_config, monkeypatch, capfd):
+def test_an_interrupted_trial_resumes(swept, write_config, interrupted_at_step, capfd):
     config = write_config(swept)
-    sample = adding_task.sample_sums
-
-    def interrupted(number, length, seed):
-        if seed == (generated.TRAIN, 0, 4) and Path("out/trial-1").exists():
-            os.kill(os.getpid(), signal.SIGINT)
-        return sample(number, length, seed)
-
-    monkeypatch.setattr(adding_task, "sample_sums", interrupted)
-    assert sweep(config, "out", "--trials", "2") == 130
+    with interrupted_at_step(4, in_run=Path("out/trial-1")):
+        assert sweep(config, "out", "--trials", "2") == 130
     assert "To resume: python -m experiments sweep" in capfd.readouterr().err
     params = trials("out")[1].params
-    monkeypatch.setattr(adding_task, "sample_sums", sample)
     assert sweep(config, "out", "--trials", "2") == 0
     assert len(summaries("out")) == 2
     assert trials("out")[-1].params == params

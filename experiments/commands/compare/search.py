@@ -11,15 +11,10 @@ from experiments.commands.compare.sizes import check_keys, count_parameters, wit
 from experiments.config import ExperimentConfig
 from experiments.errors import UserError
 from experiments.files import write_json
+from experiments.models.recurrent import CELL_OPTIONS, cell_options
 from experiments.runs.provenance import provenance
 from experiments.runs.search import Search, open_study, run_trials, state, trial_records
 from experiments.tables import model_name
-
-# Keys without effect on a cell, which are not searched for it.
-UNUSED_KEYS: Mapping[str, frozenset[str]] = {
-    "lstm": frozenset({"model.reset"}),
-    "rnn": frozenset({"model.chrono_bias", "model.reset"}),
-}
 
 
 def search_cells(
@@ -59,7 +54,8 @@ def search_cells(
         def make_config(values: Mapping[str, Any], cell: str = cell) -> ExperimentConfig:
             return with_cell(config.model_copy(update={"cells": {cell: values}}), cell, data_dir)
 
-        unused = UNUSED_KEYS.get(cell, frozenset())
+        options = cell_options(cell)
+        unused = {f"model.{name}" for name in CELL_OPTIONS if name not in options}
         search = Search(
             folder=output / "search" / cell,
             config=config,
