@@ -84,7 +84,7 @@ def gate_activity(
         panel.set_ylabel(f"{name}\nunits, by mean")
         figure.colorbar(image, ax=panel, label="activity", pad=0.01)
     panels[-1].set_xlabel("step")
-    panels[-1].set_xticks(range(0, len(inputs) + 1, tick_every))
+    panels[-1].set_xticks(range(0, len(inputs), tick_every))
     save(figure, path)
 
 

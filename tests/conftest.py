@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 from importlib.metadata import version
+from pathlib import Path
 
 # Most of the time of the tests is compilation of programs that run for a millisecond, here and in
 # the processes that tests start. XLA's older code generator takes half the time of the newer one.
@@ -36,3 +37,12 @@ def free_memory():
     """Frees a module's compiled programs, which would add up to gigabytes."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="session")
+def published_data() -> Path:
+    """$GRU_JAX_DATA, read before any test removes it."""
+    chosen = os.environ.get("GRU_JAX_DATA")
+    if not chosen:
+        pytest.skip("GRU_JAX_DATA, the directory of the published data files, is not set")
+    return Path(chosen)

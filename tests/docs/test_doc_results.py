@@ -14,7 +14,9 @@ from experiments.commands.compare.significance import (
     compare_cells,
     significantly_best,
 )
+from experiments.runs.config_loading import load_config
 from experiments.task import HIGHER_IS_BETTER
+from experiments.tasks import load_task
 from gru_jax._unroll.fused.tpu.tiling import TPU_SPECS, max_hidden_size
 from tests.docs.pages import DOCS, ROOT
 
@@ -251,6 +253,25 @@ def prose():
     yield "docs/guide/serving.md", f"took {step} for one sequence and {batch} for 32"
     yield "docs/guide/serving.md", f"does nothing took {empty}"
 
+    before, after = (
+        [norm_through_time(cell, when, 100) for cell in ("gru", "lstm", "rnn")]
+        for when in ("before", "after")
+    )
+    experiments = "docs/experiments.md"
+    yield experiments, f"is {before[0]:.2f} of the last one in the GRU, {before[1]:.2f} in the LSTM"
+    yield experiments, f"{before[2]:.0e}".replace("e-0", "e-") + " in the plain RNN"
+    yield experiments, f"After training it is {after[0]:.2f} in the GRU and {after[1]:.1f} in the"
+    yield experiments, f"In the plain RNN it is {after[2]:.1e} after training"
+
+
+def norm_through_time(cell, when, distance):
+    """The relative norm of a gradient on the adding problem, the geometric mean over the seeds."""
+    path = ROOT / "experiments" / "results" / "adding" / "gradients.json"
+    result = json.loads(path.read_text())
+    at = result["distances"].index(distance)
+    norms = [of_seed[at] for of_seed in result["cells"][cell][when]]
+    return math.exp(sum(map(math.log, norms)) / len(norms))
+
 
 def test_prose_says_what_was_measured():
     assert [claim for claim in prose() if claim[1] not in text_of(claim[0])] == []
@@ -305,6 +326,34 @@ def test_results_of_another_protocol_are_marked(path):
     text = (DOCS / "experiments.md").read_text()
     is_marked = f"| `{path.parent.name}` †: " in text
     assert is_marked == (not path.with_name("search.json").exists())
+
+
+BASELINES = [
+    ("digits", "nearest neighbour", "accuracy", "nearest neighbour {:.1%}"),
+    ("digits", "SVC, Gaussian kernel", "accuracy", "SVC {:.1%}"),
+    ("digits", "logistic regression", "accuracy", "logistic regression {:.1%}"),
+    ("spoken-digits", "SVC, Gaussian kernel", "accuracy", "SVC {:.1%}"),
+    ("spoken-digits", "nearest neighbour", "accuracy", "nearest neighbour {:.1%}"),
+    ("spoken-digits", "logistic regression", "accuracy", "logistic regression {:.1%}"),
+    ("etth1-24", "DLinear, 96 hours", "mse", "DLinear of 96 hours {:.4f}"),
+    ("etth1-24", "NLinear, 96 hours", "mse", "NLinear of 96 hours {:.4f}"),
+    ("etth1-24", "seasonal naive (24 hours)", "mse", "seasonal naive {:.4f}"),
+    ("etth1-96", "DLinear, 336 hours", "mse", "DLinear of 336 hours {:.3f}"),
+    ("etth1-96", "DLinear, 96 hours", "mse", "of 96 hours {:.3f}"),
+    ("shakespeare", "7-gram, Kneser-Ney", "bits_per_character", "7-gram (Kneser-Ney) {:.3f}"),
+    ("shakespeare", "unigram", "bits_per_character", "unigram {:.3f}"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted({name for name, *_ in BASELINES}))
+def test_baselines_of_the_table(name, published_data):
+    config = load_config(ROOT / "configs" / f"{name}.yaml")
+    measured = load_task(config.task).build(config, published_data).baselines()
+    shown = row_of(ROOT / "experiments" / "results" / name / "compare.json")[-1].replace(" %", "%")
+    for of_config, baseline, metric, text in BASELINES:
+        if of_config == name:
+            assert text.format(measured[baseline][metric]) in shown
 
 
 def is_rounded(text, value):

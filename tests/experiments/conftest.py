@@ -130,12 +130,3 @@ def refused(workplace: Path, capfd: pytest.CaptureFixture[str]) -> Callable[...,
         return printed.err
 
     return run
-
-
-@pytest.fixture(scope="session")
-def published_data() -> Path:
-    """$GRU_JAX_DATA, read before any test removes it."""
-    chosen = os.environ.get("GRU_JAX_DATA")
-    if not chosen:
-        pytest.skip("GRU_JAX_DATA, the directory of the published data files, is not set")
-    return Path(chosen)
