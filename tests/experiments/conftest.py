@@ -1,6 +1,7 @@
 """Tiny experiments, each of which trains in about a second."""
 
 import contextlib
+import copy
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -69,23 +70,24 @@ def rendered() -> None:
 
 @pytest.fixture
 def adding() -> dict[str, Any]:
-    return {**ADDING}
+    """The tests change the nested values: each gets its own."""
+    return copy.deepcopy(ADDING)
 
 
 @pytest.fixture
 def published(adding: dict[str, Any]) -> dict[str, Any]:
     """The adding problem, with invented published metrics."""
-    return {**adding, "published": PUBLISHED}
+    return {**adding, "published": copy.deepcopy(PUBLISHED)}
 
 
 @pytest.fixture
 def digits() -> dict[str, Any]:
-    return {"task": "digits", **TINY}
+    return {"task": "digits", **copy.deepcopy(TINY)}
 
 
 @pytest.fixture
 def music() -> dict[str, Any]:
-    return {"task": "music", "longest": 20, **TINY}
+    return {"task": "music", "longest": 20, **copy.deepcopy(TINY)}
 
 
 @pytest.fixture
