@@ -1,8 +1,12 @@
 """Runs the command line: `python -m experiments`."""
 
-import sys
-
-from experiments.cli import main
+from experiments import stop
 
 if __name__ == "__main__":
+    stop.watch()
+
+    import sys
+
+    from experiments.cli import main
+
     sys.exit(main(sys.argv[1:]))

@@ -2,32 +2,52 @@
 
 import importlib
 import logging
+import re
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
+from experiments import stop
 from experiments.errors import UserError
+from experiments.extras import install_hint
+from experiments.stop import Stopped
 from experiments.suggest import did_you_mean
+
+# An argument, or the value of an option, with a scheme such as gs:// or s3://.
+URL = re.compile(r"(--[\w.-]+=)?[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 class Command(NamedTuple):
-    """A command: the module with its `main(arguments) -> exit code`, and a line of help."""
+    """A command.
+
+    Attributes:
+        module: the module with its `main(arguments) -> exit code`.
+        help: a line of help.
+        extra: the extra that it needs.
+        trains: whether its first argument is a config file, and it looks for signals itself.
+    """
 
     module: str
     help: str
+    extra: str = "experiments"
+    trains: bool = False
 
 
 COMMANDS = {
     "train": Command(
         "experiments.commands.train",
         "trains the experiment of a YAML file and reports it next to its baselines",
+        trains=True,
     ),
     "compare": Command(
         "experiments.commands.compare",
         "trains it with several cells and seeds, and compares their metrics",
+        trains=True,
     ),
     "sweep": Command(
         "experiments.commands.sweep",
         "searches for better hyper-parameters in the search space of the YAML file",
+        trains=True,
     ),
     "gradients": Command(
         "experiments.commands.gradients",
@@ -44,10 +64,12 @@ COMMANDS = {
     "bench": Command(
         "experiments.bench",
         "times our GRU and other libraries' and writes a table and a plot",
+        extra="bench",
     ),
     "interop": Command(
         "experiments.interop",
         "converts weights to and from other libraries and writes the differences",
+        extra="interop",
     ),
     "fetch": Command(
         "experiments.commands.fetch",
@@ -75,13 +97,45 @@ def main(arguments: list[str]) -> int:
                 f"There is no command {name}.{did_you_mean(name, COMMANDS)} "
                 f"The commands are {', '.join(COMMANDS)}."
             )
-        return importlib.import_module(COMMANDS[name].module).main(rest)
+        return _run(COMMANDS[name], name, rest)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
+    except Stopped as stopped:
+        print(f"Stopped by {stopped.signal.name}.", file=sys.stderr)
+        return 128 + stopped.signal
     except KeyboardInterrupt:
         print("Stopped by Ctrl-C.", file=sys.stderr)
         return 130
+
+
+def _run(command: Command, name: str, arguments: list[str]) -> int:
+    """Imports the module of a command and runs it; most import JAX, which takes seconds."""
+    for argument in arguments:
+        if URL.match(argument):
+            raise UserError(
+                f"{argument} is a URL, but files and directories must be on this machine: "
+                "URLs are not supported."
+            )
+    try:
+        if command.trains and arguments and not arguments[0].startswith("-"):
+            # An error in the config is told before the module is imported.
+            importlib.import_module("experiments.runs.config_loading").load_config(
+                Path(arguments[0])
+            )
+            stop.check()
+        module = importlib.import_module(command.module)
+        stop.check()
+        if stop.is_watching() and not command.trains:
+            stop.unwatch()
+        return module.main(arguments)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("experiments", "gru_jax"):
+            raise
+        raise UserError(
+            f"{name} needs {package}, which is not installed. {install_hint(command.extra)}"
+        ) from None
 
 
 def _help() -> str:

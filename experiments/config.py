@@ -1,21 +1,28 @@
 """Configs of experiments: frozen models whose fields are YAML keys and options."""
 
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from gru_jax.cells import CELLS
+# The names in `gru_jax.cells.CELLS`, which would import JAX; a test compares them.
+Cell = Literal["gru", "lstm", "rnn"]
 
-if TYPE_CHECKING:
-    Cell = str
-else:
-    Cell = Literal[tuple(CELLS)]
+LARGEST_INTEGER = 2**31 - 1
 
 
 class FrozenModel(BaseModel, frozen=True):
     """Part of a config. Unknown keys, wrong types and non-finite numbers are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def check_integers(self) -> Self:
+        """Rejects integers that no array's axis and no counter has."""
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if type(value) is int and abs(value) > LARGEST_INTEGER:
+                raise ValueError(f"{name} is too large: it should be at most {LARGEST_INTEGER:,}.")
+        return self
 
 
 class ModelConfig(FrozenModel, frozen=True):

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from experiments.errors import UserError
-from gru_jax import _files
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -19,6 +18,9 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     Raises:
         OSError: the file cannot be written; its old content is unchanged.
     """
+    # Imported here, because it imports JAX: configs are read before that.
+    from gru_jax import _files
+
     _files.write_atomically(path, content.encode() if isinstance(content, str) else content)
 
 

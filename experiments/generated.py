@@ -11,9 +11,6 @@ from gru_jax.training import ShuffledIndices
 Sequences = TypeVar("Sequences", bound=Batch)
 
 TRAIN, VALIDATION, TEST = range(3)
-TRAIN_SEQUENCES = (
-    "Sequences of a fixed training set, shuffled in every epoch; None for new ones in each batch."
-)
 
 
 def training_batches(

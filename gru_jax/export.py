@@ -22,11 +22,12 @@ from gru_jax import _checks
 from gru_jax._files import write_atomically
 from gru_jax._unroll import initial_state, step, unroll
 from gru_jax.cells import Cell
+from gru_jax.interop.archive import Archive
 from gru_jax.interop.files import (
     file_errors,
     import_optional,
     library_version,
-    read_archive,
+    parse_json,
     read_bytes,
 )
 from gru_jax.stack import Stack, unroll_stack
@@ -189,10 +190,8 @@ def export_function(
         "library": f"gru-jax {library_version()}",
         "jax": jax.__version__,
         **metadata,
-        "platforms": list(platforms),
         "trainable": trainable,
-        "arguments": [str(aval) for aval in exported.in_avals],
-        "results": [str(aval) for aval in exported.out_avals],
+        **_describe_program(exported),
         "sha256": hashlib.sha256(program).hexdigest(),
     }
     content = io.BytesIO()
@@ -248,9 +247,10 @@ def state_from_tuples(params: Any, state: Tree) -> Tree:
 
 def _load(content: bytes) -> ExportedProgram:
     try:
-        entries = read_archive(content, (METADATA, PROGRAM))
-        metadata, program = json.loads(entries[METADATA]), entries[PROGRAM]
-    except (KeyError, RecursionError, ValueError) as error:
+        archive = Archive(content)
+        metadata = parse_json(archive.read(METADATA), "its note.json")
+        program = archive.read(PROGRAM)
+    except ValueError as error:
         raise ValueError(f"no program that gru_jax.export wrote: {error}") from error
     if not isinstance(metadata, dict) or (metadata.get("format"), metadata.get("version")) != (
         FORMAT,
@@ -259,7 +259,25 @@ def _load(content: bytes) -> ExportedProgram:
         raise ValueError(f"its metadata do not have format {FORMAT!r} and version {VERSION}")
     if metadata.get("sha256") != hashlib.sha256(program).hexdigest():
         raise ValueError("its program is not the one that its metadata were written for")
-    return ExportedProgram(jax_export.deserialize(bytearray(program)).call, metadata)
+    try:
+        exported = jax_export.deserialize(bytearray(program))
+        described = _describe_program(exported)
+    # JAX does not check what it reads: corrupted programs raise exceptions of many types.
+    except Exception as error:
+        raise ValueError(f"its program is corrupted: {type(error).__name__}: {error}") from error
+    for name, found in described.items():
+        if metadata.get(name) != found:
+            raise ValueError(f"its program has {name} {found}, but its metadata say otherwise")
+    return ExportedProgram(exported.call, metadata)
+
+
+def _describe_program(exported: jax_export.Exported) -> dict[str, Any]:
+    """What the metadata say of a program, from the program itself."""
+    return {
+        "platforms": list(exported.platforms),
+        "arguments": [str(aval) for aval in exported.in_avals],
+        "results": [str(aval) for aval in exported.out_avals],
+    }
 
 
 def _export(

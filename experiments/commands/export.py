@@ -11,6 +11,7 @@ import tyro
 from experiments.datasets.registry import default_data_dir
 from experiments.errors import UserError
 from experiments.export_formats import FORMATS
+from experiments.extras import install_hint
 from experiments.files import write_atomically
 from experiments.runs.config_loading import load_config
 from experiments.runs.directory import RunDirectory
@@ -55,8 +56,8 @@ def main(arguments: list[str]) -> int:
     export_format = FORMATS[options.to]
     if importlib.util.find_spec(export_format.package) is None:
         raise UserError(
-            f"--to {options.to} needs {export_format.package}, which is not installed: "
-            "pip install -e '.[files]'"
+            f"--to {options.to} needs {export_format.package}, which is not installed. "
+            + install_hint("files")
         )
     run = RunDirectory(options.run_dir)
     if not run.config.exists():

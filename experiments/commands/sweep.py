@@ -8,11 +8,11 @@ from typing import Annotated, Generic
 
 import optuna
 import tyro
-import yaml
 from optuna.trial import TrialState
 from rich.console import Console
 from rich.table import Table
 
+from experiments import yaml_files
 from experiments.datasets.registry import default_data_dir
 from experiments.errors import UserError
 from experiments.files import write_atomically
@@ -26,6 +26,7 @@ from experiments.runs.search import (
     open_study,
     run_trials,
 )
+from experiments.stop import Stopped
 from experiments.tables import number
 from gru_jax import training
 
@@ -88,13 +89,15 @@ def main(arguments: list[str]) -> int:
 def _run(study: optuna.Study, search: Search) -> int:
     """Runs the missing trials and prints a report; returns the exit code."""
     try:
-        stop = run_trials(study, search)
+        received = run_trials(study, search)
     except (training.TrainingError, OSError) as error:
         print(f"{error}\nTo resume: {search.command}", file=sys.stderr)
         return 1
-    if stop is not None:
-        print(f"Stopped by {stop.name}. To resume: {search.command}", file=sys.stderr)
-        return 128 + stop
+    except Stopped as stopped:
+        received = stopped.signal
+    if received is not None:
+        print(f"Stopped by {received.name}. To resume: {search.command}", file=sys.stderr)
+        return 128 + received
     if not study.get_trials(states=(TrialState.COMPLETE,)):
         print(f"No trial was completed: see the runs in {search.folder}.", file=sys.stderr)
         return 1
@@ -111,7 +114,7 @@ def _report(study: optuna.Study, search: Search) -> None:
         f"# Found by `{search.command}`:\n"
         f"# validation metric {number(best.value)}, the best of {num_trials} trials.\n"
     )
-    write_atomically(search.folder / "best.yaml", header + yaml.safe_dump(values, sort_keys=False))
+    write_atomically(search.folder / "best.yaml", header + yaml_files.dump(values))
     states = [trial.state for trial in study.get_trials()]
     pruned = states.count(TrialState.PRUNED)
     table = Table(

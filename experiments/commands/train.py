@@ -5,8 +5,8 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator
 
+from experiments import stop
 from experiments.config import ExperimentConfig
 from experiments.errors import UserError
 from experiments.runs.cli_options import (
@@ -32,6 +32,7 @@ from experiments.runs.run import (
     train_run,
     write_tensorboard,
 )
+from experiments.stop import Stopped
 from experiments.tables import model_name, print_report
 from experiments.tasks import load_task
 from gru_jax import training
@@ -61,13 +62,14 @@ def main(arguments: list[str]) -> int:
             _print_result(run, options.config)
             return 0
         try:
-            stack.enter_context(_sigterm_raises())
             return _train(run, options, arguments)
         except (training.TrainingError, OSError) as error:
             print(f"{error}\n{_how_to_resume(run, options)}", file=sys.stderr)
             return 1
-        except (KeyboardInterrupt, _Terminated) as stop:
-            return _stopped(type(stop) is KeyboardInterrupt, run, options)
+        except Stopped as stopped:
+            return _stopped(stopped.signal, run, options)
+        except KeyboardInterrupt:
+            return _stopped(signal.SIGINT, run, options)
 
 
 def _run_directory(
@@ -94,13 +96,15 @@ def _train(run: RunDirectory, options: TrainOptions[ExperimentConfig], arguments
     config = options.config
     task = load_task(config.task).build(config, options.data_dir)
     check_published(config, task)
+    stop.check()
     meta = start_run(run, config, f"{PROGRAM} {shlex.join(arguments)}")
     print(f"{model_name(config.model)}, {num_parameters(task.params):,} parameters, in {run.path}")
+    stop.check()
     # A run that was stopped before its first checkpoint has a directory, but nothing to resume.
     resume = "auto" if options.resume == "must" else options.resume
     result = train_run(run, task, config, resume, tensorboard=options.tensorboard)
     if result.status == "interrupted":
-        return _stopped(result.signal == signal.SIGINT, run, options)
+        return _stopped(result.signal or signal.SIGINT, run, options)
     finalize_run(run, task, config, result, meta, started)
     _print_result(run, config)
     return 0
@@ -114,10 +118,13 @@ def _print_result(run: RunDirectory, config: ExperimentConfig) -> None:
         print(plot)
 
 
-def _stopped(by_ctrl_c: bool, run: RunDirectory, options: TrainOptions[ExperimentConfig]) -> int:
-    name = "Ctrl-C" if by_ctrl_c else "SIGTERM"
+def _stopped(
+    received: signal.Signals, run: RunDirectory, options: TrainOptions[ExperimentConfig]
+) -> int:
+    """Prints how to resume, and returns the exit code."""
+    name = "Ctrl-C" if received == signal.SIGINT else received.name
     print(f"Stopped by {name}. {_how_to_resume(run, options)}", file=sys.stderr)
-    return 130 if by_ctrl_c else 143
+    return 128 + received
 
 
 def _how_to_resume(run: RunDirectory, options: TrainOptions[ExperimentConfig]) -> str:
@@ -126,19 +133,3 @@ def _how_to_resume(run: RunDirectory, options: TrainOptions[ExperimentConfig]) -
     again = [str(run.config), "--run-dir", str(run.path), "--data-dir", str(options.data_dir)]
     again += ["--tensorboard"] * options.tensorboard
     return f"To resume: {PROGRAM} {shlex.join(again)}"
-
-
-class _Terminated(BaseException):
-    """SIGTERM arrived outside the training loop, which handles signals itself."""
-
-
-@contextlib.contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    def stop(signum: int, frame: object) -> None:
-        raise _Terminated
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

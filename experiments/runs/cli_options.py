@@ -17,6 +17,7 @@ from experiments.datasets.registry import default_data_dir
 from experiments.errors import UserError
 from experiments.runs.config_loading import check, load_config
 from experiments.runs.directory import Resume
+from experiments.runs.memory import check_memory
 
 Config = TypeVar("Config", bound=ExperimentConfig)
 Options = TypeVar("Options")
@@ -75,7 +76,8 @@ def parse_options(kind: type[Options], path: Path, arguments: list[str], program
         program: the command line before it.
 
     Raises:
-        UserError: an invalid value, in the file or among the options.
+        UserError: an invalid value, in the file or among the options, or sizes beyond the
+            machine's memory.
         SystemExit: by tyro, after --help (0) or an option that it cannot parse (2).
     """
     from_file = load_config(path)
@@ -89,6 +91,7 @@ def parse_options(kind: type[Options], path: Path, arguments: list[str], program
         registry=_PLAIN_VALUES,
     )
     config = check(type(from_file), options.config, where="Command line", options=True)
+    check_memory(config)
     return dataclasses.replace(options, config=config)
 
 

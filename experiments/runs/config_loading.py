@@ -1,19 +1,23 @@
 """Loading and validation of configs from YAML, with error messages that name the key."""
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-import yaml
 from pydantic import ValidationError
 
+from experiments import yaml_files
 from experiments.config import ExperimentConfig, FrozenModel
 from experiments.errors import UserError
+from experiments.files import read_bytes
 from experiments.suggest import did_you_mean
-from experiments.tasks import TASKS, load_task
+from experiments.tasks.configs import CONFIGS
 
 Config = TypeVar("Config", bound=ExperimentConfig)
+MAX_ERRORS = 10
+LONGEST_SHOWN = 200
 
 
 def load_config(path: Path) -> ExperimentConfig:
@@ -24,37 +28,34 @@ def load_config(path: Path) -> ExperimentConfig:
     """
     values = read_yaml(path)
     task = values.get("task")
-    if task not in TASKS:
+    if not isinstance(task, str) or task not in CONFIGS:
         raise UserError(
-            f"{path}: task is {task!r}, but should be {_either(TASKS)}."
-            f"{did_you_mean(str(task), TASKS)}"
+            f"{path}: task is {_shown(task)}, but should be {_either(CONFIGS)}."
+            f"{did_you_mean(str(task), CONFIGS)}"
             if "task" in values
-            else f"{path}: the key task is missing. It names the task: {_either(TASKS)}."
+            else f"{path}: the key task is missing. It names the task: {_either(CONFIGS)}."
         )
-    return check(load_task(task).Config, values, where=str(path))
+    return check(CONFIGS[task], values, where=str(path))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Reads a YAML file that holds a mapping.
 
     Raises:
-        UserError: the file is absent, is not valid YAML, has a duplicate key, or is not a mapping.
+        UserError: the file is absent, is larger than 1 MB, is not valid YAML, has a duplicate key,
+            or is not a mapping.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         neighbours = [str(file) for file in path.parent.glob("*.yaml")]
-        raise UserError(
-            f"There is no config file {path}.{did_you_mean(str(path), neighbours)}"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"The config file {path} cannot be read: {error}.") from None
+        raise UserError(f"There is no config file {path}.{did_you_mean(str(path), neighbours)}")
     try:
-        values = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
+        values = yaml_files.parse(read_bytes(path, yaml_files.LARGEST).decode())
+    except ValueError as error:
+        raise UserError(f"{path} is not valid YAML: {error}.") from None
     if not isinstance(values, dict):
-        raise UserError(f"{path} holds {values!r}, but a config is a mapping of keys to values.")
+        raise UserError(
+            f"{path} holds {_shown(values)}, but a config is a mapping of keys to values."
+        )
     return values
 
 
@@ -70,12 +71,15 @@ def check(
         options: whether messages write keys as options, such as --model.hidden-size.
 
     Raises:
-        UserError: one line for each error.
+        UserError: one line for each of the first ten errors, and their number.
     """
     try:
         return config_class.model_validate(values)
     except ValidationError as error:
-        messages = [f"{where}: {_message(config_class, e, options)}" for e in error.errors()]
+        errors = error.errors()
+        messages = [f"{where}: {_message(config_class, e, options)}" for e in errors[:MAX_ERRORS]]
+        if len(errors) > MAX_ERRORS:
+            messages.append(f"{where}: and {len(errors) - MAX_ERRORS:,} more errors.")
         raise UserError("\n".join(messages)) from None
 
 
@@ -104,17 +108,17 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[
     left, right = dict(flat(ours)), dict(flat(theirs))
     for key in sorted(left.keys() | right.keys()):
         ours_shown, theirs_shown = (
-            repr(values[key]) if key in values else "absent" for values in (left, right)
+            _shown(values[key]) if key in values else "absent" for values in (left, right)
         )
         if ours_shown != theirs_shown:
-            yield f"{key} ({ours_shown} here, {theirs_shown} there)"
+            yield f"{_shortened(key)} ({ours_shown} here, {theirs_shown} there)"
 
 
 def _message(config_class: type[FrozenModel], error: Any, options: bool) -> str:
     *parents, last = [str(part) for part in error["loc"]] or [""]
-    key = ".".join([*parents, last])
+    key = _shortened(".".join([*parents, last]))
     name = "--" + key.replace("_", "-") if options else key
-    value = repr(error["input"])
+    value = _shown(error["input"])
     if error["type"] == "extra_forbidden":
         known = _fields(config_class, parents)
         nearest = did_you_mean(last, known) or f" Known are {', '.join(known)}."
@@ -150,26 +154,14 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}{key}", value
 
 
+def _shown(value: Any) -> str:
+    return _shortened(repr(value))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
+
+
 def _either(names: Iterable[str]) -> str:
     *others, last = names
     return f"{', '.join(others)} or {last}" if others else last
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML without duplicate keys, in which 1e-3 is a number as in YAML 1.2."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"duplicate key {key}", node.start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)

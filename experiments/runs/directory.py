@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import yaml
-
+from experiments import yaml_files
 from experiments.config import METADATA_FIELDS, ExperimentConfig
 from experiments.errors import UserError
 from experiments.files import write_atomically
-from experiments.runs.config_loading import differences, read_yaml
+from experiments.runs.config_loading import MAX_ERRORS, differences, read_yaml
 
 Resume = Literal["auto", "never", "must"]
 
@@ -62,7 +61,7 @@ class RunDirectory:
         try:
             # The config first: with any other file, a directory without one is no run.
             self.path.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.config, yaml.safe_dump(config.model_dump(), sort_keys=False))
+            write_atomically(self.config, yaml_files.dump(config.model_dump()))
             self.plots.mkdir(exist_ok=True)
         except OSError as error:
             raise UserError(
@@ -104,8 +103,11 @@ def chosen_run_directory(path: Path, config: ExperimentConfig, resume: Resume) -
     }
     changed = list(differences(config.model_dump(exclude={*METADATA_FIELDS}), theirs))
     if changed:
+        shown = changed[:MAX_ERRORS]
+        if len(changed) > MAX_ERRORS:
+            shown.append(f"and {len(changed) - MAX_ERRORS:,} more")
         raise UserError(
-            f"{path} holds another experiment. It differs in {'; '.join(changed)}. "
+            f"{path} holds another experiment. It differs in {'; '.join(shown)}. "
             "Give these options as they were, or another --run-dir."
         )
     if resume == "never":

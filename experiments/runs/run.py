@@ -10,9 +10,10 @@ from typing import Any
 
 import jax
 
-from experiments import plots
+from experiments import plots, stop
 from experiments.config import ExperimentConfig
 from experiments.errors import UserError
+from experiments.extras import install_hint
 from experiments.files import write_json
 from experiments.runs.directory import RunDirectory
 from experiments.runs.provenance import provenance
@@ -46,6 +47,7 @@ def train_run(
             patience=config.training.patience,
             resume=resume,
             metrics=log,
+            stop=stop.received if stop.is_watching() else None,
             **fit_options(run, config),
         )
 
@@ -65,8 +67,8 @@ def check_tensorboard() -> None:
     """Raises UserError if tensorboardX is not installed."""
     if importlib.util.find_spec("tensorboardX") is None:
         raise UserError(
-            "--tensorboard needs tensorboardX, which is not installed: "
-            "pip install -e '.[tensorboard]'"
+            "--tensorboard needs tensorboardX, which is not installed. "
+            + install_hint("tensorboard")
         )
 
 
@@ -157,7 +159,9 @@ def finalize_run(
         result.best_step,
         run.plots / "learning_curves.png",
     )
+    stop.check()
     task.plot(result.best_params, run.plots)
+    stop.check()
     rate = result.steps_per_second
     # The rows of a resumed run count the time of its training only, without the interruptions.
     logged = rows[-1].get("seconds") if rows else None

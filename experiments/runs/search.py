@@ -14,6 +14,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from experiments import stop
 from experiments.config import ExperimentConfig, Range
 from experiments.errors import UserError
 from experiments.runs.config_loading import differences, with_values
@@ -145,11 +146,12 @@ def run_trials(study: optuna.Study, search: Search) -> signal.Signals | None:
     points = grid(search.space)
     num_trials = search.num_trials if points is None else len(points)
     while len(ended_trials(study)) < num_trials:
+        stop.check()
         trial = study.ask()
         with hold(search.folder / directory(trial)):
-            stop = _run_trial(study, trial, search)
-        if stop is not None:
-            return stop
+            received = _run_trial(study, trial, search)
+        if received is not None:
+            return received
     return None
 
 

@@ -1,29 +1,23 @@
-"""The tasks by name. A task is one module: its config, data, model and metrics."""
+"""The tasks by name. A task is one module with its data, model and metrics, and a config."""
 
 import importlib
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from experiments.config import ExperimentConfig
-from experiments.task import Build
+from experiments.tasks.configs import CONFIGS
 
-TASKS = (
-    "digits",
-    "adding",
-    "copy",
-    "music",
-    "language",
-    "forecasting",
-    "speech",
-    "translation",
-    "video",
-)
+if TYPE_CHECKING:
+    # Imports JAX.
+    from experiments.task import Build
+
+TASKS = tuple(CONFIGS)
 
 
 class TaskModule(Protocol):
     """Interface of a module in this folder."""
 
     Config: type[ExperimentConfig]
-    build: Build
+    build: "Build"
 
 
 def load_task(name: str) -> TaskModule:

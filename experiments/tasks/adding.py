@@ -2,34 +2,22 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from pydantic import Field
 
 import gru_jax
 from experiments import plots
-from experiments.config import ExperimentConfig
 from experiments.export_spec import PrePost, make_export_spec
-from experiments.generated import TEST, TRAIN_SEQUENCES, VALIDATION, training_batches
+from experiments.generated import TEST, VALIDATION, training_batches
 from experiments.models.gate_activations import gates
 from experiments.models.recurrent import Network, build_network
 from experiments.models.state_gradients import LastStepLoss
 from experiments.task import Task
+from experiments.tasks.configs import AddingConfig as Config
 from experiments.typing import Array, Metrics, Params, Split
-
-
-class Config(ExperimentConfig, frozen=True):
-    """Adds the two marked numbers of a sequence (Hochreiter & Schmidhuber 1997, section 5.4)."""
-
-    task: Literal["adding"] = "adding"
-    length: int = Field(default=200, ge=2, description="Steps of a sequence, T.")
-    train_sequences: int | None = Field(default=None, ge=1, description=TRAIN_SEQUENCES)
-    held_out: int = Field(
-        default=1000, ge=1, description="Sequences of the validation and of the test split, each."
-    )
 
 
 class Sums(NamedTuple):

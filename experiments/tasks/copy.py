@@ -2,46 +2,25 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from pydantic import Field
 
 from experiments import plots
-from experiments.config import ExperimentConfig
 from experiments.export_spec import OneHot, Standardize, make_export_spec
-from experiments.generated import TEST, TRAIN_SEQUENCES, VALIDATION, training_batches
+from experiments.generated import TEST, VALIDATION, training_batches
 from experiments.models.recurrent import build_network
 from experiments.models.state_gradients import LastStepLoss
 from experiments.task import Task
+from experiments.tasks.configs import CopyConfig as Config
 from experiments.typing import Array, Metrics, Params, Split
 
 COPY_LENGTH = 10
 BLANK, SYMBOLS, SIGNAL = 0, 8, 9
 INPUTS = 10
-
-
-class Config(ExperimentConfig, frozen=True):
-    """Repeats ten symbols after a delay (Hochreiter & Schmidhuber 1997; Arjovsky et al. 2016)."""
-
-    task: Literal["copy"] = "copy"
-    length: int = Field(default=500, ge=1, description="Delay in steps, T; a sequence has T + 20.")
-    inputs: Literal["one-hot", "scalar"] = Field(
-        default="one-hot",
-        description="Whether a symbol is a one-hot vector, or one feature, its number from 0 to 9.",
-    )
-    classes: Literal[9, 10] = Field(
-        default=9,
-        description="Classes of the prediction: the blank and eight symbols; 10 adds the signal, "
-        "which is never a target.",
-    )
-    train_sequences: int | None = Field(default=None, ge=1, description=TRAIN_SEQUENCES)
-    held_out: int = Field(
-        default=200, ge=1, description="Sequences of the validation and of the test split, each."
-    )
 
 
 class Copies(NamedTuple):

@@ -1,13 +1,12 @@
 """Handwritten digits, one pixel per step: scikit-learn's 1,797 images of 8 x 8, 64 steps each."""
 
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from pydantic import Field
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
@@ -20,27 +19,16 @@ from experiments.classifiers import (
     make_evaluate,
     plot_confusion,
 )
-from experiments.config import ExperimentConfig
 from experiments.export_spec import Standardize, make_export_spec
 from experiments.models.gate_activations import gates
 from experiments.models.recurrent import build_network
 from experiments.task import Task
+from experiments.tasks.configs import DigitsConfig as Config
 from experiments.typing import Array, Params
 from gru_jax import training
 
 CLASSES = 10
 SPLIT_SEED = 0
-
-
-class Config(ExperimentConfig, frozen=True):
-    """Classifies scikit-learn's handwritten digits from one pixel per step."""
-
-    task: Literal["digits"] = "digits"
-    noise: float = Field(
-        default=0.0,
-        ge=0,
-        description="Standard deviation of the noise on training pixels, which are in [0, 1].",
-    )
 
 
 class Images(NamedTuple):

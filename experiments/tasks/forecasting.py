@@ -6,26 +6,26 @@ import math
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Literal, NamedTuple, Self
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from pydantic import Field, model_validator
 
 from experiments import plots
-from experiments.config import ExperimentConfig
 from experiments.datasets import registry
 from experiments.errors import UserError
 from experiments.export_spec import DifferenceForecast, make_export_spec
 from experiments.models.recurrent import build_network
 from experiments.task import Task
+from experiments.tasks.configs import DAY
+from experiments.tasks.configs import ForecastingConfig as Config
 from experiments.typing import Array, Metrics, Params, Split
 from gru_jax import training
 
 TIME = "date"
 COLUMNS = ("HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT")
-MONTH, DAY = 30 * 24, 24
+MONTH = 30 * DAY
 # Training, validation and test: 12, 4 and 4 months (Zhou et al. 2021, arXiv 2012.07436).
 BORDERS = {
     "train": (0, 12 * MONTH),
@@ -40,37 +40,6 @@ PLOTTED_COLUMNS = ("HUFL", "OT")
 LOOK_BACKS = (96, 336)
 AVERAGE = 25
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-
-
-class Config(ExperimentConfig, frozen=True):
-    """Forecasts all seven columns of ETTh1, or of a file like it."""
-
-    task: Literal["forecasting"] = "forecasting"
-    data_file: str | None = Field(
-        default=None,
-        description="Your own .csv file instead, one row per hour, with the same columns: date, as "
-        "in 2016-07-01 00:00:00, and HUFL, HULL, MUFL, MULL, LUFL, LULL and OT.",
-    )
-    window: int = Field(default=96, ge=DAY, description="Hours of input.")
-    horizon: int = Field(default=24, ge=1, description="Hours of the forecast.")
-    columns: Literal["together", "apart"] = Field(
-        default="apart",
-        description="Whether the network's inputs are all columns together, or one column.",
-    )
-    segment: int = Field(
-        default=1,
-        ge=1,
-        description="Hours of input per time step (Lin et al. 2023, arXiv 2308.11200).",
-    )
-
-    @model_validator(mode="after")
-    def check_segment(self) -> Self:
-        """Rejects segments that do not divide the window."""
-        if self.window % self.segment:
-            raise ValueError(
-                f"segment is {self.segment}, but should divide window, which is {self.window}."
-            )
-        return self
 
 
 FeaturesOf = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]

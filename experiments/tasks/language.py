@@ -2,21 +2,20 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from pydantic import Field
 
-from experiments.config import UnidirectionalConfig
 from experiments.datasets import registry
 from experiments.errors import UserError
 from experiments.export_spec import OneHot, make_export_spec
 from experiments.files import write_atomically
 from experiments.models.recurrent import Network, build_network
 from experiments.task import Task
+from experiments.tasks.configs import LanguageConfig as Config
 from experiments.typing import Array, Metrics, Params, Split
 
 VALIDATION_FROM, TEST_FROM = 0.9, 0.95
@@ -25,19 +24,6 @@ SHORTEST = 3
 # The n-gram baseline has an int64 for each n-gram: at most seven symbols of eight bits.
 MAX_SYMBOLS = 256
 ORDERS = range(2, 8)
-
-
-class Config(UnidirectionalConfig, frozen=True):
-    """Predicts each character of a text from those before it."""
-
-    task: Literal["language"] = "language"
-    data_file: str | None = Field(
-        default=None,
-        description="Your own text instead of Shakespeare, UTF-8. The first 90 % are for training, "
-        "the next 5 % for validation.",
-    )
-    window: int = Field(default=100, ge=1, description="Characters per window of truncated BPTT.")
-    sample: int = Field(default=600, ge=0, description="Characters to sample at the end.")
 
 
 class Window(NamedTuple):

@@ -2,21 +2,20 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.io
-from pydantic import Field
 
 from experiments import plots
-from experiments.config import UnidirectionalConfig
 from experiments.datasets import registry
 from experiments.errors import UserError
 from experiments.export_spec import PrePost, make_export_spec
 from experiments.models.recurrent import Network, build_network
 from experiments.task import Task
+from experiments.tasks.configs import MusicConfig as Config
 from experiments.typing import Array, LossFunction, Metrics, Params, Split
 from gru_jax import training
 
@@ -25,23 +24,6 @@ LOWEST_NOTE = 21
 FILE_KEYS = {"train": "traindata", "validation": "validdata", "test": "testdata"}
 
 Piece = np.ndarray
-
-
-class Config(UnidirectionalConfig, frozen=True):
-    """Predicts each frame of a piece from the frames before it."""
-
-    task: Literal["music"] = "music"
-    dataset: Literal["jsb", "nottingham"] = Field(default="jsb", description="The data set.")
-    data_file: str | None = Field(
-        default=None,
-        description="Your own .mat file instead: cells traindata, validdata and testdata of "
-        "frames x 88 keys.",
-    )
-    longest: int = Field(
-        default=200,
-        ge=2,
-        description="Maximum frames of a training piece; longer ones are split.",
-    )
 
 
 class Pieces(NamedTuple):

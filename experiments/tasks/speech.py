@@ -3,14 +3,13 @@
 import io
 import math
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import scipy.io.wavfile
-from pydantic import Field
 from scipy.signal.windows import hann
 
 from experiments.classifiers import (
@@ -20,12 +19,12 @@ from experiments.classifiers import (
     make_evaluate,
     plot_confusion,
 )
-from experiments.config import ExperimentConfig
 from experiments.datasets import registry
 from experiments.errors import UserError
 from experiments.export_spec import PrePost, make_export_spec
 from experiments.models.recurrent import build_network
 from experiments.task import Task
+from experiments.tasks.configs import SpeechConfig as Config
 from experiments.typing import Array, Params
 from gru_jax import training
 
@@ -34,25 +33,6 @@ RATE = 8000
 WINDOW, HOP, BANDS = 200, 80, 40
 TEST_NUMBERS, VALIDATION_NUMBERS = range(5), range(5, 10)
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
-
-
-class Config(ExperimentConfig, frozen=True):
-    """Classifies the Free Spoken Digit Dataset."""
-
-    task: Literal["speech"] = "speech"
-    held_out_speaker: (
-        Literal["george", "jackson", "lucas", "nicolas", "theo", "yweweler"] | None
-    ) = Field(
-        default=None,
-        description="Speaker of the test split; None for the official split, recordings 0 to 4 "
-        "of every speaker.",
-    )
-    longest: int = Field(default=100, ge=1, description="Maximum frames (10 ms) of a recording.")
-    noise: float = Field(
-        default=0.0,
-        ge=0,
-        description="Standard deviation of the noise on training frames, which have 1.",
-    )
 
 
 class Utterances(NamedTuple):

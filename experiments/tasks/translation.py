@@ -4,50 +4,26 @@ import itertools
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import sacrebleu
-from pydantic import Field
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from experiments import plots
-from experiments.config import UnidirectionalConfig
 from experiments.datasets.multi30k import BEGIN, END, Corpus, SentencePairs, pad, read_multi30k
 from experiments.errors import UserError
 from experiments.files import write_atomically
 from experiments.models.translator import Translator, build_translator, smoothed_cross_entropy
 from experiments.task import Task
+from experiments.tasks.configs import TranslationConfig as Config
 from experiments.typing import Array, Metrics, Params, Split
 from gru_jax import training
 
 SOURCE, TARGET = "de", "en"
 TRANSLATE_BATCH = 128
 NUM_PLOTTED = 8
-
-
-class Config(UnidirectionalConfig, frozen=True):
-    """Translates Multi30k from German to English; the encoder is always bidirectional."""
-
-    task: Literal["translation"] = "translation"
-    pieces: int = Field(default=4000, ge=8, description="Subword pieces of each language.")
-    longest: int = Field(
-        default=40,
-        ge=1,
-        description="Maximum pieces of a training sentence and of a translation.",
-    )
-    length_classes: int = Field(
-        default=8,
-        ge=1,
-        description="Buckets of sentences by length. A batch is padded to the longest sentence of "
-        "its bucket; each bucket is compiled separately.",
-    )
-    label_smoothing: float = Field(
-        default=0.1, ge=0, lt=1, description="Probability spread uniformly over all pieces."
-    )
-    beams: int = Field(default=5, ge=1, description="Hypotheses of the beam search.")
 
 
 def build(config: Config, data_dir: Path) -> Task:

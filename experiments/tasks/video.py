@@ -3,19 +3,19 @@
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from pydantic import Field, model_validator
 
 import gru_jax
 from experiments import plots
-from experiments.config import ExperimentConfig
 from experiments.export_spec import ExportSpec
 from experiments.models.conv_gru import convolve, init_conv_gru
 from experiments.task import Task
+from experiments.tasks.configs import PATCH
+from experiments.tasks.configs import VideoConfig as Config
 from experiments.tasks.digits import split_digits
 from experiments.typing import Array, Metrics, Params, Split
 from gru_jax import training
@@ -26,44 +26,11 @@ SIDE = 8
 SPEEDS = (1.0, 2.0)
 # Frames before the first predicted one: a single frame does not show the motion.
 CONTEXT_FRAMES = 2
-PATCH = 2
 # Bias of the readout. Films are dark: from a bias of 0, the first updates saturate the sigmoid.
 DARK = -2.0
 # Films and neighbourhood of the linear baseline.
 NUM_FITTED, REACH = 100, 2
 EVAL_BATCH = 50
-
-
-class Config(ExperimentConfig, frozen=True):
-    """Predicts the next frame of moving digits, after Moving MNIST (Srivastava et al. 2015)."""
-
-    task: Literal["video"] = "video"
-    size: int = Field(
-        default=24, ge=10, multiple_of=PATCH, description="Height and width of a frame, in pixels."
-    )
-    frames: int = Field(default=20, ge=4, description="Frames of a film.")
-    held_out: int = Field(
-        default=200, ge=1, description="Films of the validation and of the test split, each."
-    )
-
-    @model_validator(mode="after")
-    def check_model(self) -> Self:
-        """Rejects options that the network of this task does not support."""
-        supported = {
-            "cell": "gru",
-            "bidirectional": False,
-            "dropout": 0.0,
-            "dropconnect": 0.0,
-            "chrono_bias": None,
-        }
-        for name, only in supported.items():
-            value = getattr(self.model, name)
-            if value != only:
-                raise ValueError(
-                    f"model.{name} is {value!r}, but should be {only!r}: the model of this task is "
-                    "a unidirectional convolutional GRU without dropout or chrono initialisation."
-                )
-        return self
 
 
 def build(config: Config, data_dir: Path) -> Task:

@@ -1,21 +1,28 @@
-"""Reading untrusted files: bounded reads, and one error type that names the file."""
+"""Reading untrusted files: bounded reads, and one error type that names the file.
+
+No reader needs more memory than three times the file and 64 MiB, whatever the file says.
+"""
 
 import contextlib
 import importlib
 import importlib.metadata
-import io
+import json
+import math
 import os
+import struct
 import sys
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import jax.numpy as jnp
 import numpy as np
 
-# safetensors.numpy does not read bfloat16.
+MAX_JSON_BYTES = 2 << 20
+MAX_MESSAGE = 1000
+MAX_AXES = 32
+
 DTYPES = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
@@ -45,13 +52,19 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
 
 @contextlib.contextmanager
 def file_errors(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Converts ValueError and TypeError within the block to a :class:`FileError` with the path."""
+    """Converts ValueError and TypeError within the block to a :class:`FileError` with the path.
+
+    What a file says may be part of the message, which is cut to :data:`MAX_MESSAGE` characters.
+    """
     try:
         yield
     except FileError:
         raise
     except (ValueError, TypeError) as error:
-        raise FileError(f"{os.fspath(path)}: {error}") from error
+        message = str(error)
+        if len(message) > MAX_MESSAGE:
+            message = f"{message[:MAX_MESSAGE]}..."
+        raise FileError(f"{os.fspath(path)}: {message}") from error
 
 
 def is_path(value: object) -> TypeGuard[str | os.PathLike[str]]:
@@ -64,56 +77,92 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
     Raises:
         FileError: the file cannot be read or is not valid.
-        ImportError: safetensors is not installed.
     """
     with file_errors(path):
-        return parse_safetensors(read_bytes(path))
+        return parse_safetensors(read_bytes(path))[0]
 
 
-def parse_safetensors(data: bytes) -> dict[str, np.ndarray]:
-    """The arrays of a .safetensors file's content by name; ValueError if it is not valid."""
-    safetensors = import_optional("safetensors")
-    try:
-        entries = safetensors.deserialize(data)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"no valid .safetensors file: {error}") from error
-    arrays = {}
-    for name, entry in entries:
-        if entry["dtype"] not in DTYPES:
-            raise ValueError(
-                f"{name} has dtype {entry['dtype']}, expected one of {', '.join(DTYPES)}"
-            )
-        flat = np.frombuffer(entry["data"], DTYPES[entry["dtype"]])
-        arrays[name] = flat.reshape(entry["shape"])
-    return arrays
+def parse_safetensors(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The arrays by name and the metadata of a .safetensors file's content.
 
-
-def read_archive(data: bytes, endings: tuple[str, ...]) -> dict[str, bytes]:
-    """Reads entries of an uncompressed zip file; nothing is extracted to disk.
-
-    Args:
-        data: the file's content.
-        endings: suffixes of the names of the entries to read.
+    The arrays share the memory of ``data``. The format is that of safetensors 0.4: a size, a header
+    in JSON, and the arrays' bytes, which leave no gap and do not overlap.
 
     Raises:
-        ValueError: not a zip file, an entry is compressed or corrupted, or the entries claim more
-            bytes than the file has.
+        ValueError: it is not valid.
     """
+    if len(data) < 8:
+        raise ValueError("no valid .safetensors file: it has no header")
+    (size,) = struct.unpack_from("<Q", data)
+    begin = 8 + size
+    if begin > len(data):
+        raise ValueError(f"no valid .safetensors file: its header would have {size} bytes")
+    header = parse_json(memoryview(data)[8:begin], "the header of the .safetensors file")
+    if not isinstance(header, dict):
+        raise ValueError("no valid .safetensors file: its header is not an object")
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise ValueError("no valid .safetensors file: its metadata are not strings by name")
+    places = {name: _tensor_place(name, entry) for name, entry in header.items()}
+    arrays, position = {}, 0
+    content = memoryview(data)[begin:]
+    for name, (dtype, shape, first, end) in sorted(places.items(), key=lambda each: each[1][2:]):
+        if first != position or end - first != math.prod(shape) * dtype.itemsize:
+            raise ValueError(
+                f"no valid .safetensors file: {name} of shape {shape} and {dtype} is at bytes "
+                f"{first} to {end}, after {position} bytes of other arrays"
+            )
+        if end > len(content):
+            raise ValueError(f"no valid .safetensors file: {name} ends beyond its end")
+        arrays[name] = np.frombuffer(content[first:end], np.uint8).view(dtype).reshape(shape)
+        position = end
+    if position != len(content):
+        raise ValueError("no valid .safetensors file: it has bytes that belong to no array")
+    return {name: arrays[name] for name in places}, metadata
+
+
+def _tensor_place(name: str, entry: Any) -> tuple[np.dtype, tuple[int, ...], int, int]:
+    """The dtype, shape, begin and end that a header gives for an array."""
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"no valid .safetensors file: {name} has no dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise ValueError(f"{name} has dtype {dtype!r:.100}, expected one of {', '.join(DTYPES)}")
+    for numbers in (shape, offsets):
+        if (
+            not isinstance(numbers, list)
+            or len(numbers) > MAX_AXES
+            or not all(type(each) is int and 0 <= each < 1 << 63 for each in numbers)
+        ):
+            raise ValueError(f"no valid .safetensors file: {name} has a corrupted shape or place")
+    if len(offsets) != 2:
+        raise ValueError(f"no valid .safetensors file: {name} has a corrupted place")
+    return DTYPES[dtype], tuple(shape), *offsets
+
+
+def parse_json(text: str | bytes | memoryview, what: str) -> Any:
+    """A JSON value; ValueError if it is not valid, has a name twice, or is too large or too deep.
+
+    Python's objects need up to 30 times as much memory as the text, so the text has at most
+    :data:`MAX_JSON_BYTES`.
+    """
+    if len(text) > MAX_JSON_BYTES:
+        raise ValueError(f"{what} has {len(text)} bytes, more than the limit of {MAX_JSON_BYTES}")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise ValueError("a name is there twice")
+        return found
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not JSON")
+
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            entries = archive.infolist()
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-                raise ValueError("its entries are compressed")
-            if sum(entry.file_size for entry in entries) > len(data):
-                raise ValueError("its entries claim more bytes than the file has")
-            return {
-                entry.filename: archive.read(entry)
-                for entry in entries
-                if entry.filename.endswith(endings)
-            }
-    except Exception as error:
-        # zipfile raises exceptions of many types on corrupted archives.
-        raise ValueError(f"no valid archive: {error}") from error
+        text = bytes(text).decode() if not isinstance(text, str) else text
+        return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{what} is not valid JSON: {error}") from error
 
 
 def import_optional(module: str) -> ModuleType:

@@ -1,7 +1,6 @@
 """Keras' files: the layers of the model, and the weights of each."""
 
 import dataclasses
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -9,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from gru_jax.interop.files import read_archive, read_bytes
+from gru_jax.interop.archive import Archive
+from gru_jax.interop.files import parse_json, read_bytes
 from gru_jax.interop.hdf5 import parse_hdf5
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
@@ -43,12 +43,10 @@ def read_file(path: str | os.PathLike[str]) -> tuple[dict[str, Layer], dict[str,
         return dict(_layers_of_weights(arrays)), arrays
     if suffix != ".keras":
         raise ValueError("expected a name ending in .keras or .weights.h5")
-    entries = read_archive(read_bytes(path), (CONFIG, WEIGHTS))
-    for name in (CONFIG, WEIGHTS):
-        if name not in entries:
-            raise ValueError(f"it has no {name}")
+    archive = Archive(read_bytes(path))
+    model = parse_json(archive.read(CONFIG), f"its {CONFIG}")
+    weights = archive.read(WEIGHTS)
     try:
-        model = json.loads(entries[CONFIG])
         layers = dict(_layers_of_model(model["class_name"], model["config"], ""))
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise ValueError(f"its {CONFIG} does not describe a Keras 3 model: {error!r}") from error
@@ -58,7 +56,7 @@ def read_file(path: str | os.PathLike[str]) -> tuple[dict[str, Layer], dict[str,
                 f"the layer {name} ({layer.kind}) masks steps, which is not supported: load the "
                 "weights from a .weights.h5 file and pass the mask to gru_jax.unroll"
             )
-    return layers, parse_hdf5(entries[WEIGHTS])
+    return layers, parse_hdf5(weights)
 
 
 def class_of(description: Mapping[str, Any]) -> str:

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import struct
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ from gru_jax.interop.files import (
     file_errors,
     import_optional,
     is_path,
+    parse_json,
     parse_safetensors,
     read_bytes,
 )
@@ -38,15 +38,14 @@ def load(source: str | os.PathLike[str] | bytes) -> Cell | Stack:
         FileError: the file cannot be read, was not written by :func:`dump`, was written by a later
             version, or its arrays do not fit its metadata; a ValueError that names the file.
         ValueError: the same errors, if ``source`` is a file's content.
-        ImportError: safetensors is not installed.
     """
     if is_path(source):
         with file_errors(source):
             return load(read_bytes(source))
     if not isinstance(source, bytes):
         raise TypeError(f"expected a path or a file's content, got {type(source).__name__}")
-    arrays = parse_safetensors(source)
-    description = _read_description(source)
+    arrays, metadata = parse_safetensors(source)
+    description = _read_description(metadata)
     try:
         params = _load_model(description, arrays)
     except (KeyError, TypeError, AttributeError) as error:
@@ -118,10 +117,8 @@ def _dump_cell(cell: Any, arrays: dict[str, np.ndarray], prefix: str) -> dict[st
     return description
 
 
-def _read_description(data: bytes) -> dict[str, Any]:
-    """The model's description in the metadata of a valid .safetensors file."""
-    (size,) = struct.unpack("<Q", data[:8])
-    metadata = json.loads(data[8 : 8 + size]).get("__metadata__", {})
+def _read_description(metadata: dict[str, str]) -> dict[str, Any]:
+    """The model's description in a file's metadata."""
     if metadata.get("format") != FORMAT:
         raise ValueError(
             f"its metadata say format {metadata.get('format')!r}, expected {FORMAT!r}; "
@@ -129,10 +126,7 @@ def _read_description(data: bytes) -> dict[str, Any]:
         )
     if metadata.get("version") != str(VERSION):
         raise ValueError(f"its version is {metadata.get('version')!r}, expected {str(VERSION)!r}")
-    try:
-        model = json.loads(metadata.get("model", ""))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"the model in its metadata is not valid JSON: {error}") from error
+    model = parse_json(metadata.get("model", ""), "the model in its metadata")
     if not isinstance(model, dict):
         raise ValueError(f"the model in its metadata is {type(model).__name__}, expected an object")
     return model

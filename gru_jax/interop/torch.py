@@ -1,8 +1,6 @@
 """PyTorch: `torch.nn.GRU` and `torch.nn.GRUCell`, as modules, state dicts and files."""
 
-import io
 import os
-import pickletools
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +14,6 @@ from gru_jax.interop.files import (
     import_optional,
     is_exactly,
     is_path,
-    read_archive,
     read_bytes,
     read_safetensors,
 )
@@ -32,24 +29,13 @@ from gru_jax.interop.gate_layout import (
     sum_biases,
     validate_stack,
 )
+from gru_jax.interop.torch_pickle import read_torch_file
 from gru_jax.stack import Stack
 
 LAYOUT = GateLayout("rzn", gates_first=True)
 
-# The globals that pickles of state dicts need.
-ALLOWED_GLOBALS = {
-    "collections OrderedDict",
-    "torch._utils _rebuild_tensor_v2",
-    "torch._utils _rebuild_parameter",
-    "torch FloatStorage",
-    "torch DoubleStorage",
-    "torch HalfStorage",
-    "torch BFloat16Storage",
-    "torch LongStorage",
-}
-
-# A pickle usually has about 100 bytes for each tensor.
-MAX_PICKLE_BYTES = 1 << 22
+MAX_SHARED_BYTES = 16 << 20
+"""Tensors may share elements, as long as they have no more bytes than this or than the file."""
 
 
 def load(source: Any, *, prefix: str = "") -> GRUParams | Stack:
@@ -62,7 +48,7 @@ def load(source: Any, *, prefix: str = "") -> GRUParams | Stack:
     Args:
         source: a ``torch.nn.GRU`` or ``torch.nn.GRUCell``; a state dict of tensors or arrays; or
             the path of a file with a state dict, .safetensors or as ``torch.save`` writes it
-            (.pt, .pth), of which only tensors are read.
+            (.pt, .pth), for which PyTorch is not needed.
         prefix: the GRU's prefix in a larger state dict or module, such as "encoder.gru.".
 
     Returns:
@@ -73,11 +59,10 @@ def load(source: Any, *, prefix: str = "") -> GRUParams | Stack:
         TypeError: a module of another class; a subclass counts as another.
         ValueError: a weight is missing, unknown or of a wrong shape, as with an LSTM or
             ``proj_size``.
-        ImportError: safetensors, or torch for a .pt file, is not installed.
     """
     if is_path(source):
         with file_errors(source):
-            return load(_read(source), prefix=prefix)
+            return load(_read(source, prefix), prefix=prefix)
     if isinstance(source, Mapping):
         return _load_state_dict(source, prefix)
     kind = type(source).__name__
@@ -207,7 +192,7 @@ def _missing_gru_message(state_dict: Mapping[str, Any], prefix: str) -> str:
     return f"no weights of a GRU{where}: neither weight_ih_l0 nor weight_ih was found{hint}"
 
 
-def _read(path: str | os.PathLike[str]) -> Mapping[str, Any]:
+def _read(path: str | os.PathLike[str], prefix: str) -> Mapping[str, Any]:
     """Reads a state dict from a file."""
     suffix = os.path.splitext(path)[1]
     if suffix == ".safetensors":
@@ -215,32 +200,19 @@ def _read(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     if suffix not in (".pt", ".pth"):
         raise FileError(f"{os.fspath(path)}: expected a name ending in .safetensors, .pt or .pth")
     data = read_bytes(path)
-    torch = import_optional("torch")
     try:
-        for entry in read_archive(data, (".pkl",)).values():
-            _check_pickle(entry)
-        loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:
-        # torch.load raises exceptions of many types on corrupted files.
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ValueError(f"no state dict that torch.save wrote: {reason}") from error
-    if not isinstance(loaded, Mapping):
+        loaded = read_torch_file(data)
+    except ValueError as error:
+        raise ValueError(f"no state dict that torch.save wrote: {error}") from error
+    if not isinstance(loaded, dict):
         raise ValueError(f"expected a state dict, got {type(loaded).__name__}")
-    for name, value in loaded.items():
-        # A tensor's strides may claim more elements than its storage has.
-        if isinstance(value, torch.Tensor) and value.nbytes > len(data):
-            raise ValueError(f"{name} claims {value.nbytes} bytes in a file of {len(data)}")
-    return loaded
-
-
-def _check_pickle(data: bytes) -> None:
-    if len(data) > MAX_PICKLE_BYTES:
-        raise ValueError(f"its pickle has {len(data)} bytes, more than {MAX_PICKLE_BYTES}")
-    for opcode, argument, _ in pickletools.genops(data):
-        if opcode.name in ("INST", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):
-            raise ValueError(f"its pickle has the opcode {opcode.name}")
-        if opcode.name == "GLOBAL" and argument not in ALLOWED_GLOBALS:
-            raise ValueError(f"its pickle names {argument}, which state dicts do not need")
+    tensors = {name: value for name, value in loaded.items() if isinstance(value, np.ndarray)}
+    needed = sum(array.nbytes for name, array in tensors.items() if str(name).startswith(prefix))
+    limit = max(len(data), MAX_SHARED_BYTES)
+    if needed > limit:
+        raise ValueError(f"its tensors claim {needed} bytes, more than the limit of {limit}")
+    # Converting other values to arrays may take any time; no weight has the dtype object.
+    return dict.fromkeys(loaded, np.array(None)) | tensors
 
 
 def _tensor(array: np.ndarray) -> Any:

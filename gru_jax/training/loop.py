@@ -60,6 +60,7 @@ def fit(
     metrics: MetricsWriter | None = None,
     resume: Resume = "auto",
     progress: bool | None = None,
+    stop: Callable[[], signal.Signals | None] | None = None,
 ) -> FitResult:
     """Trains until ``steps``, early stopping, SIGTERM or Ctrl-C.
 
@@ -90,6 +91,8 @@ def fit(
             one, ``"never"`` requires that there is none. A corrupted checkpoint is moved away
             with a warning, and the one before it is used.
         progress: whether to show a progress bar; None shows it if stderr is a terminal.
+        stop: returns the signal that asks the run to stop, or None; called between two steps. For
+            programs that handle signals themselves. By default the run handles SIGTERM and Ctrl-C.
 
     Raises:
         CheckpointError: checkpoints cannot be written, or ``resume`` does not permit what exists.
@@ -109,7 +112,8 @@ def fit(
         raise ValueError('resume="must" needs checkpoints')
 
     with contextlib.ExitStack() as stack:
-        signals = stack.enter_context(SignalHandler())
+        if stop is None:
+            stop = stack.enter_context(SignalHandler()).first
         store = None
         if checkpoints is not None:
             store = stack.enter_context(CheckpointStore(checkpoints))
@@ -120,9 +124,7 @@ def fit(
         loop.bar = stack.enter_context(bar)
 
         while not (
-            loop.progress.step == steps
-            or loop.progress.out_of_patience(patience)
-            or signals.received
+            loop.progress.step == steps or loop.progress.out_of_patience(patience) or stop()
         ):
             loop.train(train_step, batch_at)
             step = loop.progress.step
@@ -149,7 +151,7 @@ def fit(
         best_step=loop.progress.best_step,
         best_metrics=loop.progress.best_metrics,
         status=status,
-        signal=signals.received if status == "interrupted" else None,
+        signal=stop() if status == "interrupted" else None,
         steps_per_second=loop.step_rate.average(),
     )
 

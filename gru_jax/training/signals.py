@@ -31,6 +31,10 @@ class SignalHandler:
             # None stands for a handler that was not installed from Python and cannot be restored.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
+    def first(self) -> signal.Signals | None:
+        """Returns the first signal received; None before that."""
+        return self.received
+
     def _record(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
             self.received = signal.Signals(number)

@@ -1,6 +1,7 @@
 """User errors: one message that names the cause, exit code 2, nothing written."""
 
 import copy
+import time
 
 import pytest
 
@@ -99,6 +100,34 @@ def test_file_that_is_not_a_config(write_config, refused, text, expected):
     message = refused("train", path)
     assert str(path) in message
     assert expected in message
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("task: adding\nseed: 2026-13-45", "seed is '2026-13-45', but should be a integer"),
+        ("task: adding\nseed: !!int foo", "not valid YAML: 'foo' is not a value of !!int, line 2"),
+        ("task: adding\nseed: " + "9" * 5000, "a number has 5,000 characters"),
+        ("task: adding\nseed: " + "[" * 5000 + "]" * 5000, "not valid YAML"),
+        ("task: adding\nseed: yes", "seed is 'yes'"),
+        ("task: adding\nmodel: {hidden_size: 99999999999999999999999}", "hidden_size is too large"),
+        ("task: adding\ntraining: {batch_size: 1000000000000}", "batch_size is too large"),
+        ("task: adding\nmodel: {hidden_size: 10000000}", "model.hidden_size"),
+        ("task: adding\ntraining: {batch_size: 1000000000}", "training.batch_size"),
+        ("task: " + "a" * 10**5, "but should be digits, adding"),
+        ("task: adding\nseed: " + "b" * 10**5, "seed is 'bbb"),
+        ("task: adding\n" + "c" * 10**3 + ": 1", "unknown key ccc"),
+        ("task: adding\n" + "\n".join(f"k{i}: 1" for i in range(20_000)), "19,990 more errors"),
+        ("#" * 2 * 10**6, "is larger than"),
+    ],
+)
+def test_a_config_of_any_size_gives_a_short_message(write_config, refused, text, expected):
+    path = write_config(text)
+    begun = time.process_time()
+    message = refused("train", path)
+    assert time.process_time() - begun < 10
+    assert expected in message
+    assert len(message) < 4000
 
 
 def test_absent_file(write_config, adding, refused):

@@ -22,9 +22,8 @@ COUNTS = {name: FILES // 40 + 1 if name in SLOW else FILES for name in FORMATS}
 
 
 def make(name: str, folder: Path) -> Format:
-    for needs, module in (("torch_pt", "torch"), ("onnx_model", "onnx")):
-        if name == needs:
-            pytest.importorskip(module, reason=f"{module} is not installed")
+    if name == "onnx_model":
+        pytest.importorskip("onnx", reason="onnx is not installed")
     return FORMATS[name](folder)
 
 

@@ -2,17 +2,14 @@
 
 import subprocess
 import sys
-import zipfile
 
 import pytest
 
 from experiments.interop.bad_files.formats import keras_h5
-from experiments.interop.bad_files.fuzz import rezip
 from gru_jax.interop import hdf5
 from gru_jax.interop.files import (
     FileError,
     import_optional,
-    read_archive,
     read_bytes,
     read_safetensors,
 )
@@ -31,16 +28,6 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "keras.layers", None)
     with pytest.raises(ImportError, match=r"keras is needed .* pip install 'gru-jax\[interop\]'"):
         import_optional("keras.layers")
-
-
-def test_an_archive_is_read_within_its_size():
-    entries = {"a": b"12", "b/c": b""}
-    assert read_archive(rezip(entries), ("a", "c")) == entries
-    assert read_archive(rezip(entries), ("c",)) == {"b/c": b""}
-    with pytest.raises(ValueError, match="no valid archive: its entries are compressed"):
-        read_archive(rezip(entries, zipfile.ZIP_DEFLATED), ("a",))
-    with pytest.raises(ValueError, match="no valid archive"):
-        read_archive(b"PK", ("a",))
 
 
 @pytest.mark.parametrize(

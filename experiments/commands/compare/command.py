@@ -12,6 +12,7 @@ from typing import Annotated, Any, Generic
 import tyro
 from rich.console import Console
 
+from experiments import stop
 from experiments.commands.compare import report
 from experiments.commands.compare.averages import AveragedValues, average, averaged_values
 from experiments.commands.compare.search import search_cells, write_search
@@ -37,6 +38,7 @@ from experiments.runs.run import (
     write_tensorboard,
 )
 from experiments.runs.search import check_space
+from experiments.stop import Stopped
 from experiments.suggest import did_you_mean
 from experiments.tables import model_name
 from experiments.tasks import load_task
@@ -132,7 +134,7 @@ def _compare(
     config = options.config
     try:
         if options.search:
-            stop, found = search_cells(
+            received, found = search_cells(
                 config,
                 cells,
                 output,
@@ -140,17 +142,19 @@ def _compare(
                 data_dir=options.data_dir,
                 command=command,
             )
-            if stop is not None:
-                return _stopped(stop, command)
+            if received is not None:
+                return _stopped(received, command)
             write_search(found, config, output, name=name, command=command)
             chosen = {cell: of_cell["chosen"] for cell, of_cell in found.items()}
             config = config.model_copy(update={"cells": chosen})
         plans = _plan(config, cells, averaged, output, options)
         for of_value in plans.values():
             for runs, configs in of_value.values():
-                stop = _train_missing(runs, configs, options, command)
-                if stop is not None:
-                    return _stopped(stop, command)
+                received = _train_missing(runs, configs, options, command)
+                if received is not None:
+                    return _stopped(received, command)
+    except Stopped as stopped:
+        return _stopped(stopped.signal, command)
     except (training.TrainingError, OSError) as error:
         print(f"{error}\nTo resume: {command}", file=sys.stderr)
         return 1
@@ -158,10 +162,10 @@ def _compare(
     return 0
 
 
-def _stopped(stop: signal.Signals, command: str) -> int:
+def _stopped(received: signal.Signals, command: str) -> int:
     """Prints how to resume, and returns the exit code."""
-    print(f"Stopped by {stop.name}. To resume: {command}", file=sys.stderr)
-    return 128 + stop
+    print(f"Stopped by {received.name}. To resume: {command}", file=sys.stderr)
+    return 128 + received
 
 
 def _plan(
@@ -246,10 +250,11 @@ def _train_missing(
                 stack.enter_context(hold(plan.run.path))
             return train_vmapped(planned, RunDirectory(group[0]), command, options.tensorboard)
     for plan in planned:
+        stop.check()
         with hold(plan.run.path):
-            stop = _train_run(plan, options, command)
-        if stop is not None:
-            return stop
+            received = _train_run(plan, options, command)
+        if received is not None:
+            return received
     return None
 
 

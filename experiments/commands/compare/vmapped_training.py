@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import stop
 from experiments.config import ExperimentConfig
 from experiments.runs.directory import RunDirectory
 from experiments.runs.run import finalize_run, fit_options, make_optimizer, open_log, start_run
@@ -86,6 +87,7 @@ def train_vmapped(
             evaluate=lambda params: _evaluate(planned, params),
             monitor=task.monitor,
             mode=task.mode,
+            stop=stop.received if stop.is_watching() else None,
             metrics=_Logs(training.JsonlWriter(group.metrics), logs),
             **options,
         )

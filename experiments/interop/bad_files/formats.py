@@ -10,8 +10,9 @@ from pathlib import Path
 import jax
 
 import gru_jax
-from experiments.interop.bad_files import adversarial
-from experiments.interop.bad_files.fuzz import FuzzReport, corrupt, corrupt_entries, fuzz, rezip
+from experiments.interop.bad_files import adversarial, pt
+from experiments.interop.bad_files.archives import rezip
+from experiments.interop.bad_files.fuzz import FuzzReport, corrupt, corrupt_entries, fuzz
 from gru_jax.interop import keras as keras_interop
 from gru_jax.interop import safetensors as safetensors_interop
 from gru_jax.interop import torch as torch_interop
@@ -69,11 +70,8 @@ def torch_safetensors(folder: Path) -> Format:
 
 def torch_pt(folder: Path) -> Format:
     """A state dict as torch.save writes it."""
-    import torch
-
-    out = io.BytesIO()
-    torch.save(torch_interop.dump(STACK), out)
-    return Format("torch", ".pt", out.getvalue(), adversarial.torch(out.getvalue(), folder))
+    good = pt.save(torch_interop.dump(STACK, tensors=False))
+    return Format("torch", ".pt", good, adversarial.torch(good, folder) | pt.constructed())
 
 
 def keras_h5(folder: Path) -> Format:

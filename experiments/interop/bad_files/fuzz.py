@@ -6,7 +6,6 @@ memory use of a reader is detected.
 
 import dataclasses
 import importlib
-import io
 import json
 import random
 import struct
@@ -14,10 +13,11 @@ import subprocess
 import sys
 import tempfile
 import time
-import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from experiments.interop.bad_files.archives import rezip, unzip
 
 MEMORY = 2 << 30
 """Bytes of address space that a reader may allocate after its first file."""
@@ -49,21 +49,6 @@ def corrupt_entries(data: bytes, count: int, seed: int = 0) -> Iterator[bytes]:
         name = rng.choice(names)
         *_, entry = corrupt(entries[name], 1 + index % 3, rng.randrange(1 << 30))
         yield rezip(entries | {name: entry})
-
-
-def unzip(data: bytes) -> dict[str, bytes]:
-    """The entries of a zip file."""
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
-
-
-def rezip(entries: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
-    """A zip file of entries."""
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", compression) as archive:
-        for name, entry in entries.items():
-            archive.writestr(name, entry)
-    return out.getvalue()
 
 
 def _flip(data: bytearray, rng: random.Random) -> bytes:
