@@ -205,7 +205,8 @@ def prepare_call(
     return spec, select_implementation(options.requested, spec), params, h0
 
 
-@functools.partial(jax.jit, inline=True, static_argnames="options")
+# Not inlined: a gradient that is taken outside of a jit then runs one program, which JAX caches.
+@functools.partial(jax.jit, static_argnames="options")
 def _unroll(arguments: CallArguments, options: CallOptions) -> tuple[State, Array]:
     spec, implementation, params, h0 = prepare_call(arguments, options)
     checkpoint, reverse = options.checkpoint, options.reverse
