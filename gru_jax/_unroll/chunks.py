@@ -26,35 +26,51 @@ def scan_chunks(
     *,
     reverse: bool,
     per_chunk: tuple[Any, Any] = (None, None),
+    remat_policy: Callable[..., bool] | None = None,
 ) -> tuple[CarryT, Any]:
     """``lax.scan`` over chunks of time instead of steps; the last chunk may be shorter.
 
     The body is ``(carry, (chunk, extra)) -> (carry, ys)``; a chunk and ``ys`` have leaves
     (steps, ...). ``per_chunk`` has the extras of the full chunks, leaves (T // chunk_size, ...),
-    and of the rest.
+    and of the rest. With ``remat_policy`` each chunk is a :func:`jax.checkpoint` with that policy.
     """
-    count, rest = divmod(jax.tree.leaves(tree)[0].shape[0], chunk_size)
+    time = jax.tree.leaves(tree)[0].shape[0]
+    count, rest = divmod(time, chunk_size)
     end = count * chunk_size
 
-    def split(leaf: Array) -> Array:
-        return leaf[:end].reshape(count, chunk_size, *leaf.shape[1:])
+    def run_chunk(carry: CarryT, start: Any, extra: Any, steps: int) -> tuple[CarryT, Any]:
+        if steps == time:
+            return body(carry, (tree, extra))
+        # Sliced in the loop: to split all chunks from a shorter rest ahead of it, XLA copies them.
+        chunk = jax.tree.map(lambda leaf: lax.dynamic_slice_in_dim(leaf, start, steps), tree)
+        return body(carry, (chunk, extra))
 
-    full = (jax.tree.map(split, tree), per_chunk[0])
-    tail = (jax.tree.map(lambda leaf: leaf[end:], tree), per_chunk[1])
+    if remat_policy is not None:
+        # prevent_cse=False: see the reference implementation; a chunk is a scan's body, too.
+        run_chunk = jax.checkpoint(
+            run_chunk, prevent_cse=False, static_argnums=3, policy=remat_policy
+        )
     has_tail = bool(rest) or not count
     ys, ys_tail = None, None
     if has_tail and reverse:
-        carry, ys_tail = body(carry, tail)
+        carry, ys_tail = run_chunk(carry, end, per_chunk[1], rest)
     if count:
-        first = jax.tree.map(lambda leaf: leaf[0], full)
+        first = jax.tree.map(lambda leaf: leaf[0], per_chunk[0])
         if count == 1:
-            carry, ys = body(carry, first)
+            carry, ys = run_chunk(carry, 0, first, chunk_size)
         else:
-            carry = match_carry_sharding(lambda carry: body(carry, first)[0], carry)
-            carry, ys = lax.scan(body, carry, full, reverse=reverse)
+            carry = match_carry_sharding(
+                lambda carry: run_chunk(carry, 0, first, chunk_size)[0], carry
+            )
+            carry, ys = lax.scan(
+                lambda carry, x: run_chunk(carry, *x, chunk_size),
+                carry,
+                (chunk_size * jnp.arange(count), per_chunk[0]),
+                reverse=reverse,
+            )
             ys = jax.tree.map(lambda y: y.reshape(end, *y.shape[2:]), ys)
     if has_tail and not reverse:
-        carry, ys_tail = body(carry, tail)
+        carry, ys_tail = run_chunk(carry, end, per_chunk[1], rest)
     if not (count and has_tail):
         return carry, ys if count else ys_tail
     return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), ys, ys_tail)
@@ -68,14 +84,20 @@ def divisor_near(time: int, most: int) -> int:
 
 
 def run_in_chunks(
-    run: Run, inputs: ScanInputs, state: State, *, chunk_size: int, reverse: bool
+    run: Run,
+    inputs: ScanInputs,
+    state: State,
+    *,
+    chunk_size: int,
+    reverse: bool,
+    remat_policy: Callable[..., bool] | None = None,
 ) -> tuple[State, Array]:
     """``run`` over all steps, chunk after chunk."""
 
     def body(state: State, chunk: tuple[ScanInputs, None]) -> tuple[State, Array]:
         return run(chunk[0], state)
 
-    return scan_chunks(body, state, inputs, chunk_size, reverse=reverse)
+    return scan_chunks(body, state, inputs, chunk_size, reverse=reverse, remat_policy=remat_policy)
 
 
 def run_with_remat(
@@ -84,9 +106,14 @@ def run_with_remat(
     """``run`` over all steps, saving one state per chunk for the gradient (Chen et al. 2016)."""
     if chunk_size is None:
         chunk_size = default_chunk_size(inputs.xs.shape[0])
-    # prevent_cse=False: see the reference implementation; a chunk is a scan's body, too.
-    rerun = jax.checkpoint(run, prevent_cse=False)
-    return run_in_chunks(rerun, inputs, state, chunk_size=chunk_size, reverse=reverse)
+    return run_in_chunks(
+        run,
+        inputs,
+        state,
+        chunk_size=chunk_size,
+        reverse=reverse,
+        remat_policy=jax.checkpoint_policies.nothing_saveable,
+    )
 
 
 def default_chunk_size(time: int) -> int:

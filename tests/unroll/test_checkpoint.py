@@ -106,6 +106,53 @@ def test_checkpoints_save_memory(case):
     assert chunk < 0.2 * everything
 
 
+BATCH, INPUT = 32, 128
+
+
+def size_of_inputs(time: int) -> int:
+    return 4 * time * BATCH * INPUT
+
+
+def working_memory(function, time: int, **options) -> int:
+    """Bytes that a gradient allocates; inputs are arguments, and much wider than states."""
+    cell = jax.eval_shape(lambda: gru_jax.init(jax.random.key(0), INPUT, 16))
+    xs = jax.ShapeDtypeStruct((time, BATCH, INPUT), "float32")
+
+    @jax.jit
+    @jax.grad
+    def gradient(cell, xs):
+        return function(cell, xs, **options)[1].sum()
+
+    return gradient.lower(cell, xs).compile().memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize(
+    ("function", "options"),
+    [
+        (gru_jax.unroll, {}),
+        (gru_jax.unroll, {"checkpoint": "chunk"}),
+        (gru_jax.unroll_truncated, {"window": 50}),
+        slow(gru_jax.unroll, {"checkpoint": 50}),
+        slow(gru_jax.unroll, {"checkpoint": "step"}),
+        slow(gru_jax.unroll, {"checkpoint": "chunk", "implementation": "scan"}),
+        slow(gru_jax.unroll_truncated, {"window": 50, "checkpoint": "chunk"}),
+    ],
+)
+def test_memory_does_not_depend_on_what_divides_the_time(function, options):
+    """4001 is a prime."""
+    even, prime = (working_memory(function, time, **options) for time in (4000, 4001))
+    assert prime < even + size_of_inputs(4001) / 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("time", [97, 1000, 4000, 4001, 10007])
+def test_chunks_need_no_more_memory_than_saving_everything(time):
+    everything = working_memory(gru_jax.unroll, time)
+    assert working_memory(gru_jax.unroll, time, checkpoint="chunk") <= everything
+    # The temporary arrays of a few chunks, and no copy of the inputs.
+    assert everything < 2**24 + size_of_inputs(time) / 2
+
+
 @each_direction_of("window", pairs_of(*WINDOWS, of_others=(3,)))
 @jax.enable_x64(True)
 def test_truncation_changes_no_value(case, window, reverse, plain_outcomes):
@@ -186,3 +233,38 @@ def test_window_must_be_a_positive_integer(window, error):
         gru_jax.tbptt_windows(xs, window)
     with pytest.raises(error, match="window"):
         gru_jax.unroll_truncated(cell, xs, state, window=window)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "uint32"])
+def test_windows_with_lengths_of_any_integer_dtype(dtype):
+    lengths = np.array([7, 4], dtype)
+    windows = list(gru_jax.tbptt_windows(np.zeros((300, 2, 3)), 3, lengths=lengths))
+    expected = [[3, 3], [3, 1], [1, 0], *[[0, 0]] * 97]
+    assert [window["lengths"].tolist() for window in windows] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("lengths", [8, 1], ValueError),
+        ("lengths", [-1, 1], ValueError),
+        ("lengths", [1, 2, 3], ValueError),
+        ("lengths", [1.0, 2.0], TypeError),
+        ("mask", np.ones((6, 2), bool), ValueError),
+        ("mask", np.ones((7, 3), bool), ValueError),
+        ("starts", np.ones((8, 2), bool), ValueError),
+        ("starts", "everywhere", TypeError),
+        ("xs", "sequence", TypeError),
+    ],
+)
+def test_windows_check_as_unroll_does(name, value, error):
+    arguments = {"xs": np.zeros((7, 2, 3), "float32"), "window": 3, name: value}
+    with pytest.raises(error, match=rf"\b{name}\b"):
+        gru_jax.tbptt_windows(**arguments)
+
+
+def test_windows_check_controls_against_one_another():
+    with pytest.raises(ValueError, match="lengths"):
+        gru_jax.tbptt_windows(
+            np.zeros((7, 2, 3), "float32"), 3, lengths=[1, 2, 3], mask=np.ones((7, 2), bool)
+        )
