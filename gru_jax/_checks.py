@@ -32,13 +32,15 @@ def flag_array(name: str, value: object) -> Array:
 
 def _array(name: str, value: object, kinds: tuple[type, ...], description: str) -> Array:
     try:
-        array = jnp.asarray(value)
+        # An array as it is: under jax_debug_nans a conversion of a traced one looks at its values.
+        array = value if isinstance(value, jax.Array) else jnp.asarray(value)
     except (TypeError, ValueError) as error:
         raise TypeError(
             f"{name} must be an array of {description}, got {type(value).__name__}"
         ) from error
     if not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
-        raise TypeError(f"{name} must be an array of {description}, got dtype {array.dtype}")
+        hint = "; embed or cast integers" if kinds == (jnp.floating,) else ""
+        raise TypeError(f"{name} must be an array of {description}, got dtype {array.dtype}{hint}")
     return array
 
 
@@ -50,6 +52,9 @@ def shape(name: str, array: Array, expected: Shape, meaning: str) -> None:
 
 def parameter(name: str, value: object, expected: tuple[int | None, ...], meaning: str) -> Array:
     """Returns a parameter's array; None in ``expected`` permits any size of that axis."""
+    if not hasattr(value, "shape"):
+        # A list of numbers would be a tree of many parameters.
+        raise TypeError(f"{name} must be an array, got {type(value).__name__}")
     array = floating_array(name, value)
     matches = array.ndim == len(expected) and all(
         size in (None, got) for got, size in zip(array.shape, expected, strict=True)

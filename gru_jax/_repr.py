@@ -1,4 +1,4 @@
-"""How parameters print: dtypes and shapes, not elements."""
+"""What parameters have in common: how they print, and what is in them."""
 
 import dataclasses
 import re
@@ -12,6 +12,15 @@ def repr_with_shapes(self: Any) -> str:
     fields = dataclasses.fields(self)
     values = (f"{field.name}={_show(getattr(self, field.name))}" for field in fields)
     return f"{type(self).__name__}({', '.join(values)})"
+
+
+def has_parameter(self: Any, name: object) -> bool:
+    """Whether a dataclass has a field of this name that is not None.
+
+    Flax's ``TrainState`` asks its parameters, which are dictionaries mostly.
+    """
+    names = {field.name for field in dataclasses.fields(self)}
+    return name in names and getattr(self, str(name)) is not None
 
 
 def _show(value: Any) -> str:

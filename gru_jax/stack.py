@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from gru_jax import _checks
-from gru_jax._repr import repr_with_shapes
+from gru_jax._repr import has_parameter, repr_with_shapes
 from gru_jax._unroll.api import unroll_with_policy
-from gru_jax._unroll.validation import batch_shape_of, check_state
+from gru_jax._unroll.validation import batch_shape_of, check_state, describe, flax_hint
 from gru_jax.cells import Cell, init
 from gru_jax.dropout import dropout as apply_dropout
 from gru_jax.typing import (
@@ -57,6 +57,7 @@ class Stack:
     residual: bool = dataclasses.field(default=False, metadata={"static": True})
 
     __repr__ = repr_with_shapes
+    __contains__ = has_parameter
 
     def validate(self) -> None:
         """Raises ValueError or TypeError if an option or a cell is not valid."""
@@ -197,7 +198,9 @@ def unroll_stack(
             dropout has no key or the number of states is wrong.
     """
     if not isinstance(stack, Stack):
-        raise TypeError(f"stack must be a gru_jax.Stack, got {type(stack).__name__}")
+        got = type(stack).__name__
+        hint = "; a cell runs by gru_jax.unroll" if isinstance(stack, Cell) else flax_hint(got)
+        raise TypeError(f"stack must be a gru_jax.Stack, got {got}{hint}")
     stack.validate()
     keys = None
     if check_dropout(dropout, len(stack.layers)):
@@ -288,7 +291,7 @@ def check_sequence(name: str, value: Any, count: int, unit: str) -> Sequence[Any
     """Returns ``value``; TypeError or ValueError unless it is a sequence of ``count`` entries."""
     expected = f"{name} must be a tuple or list with one entry for each {unit}, {count} in all"
     if not isinstance(value, (tuple, list)) or hasattr(value, "_fields"):
-        raise TypeError(f"{expected}; got {type(value).__name__}")
+        raise TypeError(f"{expected}; got {describe(value)}")
     if len(value) != count:
         raise ValueError(f"{expected}; got {len(value)}")
     return value

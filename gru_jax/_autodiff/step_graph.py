@@ -144,15 +144,27 @@ def trace_step(cell: AffineCell, features: Shape, dtype: DType) -> StepGraph:
     """
     leaves, treedef = jax.tree.flatten(cell)
     avals = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
-    return _trace_step(type(cell), treedef, avals, features, dtype)
+    return _trace_step(node_types(cell), treedef, avals, features, dtype)
 
 
-# The class is an argument of its own because structures of different classes may be equal.
+def node_types(tree: Any) -> tuple[type, ...]:
+    """The classes of a tree's inner nodes.
+
+    They are an argument of whatever is cached by a tree's structure: the equality of structures
+    ignores the classes of registered dataclasses, so that one cell could be given the program of
+    another.
+    """
+    level = jax.tree_util.default_registry.flatten_one_level(tree)
+    if level is None:
+        return ()
+    return (type(tree), *(found for child in level[0] for found in node_types(child)))
+
+
 @functools.lru_cache(maxsize=1024)
 def _trace_step(
-    cell_type: type, treedef: Any, avals: Any, features: Shape, dtype: Any
+    cell_types: tuple[type, ...], treedef: Any, avals: Any, features: Shape, dtype: Any
 ) -> StepGraph:
-    del cell_type
+    del cell_types
 
     def arguments(cell: AffineCell, x: Array) -> tuple[AffineCell, State, ProjectedInputs]:
         cell = cast_params(cell, dtype)
@@ -214,7 +226,9 @@ def _trace_step(
             for value in computed
         ),
         output_state_leaves=_positions(outputs, "state"),
-        violations=tuple(dict.fromkeys(_violations(computed, addends, weights, num_splits, names))),
+        violations=tuple(
+            dict.fromkeys(_violations(computed, addends, weights, num_splits, names, state))
+        ),
     )
 
 
@@ -230,8 +244,12 @@ def _violations(
     weights: Sequence[Value],
     num_splits: Sequence[int],
     names: Sequence[str],
+    state: State,
 ) -> Iterator[str]:
     """How a step breaks the rule; ``names`` are the parameters'."""
+    for leaf in jax.tree.leaves(state):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            yield f"the state has an array of {leaf.dtype}, which has no derivative"
     for value in computed:
         for primitive in sorted(value.across):
             yield f"{primitive} between its matmuls is not elementwise"

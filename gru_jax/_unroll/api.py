@@ -6,9 +6,10 @@ from typing import Unpack
 import jax
 
 from gru_jax import _checks, typing
+from gru_jax._autodiff.step_graph import node_types
 from gru_jax._unroll import validation
 from gru_jax._unroll.call_spec import CallOptions, CallSpec, make_call_spec
-from gru_jax._unroll.carry import initial_carry, match_carry_sharding
+from gru_jax._unroll.carry import initial_carry, match_carry_sharding, pvary_to_common_axes
 from gru_jax._unroll.chunks import run_with_remat
 from gru_jax._unroll.dispatch import IMPLEMENTATIONS, select_implementation
 from gru_jax._unroll.masking import ScanInputs, make_scan_inputs
@@ -41,7 +42,7 @@ def step(params: Cell, state: State, x: typing.StepInputs) -> State:
     x = _checks.floating_array("x", x)
     batch_shape = validation.batch_shape_of("x", params, x, 0)
     state = validation.check_state("state", params, state, batch_shape)
-    return _step(params, state, x, cell_type=type(params))
+    return _step(params, state, x, cell_types=node_types(params))
 
 
 def initial_state(params: Cell, batch_shape: typing.Shape = ()) -> State:
@@ -155,12 +156,9 @@ def unroll_truncated(
     return unroll_with_policy(params, xs, h0, window=window, **options)
 
 
-# The class of the parameters is an argument of its own: jax.jit tells trees apart by structures
-# whose equality ignores the class of a registered dataclass, so that one cell could be given the
-# program of another.
-@functools.partial(jax.jit, inline=True, static_argnames="cell_type")
-def _step(params: Cell, state: State, x: Array, *, cell_type: type[Cell]) -> State:
-    del cell_type
+@functools.partial(jax.jit, inline=True, static_argnames="cell_types")
+def _step(params: Cell, state: State, x: Array, *, cell_types: tuple[type, ...]) -> State:
+    del cell_types
     return cast_and_step(params, state, project(params, x), x.dtype)
 
 
@@ -176,6 +174,8 @@ def unroll_with_policy(
     """:func:`unroll`, for what ``window`` and ``num_live_cells`` are in :class:`CallOptions`."""
     # What can be checked outside of a trace is, and the rest runs compiled.
     arguments = validate_call(params, xs, h0, options)
+    if window is not None:
+        validation.check_static_time("window", window, arguments.xs)
     return _unroll(arguments, make_call_options(params, options, window, num_live_cells))
 
 
@@ -184,7 +184,7 @@ def make_call_options(
 ) -> CallOptions:
     """What a call is compiled for."""
     return CallOptions(
-        type(params),
+        node_types(params),
         bool(options.get("reverse")),
         options.get("implementation"),
         options.get("checkpoint"),
@@ -199,7 +199,7 @@ def prepare_call(
     """A call's description, its implementation, its parameters in float32 at least, its carry."""
     params, xs, h0, controls = arguments
     # Outside of all loops, so that gradients accumulate in float32 over windows and chunks, too.
-    params = promote_params(params)
+    params = promote_params(params, xs.dtype)
     spec = make_call_spec(params, xs, h0, options, has_resets=controls.starts is not None)
     h0 = initial_carry(params, xs) if h0 is None else h0
     return spec, select_implementation(options.requested, spec), params, h0
@@ -209,7 +209,9 @@ def prepare_call(
 @functools.partial(jax.jit, static_argnames="options")
 def _unroll(arguments: CallArguments, options: CallOptions) -> tuple[State, Array]:
     spec, implementation, params, h0 = prepare_call(arguments, options)
-    checkpoint, reverse = options.checkpoint, options.reverse
+    xs, checkpoint, reverse = arguments.xs, options.checkpoint, options.reverse
+    inputs = make_scan_inputs(xs, arguments.controls, reverse=reverse)
+    params, inputs, h0 = pvary_to_common_axes((params, inputs, h0))
 
     def run(inputs: ScanInputs, state: State) -> tuple[State, Array]:
         return IMPLEMENTATIONS[implementation].run(spec, params, inputs, state, reverse=reverse)
@@ -219,11 +221,8 @@ def _unroll(arguments: CallArguments, options: CallOptions) -> tuple[State, Arra
         run = functools.partial(run_with_remat, run, chunk_size=chunk_size, reverse=reverse)
     if options.window is not None:
         run = functools.partial(run_truncated, run, window=options.window, reverse=reverse)
-    xs = arguments.xs
-    inputs = make_scan_inputs(xs, arguments.controls, reverse=reverse)
-    if xs.shape[0]:
-        first = inputs.xs[0]
-        h0 = match_carry_sharding(
-            lambda h: cast_and_step(params, h, project(params, first), xs.dtype), h0
-        )
+    first = inputs.xs[0] if xs.shape[0] else inputs.xs.sum(axis=0)
+    h0 = match_carry_sharding(
+        lambda h: cast_and_step(params, h, project(params, first), xs.dtype), h0
+    )
     return run(inputs, h0)

@@ -15,7 +15,7 @@ from gru_jax.typing import Array, Checkpoint, DType, ImplementationName, Shape, 
 class CallOptions(NamedTuple):
     """What a call of :func:`gru_jax.unroll` is compiled for, apart from its arrays."""
 
-    cell_type: type[Cell]
+    cell_types: tuple[type, ...]  # see node_types
     reverse: bool = False
     requested: ImplementationName | None = None
     checkpoint: Checkpoint = None

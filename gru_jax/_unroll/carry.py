@@ -12,7 +12,6 @@ from jax import lax
 
 from gru_jax._unroll.masking import ScanInputs
 from gru_jax.cells.base import Cell
-from gru_jax.cells.linear import accum_dtype
 from gru_jax.cells.precision import cast_like, cast_params, promote_state
 from gru_jax.typing import Array, ProjectedInputs, Shape, State
 
@@ -26,9 +25,7 @@ def batch_shape_of(cell: Cell, xs: Array) -> Shape:
 
 def initial_carry(cell: Cell, xs: Array) -> State:
     """The carry of a call without ``h0``: the initial state, in float32 at least."""
-    dtype = accum_dtype(xs.dtype)
-    state = cell.initial_state(batch_shape_of(cell, xs))
-    return jax.tree.map(lambda leaf: leaf.astype(dtype), state)
+    return promote_state(cell.initial_state(batch_shape_of(cell, xs)), xs.dtype)
 
 
 def reset_state_like(cell: Cell, inputs: ScanInputs, state: State) -> State:
@@ -65,8 +62,11 @@ def reshard_like(state: State, like: State) -> State:
     def reshard(leaf: Array, like: Any) -> Array:
         wanted = like if isinstance(like, jax.ShapeDtypeStruct) else jax.typeof(like)
         leaf = _vary(leaf, _varying_axes(wanted))
-        if wanted.sharding is not None and wanted.sharding != jax.typeof(leaf).sharding:
-            leaf = jax.sharding.reshard(leaf, wanted.sharding)
+        sharding = wanted.sharding
+        # An array that was made outside of the mesh has none to be moved to.
+        is_placed = sharding is not None and not sharding.mesh.empty
+        if is_placed and sharding != jax.typeof(leaf).sharding:
+            leaf = jax.sharding.reshard(leaf, sharding)
         return leaf
 
     return jax.tree.map(reshard, state, like)

@@ -34,8 +34,7 @@ def make_scan_inputs(xs: Array, controls: SequenceControls, *, reverse: bool) ->
     time = xs.shape[0]
     is_inside = None
     if lengths is not None:
-        # A narrower dtype may hold the lengths and not the number of steps.
-        lengths = jnp.broadcast_to(lengths.astype(jnp.int32), (time, *lengths.shape))
+        lengths = jnp.broadcast_to(lengths, (time, *lengths.shape))
         is_inside = lax.broadcasted_iota(jnp.int32, lengths.shape, 0) < lengths
 
     valid = mask if is_inside is None else is_inside if mask is None else is_inside & mask

@@ -5,11 +5,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from gru_jax import _checks
 from gru_jax._unroll.chunks import Run, scan_chunks
 from gru_jax._unroll.masking import ScanInputs
+from gru_jax._unroll.validation import SequenceControls, check_controls
 from gru_jax.typing import Array, Inputs, Lengths, State, TimeMask
 
 
@@ -39,21 +41,26 @@ def tbptt_windows(
         starts: (T, *batch).
 
     Raises:
-        TypeError: ``window`` is not an integer.
-        ValueError: ``window`` is not positive.
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: ``window`` is not positive, shapes do not fit, lengths are out of range.
     """
     window = _checks.positive_int("window", window)
-    return _windows(xs, window, lengths, mask, starts)
+    xs = _checks.floating_array("xs", xs)
+    controls = SequenceControls(lengths, mask, starts)
+    # How many axes the features of a step have is known to the cell alone.
+    ranks = [np.ndim(flags) for flags in (mask, starts) if flags is not None]
+    ranks += [] if lengths is None else [1 + np.ndim(lengths)]
+    time_shape = xs.shape[: ranks[0] if ranks else 1]
+    return _windows(xs, window, check_controls(controls, time_shape))
 
 
-def _windows(
-    xs: Inputs, window: int, lengths: Lengths | None, mask: TimeMask | None, starts: TimeMask | None
-) -> Iterator[dict[str, Any]]:
+def _windows(xs: Array, window: int, controls: SequenceControls) -> Iterator[dict[str, Any]]:
+    lengths, mask, starts = controls
     for begin in range(0, xs.shape[0], window):
         within = slice(begin, begin + window)
         inputs: dict[str, Any] = {"xs": xs[within]}
         if lengths is not None:
-            inputs["lengths"] = jnp.clip(jnp.asarray(lengths) - begin, 0, inputs["xs"].shape[0])
+            inputs["lengths"] = jnp.clip(lengths - begin, 0, inputs["xs"].shape[0])
         if mask is not None:
             inputs["mask"] = mask[within]
         if starts is not None:
@@ -74,4 +81,9 @@ def run_truncated(
         state = jax.tree.map(lambda h, cut: jnp.where(is_first, h, cut), state, detached_state)
         return run(inputs, state)
 
-    return scan_chunks(run_window, state, (jnp.arange(time), inputs), window, reverse=reverse)
+    def is_saved(primitive: Any, *_: Any, **__: Any) -> bool:
+        """Slices of the inputs are sliced again."""
+        return primitive.name != "dynamic_slice"
+
+    windows = (jnp.arange(time), inputs)
+    return scan_chunks(run_window, state, windows, window, reverse=reverse, remat_policy=is_saved)

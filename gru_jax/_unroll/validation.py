@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.core
+import jax.numpy as jnp
 import numpy as np
 
 from gru_jax import _checks
@@ -42,28 +43,53 @@ def validate_call(
         h0 = check_state("h0", params, h0, batch_shape)
     time_shape = (xs.shape[0], *batch_shape)
     lengths, mask, starts = (options.get(name) for name in SequenceControls._fields)
+    controls = check_controls(SequenceControls(lengths, mask, starts), time_shape)
+    _checks.one_of("reverse", options.get("reverse", False), (False, True))
+    checkpoint = options.get("checkpoint")
+    check_checkpoint(checkpoint)
+    if checkpoint not in (None, "step"):
+        check_static_time("checkpoint", checkpoint, xs)
+    return CallArguments(params, xs, h0, controls)
+
+
+def check_static_time(name: str, value: object, xs: Array) -> None:
+    """ValueError if the time steps, which an argument divides, are not a number."""
+    if not isinstance(xs.shape[0], int):
+        raise ValueError(
+            f"{name}={value!r} divides time, whose steps must be a number then; got {xs.shape[0]} "
+            "steps, a symbol of jax.export"
+        )
+
+
+def check_controls(controls: SequenceControls, time_shape: Shape) -> SequenceControls:
+    """The controls as arrays, of int32 and booleans; TypeError or ValueError unless they fit.
+
+    ``time_shape`` is (T, *batch).
+    """
+    lengths, mask, starts = controls
     if lengths is not None:
-        lengths = _checks.integer_array("lengths", lengths)
-        _checks.shape("lengths", lengths, batch_shape, "(*batch)")
-        _check_range(lengths, time_shape[0])
-    controls = SequenceControls(
+        lengths = check_lengths("lengths", lengths, time_shape[0], time_shape[1:])
+    return SequenceControls(
         lengths, _time_mask("mask", mask, time_shape), _time_mask("starts", starts, time_shape)
     )
-    _checks.one_of("reverse", options.get("reverse", False), (False, True))
-    check_checkpoint(options.get("checkpoint"))
-    return CallArguments(params, xs, h0, controls)
 
 
 def check_cell(params: Cell) -> None:
     """TypeError or ValueError unless ``params`` is a cell whose parameters fit together."""
     if not isinstance(params, Cell):
         got = type(params).__name__
-        hint = {
-            "Stack": "; a Stack runs by gru_jax.unroll_stack",
-            "GRUCell": "; Flax cells run by flax.nnx.RNN or flax.linen.RNN",
-        }.get(got, "")
+        hint = "; a Stack runs by gru_jax.unroll_stack" if got == "Stack" else flax_hint(got)
         raise TypeError(f"params must be a gru_jax.Cell, got {got}{hint}")
     params.validate()
+
+
+def flax_hint(class_name: str) -> str:
+    """How a Flax module of this class runs; empty for other classes."""
+    if class_name in ("GRUCell", "LSTMCell", "RNNCell", "RecurrentCell"):
+        return "; Flax cells run by flax.nnx.RNN or flax.linen.RNN"
+    if class_name in ("GRU", "LSTM", "RNN", "RecurrentLayers"):
+        return "; a Flax module is called itself, as module(inputs)"
+    return ""
 
 
 def batch_shape_of(name: str, params: Cell, x: Array, leading: int) -> Shape:
@@ -98,12 +124,13 @@ def check_state(name: str, params: Cell, state: State, batch_shape: Shape) -> St
     if jax.tree.structure(state) != jax.tree.structure(expected):
         raise TypeError(
             f"{name} must be a state as gru_jax.initial_state(params) returns, "
-            f"{_describe(expected)}; got {_describe(state)}"
+            f"{describe(expected)}; got {describe(state)}"
         )
 
     def check_leaf(path: Any, want: jax.ShapeDtypeStruct, leaf: object) -> Array:
         label = name + jax.tree_util.keystr(path)
-        array = _checks.floating_array(label, leaf)
+        is_float = jnp.issubdtype(want.dtype, jnp.floating)
+        array = (_checks.floating_array if is_float else _checks.integer_array)(label, leaf)
         _checks.shape(label, array, want.shape, "(*batch, hidden)")
         return array
 
@@ -119,13 +146,21 @@ def _time_mask(name: str, value: TimeMask | None, time_shape: Shape) -> TimeMask
     return mask
 
 
-def _check_range(lengths: Array, time: int) -> None:
-    if isinstance(lengths, jax.core.Tracer):
-        return
-    values = np.asarray(lengths)
-    wrong = values[(values < 0) | (values > time)]
-    if wrong.size:
-        raise ValueError(f"lengths must lie between 0 and {time}, the time steps; got {wrong[0]}")
+def check_lengths(name: str, value: object, time: int, batch_shape: Shape) -> Array:
+    """Lengths as int32; TypeError or ValueError unless they fit. Traced values are not checked."""
+    lengths = _checks.integer_array(name, value)
+    _checks.shape(name, lengths, batch_shape, "(*batch)")
+    if not isinstance(lengths, jax.core.Tracer):
+        values = np.asarray(lengths)
+        wrong = values[(values < 0) | (values > time)]
+        if wrong.size:
+            raise ValueError(
+                f"{name} must lie between 0 and {time}, the time steps; got {wrong[0]}"
+            )
+    most = jnp.iinfo(jnp.int32).max
+    if jnp.iinfo(lengths.dtype).max > most:
+        lengths = jnp.clip(lengths, 0, most)
+    return lengths.astype(jnp.int32)
 
 
 def check_checkpoint(value: object) -> None:
@@ -136,10 +171,12 @@ def check_checkpoint(value: object) -> None:
         _checks.positive_int("checkpoint", value)
 
 
-def _describe(state: Any) -> str:
+def describe(state: Any) -> str:
     """A state's structure in words, such as ``LSTMState(h, c)`` or ``an array (4, 16)``."""
     if fields := getattr(state, "_fields", None):
-        return f"{type(state).__name__}({', '.join(fields)})"
+        parts = zip(fields, state, strict=True)
+        arrays = (name if hasattr(part, "shape") else f"{name}={part!r}" for name, part in parts)
+        return f"{type(state).__name__}({', '.join(arrays)})"
     if isinstance(state, (tuple, list)):
         return f"a {type(state).__name__} of {len(state)}"
     shape = getattr(state, "shape", None)

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import ClassVar, TypeAlias
 
-from gru_jax._repr import repr_with_shapes
+from gru_jax._repr import has_parameter, repr_with_shapes
 from gru_jax.cells.linear import affine
 from gru_jax.typing import Array, ProjectedInputs, Shape, State
 
@@ -53,6 +53,7 @@ class Cell:
         return state
 
     __repr__ = repr_with_shapes
+    __contains__ = has_parameter
 
 
 AffineFn: TypeAlias = Callable[[Array, Array, Sequence[Array | None]], tuple[Array, ...]]

@@ -37,7 +37,8 @@ def init(
     Args:
         key: a random key.
         input_size: D, features of an input.
-        hidden_size: H, features of the state.
+        hidden_size: H, features of the state; positive, because the initialisers of the oldest
+            supported JAX divide by it.
         reset: which equation, see :class:`GRUParams`.
         dtype: of all parameters; bfloat16 and float16 too.
         bias: whether there are biases.

@@ -14,9 +14,13 @@ CellT = TypeVar("CellT", bound=Cell)
 TreeT = TypeVar("TreeT")
 
 
-def promote_params(cell: CellT) -> CellT:
-    """The cell with every parameter in float32 at least, in which gradients accumulate."""
-    return _cast(cell, lambda leaf: accum_dtype(leaf.dtype))
+def promote_params(cell: CellT, dtype: DType) -> CellT:
+    """The cell in the dtypes in which gradients accumulate, for inputs of ``dtype``.
+
+    They are float32 at least, and no narrower than the inputs.
+    """
+    least = accum_dtype(dtype)
+    return _cast(cell, lambda leaf: max(accum_dtype(leaf.dtype), least, key=_bits))
 
 
 def cast_params(cell: CellT, dtype: DType) -> CellT:
@@ -43,6 +47,10 @@ def promote_state(state: State, dtype: DType) -> State:
 def cast_like(tree: TreeT, like: TreeT) -> TreeT:
     """A tree in the dtypes of another."""
     return jax.tree.map(lambda leaf, other: leaf.astype(other.dtype), tree, like)
+
+
+def _bits(dtype: DType) -> int:
+    return jnp.finfo(dtype).bits
 
 
 def _cast(tree: TreeT, dtype_of: Callable[[Array], DType]) -> TreeT:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+from typing import Any
 
 import chex
 import jax
@@ -11,6 +12,7 @@ import pytest
 from jax.test_util import check_grads
 
 import gru_jax
+from gru_jax._unroll.api import make_call_options
 from gru_jax.cells import add_bias, dot
 from tests.assert_trees import assert_close
 
@@ -188,3 +190,78 @@ def test_a_state_that_is_handed_on_is_not_traced_again(cell, xs, function):
 def test_without_a_class_of_its_own(xs):
     with pytest.raises(TypeError, match="params"):
         gru_jax.unroll(object(), xs)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Counter(gru_jax.Cell):
+    """Its state is an integer that float32 cannot hold."""
+
+    step: jax.Array
+
+    def initial_state(self, batch_shape=()):
+        return jnp.full((*batch_shape, 1), 2**30 + 1, jnp.int32)
+
+    def project(self, xs):
+        return xs
+
+    def recur(self, state, projected):
+        return state + self.step.astype(jnp.int32)
+
+    def output(self, state):
+        return (state - 2**30).astype(jnp.float32)
+
+
+@pytest.mark.parametrize("options", [{}, {"checkpoint": 4}])
+def test_an_integer_state_stays_one(xs, options):
+    cell = Counter(jnp.ones(()))
+    for h0 in (None, gru_jax.initial_state(cell, (BATCH,))):
+        last, ys = gru_jax.unroll(cell, xs, h0, lengths=[6, 2], **options)
+        assert last.dtype == jnp.int32
+        assert (last[:, 0] - 2**30).tolist() == [7, 3]
+        assert ys[:, 0, 0].tolist() == [2, 3, 4, 5, 6, 7]
+    assert gru_jax.step(cell, last, xs[0]).dtype == jnp.int32
+    with pytest.raises(TypeError, match=r"h0.*integers.*float32"):
+        gru_jax.unroll(cell, xs, jnp.zeros((BATCH, 1)))
+
+
+def activation(function):
+    """A class of its own for each function; all have equal fields."""
+
+    @jax.tree_util.register_dataclass
+    @dataclasses.dataclass(frozen=True, eq=False)
+    class Activation:
+        scale: jax.Array
+
+        def __call__(self, a):
+            return function(self.scale * a)
+
+    return Activation(jnp.ones(()))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class WithPart(gru_jax.Cell):
+    """A cell whose part decides its equation."""
+
+    part: Any
+
+    def initial_state(self, batch_shape=()):
+        return jnp.zeros((*batch_shape, INPUT))
+
+    def project(self, xs):
+        return xs
+
+    def recur(self, state, projected):
+        return self.part(state + projected)
+
+
+def test_cells_with_parts_of_other_classes_are_other_cells(xs):
+    """Also where the hash of their structures, by which programs are found, is the same."""
+    sine, cosine = (WithPart(activation(function)) for function in (jnp.sin, jnp.cos))
+    assert jax.tree.structure(sine) == jax.tree.structure(cosine)
+    kinds = [make_call_options(cell, {}, None, 1) for cell in (sine, cosine)]
+    assert kinds[0] != kinds[1]
+    assert kinds[0] == make_call_options(WithPart(sine.part), {}, None, 1)
+    assert_close(gru_jax.unroll(sine, xs[:1])[0], jnp.sin(xs[0]), "float32")
+    assert_close(gru_jax.unroll(cosine, xs[:1])[0], jnp.cos(xs[0]), "float32")

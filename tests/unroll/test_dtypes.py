@@ -1,5 +1,8 @@
 """Which dtype comes out, and how exact low precision is."""
 
+from itertools import product
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +10,7 @@ import pytest
 
 import gru_jax
 from tests.assert_trees import assert_close
-from tests.cells.cases import CASES, GRU_AFTER, LSTM, Problem
+from tests.cells.cases import CASES, GRU_AFTER, GRU_BEFORE, LSTM, Problem
 from tests.shapes import ProblemSize
 from tests.slow import slow, slow_but
 
@@ -103,3 +106,40 @@ def test_gradients_over_a_long_time_accumulate_in_float32(case):
     for name in weights:
         assert exact[name].max() > 256 or exact[name].min() < -256
     assert_close(low, exact, "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("params_dtype", "inputs_dtype", "state_dtype"),
+    [
+        ("float32", "float64", "float32"),
+        ("float64", "float32", "float64"),
+        ("bfloat16", "float64", None),
+        *(
+            slow(*dtypes)
+            for dtypes in product(
+                ("bfloat16", "float32", "float64"),
+                ("float16", "float32", "float64"),
+                (None, "bfloat16", "float32", "float64"),
+            )
+        ),
+    ],
+)
+@pytest.mark.parametrize("case", [GRU_AFTER, *map(slow, (GRU_BEFORE, LSTM))], ids=str)
+@jax.enable_x64(True)
+def test_gradients_have_the_dtypes_of_their_arguments(
+    case, params_dtype, inputs_dtype, state_dtype
+):
+    """The inputs are of NumPy."""
+    problem = Problem.sample(case, SHAPE, learned_h0=True)
+    cell = problem.case.cell(problem.weights, params_dtype)
+    state = None if state_dtype is None else problem.case.state(problem.state, state_dtype)
+    xs = problem.xs.astype(inputs_dtype)
+
+    @jax.jit
+    def gradient(*arguments):
+        return jax.grad(
+            lambda *arguments: gru_jax.unroll(*arguments)[1].astype("float32").sum(), (0, 1, 2)
+        )(*arguments)
+
+    arguments = (cell, xs, state)
+    chex.assert_trees_all_equal_shapes_and_dtypes(gradient(*arguments), arguments)

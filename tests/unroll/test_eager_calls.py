@@ -1,4 +1,4 @@
-"""Calls outside of a jit: each shape is compiled once, and memory does not grow from call to call."""
+"""Outside of a jit each shape is compiled once, and memory does not grow from call to call."""
 
 import contextlib
 import sys

@@ -1,6 +1,7 @@
 """Lengths, masks and starts at their edges, each said by one small example."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -8,7 +9,7 @@ import gru_jax
 from tests.assert_trees import assert_close, assert_equal
 from tests.cells.cases import CASES, GRU_AFTER, LSTM, RNN, Problem
 from tests.shapes import ProblemSize
-from tests.slow import slow_but
+from tests.slow import slow, slow_but
 
 SHAPE = ProblemSize(time=4, batch=(2,), input=2, hidden=3)
 
@@ -148,3 +149,26 @@ def test_numbers_are_true_unless_they_are_zero(dtype):
     for name in ("mask", "starts"):
         expected = gru_jax.unroll(cell, xs, state, **{name: flags != 0})
         assert_equal(gru_jax.unroll(cell, xs, state, **{name: flags.astype(dtype)}), expected)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint64", "uint32"])
+@jax.enable_x64(True)
+def test_traced_lengths_beyond_int32_are_clipped(problem, dtype):
+    unroll = jax.jit(lambda lengths: gru_jax.unroll(*problem.inputs("float32"), lengths=lengths))
+    wide = np.array([np.iinfo(dtype).max, 2], dtype)
+    assert_equal(unroll(wide), unroll(np.array([4, 2], dtype)))
+
+
+@pytest.mark.parametrize("implementation", ["xla", slow("scan")])
+def test_nan_at_masked_steps_under_debug_nans(problem, implementation):
+    cell, xs, state = problem.inputs("float32")
+    mask = np.arange(len(xs) * 2).reshape(len(xs), 2) % 3 > 0
+    bad = jnp.where(mask[..., None], xs, jnp.nan)
+
+    def loss(xs):
+        options = {"mask": mask, "implementation": implementation}
+        return (gru_jax.unroll(cell, xs, state, **options)[1] ** 2).sum()
+
+    with jax.debug_nans(True):
+        gradient = jax.grad(loss)(bad)
+    assert_equal(gradient, jax.grad(loss)(xs))

@@ -120,3 +120,46 @@ def test_a_sharded_batch(init, axis_type, reverse):
     assert not actual[1].sharding.is_fully_replicated
     assert_close(actual, outputs)
     assert_close(actual_gradients, gradients)
+
+
+def test_shard_map_over_no_steps():
+    params, xs, *_ = case(gru_jax.init)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+    batch = PartitionSpec(None, "data")
+    sharded = jax.shard_map(
+        gru_jax.unroll,
+        mesh=mesh,
+        in_specs=(PartitionSpec(), batch),
+        out_specs=(PartitionSpec("data"), batch),
+    )
+    h_last, ys = jax.jit(sharded)(params, xs[:0])
+    assert_close(h_last, gru_jax.initial_state(params, (BATCH,)))
+    assert ys.shape == (0, BATCH, HIDDEN)
+
+
+@pytest.mark.parametrize("implementation", ["xla", "scan"])
+@pytest.mark.parametrize("control", ["starts", slow("mask")])
+def test_controls_that_differ_from_device_to_device(control, implementation):
+    """The inputs do not."""
+    params, xs, _, starts = case(gru_jax.init)
+    flags = jnp.stack([starts, ~starts])
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+
+    def run(params, xs, flags):
+        options = {control: flags[0], "implementation": implementation}
+        return gru_jax.unroll(params, xs, **options)[1][None]
+
+    spec = PartitionSpec("data")
+    sharded = jax.shard_map(
+        run, mesh=mesh, in_specs=(PartitionSpec(), PartitionSpec(), spec), out_specs=spec
+    )
+    expected = jnp.stack([unroll(params, xs, **{control: each})[1] for each in flags])
+    assert_close(jax.jit(sharded)(params, xs, flags), expected)
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, slow(AxisType.Explicit)])
+def test_parameters_made_outside_of_the_mesh(axis_type):
+    params, xs, *_ = case(gru_jax.init)
+    with jax.set_mesh(jax.make_mesh((1,), ("data",), axis_types=(axis_type,))):
+        actual = jax.grad(lambda params: loss(gru_jax.unroll(params, xs)))(params)
+    assert_close(actual, gradient(params, xs))

@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import gru_jax
+import gru_jax.nn
 from tests.cells.cases import CASES, GRU_AFTER, LSTM, Problem
 from tests.shapes import ProblemSize
 
@@ -122,6 +124,43 @@ def test_what_runs_otherwise_says_how():
     stack = gru_jax.init_stack(jax.random.key(0), 2, 4)
     with pytest.raises(TypeError, match="unroll_stack"):
         gru_jax.unroll(stack, XS)
+    with pytest.raises(TypeError, match=r"gru_jax\.unroll"):
+        gru_jax.unroll_stack(CELL, XS)
+    module = gru_jax.nn.GRU(2, 4, rngs=nnx.Rngs(0))
+    with pytest.raises(TypeError, match=r"got GRU; .*module\(inputs\)"):
+        gru_jax.unroll(module, XS)
+    with pytest.raises(TypeError, match=r"nnx\.RNN"):
+        gru_jax.unroll(module.layers[0][0], XS)
+
+
+def test_integers_and_lists_are_refused_with_a_hint():
+    with pytest.raises(TypeError, match=r"xs .* int32; embed or cast integers"):
+        gru_jax.unroll(CELL, XS.astype("int32"))
+    with pytest.raises(TypeError, match="w_h must be an array, got list"):
+        gru_jax.unroll(gru_jax.GRUParams(CELL.w_x, CELL.w_h.tolist()), XS)
+
+
+@pytest.mark.parametrize(
+    ("state", "got"),
+    [
+        ((H0, H0), "a tuple of 2"),
+        ([H0, H0], "a list of 2"),
+        ({"h": H0}, "dict"),
+        (gru_jax.LSTMState(H0, None), r"LSTMState\(h, c=None\)"),
+    ],
+)
+def test_a_wrong_state_is_described_in_words(state, got):
+    with pytest.raises(TypeError, match=rf"h0 must .* an array \(3, 4\); got {got}"):
+        gru_jax.unroll(CELL, XS, state)
+
+
+@pytest.mark.parametrize("options", [{"checkpoint": "chunk"}, {"checkpoint": 2}, {"window": 2}])
+def test_symbolic_time_cannot_be_divided(options):
+    unroll = gru_jax.unroll_truncated if "window" in options else gru_jax.unroll
+    (time,) = jax.export.symbolic_shape("time")
+    xs = jax.ShapeDtypeStruct((time, 3, 2), XS.dtype)
+    with pytest.raises(ValueError, match=r"(checkpoint|window)=.* must be a number .* got time"):
+        jax.eval_shape(lambda xs: unroll(CELL, xs, **options), xs)
 
 
 def test_an_lstm_state_may_be_a_plain_tuple():

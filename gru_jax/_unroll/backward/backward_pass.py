@@ -194,7 +194,8 @@ def _chunk_backward(
     d_joined = _flatten_time_batch(d_joined)
     operands = _flatten_time_batch(graph.elementwise(compute_cell, inputs)[1])
     d_weights = [
-        total + _weight_gradient(operand.astype(dtype), d.astype(dtype), options)
+        total
+        + _weight_gradient(operand.astype(dtype), d.astype(dtype), options).astype(total.dtype)
         for total, operand, d in zip(carry.weights, operands, d_joined, strict=True)
     ]
 

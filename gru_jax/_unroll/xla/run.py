@@ -18,7 +18,7 @@ from gru_jax._unroll.backward import backward_pass as backward
 from gru_jax._unroll.backward.adjoint_scan import ScanFn, adjoint_scan, lax_scan
 from gru_jax._unroll.backward.backward_pass import BackwardOptions, Residuals
 from gru_jax._unroll.call_spec import CallSpec
-from gru_jax._unroll.carry import batch_shape_of, pvary_to_common_axes, reset_state_like, step_avals
+from gru_jax._unroll.carry import batch_shape_of, reset_state_like, step_avals
 from gru_jax._unroll.chunks import divisor_near, run_in_chunks
 from gru_jax._unroll.masking import ScanInputs, mask_outputs, tree_where
 from gru_jax._unroll.shards import Shards, unshard
@@ -47,9 +47,8 @@ def run(
     spec: CallSpec, cell: AffineCell, inputs: ScanInputs, h0: State, *, reverse: bool
 ) -> tuple[State, Array]:
     """Runs ``cell`` over time."""
-    if not inputs.xs.shape[0]:
+    if _is_empty(inputs, h0):
         return reference.run(spec, cell, inputs, h0, reverse=reverse)
-    cell, inputs, h0 = pvary_to_common_axes((cell, inputs, h0))
     graph, tuning = spec.step_graph, tuning_for(spec.platform)
     assert isinstance(graph, StepGraph), "unsupported otherwise"
     plan = make_schedule(spec, cell, inputs, h0)
@@ -193,6 +192,8 @@ def make_schedule(spec: CallSpec, cell: AffineCell, inputs: ScanInputs, h0: Stat
 
 def describe(spec: CallSpec, cell: AffineCell, inputs: ScanInputs, h0: State) -> list[str]:
     """What :func:`run` does with a call, a line for each decision."""
+    if _is_empty(inputs, h0):
+        return reference.describe(spec, cell, inputs, h0)
     forward, gradient = make_schedule(spec, cell, inputs, h0)
     steps = divisor_near(inputs.xs.shape[0], gradient.max_chunk_steps)
     lines = [
@@ -205,6 +206,11 @@ def describe(spec: CallSpec, cell: AffineCell, inputs: ScanInputs, h0: State) ->
     if spec.has_resets:
         lines.append("starts: the batch is not split over CPU cores")
     return lines
+
+
+def _is_empty(inputs: ScanInputs, h0: State) -> bool:
+    """Whether an array has no elements."""
+    return any(0 in leaf.shape for leaf in (inputs.xs, *jax.tree.leaves(h0)))
 
 
 SAVED = {
