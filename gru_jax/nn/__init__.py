@@ -1,4 +1,7 @@
-"""Flax modules: NNX here, Linen in :mod:`gru_jax.nn.linen`."""
+"""Flax modules: NNX here, Linen in :mod:`gru_jax.nn.linen`.
+
+After this import :mod:`flax.serialization` saves and restores cells and stacks.
+"""
 
 from gru_jax.nn.nnx import (
     GRU,
@@ -10,6 +13,7 @@ from gru_jax.nn.nnx import (
     RecurrentLayers,
     RNNCell,
 )
+from gru_jax.nn.serialization import register_serialization
 
 __all__ = [
     "GRU",
@@ -20,4 +24,5 @@ __all__ = [
     "RNNCell",
     "RecurrentCell",
     "RecurrentLayers",
+    "register_serialization",
 ]
