@@ -56,6 +56,8 @@ class CellConfig(nn.Module):
     def check_options(self) -> None:
         """Raises TypeError or ValueError if an option is not valid."""
         _checks.positive_int("features", self.features)
+        if self.dtype is not None:
+            _checks.floating_dtype("dtype", self.dtype)
         self.param_shapes(1)
 
     @nn.nowrap
@@ -202,6 +204,11 @@ class RecurrentLayers(CellConfig):
             dropout=self.dropout,
             implementation=self.implementation,
             checkpoint=self.checkpoint,
+            bidirectional=self.bidirectional,
+            residual=self.residual,
+            time_major=self.time_major,
+            reverse=self.reverse,
+            return_carry=self.return_carry,
         )
 
     @nn.compact

@@ -1,6 +1,7 @@
 """Flax NNX modules, which hold parameters as `nnx.Param` and call the core."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, TypedDict, Unpack, overload
@@ -9,9 +10,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from gru_jax import _checks
 from gru_jax._unroll import initial_state, step
 from gru_jax.cells import Cell, init, init_lstm, init_rnn
-from gru_jax.nn.sequence import check_options, run_sequence
+from gru_jax.nn.sequence import check_cell_options, check_options, run_sequence
 from gru_jax.stack import Merge, Stack
 from gru_jax.typing import (
     Array,
@@ -26,6 +28,8 @@ from gru_jax.typing import (
 )
 
 Metadata = Mapping[str, Any]
+CELL_ARGUMENTS = ("init_cell", "dtype", "param_dtype", "kernel_metadata")
+CELL_ARGUMENTS += ("recurrent_kernel_metadata", "bias_metadata")
 NO_METADATA: Metadata = MappingProxyType({})
 RandomSource = nnx.Rngs | nnx.RngStream | Array | None
 
@@ -72,6 +76,9 @@ class RecurrentCell(nnx.RNNCellBase):
         **cell_options: Any,
     ):
         init_cell = type(self).default_init if init_cell is None else init_cell
+        check_cell_options(type(self).__name__, init_cell, cell_options, CELL_ARGUMENTS)
+        if dtype is not None:
+            _checks.floating_dtype("dtype", dtype)
         params = init_cell(
             rngs.params(), in_features, hidden_features, dtype=param_dtype, **cell_options
         )
@@ -228,7 +235,17 @@ class RecurrentLayers(nnx.Module):
             dropout=dropout,
             implementation=implementation,
             checkpoint=checkpoint,
+            bidirectional=bidirectional,
+            residual=residual,
+            deterministic=deterministic,
+            time_major=time_major,
+            reverse=reverse,
+            return_carry=return_carry,
         )
+        init_cell = cell_options.get("init_cell") or self.cell_type.default_init
+        core_options = [name for name in cell_options if name not in CELL_ARGUMENTS]
+        own = list(inspect.signature(RecurrentLayers.__init__).parameters)[3:-2]
+        check_cell_options(type(self).__name__, init_cell, core_options, (*own, *CELL_ARGUMENTS))
         directions = 2 if bidirectional else 1
         self.out_features = hidden_features * (directions if merge == "concat" else 1)
         self.layers = nnx.List(
@@ -263,6 +280,15 @@ class RecurrentLayers(nnx.Module):
         # that the number of layers does not change what is initialised from it afterwards.
         forks = dropout and (num_layers > 1 or hasattr(rngs, "dropout"))
         self.rngs = rngs.dropout.fork() if forks else nnx.data(None)
+
+    def set_view(self, deterministic: bool | None = None) -> None:
+        """Sets what :func:`flax.nnx.view` changes.
+
+        Args:
+            deterministic: disables dropout.
+        """
+        if deterministic is not None:
+            self.deterministic = deterministic
 
     @property
     def stack(self) -> Stack:

@@ -1,12 +1,13 @@
 """Shared by the sequence modules of NNX and Linen: batch-major arrays, flat carries, options."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Unpack, get_args
 
 import jax.numpy as jnp
 
 from gru_jax import _checks
-from gru_jax._unroll.validation import check_checkpoint, check_state
+from gru_jax._unroll.validation import check_checkpoint, check_lengths, check_state
 from gru_jax.stack import (
     MERGES,
     Stack,
@@ -57,8 +58,7 @@ def run_sequence(
     time_axis = 0 if time_major else len(time_shape) - 1
     batch_shape = time_shape[:time_axis] + time_shape[time_axis + 1 :]
     if seq_lengths is not None:
-        seq_lengths = _checks.integer_array("seq_lengths", seq_lengths)
-        _checks.shape("seq_lengths", seq_lengths, batch_shape, "(*batch)")
+        seq_lengths = check_lengths("seq_lengths", seq_lengths, time_shape[time_axis], batch_shape)
     options["lengths"] = seq_lengths
     for name in ("mask", "starts"):
         options[name] = _time_first(name, options.get(name), time_shape, time_axis, time_axes)
@@ -79,13 +79,53 @@ def check_options(
     dropout: float,
     implementation: ImplementationName | None,
     checkpoint: Checkpoint,
+    **flags: bool,
 ) -> None:
     """Raises TypeError or ValueError if an option of a module is not valid, on any device."""
+    for name, flag in flags.items():
+        _checks.one_of(name, flag, (False, True))
     _checks.positive_int("num_layers", num_layers)
     _checks.one_of("merge", merge, MERGES)
     check_dropout(dropout, num_layers)
     _checks.one_of("implementation", implementation, (None, *get_args(ImplementationName)))
     check_checkpoint(checkpoint)
+
+
+def check_cell_options(
+    module: str, init_cell: Callable[..., Any], options: Iterable[str], own: Iterable[str]
+) -> None:
+    """TypeError unless ``options`` are arguments of ``init_cell``.
+
+    Args:
+        module: the class that was given the options.
+        init_cell: the initialiser of its cells.
+        options: names.
+        own: names of the module's own arguments, for the message.
+    """
+    parameters = inspect.signature(init_cell).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    # The first three are the key and the sizes.
+    known = [parameter.name for parameter in parameters][3:]
+    for name in options:
+        if name not in known:
+            hint = ELSEWHERE.get(name) or f"it takes {', '.join(dict.fromkeys([*own, *known]))}"
+            raise TypeError(f"{module} has no argument {name!r}: {hint}")
+
+
+ELSEWHERE = {
+    "activation": "gates are sigmoid and tanh; for others write a gru_jax.AffineCell",
+    "activation_fn": "gates are sigmoid and tanh; for others write a gru_jax.AffineCell",
+    "carry_init": "pass initial_carry to the call, or learned_h0=True here",
+    "gate_fn": "gates are sigmoid and tanh; for others write a gru_jax.AffineCell",
+    "go_backwards": "it is reverse=True, and outputs stay aligned with inputs",
+    "keep_order": "outputs always stay aligned with inputs",
+    "recurrent_activation": "gates are sigmoid and tanh; for others write a gru_jax.AffineCell",
+    "return_sequences": "outputs are those of all steps; return_carry=True adds the last state",
+    "return_state": "it is return_carry=True",
+    "unroll": "time is always a compiled loop",
+}
+"""Arguments of Flax's and Keras' recurrent layers, and what takes their place here."""
 
 
 def _time_shape(stack: Stack, inputs: Array, time_axes: str) -> Shape:

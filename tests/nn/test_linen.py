@@ -137,10 +137,12 @@ def test_learned_initial_state_is_rejected_where_it_would_be_ignored():
         ({"merge": "median"}, "merge"),
         ({"implementation": "cuda"}, "implementation"),
         ({"checkpoint": "sometimes"}, "checkpoint"),
+        ({"bidirectional": "yes"}, "bidirectional"),
+        ({"dtype": "int32"}, "dtype"),
     ],
 )
 def test_wrong_options_are_named_at_construction(arguments, named):
-    with pytest.raises(ValueError, match=named):
+    with pytest.raises((TypeError, ValueError), match=named):
         linen.GRU(HIDDEN, **arguments)
 
 

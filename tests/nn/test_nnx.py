@@ -267,11 +267,36 @@ def test_parameters_shard_with_the_usual_annotations(by):
         ({"implementation": "cuda"}, "implementation"),
         ({"checkpoint": "sometimes"}, "checkpoint"),
         ({"checkpoint": 0}, "checkpoint"),
+        ({"bidirectional": "yes"}, "bidirectional"),
+        ({"residual": "no"}, "residual"),
+        ({"time_major": 3}, "time_major"),
+        ({"dtype": "int32"}, "dtype"),
     ],
 )
 def test_wrong_options_are_named_at_construction(arguments, named):
-    with pytest.raises(ValueError, match=named):
+    with pytest.raises((TypeError, ValueError), match=named):
         GRU(INPUT, HIDDEN, rngs=nnx.Rngs(0), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("num_layer", r"it takes num_layers, bidirectional.*, reset"),
+        ("keep_order", "aligned"),
+        ("carry_init", "initial_carry"),
+        ("gate_fn", "AffineCell"),
+        ("activation_fn", "AffineCell"),
+        ("return_sequences", "return_carry"),
+        ("go_backwards", "reverse=True"),
+        ("unroll", "loop"),
+    ],
+)
+def test_unknown_arguments_name_the_class_and_what_it_takes(name, hint):
+    with pytest.raises(TypeError, match=rf"GRU has no argument '{name}': .*{hint}"):
+        GRU(INPUT, HIDDEN, rngs=nnx.Rngs(0), **{name: True})
+    with pytest.raises(TypeError, match=f"GRUCell has no argument '{name}'"):
+        GRUCell(INPUT, HIDDEN, rngs=nnx.Rngs(0), **{name: True})
+    LSTM(INPUT, HIDDEN, forget_bias=1.0, param_dtype="bfloat16", rngs=nnx.Rngs(0))
 
 
 def test_dropout_without_effect_warns_and_needs_no_randomness():
@@ -362,3 +387,11 @@ def test_a_parameter_may_be_replaced_by_an_array():
     expected = cell.params
     cell.b = cell.b[...]
     jax.tree.map(np.testing.assert_array_equal, cell.params, expected)
+
+
+def test_a_view_is_deterministic():
+    model = GRU(3, 4, num_layers=2, dropout=0.5, rngs=nnx.Rngs(0))
+    xs = jnp.ones((2, 5, 3))
+    view = nnx.view(nnx.Sequential(model, nnx.Dropout(0.5, rngs=nnx.Rngs(0))), deterministic=True)
+    np.testing.assert_array_equal(view(xs), model(xs, deterministic=True))
+    assert not model.deterministic
