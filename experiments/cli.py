@@ -4,7 +4,6 @@ import importlib
 import logging
 import re
 import sys
-from pathlib import Path
 from typing import NamedTuple
 
 from experiments import stop
@@ -24,30 +23,31 @@ class Command(NamedTuple):
         module: the module with its `main(arguments) -> exit code`.
         help: a line of help.
         extra: the extra that it needs.
-        trains: whether its first argument is a config file, and it looks for signals itself.
+        options: for a command that trains, the module with its `parse(arguments)`, which imports no
+            JAX. Its `main` gets what that returns. It looks for signals itself.
     """
 
     module: str
     help: str
     extra: str = "experiments"
-    trains: bool = False
+    options: str | None = None
 
 
 COMMANDS = {
     "train": Command(
-        "experiments.commands.train",
+        "experiments.commands.train.command",
         "trains the experiment of a YAML file and reports it next to its baselines",
-        trains=True,
+        options="experiments.commands.train.options",
     ),
     "compare": Command(
-        "experiments.commands.compare",
+        "experiments.commands.compare.command",
         "trains it with several cells and seeds, and compares their metrics",
-        trains=True,
+        options="experiments.commands.compare.options",
     ),
     "sweep": Command(
-        "experiments.commands.sweep",
+        "experiments.commands.sweep.command",
         "searches for better hyper-parameters in the search space of the YAML file",
-        trains=True,
+        options="experiments.commands.sweep.options",
     ),
     "gradients": Command(
         "experiments.commands.gradients",
@@ -118,17 +118,18 @@ def _run(command: Command, name: str, arguments: list[str]) -> int:
                 "URLs are not supported."
             )
     try:
-        if command.trains and arguments and not arguments[0].startswith("-"):
-            # An error in the config is told before the module is imported.
-            importlib.import_module("experiments.runs.config_loading").load_config(
-                Path(arguments[0])
-            )
-            stop.check()
+        if command.options is None:
+            module = importlib.import_module(command.module)
+            if stop.is_watching():
+                stop.unwatch()
+            return module.main(arguments)
+        parsed = importlib.import_module(command.options).parse(arguments)
+        if parsed is None:
+            return 0
+        stop.check()
         module = importlib.import_module(command.module)
         stop.check()
-        if stop.is_watching() and not command.trains:
-            stop.unwatch()
-        return module.main(arguments)
+        return module.main(parsed)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package in ("experiments", "gru_jax"):

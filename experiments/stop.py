@@ -31,6 +31,8 @@ def watch() -> None:
     for number in SIGNALS:
         # Python writes the number of a signal to the pipe only if it has a handler.
         signal.signal(number, _do_nothing)
+        # Interrupted system calls are restarted: not all libraries in C++ do so themselves.
+        signal.siginterrupt(number, False)
 
 
 def unwatch() -> None:

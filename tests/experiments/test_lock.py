@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from experiments.cli import main
-from experiments.commands import train
+from experiments.commands.train import command as train
 from experiments.errors import UserError
 from experiments.runs.directory import RunDirectory
 from experiments.runs.lock import LOCK, HeldError, hold
