@@ -9,11 +9,14 @@ from typing import NamedTuple
 from experiments import stop
 from experiments.errors import UserError
 from experiments.extras import install_hint
+from experiments.files import check_local
 from experiments.stop import Stopped
 from experiments.suggest import did_you_mean
 
-# An argument, or the value of an option, with a scheme such as gs:// or s3://.
-URL = re.compile(r"(--[\w.-]+=)?[A-Za-z][A-Za-z0-9+.-]*://")
+# The name of an option, where its value is in the same argument.
+OPTION = re.compile(r"--[\w.-]+=")
+# Characters of an error of another library.
+LONGEST = 300
 
 
 class Command(NamedTuple):
@@ -107,16 +110,19 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("Stopped by Ctrl-C.", file=sys.stderr)
         return 130
+    except Exception as error:
+        # JAX's error has no class of its own.
+        if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)):
+            raise
+        first = (str(error).splitlines() or ["the process has no more"])[0]
+        print(f"The memory is exhausted: {first[:LONGEST]}", file=sys.stderr)
+        return 1
 
 
 def _run(command: Command, name: str, arguments: list[str]) -> int:
     """Imports the module of a command and runs it; most import JAX, which takes seconds."""
     for argument in arguments:
-        if URL.match(argument):
-            raise UserError(
-                f"{argument} is a URL, but files and directories must be on this machine: "
-                "URLs are not supported."
-            )
+        check_local(OPTION.sub("", argument, count=1))
     try:
         if command.options is None:
             module = importlib.import_module(command.module)

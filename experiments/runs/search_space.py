@@ -21,8 +21,7 @@ def check_space(config: ExperimentConfig, path: Path) -> None:
     if not config.sweep:
         raise UserError(f"{path} has no ranges: the key sweep is missing.")
     for key, of_key in config.sweep.items():
-        bounds = [of_key.low, of_key.high]
-        for value in bounds if of_key.choices is None else of_key.choices:
+        for value in of_key.values():
             with_values(config, {key: value}, where="sweep")
 
 

@@ -7,18 +7,9 @@ import pytest
 
 from experiments.cli import main
 from experiments.tasks import TASKS
+from tests.experiments.conftest import changed
 
 EITHER_TASK = f"{', '.join(TASKS[:-1])} or {TASKS[-1]}"
-
-
-def changed(values, key, value):
-    values = copy.deepcopy(values)
-    *parents, last = key.split(".")
-    inner = values
-    for parent in parents:
-        inner = inner[parent]
-    inner[last] = value
-    return values
 
 
 @pytest.mark.parametrize(
