@@ -30,7 +30,7 @@ class ModelConfig(FrozenModel, frozen=True):
 
     cell: Cell = Field(default="gru", description="Recurrent cell.")
     hidden_size: int = Field(default=64, ge=1, description="Units of a layer, in each direction.")
-    num_layers: int = Field(default=1, ge=1, description="Number of stacked layers.")
+    num_layers: int = Field(default=1, ge=1, le=1000, description="Number of stacked layers.")
     bidirectional: bool = Field(default=False, description="Whether layers are bidirectional.")
     dropout: float = Field(
         default=0.0,

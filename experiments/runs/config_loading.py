@@ -134,7 +134,8 @@ def _message(config_class: type[FrozenModel], error: Any, options: bool) -> str:
         return f"{name + ': ' if key else ''}{error['ctx']['error']}"
     if error["type"] == "invalid_key":
         return f"unknown key {key}: keys are words."
-    expected = error["msg"].removeprefix("Input should be ").replace("a valid ", "a ")
+    expected = re.sub("a valid (?=[aeiou])", "an ", error["msg"].removeprefix("Input should be "))
+    expected = expected.replace("a valid ", "a ")
     if "dictionary" in expected:
         expected = "a mapping of keys to values"
     nearest = did_you_mean(str(error["input"]), re.findall(r"'([^']*)'", expected))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import plots
+from experiments.batches import shuffled_batches
 from experiments.datasets import registry
 from experiments.errors import UserError
 from experiments.export_spec import DifferenceForecast, make_export_spec
@@ -77,7 +78,7 @@ def build(config: Config, data_dir: Path) -> Task:
         config.segment,
         joint_columns=config.columns == "together",
     )
-    batches = training.ShuffledIndices(config.seed, count["train"], config.training.batch_size)
+    batches = shuffled_batches(config.seed, count["train"], config.training.batch_size)
 
     def windows(split: str, chosen: np.ndarray) -> Windows:
         return Windows(splits[split].inputs[chosen], splits[split].targets[chosen])

@@ -173,7 +173,6 @@ def test_a_missing_module_of_our_own_is_an_error(monkeypatch):
     ("key", "value", "expected"),
     [
         ("model.hidden_size", 10_000_000, "4,470,348.4 GiB for weights, gradients and optimizer"),
-        ("model.num_layers", 2**31 - 1, "786,432.0 GiB for weights"),
         ("training.batch_size", 10**9, "1,192.1 GiB for the states of a batch"),
         ("length", 2**31 - 1, "4,096.0 GiB for the states of a batch"),
         ("held_out", 2**31 - 1, "160.0 GiB for generated data"),
