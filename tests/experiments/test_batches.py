@@ -21,4 +21,4 @@ def test_it_is_told_before_anything_is_written(adding, digits, write_config, ref
     adding["train_sequences"] = 7
     assert "should be at most 7" in refused("train", write_config(adding))
     digits = changed(digits, "training.batch_size", 10_000)
-    assert "should be at most 1257" in refused("train", write_config(digits))
+    assert "should be at most 1077" in refused("train", write_config(digits))

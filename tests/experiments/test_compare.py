@@ -23,6 +23,13 @@ def read(path):
     return json.loads(path.read_text())
 
 
+def contents(folder):
+    return {
+        path: (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
+        for path in [Path(folder), *Path(folder).rglob("*")]
+    }
+
+
 def rows(run):
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
@@ -85,6 +92,47 @@ def test_an_interrupted_comparison_resumes(
         whole, stopped = Path("whole/gru", seed), Path("stopped/gru", seed)
         assert read(whole / "summary.json") == read(stopped / "summary.json")
         assert [row["step"] for row in rows(whole)] == [row["step"] for row in rows(stopped)]
+
+
+def test_finished_runs_are_compared_from_where_they_are(adding, write_config, refused, capfd):
+    """As on a file system that is mounted read-only: nothing is written there."""
+    config = write_config(adding)
+    assert compare(config, "runs", "--seeds", "1") == 0
+    trained = read(Path("runs/compare.json"))
+    for path in Path("runs").glob("compare.*"):
+        path.unlink()
+    before = contents("runs")
+    assert compare(config, "new/page", "--seeds", "1", "--from", "runs") == 0
+    assert contents("runs") == before
+    again = read(Path("new/page/compare.json"))
+    assert again["models"] == trained["models"]
+    assert again["command"].endswith("--from runs")
+    assert {path.name for path in Path("new/page").iterdir()} == {
+        "compare.json",
+        "compare.md",
+        "compare.png",
+    }
+
+    options = ("--cells", "gru", "--output", "other", "--from")
+    message = refused("compare", config, *options, "runs", "--seeds", "3")
+    assert "2 of 3 runs are not finished, the first of them runs/gru/s1" in message
+    message = refused("compare", config, *options, "runs", "--seeds", "1", "--length", "6")
+    assert "runs/gru/s0 holds another experiment" in message
+    assert contents("runs") == before
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--from", "nowhere"], "--from is nowhere, which does not exist"),
+        (["--from", "tiny.yaml"], "--from is tiny.yaml, which is a file"),
+        (["--from", ".", "--tensorboard"], "--tensorboard cannot be given with --from"),
+        (["--from", ".", "--search"], "--search cannot be given with --from"),
+    ],
+)
+def test_options_that_do_not_go_with_from(adding, write_config, refused, options, expected):
+    adding["sweep"] = {"model.hidden_size": {"choices": [2, 3]}}
+    assert expected in refused("compare", write_config(adding), *options)
 
 
 def test_ctrl_c_before_the_training_is_a_message(adding, write_config, monkeypatch, capfd):
