@@ -105,11 +105,16 @@ def main(arguments: list[str]) -> int:
         print(error, file=sys.stderr)
         return 2
     except Stopped as stopped:
-        print(f"Stopped by {stopped.signal.name}.", file=sys.stderr)
+        print(f"Stopped by {stop.name_of(stopped.signal)}.", file=sys.stderr)
         return 128 + stopped.signal
     except KeyboardInterrupt:
         print("Stopped by Ctrl-C.", file=sys.stderr)
         return 130
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"{error.filename}: {error.strerror}.", file=sys.stderr)
+        return 1
     except Exception as error:
         # JAX's error has no class of its own.
         if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)):

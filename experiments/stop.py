@@ -59,6 +59,11 @@ def check() -> None:
         raise Stopped(_received[0])
 
 
+def name_of(received: signal.Signals) -> str:
+    """Returns a signal as messages name it."""
+    return "Ctrl-C" if received == signal.SIGINT else received.name
+
+
 def _do_nothing(number: int, frame: object) -> None:
     pass
 

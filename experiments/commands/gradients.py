@@ -85,8 +85,8 @@ def main(arguments: list[str]) -> int:
         "cells": cells,
     }
     output = options.output or options.directory
-    plot(result, output / "gradients.png")
     write_report(output, "gradients", result, to_markdown(result))
+    plot(result, output / "gradients.png")
     return 0
 
 

@@ -1,5 +1,6 @@
 """What is told before anything is imported, downloaded, allocated or written."""
 
+import errno
 import json
 import os
 import subprocess
@@ -232,3 +233,12 @@ def test_exhausted_memory_is_one_message(monkeypatch, capsys, error):
     message = capsys.readouterr().err
     assert message.startswith("The memory is exhausted: ")
     assert message.count("\n") == 1
+
+
+def test_a_file_that_cannot_be_written_is_one_message(monkeypatch, capsys):
+    def full(arguments):
+        raise OSError(errno.ENOSPC, "No space left on device", "out/page.html")
+
+    monkeypatch.setattr("experiments.report.main", full)
+    assert main(["report"]) == 1
+    assert capsys.readouterr().err == "out/page.html: No space left on device.\n"

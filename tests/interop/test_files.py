@@ -1,7 +1,10 @@
 """What all readers of files share: bounds, one kind of error, and what is missing is named."""
 
+import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -28,6 +31,16 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "keras.layers", None)
     with pytest.raises(ImportError, match=r"keras is needed .* pip install 'gru-jax\[interop\]'"):
         import_optional("keras.layers")
+
+
+@pytest.mark.parametrize("extra", ["files", "flax"])
+def test_a_small_extra_is_named_where_it_is_enough(monkeypatch, extra):
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    for requirement in project["project"]["optional-dependencies"][extra]:
+        name = re.split("[<>=]", requirement)[0]
+        monkeypatch.setitem(sys.modules, name, None)
+        with pytest.raises(ImportError, match=rf"^{name} is .* pip install -e '\.\[{extra}\]'$"):
+            import_optional(name)
 
 
 @pytest.mark.parametrize(

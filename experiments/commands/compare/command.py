@@ -110,7 +110,7 @@ def _check_finished(plans: Plans) -> None:
 
 def _stopped(received: signal.Signals, command: str) -> int:
     """Prints how to resume, and returns the exit code."""
-    print(f"Stopped by {received.name}. To resume: {command}", file=sys.stderr)
+    print(f"Stopped by {stop.name_of(received)}. To resume: {command}", file=sys.stderr)
     return 128 + received
 
 

@@ -8,7 +8,7 @@ from optuna.trial import TrialState
 from rich.console import Console
 from rich.table import Table
 
-from experiments import yaml_files
+from experiments import stop, yaml_files
 from experiments.commands.sweep.options import SweepOptions
 from experiments.files import write_atomically
 from experiments.runs.cli_options import Parsed
@@ -62,7 +62,8 @@ def _run(study: optuna.Study, search: Search) -> int:
     except Stopped as stopped:
         received = stopped.signal
     if received is not None:
-        print(f"Stopped by {received.name}. To resume: {search.command}", file=sys.stderr)
+        name = stop.name_of(received)
+        print(f"Stopped by {name}. To resume: {search.command}", file=sys.stderr)
         return 128 + received
     if not study.get_trials(states=(TrialState.COMPLETE,)):
         print(f"No trial was completed: see the runs in {search.folder}.", file=sys.stderr)

@@ -108,8 +108,7 @@ def _stopped(
     received: signal.Signals, run: RunDirectory, options: TrainOptions[ExperimentConfig]
 ) -> int:
     """Prints how to resume, and returns the exit code."""
-    name = "Ctrl-C" if received == signal.SIGINT else received.name
-    print(f"Stopped by {name}. {_how_to_resume(run, options)}", file=sys.stderr)
+    print(f"Stopped by {stop.name_of(received)}. {_how_to_resume(run, options)}", file=sys.stderr)
     return 128 + received
 
 
