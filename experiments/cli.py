@@ -72,7 +72,7 @@ COMMANDS = {
     "interop": Command(
         "experiments.interop",
         "converts weights to and from other libraries and writes the differences",
-        extra="interop",
+        extra="interop,experiments",
     ),
     "fetch": Command(
         "experiments.commands.fetch",
