@@ -12,6 +12,7 @@ from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import DatabaseError
 
 from experiments import stop
 from experiments.config import ExperimentConfig, Range
@@ -73,10 +74,18 @@ def open_study(search: Search) -> Iterator[optuna.Study]:
     """Opens the study of a search; interrupted trials are enqueued, to resume from checkpoints.
 
     Raises:
-        UserError: the directory holds a study of another search space, or is in use.
+        UserError: the directory holds a study of another search space or a damaged one, or is in
+            use.
     """
-    with hold(search.folder), open_storage(search.folder) as storage:
-        yield _open(search, storage)
+    with hold(search.folder), contextlib.ExitStack() as stack:
+        try:
+            study = _open(search, stack.enter_context(open_storage(search.folder)))
+        except (DatabaseError, optuna.exceptions.StorageInternalError):
+            raise UserError(
+                f"{search.folder / 'study.db'} is corrupted. Give another --output, or delete "
+                f"{search.folder}: its trials are lost."
+            ) from None
+        yield study
 
 
 def _open(search: Search, storage: optuna.storages.RDBStorage) -> optuna.Study:
