@@ -30,9 +30,12 @@ def check_memory(config: ExperimentConfig) -> None:
         "generated data": config.data_elements,
     }
     available = machine_memory()
-    if available is None or sum(needs.values()) * BYTES <= available:
+    total = sum(needs.values())
+    if available is None or total * BYTES <= available:
         return
-    sizes = [f"{_gib(size * BYTES)} for {what}" for what, size in needs.items() if size]
+    sizes = [
+        f"{_gib(size * BYTES)} for {what}" for what, size in needs.items() if size > total / 100
+    ]
     raise UserError(
         f"This machine has {_gib(available)} of memory, but this config needs at least "
         f"{' and '.join(sizes)}. The sizes are model.hidden_size {model.hidden_size}, "
