@@ -108,7 +108,9 @@ class LanguageConfig(UnidirectionalConfig, frozen=True):
         "the next 5 % for validation.",
     )
     window: int = Field(default=100, ge=1, description="Characters per window of truncated BPTT.")
-    sample: int = Field(default=600, ge=0, description="Characters to sample at the end.")
+    sample: int = Field(
+        default=600, ge=0, le=1_000_000, description="Characters to sample at the end."
+    )
 
     @property
     def sequence_steps(self) -> int:

@@ -52,6 +52,11 @@ def test_splits_are_twelve_four_and_four_months(counted, tmp_path, monkeypatch):
         assert after.max() < TRAIN_HOURS - 0.5
 
 
+def test_a_horizon_longer_than_a_split(counted, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"window is 96 and horizon is 10000, but the train split"):
+        build(counted, tmp_path, monkeypatch, horizon=10_000)
+
+
 def test_columns_are_standardised_by_the_training_months():
     hours = np.random.default_rng(0).normal(3, 2, (HOURS, 7))
     scaled = forecasting.standardize(hours).astype(float)

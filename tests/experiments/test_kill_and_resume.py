@@ -121,7 +121,7 @@ def before_each_change():
 def test_a_kill_before_any_change_of_a_file_leaves_a_directory_that_resumes(
     adding, write_config, workplace, before_each_change
 ):
-    """Start-up included: each state of the directory is resumed from a copy of it."""
+    """Start-up included: states of the directory are resumed from a copy of it."""
     adding["training"]["steps"] = 1
     config, states = write_config(adding), {}
 
@@ -139,10 +139,10 @@ def test_a_kill_before_any_change_of_a_file_leaves_a_directory_that_resumes(
     before_each_change(copy_state)
     assert main(["train", str(config), "--run-dir", "run"]) == 0
     auditors.clear()
-    print(f"{len(states)} states")
-    assert len(states) > 10
+    assert len(states) > 20
     expected = Path("run", "summary.json").read_bytes()
-    for name in states.values():
+    # Not seeded: every time the test is run, these are others.
+    for name in random.sample([*states.values()], 10):
         assert main(["train", str(config), "--run-dir", name]) == 0, name
         assert Path(name, "summary.json").read_bytes() == expected
-        assert not list(Path(name).glob(".*"))
+        assert not list(Path(name).rglob("*.partial"))
