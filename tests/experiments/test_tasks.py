@@ -54,6 +54,7 @@ def of_digits(examples):
     return baselines(*examples)
 
 
+@pytest.mark.slow
 def test_digits_baselines_match_their_definitions(examples, of_digits):
     (train, _, test), metrics = examples, of_digits
     majority = np.bincount(train.labels).argmax()
