@@ -88,7 +88,9 @@ def test_against_the_reference(unroll, case, direction_and_policy):
     assert_close(outcome, problem.expected(**controls), "float64")
 
 
-@pytest.mark.parametrize(("case", "dtype"), [(LSTM, "float32"), (GRU_BEFORE, "bfloat16")], ids=str)
+@pytest.mark.parametrize(
+    ("case", "dtype"), [slow(LSTM, "float32"), (GRU_BEFORE, "bfloat16")], ids=str
+)
 def test_low_precision(unroll, case, dtype):
     """The reference is given the same rounded numbers, and computes in float64."""
     problem = Problem.sample(case, SHAPE, learned_h0=True).rounded(dtype)
