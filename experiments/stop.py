@@ -25,14 +25,17 @@ class Stopped(BaseException):
 def watch() -> None:
     """Notes SIGINT and SIGTERM from now on, until the process ends."""
     reader, writer = os.pipe()
-    os.set_blocking(writer, False)
+    is_posix = os.name == "posix"
+    if is_posix:
+        os.set_blocking(writer, False)
     threading.Thread(target=_read, args=(reader,), name="signals", daemon=True).start()
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     for number in SIGNALS:
         # Python writes the number of a signal to the pipe only if it has a handler.
         signal.signal(number, _do_nothing)
-        # Interrupted system calls are restarted: not all libraries in C++ do so themselves.
-        signal.siginterrupt(number, False)
+        if is_posix:
+            # Interrupted system calls are restarted: not all libraries in C++ do so themselves.
+            signal.siginterrupt(number, False)
 
 
 def unwatch() -> None:
