@@ -10,6 +10,8 @@ GATES = {"gru": 3, "lstm": 4, "rnn": 1}
 # The parameters themselves, their gradients, and the moments of the optimiser.
 COPIES = {"adam": 4, "adamw": 4, "sgd": 2, "rmsprop": 3}
 BYTES = 4
+# Device files of drivers: NVIDIA's, AMD's, and those of TPUs.
+ACCELERATORS = ("/dev/nvidiactl", "/dev/kfd", "/dev/accel0", "/dev/vfio/0")
 
 
 def check_memory(config: ExperimentConfig) -> None:
@@ -58,7 +60,13 @@ def num_states(model: ModelConfig) -> int:
 
 
 def machine_memory() -> int | None:
-    """Returns the machine's memory in bytes; None where the system does not tell."""
+    """Returns the machine's memory in bytes.
+
+    Returns None where the system does not tell it, and on a machine with an accelerator, which may
+    have more memory than the machine.
+    """
+    if any(os.path.exists(path) for path in ACCELERATORS):
+        return None
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):

@@ -52,7 +52,6 @@ def test_configs_and_options_are_checked_before_jax_is_imported(adding, write_co
         ["--training.steps", "0"],
         ["--training.steps", "9" * 5000],
         ["--model.hidden-size", "9" * 50],
-        ["--model.hidden-size", "10000000"],
     ):
         commands.append([right, *options])
         expected.append("")
@@ -209,6 +208,13 @@ def test_the_estimate_counts_the_weights_between_units(cell, num_layers, bidirec
     shapes = [leaf.shape for leaf in jax.tree.leaves(network) if leaf.ndim == 2]
     between_units = sum(a * b for a, b in shapes if a > 1 and b > 1)
     assert memory.num_weights(model) == between_units
+
+
+def test_the_memory_of_a_machine_with_an_accelerator_is_not_known(monkeypatch, tmp_path):
+    monkeypatch.setattr(memory, "ACCELERATORS", (str(tmp_path / "absent"),))
+    assert (memory.machine_memory() or 0) > 2**30
+    monkeypatch.setattr(memory, "ACCELERATORS", (str(tmp_path / "absent"), str(tmp_path)))
+    assert memory.machine_memory() is None
 
 
 def test_the_estimate_knows_all_cells_and_optimisers():

@@ -104,8 +104,6 @@ def test_file_that_is_not_a_config(write_config, refused, text, expected):
         ("task: adding\nseed: yes", "seed is 'yes'"),
         ("task: adding\nmodel: {hidden_size: 99999999999999999999999}", "hidden_size is too large"),
         ("task: adding\ntraining: {batch_size: 1000000000000}", "batch_size is too large"),
-        ("task: adding\nmodel: {hidden_size: 10000000}", "model.hidden_size"),
-        ("task: adding\ntraining: {batch_size: 1000000000}", "training.batch_size"),
         ("task: " + "a" * 10**5, "but should be digits, adding"),
         ("task: adding\nseed: " + "b" * 10**5, "seed is 'bbb"),
         ("task: adding\n" + "c" * 10**3 + ": 1", "unknown key ccc"),
