@@ -179,6 +179,7 @@ class TranslationConfig(UnidirectionalConfig, frozen=True):
     longest: int = Field(
         default=40,
         ge=1,
+        le=10_000,
         description="Maximum pieces of a training sentence and of a translation.",
     )
     length_classes: int = Field(
@@ -190,7 +191,7 @@ class TranslationConfig(UnidirectionalConfig, frozen=True):
     label_smoothing: float = Field(
         default=0.1, ge=0, lt=1, description="Probability spread uniformly over all pieces."
     )
-    beams: int = Field(default=5, ge=1, description="Hypotheses of the beam search.")
+    beams: int = Field(default=5, ge=1, le=1000, description="Hypotheses of the beam search.")
 
 
 class VideoConfig(ExperimentConfig, frozen=True):

@@ -132,7 +132,7 @@ def test_finished_runs_are_compared_from_where_they_are(adding, write_config, re
     ],
 )
 def test_options_that_do_not_go_with_from(adding, write_config, refused, options, expected):
-    adding["sweep"] = {"model.hidden_size": {"choices": [2, 3]}}
+    adding["sweep"] = {"model.dropout": {"choices": [0.0, 0.5]}}
     assert expected in refused("compare", write_config(adding), *options)
 
 

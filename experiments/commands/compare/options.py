@@ -1,6 +1,7 @@
 """Options of `compare`, parsed before JAX is imported."""
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Generic, get_args
 
@@ -82,12 +83,22 @@ def parse(arguments: list[str]) -> Parsed[CompareOptions] | None:
             raise UserError(f"--{name} is {value}, but should be 1 or more.")
     if options.search:
         check_space(options.config, parsed.path)
+        _check_keys(options.config.sweep, where="sweep")
+    for cell, values in options.config.cells.items():
+        _check_keys(values, where=f"cells.{cell}")
     if options.tensorboard:
         require("tensorboardX", "tensorboard", needed_by="--tensorboard")
     averaged_values(options.config, options.average_over)
     if options.source is not None:
         _check_source(options, options.source)
     return parsed
+
+
+def _check_keys(keys: Iterable[str], *, where: str) -> None:
+    """Raises UserError if values by cell include a key that the command compare sets itself."""
+    for key in ("task", "seed", "model.cell", "model.hidden_size"):
+        if key in keys:
+            raise UserError(f"{where}: {key} is chosen by the command compare.")
 
 
 def listed_cells(options: CompareOptions) -> list[str]:
