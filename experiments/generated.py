@@ -29,7 +29,7 @@ def training_batches(
         train_sequences: size of the fixed set, or None for fresh sequences.
 
     Raises:
-        UserError: the fixed set has fewer sequences than a batch.
+        UserError: the fixed set is too small for a batch.
     """
     if train_sequences is None:
         return lambda step: sample(batch_size, (TRAIN, seed, step))
