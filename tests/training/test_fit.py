@@ -193,6 +193,21 @@ def test_signal_saves_and_the_run_resumes_exactly(tmp_path, uninterrupted, numbe
     problem.assert_same_run(tmp_path, problem.fit(tmp_path, resume="must"), *uninterrupted)
 
 
+def test_a_program_that_handles_signals_itself(tmp_path, uninterrupted):
+    """`stop` is asked between two steps, and no handler is installed."""
+    handler, asked = signal.getsignal(signal.SIGINT), []
+
+    def stop():
+        assert signal.getsignal(signal.SIGINT) is handler
+        asked.append(None)
+        return signal.SIGTERM if len(asked) > 6 else None
+
+    result = problem.fit(tmp_path, stop=stop)
+    assert (result.status, result.signal) == ("interrupted", signal.SIGTERM)
+    assert problem.steps_on_disk(tmp_path)[-1] == int(result.state.step) == 6
+    problem.assert_same_run(tmp_path, problem.fit(tmp_path, resume="must"), *uninterrupted)
+
+
 def test_signal_in_the_last_step_lets_the_run_finish(tmp_path, uninterrupted):
     result = problem.fit(tmp_path, batch_at=raising_at(problem.STEPS - 1, signal.SIGTERM))
     assert result.signal is None
