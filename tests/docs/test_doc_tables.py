@@ -85,5 +85,3 @@ def test_times_on_a_gpu():
 def test_results_of_conversions_are_included():
     page = (ROOT / "docs" / "interop-results.md").read_text()
     assert '--8<-- "benchmarks/interop.md"' in page
-    page = (ROOT / "docs" / "fuzz-results.md").read_text()
-    assert '--8<-- "benchmarks/fuzz.md"' in page
