@@ -126,7 +126,7 @@ def sliced_again(number):
 
 
 def many_fields(number):
-    """A model of empty nodes, each of which takes a hundred times its two bytes when parsed."""
+    """A model of empty nodes, each of which takes far more than its two bytes when parsed."""
     return by_hand(gru()).SerializeToString() + b"\x3a" + _varint(2 * number) + b"\x0a\0" * number
 
 
