@@ -30,7 +30,7 @@ TENSOR_DTYPES: dict[int, np.dtype] = {
 """Supported dtypes of tensors: those of weights, and of shapes and axes."""
 
 MAX_FIELDS = 500_000
-"""Limit of the fields in a large model's messages: each takes more memory than its bytes in the file."""
+"""Limit of the fields in a large model's messages, which take more memory than bytes."""
 
 MAX_UNCOUNTED_BYTES = 256 << 10
 """Models of this size cannot have too many fields."""
