@@ -35,8 +35,28 @@ class Options:
     """Number of corrupted files of each format; with 0 no bad files are read."""
     slow_files: int = 1000
     """The same number for formats that need a process for each file."""
+    seed: int = 0
+    """Seed of the corruption."""
     output: Path | None = None
     """Directory of interop.json and interop.md; the default is runs/interop/TIME."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FuzzOptions:
+    """Reads corrupted and adversarial files of every format in subprocesses with limits.
+
+    The files are a function of the seed. The exit code is 1 if a reader did anything but load a
+    file or raise a FileError that names it.
+    """
+
+    files: int = 20000
+    """Number of corrupted files of each format."""
+    slow_files: int = 20000
+    """The same number for formats that need a process for each file."""
+    seed: int = 0
+    """Seed of the corruption."""
+    output: Path | None = None
+    """Directory of fuzz.json and fuzz.md; the default is runs/fuzz/TIME."""
 
 
 def main(arguments: list[str]) -> int:
@@ -48,6 +68,8 @@ def main(arguments: list[str]) -> int:
     Raises:
         UserError: if an option is invalid.
     """
+    if arguments[:1] == ["fuzz"]:
+        return _fuzz(arguments[1:])
     options = tyro.cli(Options, args=arguments, prog="python -m experiments interop")
     for name, least in (("seeds", 1), ("files", 0), ("slow_files", 0)):
         if getattr(options, name) < least:
@@ -85,7 +107,23 @@ def _measure(measurement: Measurement, seeds: int) -> dict[str, Any]:
     }
 
 
-def _read_files(options: Options) -> list[dict[str, Any]]:
+def _fuzz(arguments: list[str]) -> int:
+    options = tyro.cli(FuzzOptions, args=arguments, prog="python -m experiments interop fuzz")
+    for name in ("files", "slow_files"):
+        if getattr(options, name) < 1:
+            flag = name.replace("_", "-")
+            raise UserError(f"--{flag} is {getattr(options, name)}, but must be 1 at least.")
+    output = options.output or Path("runs", "fuzz", time.strftime("%Y%m%d-%H%M%S"))
+    result = {
+        "command": shlex.join(["python", "-m", "experiments", "interop", "fuzz", *arguments]),
+        **provenance(),
+        "files": _read_files(options),
+    }
+    write_report(output, "fuzz", result, report.files_to_markdown(result))
+    return int(any(row["unexpected"] for row in result["files"]))
+
+
+def _read_files(options: Options | FuzzOptions) -> list[dict[str, Any]]:
     rows = []
     for name in tqdm(FORMATS, unit="format", disable=not sys.stderr.isatty()):
         with tempfile.TemporaryDirectory() as folder:
@@ -96,7 +134,7 @@ def _read_files(options: Options) -> list[dict[str, Any]]:
                 continue
             count = options.slow_files if name in SLOW else options.files
             fuzzed = file_format.fuzz(
-                [*file_format.adversarial.values(), *file_format.corrupted(count)]
+                [*file_format.adversarial.values(), *file_format.corrupted(count, options.seed)]
             )
         num_adversarial = len(file_format.adversarial)
         rows.append(

@@ -16,6 +16,12 @@ def to_markdown(result: Result) -> str:
     return "\n\n".join(part.strip() for part in (headline(result), _variants(result))) + "\n"
 
 
+def files_to_markdown(result: Result) -> str:
+    """The table of bad files, with the command."""
+    command = f"By `{result['command']}`, revision {result['git_revision'][:10]}."
+    return f"{command}\n\n{_files(result).strip()}\n"
+
+
 def headline(result: Result) -> str:
     """The summary tables, with the command."""
     versions = result["versions"] | result["libraries"]

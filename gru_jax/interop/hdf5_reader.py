@@ -16,6 +16,7 @@ import numpy as np
 
 MAX_DEPTH = 32
 MAX_MEMBERS = 100_000
+MAX_NAME_BYTES = 8 << 20
 
 
 def main() -> None:
@@ -45,6 +46,7 @@ class Hdf5Traversal:
     def __init__(self, size: int):
         self.bytes_left = size
         self.members_left = MAX_MEMBERS
+        self.name_bytes_left = MAX_NAME_BYTES
 
     def datasets(self, group: Any, path: str) -> Iterator[tuple[str, str, np.ndarray]]:
         """The floating point arrays, each with its name and dtype."""
@@ -54,6 +56,9 @@ class Hdf5Traversal:
             self.members_left -= 1
             if self.members_left < 0:
                 raise ValueError(f"it has more than {MAX_MEMBERS} groups and datasets")
+            self.name_bytes_left -= len(path) + len(name)
+            if self.name_bytes_left < 0:
+                raise ValueError(f"its names have more than the limit of {MAX_NAME_BYTES} bytes")
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
                 raise ValueError(f"{path}{name} is a link")
             member = group[name]
@@ -84,7 +89,10 @@ def _dtype(dataset: Any) -> str:
 
 
 def _limit(size: int) -> None:
-    """Limits open files, memory and CPU seconds, on systems that support it."""
+    """Limits open files, memory and CPU seconds, on systems that support it.
+
+    The process that started this one watches its memory and CPU seconds on the other systems.
+    """
     if os.name != "posix":
         return
     import resource
@@ -93,12 +101,12 @@ def _limit(size: int) -> None:
         resource.RLIMIT_NOFILE: 0,
         resource.RLIMIT_FSIZE: 0,
         resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_CPU: 5 + size // 20_000_000,
+        resource.RLIMIT_CPU: 5 + size // 10_000_000,
     }
     if sys.platform == "linux":
         with open("/proc/self/statm") as file:
             used = int(file.read().split()[0]) * resource.getpagesize()
-        limits[resource.RLIMIT_AS] = used + 4 * size + (1 << 28)
+        limits[resource.RLIMIT_AS] = used + size + (64 << 20)
     for kind, limit in limits.items():
         resource.setrlimit(kind, (limit, limit))
 

@@ -33,6 +33,19 @@ def test_the_command_writes_results_and_tables(workplace, capsys, monkeypatch):
     assert table.strip() in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_the_campaign_reports_every_format(workplace, monkeypatch):
+    names = ("own_safetensors", "torch_pt")
+    monkeypatch.setattr(command, "FORMATS", {name: command.FORMATS[name] for name in names})
+    assert main(["interop", "fuzz", "--files", "200", "--output", "out"]) == 0
+    result = json.loads(Path("out", "fuzz.json").read_text())
+    for row in result["files"]:
+        assert row["adversarial_rejected"] == row["adversarial"] >= 15
+        assert row["corrupted"] == 200
+        assert row["unexpected"] == 0
+    assert Path("out", "fuzz.md").read_text() == report.files_to_markdown(result)
+
+
 @pytest.mark.parametrize("options", [["--seeds", "0"], ["--files", "-1"], ["--slow-files", "-1"]])
 def test_wrong_options_are_named(options, refused):
     assert " is ".join(options) in refused("interop", *options)

@@ -98,6 +98,52 @@ def chain(length):
     return followed_by(*nodes, further={"c0": np.zeros(1000, np.float32)})
 
 
+def many_slices(number):
+    """Slices along a million axes."""
+    nodes = [node("Slice", ["W", "a", "a", "a"], f"s{at}") for at in range(number)]
+    return followed_by(*nodes, further={"a": np.zeros(1_000_000, np.int64)})
+
+
+def looked_at_again(number):
+    """A large constant of which every node asks whether it is zero."""
+    nodes = [node("Expand", ["c", "one"], "e")]
+    nodes += [node("Squeeze", ["e", "one"], f"s{at}") for at in range(number)]
+    zeros = np.zeros(1_000_000, np.int64)
+    return followed_by(*nodes, further={"c": zeros, "one": np.array([0], np.int64)})
+
+
+def sliced_again(number):
+    """A large constant whose slices are each asked whether they are zero."""
+    nodes = [node("Expand", ["c", "n"], "s0")]
+    limits = ["one", "n", "one"]
+    nodes += [node("Slice", [f"s{at}", *limits], f"s{at + 1}") for at in range(number)]
+    further = {
+        "c": np.append(np.zeros(1_000_000, np.int64), 1),
+        "one": np.array([0], np.int64),
+        "n": np.array([1_000_001], np.int64),
+    }
+    return followed_by(*nodes, further=further)
+
+
+def many_fields(number):
+    """A model of empty nodes, each of which takes far more than its two bytes when parsed."""
+    return by_hand(gru()).SerializeToString() + b"\x3a" + _varint(2 * number) + b"\x0a\0" * number
+
+
+def many_axes(number):
+    """A tensor whose number of elements takes quadratic time to multiply."""
+    return corrupted_tensor(dims=[2**62] * number)
+
+
+def _varint(value):
+    """A number as Protocol Buffers write it."""
+    content = bytearray()
+    while value > 127:
+        content.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*content, value])
+
+
 def many_nodes(number, hidden):
     """Many layers that share the same weights."""
     params = gru(hidden, hidden)
@@ -173,6 +219,8 @@ ADVERSARIAL = {
         "initial_h",
     ),
     "no GRU": (lambda: by_hand(gru(), [node("Identity", ["X"], "Y")]), "no GRU node"),
+    "a slice of a million axes": (lambda: many_slices(40), "more than the limit"),
+    "a tensor of ten thousand axes": (lambda: many_axes(10_000), "10000 axes"),
     "layers without end": (lambda: many_nodes(1001, 4), "more than 1000 GRU nodes"),
     "weights in common": (lambda: many_nodes(999, 200), "in common"),
     "no nodes": (lambda: onnx.ModelProto(ir_version=8), "without nodes"),

@@ -154,7 +154,8 @@ def _chosen(graph: Graph, names: Sequence[str] | None) -> list[int]:
 
 def _in_order(graph: Graph, chosen: Sequence[int]) -> list[list[Node]]:
     """The nodes by layer, from the first layer to the last; in a layer forward before reverse."""
-    pairs = [key for key in graph.latest_form if len(key) == 2 and set(key) <= set(chosen)]
+    wanted = set(chosen)
+    pairs = [key for key in graph.latest_form if len(key) == 2 and wanted.issuperset(key)]
     paired = {place for pair in pairs for place in pair}
     keys = [*pairs, *((place,) for place in chosen if place not in paired)]
     known = set(keys)
