@@ -103,6 +103,7 @@ class _Machine:
     def run(self, code: bytes) -> Any:
         """The object that the pickle builds."""
         stack, memo = self._stack, self._memo
+        argument: Any
         for count, (opcode, argument, _) in enumerate(pickletools.genops(code)):
             name = opcode.name
             if count == MAX_OPCODES:

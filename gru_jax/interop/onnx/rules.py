@@ -83,10 +83,8 @@ def identity(values: Values, attributes: Mapping[str, Any]) -> list[Value] | Non
 def dropout(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
     """The value that the node reads, unless in training mode."""
     training = values[2] if len(values) > 2 else None
-    is_scalar = isinstance(training, Constant) and training.array.size == 1
-    if training is None or (is_scalar and training.is_zero):
-        return identity(values, attributes)
-    return None
+    is_off = isinstance(training, Constant) and training.array.size == 1 and training.is_zero
+    return identity(values, attributes) if training is None or is_off else None
 
 
 def constant(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
