@@ -1,12 +1,17 @@
 """ONNX models built by hand: valid ones, and adversarial ones that try to crash a reader."""
 
+import random
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import onnx
+from google.protobuf.descriptor import FieldDescriptor
 from onnx import TensorProto, helper, numpy_helper
 
 import gru_jax
+from experiments.interop.bad_files.constructed import NUMBERS, STRANGE
 
 
 def randomized(params, seed=0, dtype="float32"):
@@ -230,3 +235,87 @@ ADVERSARIAL = {
 def adversarial_files() -> dict[str, bytes]:
     """The adversarial models as files, by what is wrong with them."""
     return {name: make().SerializeToString() for name, (make, _) in ADVERSARIAL.items()}
+
+
+def constructed(good: bytes, count: int, seed: int) -> Iterator[bytes]:
+    """Models with hostile values in some fields, or whose GRU reads what hostile nodes compute."""
+    rng = random.Random(seed)
+    for _ in range(count):
+        if rng.random() < 0.5:
+            model = onnx.ModelProto.FromString(good)
+            for _ in range(rng.choice((1, 1, 2, 5))):
+                _change_field(model, rng)
+        else:
+            model = _random_graph(rng)
+        yield model.SerializeToString()
+
+
+def _change_field(message, rng):
+    """Replaces, removes or repeats the value of a random field of a message or of one in it."""
+    fields = [field for field, _ in message.ListFields()]
+    inner = [field for field in fields if field.message_type is not None]
+    if inner and rng.random() < 0.9:
+        field = rng.choice(inner)
+        value = getattr(message, field.name)
+        if not field.is_repeated:
+            _change_field(value, rng)
+        elif rng.random() < 0.1:
+            value.extend([value[0]] * rng.choice((1, 100)))
+        else:
+            _change_field(rng.choice(value), rng)
+        return
+    field = rng.choice(fields or message.DESCRIPTOR.fields)
+    if rng.random() < 0.2:
+        message.ClearField(field.name)
+        return
+    value = _hostile_scalar(field, rng)
+    if field.is_repeated:
+        values = [value] * rng.choice((1, 33, 10_000))
+        message.ClearField(field.name)
+        if field.message_type is None:
+            getattr(message, field.name).extend(values)
+    elif field.message_type is None:
+        setattr(message, field.name, value)
+
+
+def _hostile_scalar(field, rng):
+    """A value of the type of a field that holds no messages."""
+    kind = field.cpp_type
+    if kind == FieldDescriptor.CPPTYPE_STRING:
+        text = rng.choice(STRANGE).replace("\ud7ff", "x")
+        return text.encode() if field.type == FieldDescriptor.TYPE_BYTES else text
+    if kind in (FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE):
+        return rng.choice((float("nan"), float("inf"), -1.0))
+    if kind == FieldDescriptor.CPPTYPE_ENUM:
+        return rng.choice([value.number for value in field.enum_type.values])
+    bits = 31 if kind in (FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_UINT32) else 63
+    return rng.choice([number for number in NUMBERS if 0 <= number < 1 << bits])
+
+
+def _random_graph(rng):
+    """Nodes of the operators that are evaluated, with hostile axes, shapes, starts and types."""
+    arrays = {f"n{at}": np.array([number], np.int64) for at, number in enumerate(NUMBERS[:-1])}
+    arrays |= {
+        "none": np.zeros(0, np.int64),
+        "wide": np.zeros(rng.choice((33, 100_000)), np.int64),
+        "shape": np.array([rng.choice(NUMBERS) for _ in range(rng.choice((1, 3, 40)))], np.int64),
+        "nan": np.full((3, 3), np.nan, np.float32),
+        "large": np.zeros((1000, 1000), np.float32),
+    }
+    known = ["X", *"WRB", *arrays]
+    operators = ["Concat", "Expand", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"]
+    operators += ["Add", "Cast", "ConstantOfShape", "Dropout", "Identity", "ReduceSum", "GRU"]
+    nodes = []
+    for at in range(rng.choice((1, 3, 10, 100, 900))):
+        operator = rng.choice(operators)
+        inputs = [rng.choice(known) for _ in range(rng.choice((1, 2, 2, 3, 5)))]
+        options = {}
+        if operator == "Concat":
+            options = {"axis": rng.choice((-1, 0, 0, 1, 40))}
+        elif operator == "Cast":
+            options = {"to": rng.choice((1, 7, 10, 11, 16, 8, 999))}
+        elif operator == "Transpose":
+            options = {"perm": rng.sample(range(3), 3)}
+        nodes.append(node(operator, inputs, f"r{at}", **options))
+        known.append(f"r{at}")
+    return followed_by(*nodes, further=arrays)

@@ -136,7 +136,7 @@ def tuples_within_tuples(depth: int) -> bytes:
     return code + b"}h" + bytes([depth]) + b"K\x01s."
 
 
-def constructed(size: int = 6) -> dict[str, bytes]:
+def hostile(size: int = 6) -> dict[str, bytes]:
     """Valid archives whose content is hostile, by what is wrong with them."""
     huge = 1 << 62
     ones = np.ones(size * size, np.float32).tobytes()
