@@ -1,10 +1,13 @@
 """What all readers of files share: bounds, one kind of error, and what is missing is named."""
 
+import io
 import json
 import struct
 import subprocess
 import sys
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from experiments.interop.bad_files.formats import keras_h5
@@ -129,3 +132,39 @@ def test_messages_are_of_bounded_length(tmp_path):
     with pytest.raises(FileError) as caught, file_errors(tmp_path):
         raise ValueError("x" * 100_000)
     assert len(str(caught.value)) < 1200
+
+
+def test_hdf5_arrays_are_read_however_they_are_stored():
+    """In place, converted, compact, as bfloat16, never written, and after a user block."""
+    h5py = pytest.importorskip("h5py")
+    out = io.BytesIO()
+    with h5py.File(out, "w", userblock_size=512) as file:
+        expected = {
+            "layers/a": np.arange(6, dtype="<f4").reshape(2, 3),
+            "layers/b": np.arange(3, dtype=">f8"),
+            "layers/c": np.arange(5, dtype="<f2"),
+        }
+        for name, array in expected.items():
+            file[name] = array
+        file.create_dataset("unwritten", (2, 2), "<f4", fillvalue=0.5)
+        file.create_dataset("none", (0, 3), "<f4")
+        file["brain"] = np.arange(4, dtype=jnp.bfloat16).view("V2")
+        file["brain"].attrs["dtype"] = "bfloat16"
+        file["integers"] = np.arange(3)
+        creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        creation.set_layout(h5py.h5d.COMPACT)
+        space = h5py.h5s.create_simple((3,))
+        kind = h5py.h5t.IEEE_F32LE
+        compact = h5py.Dataset(h5py.h5d.create(file.id, b"compact", kind, space, creation))
+        compact[:] = [1, 2, 3]
+        expected |= {
+            "unwritten": np.full((2, 2), 0.5, "f4"),
+            "none": np.zeros((0, 3), "f4"),
+            "brain": np.arange(4, dtype=jnp.bfloat16),
+            "compact": np.array([1, 2, 3], "f4"),
+        }
+    arrays = hdf5.parse_hdf5(out.getvalue())
+    assert arrays.keys() == expected.keys()
+    for name, array in expected.items():
+        assert arrays[name].dtype == array.dtype
+        np.testing.assert_array_equal(arrays[name], array)

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 import gru_jax
 from experiments.interop.bad_files import adversarial, constructed, pt
@@ -180,7 +182,12 @@ def program(folder: Path) -> Format:
 def _of_size(size: int) -> gru_jax.GRUParams:
     """A GRU whose float32 parameters take about ``size`` bytes."""
     hidden = max(2, round((size / 4 / 6) ** 0.5))
-    return gru_jax.init(KEY, hidden, hidden)
+    # Sampling an orthogonal matrix of this size would take minutes.
+    shapes = jax.eval_shape(lambda: gru_jax.init(KEY, hidden, hidden))
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape, np.float32)), shapes
+    )
 
 
 def _keras_weights(params: gru_jax.GRUParams) -> bytes:

@@ -103,9 +103,11 @@ def _read(
 ) -> LoadedModel:
     _check_opset(model)
     graph = Graph(model, directory, weights)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    # The graph has copies of the weights. A model read from a file is freed here.
+    del model
     layers = _in_order(graph, _chosen(graph, nodes))
     all_nodes = [node for layer in layers for node in layer]
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
     learned_h0 = metadata.get("gru_jax.learned_h0") == "true"
     check_shared(all_nodes)
     cells = tuple(
