@@ -188,15 +188,22 @@ def test_a_corrupted_program_is_rejected():
         export.load(bytes(content))
 
 
-def resigned(program):
+@functools.cache
+def step_entries():
+    """The entries of a file."""
+    return unzip(export.export_step(gru()))
+
+
+def resigned(program, **changes):
     """A file whose metadata have the digest of another program."""
-    entries = unzip(export.export_step(gru()))
-    metadata = json.loads(entries["note.json"]) | {"sha256": hashlib.sha256(program).hexdigest()}
+    entries = step_entries()
+    digest = {"sha256": hashlib.sha256(program).hexdigest()}
+    metadata = json.loads(entries["note.json"]) | digest | changes
     return rezip({"note.json": json.dumps(metadata).encode(), "program": program})
 
 
 def test_a_corrupted_program_with_the_right_digest_is_rejected(tmp_path):
-    good = unzip(export.export_step(gru()))["program"]
+    good = step_entries()["program"]
     other = unzip(export.export_step(gru(), dtype=jnp.bfloat16))["program"]
     bad = {"empty": b"", "random": bytes(range(256)) * 8, "cut": good[: len(good) // 2]}
     for name, program in (bad | {"of another type": other}).items():
@@ -210,3 +217,14 @@ def test_a_corrupted_program_with_the_right_digest_is_rejected(tmp_path):
         program[at] ^= 255
         with contextlib.suppress(ValueError):
             export.load(resigned(bytes(program)))
+
+
+def test_a_corrupted_module_is_a_file_error_of_the_first_call(tmp_path):
+    good = unzip(export.export_step(gru(), platforms=("cpu",)))["program"]
+    at = good.index(b"ML\xefR")
+    path = tmp_path / "bad.gru"
+    path.write_bytes(resigned(good[:at] + bytes(4) + good[at + 4 :], platforms=["cpu"]))
+    program = export.load(path)
+    for call in (program.call, jax.jit(program.call)):
+        with pytest.raises(FileError, match=r"bad\.gru: its program is corrupted"):
+            call(jnp.zeros((2, 4)), jnp.zeros((2, 3)))

@@ -15,6 +15,7 @@ import tyro
 from tqdm import tqdm
 
 from experiments.errors import UserError
+from experiments.files import write_json
 from experiments.interop import report
 from experiments.interop.bad_files.formats import FORMATS, Format
 from experiments.interop.bad_files.fuzz import Outcome
@@ -129,6 +130,9 @@ def _fuzz(arguments: list[str]) -> int:
                 print(f"{name} is left out: {error}", file=sys.stderr)
                 continue
             result["files"].append(_read_files(file_format, options, output / "findings"))
+        # A campaign takes hours: what was read until an interruption is in the file.
+        output.mkdir(parents=True, exist_ok=True)
+        write_json(output / "fuzz.json", result)
     write_report(output, "fuzz", result, report.fuzz_to_markdown(result))
     return int(any(row["unexpected"] for row in result["files"]))
 
