@@ -13,6 +13,7 @@ FILES = int(os.environ.get("GRU_JAX_CORRUPTED_FILES", "200"))
 """Number of corrupted files of each format; `experiments interop fuzz` reads thousands."""
 
 CONSTRUCTED = 20
+QUICK = ("own_safetensors", "torch_pt")
 
 
 def make(name: str, folder: Path) -> Format:
@@ -40,7 +41,10 @@ def test_bad_files_are_rejected_or_load_within_the_bounds(name, tmp_path):
     assert sorted(tmp_path.iterdir()) == before
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in FORMATS],
+)
 def test_constructed_files_are_a_function_of_the_seed(name, tmp_path):
     constructed = make(name, tmp_path).constructed
     files = list(constructed(10, 0))
