@@ -290,7 +290,7 @@ def _find_corruption(checkpoint: Path) -> str | None:
     try:
         expected = dict(json.loads((checkpoint / _DIGESTS).read_text()))
         found = _file_digests(checkpoint)
-    except (OSError, TypeError, ValueError) as error:
+    except (OSError, TypeError, ValueError, RecursionError) as error:
         return f"its digests cannot be checked: {error_message(error)}"
     for name, digest in expected.items():
         if name not in found:
