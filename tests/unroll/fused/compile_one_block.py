@@ -139,7 +139,12 @@ def compile_kernels(architecture: str, sizes=HIDDEN, dtypes=("float32", "bfloat1
                         compile_for(
                             architecture,
                             lambda args, dtype=dtype, save=save, tile=tile: launch_forward(
-                                args, reverse=True, dtype=dtype, save=save, tile=tile, interpret=None
+                                args,
+                                reverse=True,
+                                dtype=dtype,
+                                save=save,
+                                tile=tile,
+                                interpret=None,
                             ),
                             forward,
                         )

@@ -3,8 +3,11 @@
 import importlib.util
 
 import jax
+import jax.numpy as jnp
 
-from gru_jax._unroll.call_spec import CallSpec, default_device
+from gru_jax._unroll import call_spec
+from gru_jax._unroll.call_spec import CallSpec
+from gru_jax._unroll.fused.one_block.interface import matmul_dtype
 from gru_jax._unroll.masking import ScanInputs
 from gru_jax.cells.gru import GRUParams
 from gru_jax.typing import Array
@@ -14,6 +17,12 @@ MAX_HIDDEN_SIZE = 128
 
 IS_VERIFIED = False
 """Whether the kernels have run on a device. If not, they are used only when requested."""
+
+MIN_CAPABILITY = "8.0"
+"""Ampere's, the first one that Pallas for GPU supports."""
+
+A100_MULTIPROCESSORS = 108
+"""Taken where a device does not tell how many it has."""
 
 MIN_JAX = (0, 11)
 """The first version of JAX with ``plgpu.mma``."""
@@ -34,9 +43,11 @@ def unsupported_reasons(spec: CallSpec) -> list[str]:
     """Every reason why these kernels do not support a call; empty if they do."""
     reasons = []
     cell = spec.cell
-    if spec.platform != "gpu":
+    if not _is_capable(spec):
+        device = spec.device_kind if spec.platform == "gpu" else f"a {spec.platform.upper()}"
         reasons.append(
-            f"it needs an NVIDIA GPU, but the default device is a {spec.platform.upper()}"
+            "it needs an NVIDIA GPU of compute capability 8.0 or newer, "
+            f"but the default device is {device}"
         )
     if jax.__version_info__ < MIN_JAX:
         reasons.append(f"it needs jax 0.11 or newer, and this is {jax.__version__}")
@@ -49,19 +60,17 @@ def unsupported_reasons(spec: CallSpec) -> list[str]:
     elif cell.reset != "after":
         reasons.append(f'it supports only reset="after", got reset="{cell.reset}"')
     elif cell.hidden_size > MAX_HIDDEN_SIZE:
-        reasons.append(
-            f"the hidden size must be at most {MAX_HIDDEN_SIZE}, got {cell.hidden_size}"
-        )
+        reasons.append(f"the hidden size must be at most {MAX_HIDDEN_SIZE}, got {cell.hidden_size}")
     if not spec.has_static_shape:
         reasons.append(f"sizes must be known, got inputs of shape {spec.shape}")
-    if str(spec.dtype) not in ("float32", "bfloat16", "float16"):
+    if spec.dtype not in (jnp.float32, jnp.bfloat16, jnp.float16):
         reasons.append(f"inputs must be float32, bfloat16 or float16, got {spec.dtype}")
-    elif str(spec.dtype) == "float32" and spec.precision not in PRECISIONS:
+    elif spec.dtype == jnp.float32 and spec.precision not in PRECISIONS:
         reasons.append(
             "float32 inputs are multiplied with 10 bits of mantissa, and "
             f'jax.default_matmul_precision is "{spec.precision}"'
         )
-    if others := [dtype for dtype in spec.state_dtypes if str(dtype) != "float32"]:
+    if others := [dtype for dtype in spec.state_dtypes if dtype != jnp.float32]:
         reasons.append(f"the state must be float32, got {others[0]}")
     if spec.has_explicit_axes:
         reasons.append("under a mesh with explicit axes it must be called within jax.shard_map")
@@ -89,7 +98,7 @@ def run(
 def describe(spec: CallSpec, cell: GRUParams, inputs: ScanInputs, h0: Array) -> list[str]:
     """What :func:`run` does with a call, a line for each decision."""
     del cell, inputs, h0
-    operands = "float16" if str(spec.dtype) == "float32" else str(spec.dtype)
+    operands = jnp.dtype(matmul_dtype(spec.dtype)).name
     return [
         f"forward pass: the one-block kernel for all steps, operands in {operands}",
         *([] if IS_VERIFIED else ["not yet verified on this device"]),
@@ -99,6 +108,13 @@ def describe(spec: CallSpec, cell: GRUParams, inputs: ScanInputs, h0: Array) -> 
     ]
 
 
+def _is_capable(spec: CallSpec) -> bool:
+    if spec.platform != "gpu" or not spec.device_kind.startswith("NVIDIA"):
+        return False
+    capability = getattr(call_spec.default_device(), "compute_capability", MIN_CAPABILITY)
+    return float(capability) >= float(MIN_CAPABILITY)
+
+
 def _num_multiprocessors() -> int:
-    # The fewest of any supported GPU's would do, too: the number decides how long a call takes.
-    return getattr(default_device(), "core_count", 0) or 108
+    """Of the device; the number decides how long a call takes, not what it returns."""
+    return getattr(call_spec.default_device(), "core_count", A100_MULTIPROCESSORS)

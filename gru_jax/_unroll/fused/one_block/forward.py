@@ -83,9 +83,7 @@ def launch_forward(
 
         def load_inputs(step: Array | int) -> list[Array]:
             now = projected.at[copy, time_index(step), sequences]
-            return [
-                tiles.load_tile(now.at[:, tiles.own_units(gate, hidden)]) for gate in range(3)
-            ]
+            return [tiles.load_tile(now.at[:, tiles.own_units(gate, hidden)]) for gate in range(3)]
 
         def body(step: Array, carried: tuple[Array, list[list[Array]]]) -> Any:
             h, (inputs, *in_flight) = carried

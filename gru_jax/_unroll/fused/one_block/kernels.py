@@ -117,9 +117,7 @@ def _scale_exponent(args: BackwardArgs) -> Array:
     if args.flags is not None:
         is_valid = jnp.broadcast_to((args.flags & VALID != 0)[..., None], d_ys.shape)
         d_ys = jnp.where(is_valid, d_ys, jnp.zeros_like(d_ys))
-    largest = jnp.maximum(
-        abs(d_ys).max((1, 3)).astype(jnp.float32), abs(args.d_h_last).max(-1)
-    )
+    largest = jnp.maximum(abs(d_ys).max((1, 3)).astype(jnp.float32), abs(args.d_h_last).max(-1))
     bits = lax.bitcast_convert_type(largest, jnp.int32)
     exponent = SCALED_EXPONENT - 1 - ((bits >> 23) - 127)
     return jnp.clip(exponent, -126, 126)
