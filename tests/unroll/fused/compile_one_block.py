@@ -1,10 +1,11 @@
-"""Compiles the one-block kernels for a kind of GPU: ``python -m tests.unroll.fused.compile_one_block sm_90``.
+"""Compiles the one-block kernels for an architecture of GPU, which it takes as an argument.
 
 The machine needs no GPU, but the wheels of the extra gpu-compiler in the version of the installed
 jax. It prints the report of ptxas on each kernel.
 """
 
-import os
+import functools
+import itertools
 import sys
 from typing import Any
 
@@ -127,38 +128,21 @@ def compile_kernels(architecture: str, sizes=HIDDEN, dtypes=("float32", "bfloat1
     from gru_jax._unroll.fused.one_block.backward import launch_backward
     from gru_jax._unroll.fused.one_block.forward import launch_forward
 
-    for hidden in sizes:
-        for tile in TILES:
-            for dtype in map(jnp.dtype, dtypes):
-                for has_flags in (False, True):
-                    forward, backward = sample_types(hidden, dtype, has_flags=has_flags)
-                    scale = jax.ShapeDtypeStruct(backward.d_h_last.shape[:2], jnp.float32)
-                    label = f"{hidden} {tile} {dtype} {'flags' if has_flags else 'plain'}"
-                    for save in (False, True):
-                        print(f"== forward{'+save' if save else ''} {label}", flush=True)
-                        compile_for(
-                            architecture,
-                            lambda args, dtype=dtype, save=save, tile=tile: launch_forward(
-                                args,
-                                reverse=True,
-                                dtype=dtype,
-                                save=save,
-                                tile=tile,
-                                interpret=None,
-                            ),
-                            forward,
-                        )
-                    print(f"== backward {label}", flush=True)
-                    compile_for(
-                        architecture,
-                        lambda args, scale, tile=tile: launch_backward(
-                            args, scale, reverse=True, tile=tile, interpret=None
-                        ),
-                        backward,
-                        scale,
-                    )
+    for hidden, tile, dtype, has_flags in itertools.product(
+        sizes, TILES, map(jnp.dtype, dtypes), (False, True)
+    ):
+        forward, backward = sample_types(hidden, dtype, has_flags=has_flags)
+        options: dict[str, Any] = {"reverse": True, "tile": tile, "interpret": None}
+        label = f"H={hidden} N={tile} {dtype} {'with' if has_flags else 'without'} flags"
+        for save in (False, True):
+            print(f"== forward{', saving,' if save else ''} {label}", flush=True)
+            launch = functools.partial(launch_forward, dtype=dtype, save=save, **options)
+            compile_for(architecture, launch, forward)
+        print(f"== backward {label}", flush=True)
+        exponent = jax.ShapeDtypeStruct(backward.d_h_last.shape[:2], jnp.int32)
+        launch = functools.partial(launch_backward, **options)
+        compile_for(architecture, launch, backward, exponent)
 
 
 if __name__ == "__main__":
-    os.environ["MOSAIC_GPU_DUMP_PTXAS"] = "1"
     compile_kernels(sys.argv[1])

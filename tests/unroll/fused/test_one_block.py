@@ -14,12 +14,12 @@ from gru_jax._unroll import dispatch
 from gru_jax._unroll.fused import one_block
 from gru_jax._unroll.fused.flags import RESET, VALID
 from gru_jax._unroll.fused.one_block import reference
+from gru_jax._unroll.fused.one_block.gru import run
 from gru_jax._unroll.fused.one_block.interface import (
     RESIDUAL_DTYPE,
     BackwardArgs,
     ForwardArgs,
 )
-from gru_jax._unroll.fused.one_block.run import run
 from tests.cells.cases import GRU_AFTER, Problem
 from tests.shapes import SHAPES, ProblemSize
 from tests.slow import slow
@@ -292,7 +292,8 @@ def test_what_does_not_fit_float16_is_computed_by_the_reference(interpret):  # n
     forward_args, backward_args = sample_args(1, 3, 8, 64, has_flags=False)
     options = {"reverse": False, "dtype": jnp.float32, "save": True}
     large = forward_args._replace(h0=forward_args.h0 * 1e6)
-    assert_near(kernels.forward(large, **options), reference.forward(large, **options), "float32")
+    got, want = kernels.forward(large, **options), reference.forward(large, **options)
+    assert_near(got[:2], want[:2], "float32")
     # Each step multiplies the cotangent by about a thousand, which float16 holds but once.
     exploding = backward_args._replace(w_h=backward_args.w_h * 1e4)
     got = kernels.backward(exploding, reverse=True)
@@ -367,6 +368,6 @@ def test_an_older_jax():
     xs = jax.ShapeDtypeStruct((4, 9, 3), jnp.float32)
     with (
         fake_default_device("gpu", A100),
-        pytest.raises(NotImplementedError, match="needs jax 0.11 or newer"),
+        pytest.raises(NotImplementedError, match=r"needs jax 0\.11 or newer"),
     ):
         gru_jax.explain(params, xs, implementation="mosaic_gpu")

@@ -87,8 +87,8 @@ def run(
 ) -> tuple[Array, Array]:
     """Runs a GRU over time, whatever ``spec.remat`` permits to save."""
     # Pallas takes longer to import than all of this library, and few users need it.
+    from gru_jax._unroll.fused.one_block.gru import run as run_with
     from gru_jax._unroll.fused.one_block.kernels import make_kernels
-    from gru_jax._unroll.fused.one_block.run import run as run_with
     from gru_jax._unroll.fused.one_block.transforms import with_transform_rules
 
     kernels = with_transform_rules(make_kernels(_num_multiprocessors()), "cuda")

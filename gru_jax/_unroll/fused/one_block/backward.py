@@ -30,8 +30,8 @@ def launch_backward(
 
     Args:
         args: H is 64 or 128, B at least N.
-        exponent: (C, B), int32, between -126 and 126. Within the kernel the cotangents of a sequence
-            are multiplied by this power of two, so that they fit the matmul dtype.
+        exponent: (C, B), int32, between -126 and 126. Within the kernel a sequence's cotangents are
+            multiplied by this power of two, so that they fit the matmul dtype.
         reverse: whether step T - 1 comes first, as it does if the forward kernel began with step 0.
         tile: N.
         interpret: as for ``plgpu.kernel``.

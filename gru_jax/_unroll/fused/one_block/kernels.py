@@ -76,9 +76,9 @@ def make_kernels(num_multiprocessors: int, *, interpret: Any = None) -> Kernels:
         if matmul_dtype(args.w_h.dtype) != jnp.float16:
             return by_kernel(args)
         operands = (args.w_h, args.h0, args.reset_state)
-        largest = functools.reduce(jnp.maximum, [abs(array).max() for array in operands])
+        fits = [abs(array).max().astype(jnp.float32) <= LARGEST_OPERAND for array in operands]
         return lax.cond(
-            largest.astype(jnp.float32) <= LARGEST_OPERAND,
+            functools.reduce(jnp.logical_and, fits),
             by_kernel,
             lambda args: _vary_like(reference.forward(args, **options), args),
             args,

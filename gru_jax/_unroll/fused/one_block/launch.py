@@ -15,7 +15,7 @@ from gru_jax.typing import Array
 
 
 def choose_tile(copies: int, batch: int, num_multiprocessors: int) -> int:
-    """N, the sequences of a batch tile: 8, or 16 if tiles of 8 would have to wait for one another."""
+    """N, sequences of a tile: 8, or 16 if tiles of 8 were more than the device runs at once."""
     return 8 if copies * pl.cdiv(batch, 8) <= num_multiprocessors else 16
 
 

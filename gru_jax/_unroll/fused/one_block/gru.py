@@ -30,7 +30,7 @@ PADDED_SIZES = (64, 128)
 
 
 class Saved(NamedTuple):
-    """What the forward pass saves: its arguments, states (T, B, H) and preactivations (T, B, 4H)."""
+    """What the forward pass saves: arguments, states (T, B, H), preactivations (T, B, 4H)."""
 
     cell: GRUParams
     inputs: ScanInputs
@@ -100,7 +100,7 @@ def run(
     def pullback(
         saved: Saved, cotangents: tuple[Array, Array]
     ) -> tuple[GRUParams, ScanInputs, Array]:
-        cell, inputs, h0 = saved[:3]
+        cell, inputs = saved.cell, saved.inputs
         d_h_last, d_ys = cotangents
         compute_cell = cast_params(cell, inputs.xs.dtype)
         states_before = _states_before(saved, reverse=reverse)
