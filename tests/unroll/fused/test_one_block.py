@@ -12,7 +12,7 @@ import pytest
 import gru_jax
 from gru_jax._unroll import dispatch
 from gru_jax._unroll.fused import one_block
-from gru_jax._unroll.fused.flags import RESET, VALID
+from gru_jax._unroll.fused.interface import RESET, VALID
 from gru_jax._unroll.fused.one_block import reference
 from gru_jax._unroll.fused.one_block.gru import run
 from gru_jax._unroll.fused.one_block.interface import (

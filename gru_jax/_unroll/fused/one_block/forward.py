@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from gru_jax._unroll.fused.flags import RESET, VALID
+from gru_jax._unroll.fused.interface import RESET, VALID
 from gru_jax._unroll.fused.one_block import tiles
 from gru_jax._unroll.fused.one_block.interface import (
     RESIDUAL_DTYPE,

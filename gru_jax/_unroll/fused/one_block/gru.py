@@ -15,11 +15,11 @@ import jax.numpy as jnp
 from gru_jax._autodiff.custom_vjp import custom_vjp_with_jvp
 from gru_jax._unroll import reference
 from gru_jax._unroll.call_spec import CallSpec
-from gru_jax._unroll.fused.flags import pack_flags
+from gru_jax._unroll.carry import pvary_to_common_axes
+from gru_jax._unroll.fused.interface import pack_flags
 from gru_jax._unroll.fused.one_block.interface import BackwardArgs, ForwardArgs
 from gru_jax._unroll.fused.one_block.kernels import Kernels
 from gru_jax._unroll.masking import ScanInputs, mask_outputs, tree_where
-from gru_jax._unroll.sharding import pvary_to_common_axes
 from gru_jax.cells.gru import GRUParams
 from gru_jax.cells.linear import add_bias, dot
 from gru_jax.cells.precision import cast_params

@@ -29,8 +29,8 @@ class ForwardArgs(NamedTuple):
         b_hn: (C, H), float32, zeros for a model without biases.
         h0: (C, B, H), float32, the state before the first step.
         reset_state: (C, H), float32, the state after a reset.
-        flags: (C, T, B), int32, see :mod:`gru_jax._unroll.fused.flags`; None if every step is valid
-            and none resets.
+        flags: (C, T, B), int32, see :func:`~gru_jax._unroll.fused.interface.pack_flags`; None if
+            every step is valid and none resets.
     """
 
     projected: Array

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gru_jax._unroll.fused.flags import VALID
+from gru_jax._unroll.carry import pvary_to_common_axes
+from gru_jax._unroll.fused.interface import VALID
 from gru_jax._unroll.fused.one_block import reference
 from gru_jax._unroll.fused.one_block.backward import launch_backward
 from gru_jax._unroll.fused.one_block.forward import launch_forward
@@ -25,7 +26,6 @@ from gru_jax._unroll.fused.one_block.interface import (
     matmul_dtype,
 )
 from gru_jax._unroll.fused.one_block.launch import choose_tile
-from gru_jax._unroll.sharding import pvary_to_common_axes
 from gru_jax.typing import Array, DType
 
 SCALED_EXPONENT = 4

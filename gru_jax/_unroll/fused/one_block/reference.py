@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gru_jax._unroll.fused.flags import RESET, VALID
+from gru_jax._unroll.fused.interface import RESET, VALID
 from gru_jax._unroll.fused.one_block.interface import (
     RESIDUAL_DTYPE,
     BackwardArgs,
