@@ -7,6 +7,8 @@ Notation:
 A warpgroup holds the rows of U of its units, (M, 3H), in registers. In each step it stores the
 cotangents of its units' preactivations in shared memory and reads those of all units.
 """
+# pyright: reportAttributeAccessIssue=false
+# jax 0.10 lacks what these kernels need of Pallas.
 
 from typing import Any
 
@@ -49,13 +51,13 @@ def launch_backward(
         scales: Ref,  # (C, 2, tiles, N): the powers of two and their inverses
         *refs: Ref,
     ) -> None:
-        refs = iter(refs)
-        flags_ref = next(refs) if has_flags else None  # (C, T, tiles, N)
-        d_preactivations = next(refs)  # (C, T, B, 4H)
-        d_h0 = next(refs)  # (C, B, H)
-        d_reset_ref = next(refs) if has_flags else None  # (C, B, H)
-        operands = next(refs)  # (2, N, 3H), matmul dtype
-        barrier = list(refs)
+        rest = iter(refs)
+        flags_ref = next(rest) if has_flags else None  # (C, T, tiles, N)
+        d_preactivations = next(rest)  # (C, T, B, 4H)
+        d_h0 = next(rest)  # (C, B, H)
+        d_reset_ref = next(rest) if has_flags else None  # (C, B, H)
+        operands = next(rest)  # (2, N, 3H), matmul dtype
+        barrier = list(rest)
 
         copy, sequences, units = lax.axis_index("copy"), tile_slice(batch, tile), tiles.own_units()
         u = tiles.load_weights(weights.at[copy, units])
@@ -117,7 +119,7 @@ def launch_backward(
         d_reset = first * 0 if has_flags else None
         d, d_reset, _ = lax.fori_loop(0, time, body, (first, d_reset, load_inputs(0)))
         tiles.store_tile(d_h0.at[copy, sequences, units], d * unscale)
-        if d_reset_ref is not None:
+        if d_reset_ref is not None and d_reset is not None:
             tiles.store_tile(d_reset_ref.at[copy, sequences, units], d_reset * unscale)
 
     state = jax.ShapeDtypeStruct((copies, batch, hidden), jnp.float32)

@@ -8,6 +8,8 @@ Notation:
 A warpgroup holds U^T of its units, (M, H) for each gate, in registers. In each step it stores its
 units' state in shared memory and reads the state of all units.
 """
+# pyright: reportAttributeAccessIssue=false
+# jax 0.10 lacks what these kernels need of Pallas.
 
 from typing import Any
 
@@ -64,13 +66,13 @@ def launch_forward(
         reset_state_ref: Ref,  # (C, H)
         *refs: Ref,
     ) -> None:
-        refs = iter(refs)
-        flags_ref = next(refs) if has_flags else None  # (C, T, tiles, N)
-        states = next(refs)  # (C, T, B, H)
-        h_last = next(refs)  # (C, B, H)
-        preactivations = next(refs) if save else None  # (C, T, B, 4H)
-        operands = next(refs)  # (2, N, H), matmul dtype
-        barrier = list(refs)
+        rest = iter(refs)
+        flags_ref = next(rest) if has_flags else None  # (C, T, tiles, N)
+        states = next(rest)  # (C, T, B, H)
+        h_last = next(rest)  # (C, B, H)
+        preactivations = next(rest) if save else None  # (C, T, B, 4H)
+        operands = next(rest)  # (2, N, H), matmul dtype
+        barrier = list(rest)
 
         copy, sequences, units = lax.axis_index("copy"), tile_slice(batch, tile), tiles.own_units()
         u_r, u_z, u_n = (tiles.load_weights(weights.at[copy, gate, units]) for gate in range(3))
@@ -89,7 +91,7 @@ def launch_forward(
             h, (inputs, *in_flight) = carried
             now = time_index(step)
             bits = None
-            if flags_ref is not None:
+            if flags_ref is not None and reset_state is not None:
                 bits = tiles.load_sequences(flags_ref.at[copy, now, lax.axis_index("tile")])
                 h = jnp.where(bits & RESET != 0, reset_state, h)
             operand = operands.at[lax.rem(step, 2)]

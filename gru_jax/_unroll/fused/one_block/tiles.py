@@ -6,6 +6,8 @@ Notation:
     N: sequences of a batch tile, 8 or 16, the columns.
 A warpgroup's arrays in registers are (M, N).
 """
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false
+# jax 0.10 lacks what these kernels need of Pallas.
 
 from typing import Any
 
@@ -92,7 +94,7 @@ def operand_scratch(num_sequences: int, columns: int, dtype: DType) -> Any:
 
     The swizzle puts the rows of an 8 x 8 matrix, which one instruction reads, into different banks.
     """
-    transforms = (plgpu.TilingTransform((8, 64)), plgpu.SwizzleTransform(128))
+    transforms: Any = (plgpu.TilingTransform((8, 64)), plgpu.SwizzleTransform(128))
     return plgpu.SMEM((2, num_sequences, columns), dtype, transforms=transforms)
 
 
