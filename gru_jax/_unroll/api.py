@@ -100,7 +100,7 @@ def unroll(
             the state is replaced at step t where ``starts[t + 1]``. The segment that is read first
             begins with ``h0``, and ``starts[0]`` has no effect.
         implementation: ``"xla"`` has a custom derivative, ``"scan"`` is differentiated by JAX,
-            ``"mosaic_gpu"`` and ``"pallas_tpu"`` are fused kernels for some GRUs on Hopper GPUs and
+            ``"mosaic_gpu"`` and ``"pallas_tpu"`` are fused kernels for some GRUs on NVIDIA GPUs and
             on TPU. None selects the fastest implementation that supports the call and has been
             verified on this kind of device; :func:`gru_jax.explain` tells which, and why.
         checkpoint: what to save for the backward pass. None: whatever is fastest. ``"step"``: all

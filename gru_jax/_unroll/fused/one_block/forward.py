@@ -1,0 +1,151 @@
+"""Forward kernel: a GRU's states step by step, by one block for each tile of sequences.
+
+Notation:
+    C, T, B, H: copies, time steps, sequences, hidden units; H is 64 or 128.
+    M, N: units of a warpgroup and sequences of a batch tile, see
+        :mod:`~gru_jax._unroll.fused.one_block.tiles`.
+    L: steps whose inputs are being loaded.
+A warpgroup holds U^T of its units, (M, H) for each gate, in registers. In each step it stores its
+units' state in shared memory and reads the state of all units.
+"""
+# pyright: reportAttributeAccessIssue=false
+# jax 0.10 lacks what these kernels need of Pallas.
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from gru_jax._unroll.fused.interface import RESET, VALID
+from gru_jax._unroll.fused.one_block import tiles
+from gru_jax._unroll.fused.one_block.interface import (
+    RESIDUAL_DTYPE,
+    ForwardArgs,
+    ForwardResult,
+    matmul_dtype,
+)
+from gru_jax._unroll.fused.one_block.launch import by_tile, launch, tile_slice
+from gru_jax._unroll.fused.one_block.tiles import ACCUMULATOR, Ref
+from gru_jax.typing import Array, DType
+
+STEPS_IN_FLIGHT = {8: 2, 16: 1}
+"""L by N: as many as registers permit. One step is shorter than a load from global memory."""
+
+
+def launch_forward(
+    args: ForwardArgs,
+    *,
+    reverse: bool,
+    dtype: DType,
+    save: bool,
+    tile: int,
+    interpret: Any,
+) -> ForwardResult:
+    """See :class:`~gru_jax._unroll.fused.one_block.interface.ForwardResult`.
+
+    Args:
+        args: H is 64 or 128, B at least N.
+        reverse: whether step T - 1 comes first.
+        dtype: of the states.
+        save: whether to return the preactivations.
+        tile: N.
+        interpret: as for ``plgpu.kernel``.
+    """
+    copies, time, batch, _ = args.projected.shape
+    hidden = args.h0.shape[-1]
+    operand_dtype = matmul_dtype(args.w_h.dtype)
+    has_flags = args.flags is not None
+
+    def kernel(
+        projected: Ref,  # (C, T, B, 3H)
+        weights: Ref,  # (C, 3, H, H): U^T of each gate, matmul dtype
+        b_hn: Ref,  # (C, H)
+        h0: Ref,  # (C, B, H)
+        reset_state_ref: Ref,  # (C, H)
+        *refs: Ref,
+    ) -> None:
+        rest = iter(refs)
+        flags_ref = next(rest) if has_flags else None  # (C, T, tiles, N)
+        states = next(rest)  # (C, T, B, H)
+        h_last = next(rest)  # (C, B, H)
+        preactivations = next(rest) if save else None  # (C, T, B, 4H)
+        operands = next(rest)  # (2, N, H), matmul dtype
+        barrier = list(rest)
+
+        copy, sequences, units = lax.axis_index("copy"), tile_slice(batch, tile), tiles.own_units()
+        u_r, u_z, u_n = (tiles.load_weights(weights.at[copy, gate, units]) for gate in range(3))
+        bias = tiles.load_units(b_hn.at[copy], tile)
+        reset_state = tiles.load_units(reset_state_ref.at[copy], tile) if has_flags else None
+
+        def time_index(step: Array | int) -> Array:
+            step = jnp.minimum(step, time - 1)
+            return time - 1 - step if reverse else step
+
+        def load_inputs(step: Array | int) -> list[Array]:
+            now = projected.at[copy, time_index(step), sequences]
+            return [tiles.load_tile(now.at[:, tiles.own_units(gate, hidden)]) for gate in range(3)]
+
+        def body(step: Array, carried: tuple[Array, list[list[Array]]]) -> Any:
+            h, (inputs, *in_flight) = carried
+            now = time_index(step)
+            bits = None
+            if flags_ref is not None and reset_state is not None:
+                bits = tiles.load_sequences(flags_ref.at[copy, now, lax.axis_index("tile")])
+                h = jnp.where(bits & RESET != 0, reset_state, h)
+            operand = operands.at[lax.rem(step, 2)]
+            message = tiles.relayout(h, tiles.MEMORY).astype(operand_dtype)
+            operand.at[:, units].transpose((1, 0))[...] = message
+            in_flight.append(load_inputs(step + STEPS_IN_FLIGHT[tile]))
+            tiles.sync_block(barrier)
+            all_units = tiles.load_operand(operand)
+            x_r, x_z, x_n = (tiles.relayout(tile, ACCUMULATOR) for tile in inputs)
+            a_r = plgpu.mma(x_r, u_r, all_units)
+            a_z = plgpu.mma(x_z, u_z, all_units)
+            h_n = plgpu.mma(bias, u_n, all_units)
+            a_n = x_n + tiles.sigmoid(a_r) * h_n
+            z, n = tiles.sigmoid(a_z), tiles.tanh(a_n)
+            new = z * h + (1 - z) * n
+            if bits is not None:
+                new = jnp.where(bits & VALID != 0, new, h)
+            tiles.store_tile(states.at[copy, now, sequences, units], new)
+            if preactivations is not None:
+                # 0 * inf is NaN in the backward kernel; the others are operands of sigmoid, tanh.
+                largest = float(jnp.finfo(RESIDUAL_DTYPE).max)
+                h_n = jnp.clip(h_n, -largest, largest)
+                rows = preactivations.at[copy, now, sequences]
+                for part, value in enumerate((a_r, a_z, a_n, h_n)):
+                    tiles.store_tile(rows.at[:, tiles.own_units(part, hidden)], value)
+            return new, in_flight
+
+        first = tiles.carry(tiles.load_tile(h0.at[copy, sequences, units], ACCUMULATOR))
+        in_flight = [load_inputs(step) for step in range(STEPS_IN_FLIGHT[tile])]
+        h, _ = lax.fori_loop(0, time, body, (first, in_flight))
+        tiles.store_tile(h_last.at[copy, sequences, units], h)
+
+    weights = jnp.moveaxis(args.w_h.reshape(copies, hidden, 3, hidden), 1, -1)
+    inputs = [args.projected, weights.astype(operand_dtype), args.b_hn, args.h0, args.reset_state]
+    results = [
+        jax.ShapeDtypeStruct((copies, time, batch, hidden), dtype),
+        jax.ShapeDtypeStruct((copies, batch, hidden), jnp.float32),
+    ]
+    if save:
+        results.append(jax.ShapeDtypeStruct((copies, time, batch, 4 * hidden), RESIDUAL_DTYPE))
+    if args.flags is not None:
+        inputs.append(by_tile(args.flags, tile))
+    outputs = launch(
+        kernel,
+        inputs,
+        results,
+        grid=(copies, -(-batch // tile)),
+        hidden=hidden,
+        name="gru_one_block_forward",
+        scratch_types=[
+            tiles.operand_scratch(tile, hidden, operand_dtype),
+            *tiles.block_barrier(hidden // tiles.UNITS),
+        ],
+        interpret=interpret,
+    )
+    states, h_last, *saved = outputs
+    return ForwardResult(states, h_last, saved[0] if save else None)

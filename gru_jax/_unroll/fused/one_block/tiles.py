@@ -1,0 +1,129 @@
+"""Tiles of a thread block, and how they are loaded, stored and combined.
+
+Notation:
+    H: hidden units, 64 or 128; the kernels see padded ones.
+    M: units of a warpgroup, 64, the rows of its matmuls; there are H / M warpgroups.
+    N: sequences of a batch tile, 8 or 16, the columns.
+A warpgroup's arrays in registers are (M, N).
+"""
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false
+# jax 0.10 lacks what these kernels need of Pallas.
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from gru_jax.typing import Array, DType
+
+Ref = Any
+"""A reference of Pallas: memory of a kernel, or a part of it."""
+
+UNITS = 64
+"""M, a multiple of 16 rows for each of the four warps of a warpgroup (PTX ISA, mma.m16n8k16)."""
+
+ACCUMULATOR = plgpu.Layout.WGMMA
+"""Layout of a matmul's accumulator, in which gates are computed."""
+
+MEMORY = plgpu.Layout.WGMMA_TRANSPOSED
+"""Layout of loads and stores: units, which are adjacent in memory, are in one thread."""
+
+
+def sigmoid(x: Array) -> Array:
+    """The logistic function."""
+    return jax.nn.sigmoid(x)
+
+
+def tanh(x: Array) -> Array:
+    """``jnp.tanh``, whose fast instruction has no more than 11 bits (PTX ISA, tanh.approx)."""
+    return 2 * sigmoid(2 * x) - 1
+
+
+def relayout(tile: Array, layout: Any) -> Array:
+    """A tile in another layout. It exchanges registers, so it waits for a load in flight."""
+    return plgpu.layout_cast(tile, layout)
+
+
+def load(ref: Ref, layout: Any) -> Array:
+    """Loads an array into the registers of a warpgroup."""
+    return plgpu.load(ref, layout=layout, optimized=False)
+
+
+def own_units(gate: int = 0, hidden: int = 0) -> Any:
+    """The slice of this warpgroup's units, in a packed axis those of a gate."""
+    start = gate * hidden + lax.axis_index("warpgroup") * UNITS
+    return pl.ds(pl.multiple_of(start, UNITS), UNITS)
+
+
+def load_tile(ref: Ref, layout: Any = MEMORY) -> Array:
+    """``ref`` (N, M) in global memory, transposed. The first use waits for the load."""
+    tile = load(ref.transpose((1, 0)), MEMORY)
+    return tile if layout is MEMORY else relayout(tile, layout)
+
+
+def store_tile(ref: Ref, tile: Array) -> None:
+    """Stores a tile of layout ACCUMULATOR to ``ref`` (N, M) in global memory, in its dtype."""
+    tile = relayout(tile, MEMORY).astype(ref.dtype)
+    target = ref.transpose((1, 0))
+    store = getattr(plgpu, "store", None)
+    if store is None:  # jax 0.11
+        target[...] = tile
+    else:
+        store(target, tile, optimized=False)
+
+
+def load_units(ref: Ref, num_sequences: int) -> Array:
+    """This warpgroup's part of ``ref`` (H,), broadcast over sequences to (M, N)."""
+    column = load(ref.at[own_units()], ACCUMULATOR.reduce(1))
+    column = lax.broadcast_in_dim(column, (UNITS, num_sequences), (0,))
+    return relayout(column, ACCUMULATOR)
+
+
+def load_sequences(ref: Ref) -> Array:
+    """``ref`` (N,), broadcast over units to (M, N)."""
+    row = load(ref, ACCUMULATOR.reduce(0))
+    row = lax.broadcast_in_dim(row, (UNITS, *row.shape), (1,))
+    return relayout(row, ACCUMULATOR)
+
+
+def operand_scratch(num_sequences: int, columns: int, dtype: DType) -> Any:
+    """Shared memory (2, N, columns) for the operands of even and of odd steps.
+
+    The swizzle puts the rows of an 8 x 8 matrix, which one instruction reads, into different banks.
+    """
+    transforms: Any = (plgpu.TilingTransform((8, 64)), plgpu.SwizzleTransform(128))
+    return plgpu.SMEM((2, num_sequences, columns), dtype, transforms=transforms)
+
+
+def load_operand(ref: Ref) -> Array:
+    """The operand (columns, N) of a matmul, from a slot (N, columns) of shared memory."""
+    return load(ref.transpose((1, 0)), plgpu.Layout.MMA_RHS(ref.dtype))
+
+
+def load_weights(ref: Ref) -> Array:
+    """The other operand of a matmul, from global memory."""
+    return load(ref, plgpu.Layout.MMA_LHS(ref.dtype))
+
+
+def block_barrier(num_warpgroups: int) -> list[Any]:
+    """The scratch of :func:`sync_block`; a single warpgroup synchronises itself at a store."""
+    return [plgpu.Barrier(num_arrivals=num_warpgroups)] if num_warpgroups > 1 else []
+
+
+def sync_block(barrier: list[Any]) -> None:
+    """Waits until all warpgroups of the block have stored their operands."""
+    for each in barrier:
+        plgpu.barrier_arrive(each)
+        plgpu.barrier_wait(each)
+
+
+def carry(tile: Array) -> Array:
+    """A loaded tile as the initial carry of a loop.
+
+    Within :func:`jax.shard_map` a loaded array has a type that varies over devices, and a computed
+    array has not. A loop's carry has to keep its type, so this returns a computed array.
+    """
+    return jnp.maximum(tile, tile)
