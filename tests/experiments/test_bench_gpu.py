@@ -23,6 +23,7 @@ H100 = "NVIDIA H100 80GB HBM3"
     ("options", "expected"),
     [
         ([], ["bench --gpu needs a GPU", "cpu here"]),
+        (["--all"], ["bench --gpu needs a GPU", "cpu here"]),
         (["--sizes", "1,2,3"], ["--sizes", "1,2,3", "batch,time,input,hidden"]),
         (["--seconds", "0"], ["--seconds", "0"]),
         (["--minutes", "-1"], ["--minutes", "-1"]),
@@ -204,7 +205,7 @@ def test_after_a_failed_check_the_others_run(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_every_check_runs_in_its_own_process(tmp_path):
-    config = checks.CheckConfig("xla", hidden_sizes=(8,), steps=5, repetitions=2)
+    config = checks.CheckConfig("xla", (8,), steps=5, repetitions=2, dtype="float32", problems=1)
     assert check.check(tmp_path, config, limit=600)
     rows = json.loads((tmp_path / "check.json").read_text())["checks"]
     assert {row["check"].split(",")[0] for row in rows if row["outcome"] == "passed"} == {
@@ -217,7 +218,8 @@ def test_every_check_runs_in_its_own_process(tmp_path):
 def test_nan_is_not_close():
     case = checks.Case.sample(2, 1, 8, plain=True)
     outcome = case.outcome("xla")
-    checks.assert_close(outcome, outcome)
+    tolerances = checks.CheckConfig().tolerances
+    checks.assert_close(outcome, outcome, tolerances)
     with_nan = jax.tree.map(lambda leaf: leaf * float("nan"), outcome)
     with pytest.raises(ValueError, match="values are off by nan"):
-        checks.assert_close(with_nan, outcome)
+        checks.assert_close(with_nan, outcome, tolerances)

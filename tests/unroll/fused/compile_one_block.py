@@ -109,15 +109,16 @@ def sample_types(hidden: int, dtype: Any, *, has_flags: bool, copies=2, time=64,
     w_h = shape((copies, hidden, 3 * hidden), dtype)
     vector = shape((copies, hidden), jnp.float32)
     state = shape((copies, batch, hidden), jnp.float32)
-    forward = ForwardArgs(
-        shape((*per_step, 3 * hidden), jnp.float32), w_h, vector, state, vector, flags
-    )
+    reverse = shape((copies,), jnp.int32)
+    projected = shape((*per_step, 3 * hidden), jnp.float32)
+    forward = ForwardArgs(projected, w_h, vector, state, vector, reverse, flags)
     backward = BackwardArgs(
         shape((*per_step, hidden), dtype),
         shape((*per_step, hidden), dtype),
         shape((*per_step, 4 * hidden), RESIDUAL_DTYPE),
         w_h,
         state,
+        reverse,
         flags,
     )
     return forward, backward
@@ -132,7 +133,7 @@ def compile_kernels(architecture: str, sizes=HIDDEN, dtypes=("float32", "bfloat1
         sizes, TILES, map(jnp.dtype, dtypes), (False, True)
     ):
         forward, backward = sample_types(hidden, dtype, has_flags=has_flags)
-        options: dict[str, Any] = {"reverse": True, "tile": tile, "interpret": None}
+        options: dict[str, Any] = {"tile": tile, "interpret": None}
         label = f"H={hidden} N={tile} {dtype} {'with' if has_flags else 'without'} flags"
         for save in (False, True):
             print(f"== forward{', saving,' if save else ''} {label}", flush=True)

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 import gru_jax
+from experiments.bench.gpu import checks
 from gru_jax._unroll import dispatch
 from gru_jax._unroll.fused import one_block
 from gru_jax._unroll.fused.interface import RESET, VALID
 from gru_jax._unroll.fused.one_block import reference
-from gru_jax._unroll.fused.one_block.gru import run
+from gru_jax._unroll.fused.one_block.gru import run, run_both
 from gru_jax._unroll.fused.one_block.interface import (
     RESIDUAL_DTYPE,
     BackwardArgs,
@@ -52,8 +53,8 @@ def assert_near(actual, expected, dtype):
     jax.tree_util.tree_map_with_path(check, actual, expected)
 
 
-def sample_args(copies, time, batch, hidden, dtype="float32", *, has_flags=True):
-    """Random arguments of the two kernels."""
+def sample_args(copies, time, batch, hidden, dtype="float32", *, has_flags=True, reverse=False):
+    """Random arguments of the two kernels; the directions of copies alternate."""
     keys = iter(jax.random.split(jax.random.key(batch), 20))
 
     def normal(*shape):
@@ -67,12 +68,14 @@ def sample_args(copies, time, batch, hidden, dtype="float32", *, has_flags=True)
         else None
     )
     w_h = (normal(copies, hidden, 3 * hidden) / hidden**0.5).astype(dtype)
+    directions = (jnp.arange(copies) + int(reverse)) % 2
     forward_args = ForwardArgs(
         projected=normal(copies, time, batch, 3 * hidden),
         w_h=w_h,
         b_hn=normal(copies, hidden),
         h0=jnp.tanh(normal(copies, batch, hidden)),
         reset_state=normal(copies, hidden),
+        reverse=directions,
         flags=flags,
     )
     backward_args = BackwardArgs(
@@ -81,25 +84,26 @@ def sample_args(copies, time, batch, hidden, dtype="float32", *, has_flags=True)
         preactivations=normal(copies, time, batch, 4 * hidden).astype(RESIDUAL_DTYPE),
         w_h=w_h,
         d_h_last=normal(copies, batch, hidden),
+        reverse=directions,
         flags=flags,
     )
     return forward_args, backward_args
 
 
 @pytest.mark.parametrize(
-    ("copies", "time", "batch", "hidden", "dtype", "has_flags", "reverse"),
+    ("tile", "copies", "time", "batch", "hidden", "dtype", "has_flags", "reverse"),
     [
-        (1, 3, 8, 64, "float32", True, False),
-        (1, 3, 9, 64, "float32", False, True),
-        (2, 2, 1, 64, "bfloat16", True, True),
-        (1, 3, 8, 128, "float32", True, True),
-        slow(2, 3, 16, 128, "bfloat16", True, False),
-        slow(3, 1, 17, 128, "float16", True, False),
-        slow(1, 4, 3, 128, "float32", False, False),
+        (8, 2, 2, 1, 64, "float32", True, True),
+        slow(8, 1, 3, 9, 64, "float32", False, True),
+        slow(8, 1, 3, 8, 128, "float32", True, True),
+        slow(8, 3, 1, 17, 128, "float16", True, False),
+        slow(16, 1, 4, 3, 64, "float32", False, False),
+        slow(16, 1, 3, 17, 64, "bfloat16", True, False),
+        slow(16, 2, 3, 16, 128, "bfloat16", True, False),
     ],
 )
-@pytest.mark.parametrize("multiprocessors", [108, 0], ids=["tiles of 8", "tiles of 16"])
 def test_the_kernels_compute_the_reference(
+    tile,
     copies,
     time,
     batch,
@@ -107,34 +111,32 @@ def test_the_kernels_compute_the_reference(
     dtype,
     has_flags,
     reverse,
-    multiprocessors,
     interpret,  # noqa: F811
 ):
     from gru_jax._unroll.fused.one_block.kernels import make_kernels
 
     # Tiles that share sequences write the same values to the same place.
-    tile = 8 if multiprocessors else 16
     detect_races = batch <= tile or batch % tile == 0
-    kernels = make_kernels(multiprocessors, interpret=interpret(detect_races=detect_races))
+    kernels = make_kernels(108 if tile == 8 else 0, interpret=interpret(detect_races=detect_races))
     forward_args, backward_args = sample_args(
-        copies, time, batch, hidden, dtype, has_flags=has_flags
+        copies, time, batch, hidden, dtype, has_flags=has_flags, reverse=reverse
     )
-    options = {"reverse": reverse, "dtype": jnp.dtype(dtype), "save": True}
+    options = {"dtype": jnp.dtype(dtype), "save": True}
     got = kernels.forward(forward_args, **options)
     want = reference.forward(forward_args, **options)
     assert_near(got, want, dtype)
-    got = kernels.backward(backward_args, reverse=reverse)
-    want = reference.backward(backward_args, reverse=reverse)
+    got, want = kernels.backward(backward_args), reference.backward(backward_args)
     assert_near(got, want, dtype)
 
 
+@pytest.mark.slow
 def test_a_masked_step_holds_the_state_bit_for_bit(interpret):  # noqa: F811
     from gru_jax._unroll.fused.one_block.kernels import make_kernels
 
     args, _ = sample_args(1, 3, 8, 64)
     args = args._replace(flags=jnp.zeros_like(args.flags))
     kernels = make_kernels(108, interpret=interpret(detect_races=True))
-    result = kernels.forward(args, reverse=False, dtype=jnp.float32, save=False)
+    result = kernels.forward(args, dtype=jnp.float32, save=False)
     assert result.preactivations is None
     assert (np.asarray(result.states) == np.asarray(args.h0)[:, None]).all()
     assert (np.asarray(result.h_last) == np.asarray(args.h0)).all()
@@ -145,9 +147,13 @@ def unroll_by(kernels):
     """``unroll`` by one-block kernels, or by their references."""
     from gru_jax._unroll.fused.one_block.transforms import with_transform_rules
 
-    run_with = functools.partial(run, kernels=with_transform_rules(kernels))
+    kernels = with_transform_rules(kernels)
     implementation = types.SimpleNamespace(
-        unsupported_reasons=lambda spec: [], run=run_with, describe=one_block.describe
+        unsupported_reasons=lambda spec: [],
+        run=functools.partial(run, kernels=kernels),
+        supports_both=lambda specs: True,
+        run_both=functools.partial(run_both, kernels=kernels),
+        describe=one_block.describe,
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(dispatch.IMPLEMENTATIONS, "one_block", implementation)
@@ -166,14 +172,17 @@ def plain_unroll():
         yield unroll
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_every_shape(plain_unroll, shape):
     problem = Problem.sample(GRU_AFTER, shape)
     assert_near(problem.run("float32", plain_unroll), problem.expected(), "float32")
 
 
-@pytest.mark.parametrize("checkpoint", [None, "step", "chunk"])
-@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize(
+    ("reverse", "checkpoint"),
+    [(True, None), slow(False, None), slow(False, "step"), slow(True, "chunk")],
+)
 def test_all_controls(plain_unroll, reverse, checkpoint):
     problem = Problem.sample(GRU_AFTER, SHAPE, learned_h0=True)
     controls = {"reverse": reverse, **sample_controls(SHAPE)}
@@ -192,6 +201,7 @@ def controls_of(shape):
     }
 
 
+@pytest.mark.slow
 def test_interpreted_sequences_and_their_gradients(interpret):  # noqa: F811
     """Against a NumPy loop in float64, for odd numbers of units and sequences."""
     from gru_jax._unroll.fused.one_block.kernels import make_kernels
@@ -249,13 +259,15 @@ def mapped_gradients(unroll, over):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("over", ["sequences", "weights", "weights twice"])
 def test_vmap(over, plain_unroll):
     plain = functools.partial(gru_jax.unroll, implementation="scan")
     assert_near(mapped_gradients(plain_unroll, over), mapped_gradients(plain, over), "float32")
 
 
-@pytest.mark.parametrize("over", ["weights", slow("sequences"), slow("weights twice")])
+@pytest.mark.slow
+@pytest.mark.parametrize("over", ["sequences", "weights twice"])
 def test_vmap_interpreted(over, interpret):  # noqa: F811
     from gru_jax._unroll.fused.one_block.kernels import make_kernels
 
@@ -265,7 +277,43 @@ def test_vmap_interpreted(over, interpret):  # noqa: F811
     assert_near(got, mapped_gradients(plain, over), "float32")
 
 
+def outcome_of_both_directions(implementation, *, over_seeds):
+    """Values and gradients of a bidirectional layer, mapped over two seeds or not."""
+    shape = ProblemSize(4, (3,), 2, 5)
+    init = functools.partial(gru_jax.init_stack, bidirectional=True, learned_h0=True)
+    stacks = [init(jax.random.key(seed), shape.input, shape.hidden) for seed in range(2)]
+    xs = jax.random.normal(jax.random.key(2), (shape.time, *shape.batch, shape.input))
+    controls = controls_of(shape)
+
+    def loss(stack, xs):
+        states, ys = gru_jax.unroll_stack(stack, xs, implementation=implementation, **controls)
+        return sum((state**2).sum() for state in states[0]) + (ys**3).sum(), (states, ys)
+
+    outcome = jax.value_and_grad(loss, (0, 1), has_aux=True)
+    if not over_seeds:
+        return jax.jit(outcome)(stacks[0], xs)
+    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), *stacks)
+    return jax.jit(jax.vmap(outcome, (0, None)))(both, xs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("over_seeds", [False, True], ids=["one", "two seeds"])
+def test_both_directions_at_once(over_seeds, plain_unroll):
+    got = outcome_of_both_directions("one_block", over_seeds=over_seeds)
+    assert_near(got, outcome_of_both_directions("scan", over_seeds=over_seeds), "float32")
+
+
+@pytest.mark.slow
+def test_both_directions_interpreted(interpret):  # noqa: F811
+    from gru_jax._unroll.fused.one_block.kernels import make_kernels
+
+    with unroll_by(make_kernels(108, interpret=interpret())):
+        got = outcome_of_both_directions("one_block", over_seeds=True)
+    assert_near(got, outcome_of_both_directions("scan", over_seeds=True), "float32")
+
+
 @needs_mma
+@pytest.mark.slow
 def test_forward_mode_and_second_derivatives(plain_unroll):
     problem = Problem.sample(GRU_AFTER, ProblemSize(3, (2,), 2, 3))
     cell, xs, state = problem.inputs("float32")
@@ -282,6 +330,7 @@ def test_forward_mode_and_second_derivatives(plain_unroll):
 
 
 @needs_mma
+@pytest.mark.slow
 @pytest.mark.parametrize("exponent", [-100, -20, 0, 20, 100])
 def test_cotangents_of_any_scale_fit_float16(exponent):
     """The scale is a power of two, the largest cotangent of a sequence just below 16."""
@@ -298,21 +347,38 @@ def test_cotangents_of_any_scale_fit_float16(exponent):
     assert ((scaled >= 2 ** (SCALED_EXPONENT - 1)) & (scaled < 2**SCALED_EXPONENT)).all()
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_float16_is_computed_by_the_reference(interpret):  # noqa: F811
     from gru_jax._unroll.fused.one_block.kernels import make_kernels
 
     kernels = make_kernels(108, interpret=interpret())
     forward_args, backward_args = sample_args(1, 3, 8, 64, has_flags=False)
-    options = {"reverse": False, "dtype": jnp.float32, "save": True}
+    options = {"dtype": jnp.float32, "save": True}
     large = forward_args._replace(h0=forward_args.h0 * 1e6)
     got, want = kernels.forward(large, **options), reference.forward(large, **options)
     assert_near(got[:2], want[:2], "float32")
     # Each step multiplies the cotangent by about a thousand, which float16 holds but once.
     exploding = backward_args._replace(w_h=backward_args.w_h * 1e4)
-    got = kernels.backward(exploding, reverse=True)
-    want = reference.backward(exploding, reverse=True)
+    got, want = kernels.backward(exploding), reference.backward(exploding)
     assert jnp.isfinite(got.d_h0).all()
     assert_near(got, want, "float32")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("check", "dtype"),
+    [
+        (checks.smoke, "bfloat16"),
+        (checks.smoke, "float16"),
+        (checks.with_x64, "float32"),
+        (checks.under_vmap_over_weights, "float32"),
+    ],
+)
+def test_the_checks_of_a_gpu_pass_interpreted(check, dtype, interpret):  # noqa: F811
+    from gru_jax._unroll.fused.one_block.kernels import make_kernels
+
+    with unroll_by(make_kernels(108, interpret=interpret())):
+        check(checks.CheckConfig("one_block", dtype=dtype), 5)  # pyright: ignore[reportArgumentType]
 
 
 A100 = "NVIDIA A100-SXM4-80GB"
@@ -333,6 +399,7 @@ def lowered(hidden, dtype, **options):
 
 
 @needs_mma
+@pytest.mark.slow
 @pytest.mark.parametrize("x64", [False, True], ids=["x32", "x64"])
 @pytest.mark.parametrize(("hidden", "dtype"), [(5, "float32"), (100, "bfloat16"), (64, "float16")])
 def test_a_request_gets_the_kernels(hidden, dtype, x64):
@@ -340,6 +407,27 @@ def test_a_request_gets_the_kernels(hidden, dtype, x64):
         text = lowered(hidden, dtype, implementation="mosaic_gpu")
         assert text.count(KERNEL) == 2
         assert KERNEL not in lowered(hidden, dtype)
+
+
+@needs_mma
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("checkpoint", "sizes", "kernels"),
+    [(None, (100, 100), 2), ("chunk", (100, 100), 4), (None, (100, 64), 4)],
+)
+def test_both_directions_are_one_launch(checkpoint, sizes, kernels):
+    """Where both run whole and have parameters of the same shapes."""
+    cells = tuple(gru_jax.init(jax.random.key(0), 3, size) for size in sizes)
+    stack = gru_jax.Stack((cells,))
+
+    def loss(stack, xs):
+        options = {"implementation": "mosaic_gpu", "checkpoint": checkpoint}
+        return gru_jax.unroll_stack(stack, xs, **options)[1].sum()
+
+    with fake_default_device("gpu", A100, is_verified=False):
+        traced = jax.jit(jax.grad(loss)).trace(stack, jnp.zeros((4, 9, 3)))
+        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count(KERNEL) == kernels
 
 
 @needs_mma

@@ -1,6 +1,8 @@
 """A GRU by one-block kernels for NVIDIA GPUs: compiled for them, interpreted, never run on one."""
 
 import importlib.util
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,8 @@ from gru_jax._unroll.fused.one_block.interface import matmul_dtype
 from gru_jax._unroll.masking import ScanInputs
 from gru_jax.cells.gru import GRUParams
 from gru_jax.typing import Array
+
+NAME = "one-block"
 
 MAX_HIDDEN_SIZE = 128
 """The largest size whose weights fit into the registers of a block."""
@@ -87,12 +91,23 @@ def run(
 ) -> tuple[Array, Array]:
     """Runs a GRU over time, whatever ``spec.remat`` permits to save."""
     # Pallas takes longer to import than all of this library, and few users need it.
-    from gru_jax._unroll.fused.one_block.gru import run as run_with
-    from gru_jax._unroll.fused.one_block.kernels import make_kernels
-    from gru_jax._unroll.fused.one_block.transforms import with_transform_rules
+    from gru_jax._unroll.fused.one_block import gru
 
-    kernels = with_transform_rules(make_kernels(_num_multiprocessors()), "cuda")
-    return run_with(spec, cell, inputs, h0, reverse=reverse, kernels=kernels)
+    return gru.run(spec, cell, inputs, h0, reverse=reverse, kernels=_kernels())
+
+
+def run_both(
+    spec: CallSpec,
+    cells: Sequence[GRUParams],
+    inputs: Sequence[ScanInputs],
+    h0: Sequence[Array],
+    *,
+    reverse: bool,
+) -> list[tuple[Array, Array]]:
+    """Runs the two directions of a layer, the first in the direction ``reverse``, in one launch."""
+    from gru_jax._unroll.fused.one_block import gru
+
+    return gru.run_both(spec, cells, inputs, h0, reverse=reverse, kernels=_kernels())
 
 
 def describe(spec: CallSpec, cell: GRUParams, inputs: ScanInputs, h0: Array) -> list[str]:
@@ -105,6 +120,7 @@ def describe(spec: CallSpec, cell: GRUParams, inputs: ScanInputs, h0: Array) -> 
         "saved for the backward pass: the states, and preactivations in float16",
         "backward pass: the one-block kernel for all steps, gradients of parameters after it",
         "under vmap over parameters: the same kernels, in forward mode: lax.scan",
+        "the directions of a bidirectional layer: one launch of the same kernels",
     ]
 
 
@@ -113,6 +129,13 @@ def _is_capable(spec: CallSpec) -> bool:
         return False
     capability = getattr(call_spec.default_device(), "compute_capability", MIN_CAPABILITY)
     return float(capability) >= float(MIN_CAPABILITY)
+
+
+def _kernels() -> Any:
+    from gru_jax._unroll.fused.one_block.kernels import make_kernels
+    from gru_jax._unroll.fused.one_block.transforms import with_transform_rules
+
+    return with_transform_rules(make_kernels(_num_multiprocessors()), "cuda")
 
 
 def _num_multiprocessors() -> int:

@@ -26,7 +26,7 @@ from gru_jax.typing import Array
 
 
 def launch_backward(
-    args: BackwardArgs, exponent: Array, *, reverse: bool, tile: int, interpret: Any
+    args: BackwardArgs, exponent: Array, *, tile: int, interpret: Any
 ) -> BackwardResult:
     """See :class:`~gru_jax._unroll.fused.one_block.interface.BackwardResult`.
 
@@ -34,7 +34,6 @@ def launch_backward(
         args: H is 64 or 128, B at least N.
         exponent: (C, B), int32, between -126 and 126. Within the kernel a sequence's cotangents are
             multiplied by this power of two, so that they fit the matmul dtype.
-        reverse: whether step T - 1 comes first, as it does if the forward kernel began with step 0.
         tile: N.
         interpret: as for ``plgpu.kernel``.
     """
@@ -49,6 +48,7 @@ def launch_backward(
         weights: Ref,  # (C, H, 3H), matmul dtype
         d_h_last: Ref,  # (C, B, H)
         scales: Ref,  # (C, 2, tiles, N): the powers of two and their inverses
+        reverse: Ref,  # (C,)
         *refs: Ref,
     ) -> None:
         rest = iter(refs)
@@ -66,9 +66,7 @@ def launch_backward(
             for which in range(2)
         )
 
-        def time_index(step: Array | int) -> Array:
-            step = jnp.minimum(step, time - 1)
-            return time - 1 - step if reverse else step
+        time_index = tiles.time_index(1 - reverse[copy], time)
 
         def load_inputs(step: Array | int) -> list[Array]:
             now = (copy, time_index(step), sequences)
@@ -129,6 +127,7 @@ def launch_backward(
     ]
     scales = by_tile(_power_of_two(jnp.stack([exponent, -exponent], 1)), tile)
     inputs = [*args[:3], args.w_h.astype(operand_dtype), args.d_h_last, scales]
+    inputs.append(args.reverse)
     if args.flags is not None:
         inputs.append(by_tile(args.flags, tile))
     d_preactivations, d_h0, *d_reset = launch(

@@ -37,7 +37,6 @@ STEPS_IN_FLIGHT = {8: 2, 16: 1}
 def launch_forward(
     args: ForwardArgs,
     *,
-    reverse: bool,
     dtype: DType,
     save: bool,
     tile: int,
@@ -47,7 +46,6 @@ def launch_forward(
 
     Args:
         args: H is 64 or 128, B at least N.
-        reverse: whether step T - 1 comes first.
         dtype: of the states.
         save: whether to return the preactivations.
         tile: N.
@@ -64,6 +62,7 @@ def launch_forward(
         b_hn: Ref,  # (C, H)
         h0: Ref,  # (C, B, H)
         reset_state_ref: Ref,  # (C, H)
+        reverse: Ref,  # (C,)
         *refs: Ref,
     ) -> None:
         rest = iter(refs)
@@ -79,9 +78,7 @@ def launch_forward(
         bias = tiles.load_units(b_hn.at[copy], tile)
         reset_state = tiles.load_units(reset_state_ref.at[copy], tile) if has_flags else None
 
-        def time_index(step: Array | int) -> Array:
-            step = jnp.minimum(step, time - 1)
-            return time - 1 - step if reverse else step
+        time_index = tiles.time_index(reverse[copy], time)
 
         def load_inputs(step: Array | int) -> list[Array]:
             now = projected.at[copy, time_index(step), sequences]
@@ -125,7 +122,8 @@ def launch_forward(
         tiles.store_tile(h_last.at[copy, sequences, units], h)
 
     weights = jnp.moveaxis(args.w_h.reshape(copies, hidden, 3, hidden), 1, -1)
-    inputs = [args.projected, weights.astype(operand_dtype), args.b_hn, args.h0, args.reset_state]
+    inputs = [args.projected, weights.astype(operand_dtype), args.b_hn, args.h0]
+    inputs += [args.reset_state, args.reverse]
     results = [
         jax.ShapeDtypeStruct((copies, time, batch, hidden), dtype),
         jax.ShapeDtypeStruct((copies, batch, hidden), jnp.float32),

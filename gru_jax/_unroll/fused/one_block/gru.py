@@ -7,6 +7,7 @@ kernel.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -35,6 +36,7 @@ class Saved(NamedTuple):
     cell: GRUParams
     inputs: ScanInputs
     h0: Array
+    reverse: Array
     states: Array
     preactivations: Array
 
@@ -45,7 +47,7 @@ def run(
     inputs: ScanInputs,
     h0: Array,
     *,
-    reverse: bool,
+    reverse: bool | Array,
     kernels: Kernels,
 ) -> tuple[Array, Array]:
     """Runs a GRU over time.
@@ -55,13 +57,14 @@ def run(
         cell: with ``reset="after"`` and no more hidden units than the last of ``PADDED_SIZES``.
         inputs: any number of batch axes.
         h0: (*batch, H), float32.
-        reverse: the direction.
+        reverse: the direction; an array for :func:`run_both`, which maps over it.
         kernels: see :func:`~gru_jax._unroll.fused.one_block.transforms.with_transform_rules`.
     """
     time, *batch_shape, _ = inputs.xs.shape
     if not time or not math.prod(batch_shape):
         return reference.run(spec, cell, inputs, h0, reverse=reverse)
-    cell, inputs, h0 = pvary_to_common_axes((cell, inputs, h0))
+    reverse = jnp.asarray(reverse, jnp.int32)
+    cell, inputs, h0, reverse = pvary_to_common_axes((cell, inputs, h0, reverse))
     inputs = jax.tree.map(lambda leaf: _join_axes(leaf, 1, len(batch_shape)), inputs)
     hidden = cell.hidden_size
     cell = _pad_units(cell)
@@ -69,7 +72,7 @@ def run(
     h0 = jnp.pad(_join_axes(h0, 0, len(batch_shape)), [(0, 0), (0, missing)])
 
     def run_kernel(
-        cell: GRUParams, inputs: ScanInputs, h0: Array, *, save: bool
+        cell: GRUParams, inputs: ScanInputs, h0: Array, reverse: Array, *, save: bool
     ) -> tuple[tuple[Array, Array], Any]:
         compute_cell = cast_params(cell, inputs.xs.dtype)
         zeros = jnp.zeros_like(h0, shape=h0.shape[-1:])
@@ -79,40 +82,42 @@ def run(
             b_hn=zeros if compute_cell.b_hn is None else compute_cell.b_hn,
             h0=h0,
             reset_state=zeros if compute_cell.h0 is None else compute_cell.h0,
+            reverse=reverse,
             flags=pack_flags(inputs.valid, inputs.resets),
         )
-        result = kernels.forward(
-            _add_copies(args), reverse=reverse, dtype=inputs.xs.dtype, save=save
-        )
+        result = kernels.forward(_add_copies(args), dtype=inputs.xs.dtype, save=save)
         states, h_last, preactivations = _first_copy(result)
         ys = mask_outputs(states, inputs.valid, inputs.xs.dtype)
         return (h_last, ys), (states, preactivations)
 
-    def function(cell: GRUParams, inputs: ScanInputs, h0: Array) -> tuple[Array, Array]:
-        return run_kernel(cell, inputs, h0, save=False)[0]
+    def function(
+        cell: GRUParams, inputs: ScanInputs, h0: Array, reverse: Array
+    ) -> tuple[Array, Array]:
+        return run_kernel(cell, inputs, h0, reverse, save=False)[0]
 
     def forward(
-        cell: GRUParams, inputs: ScanInputs, h0: Array
+        cell: GRUParams, inputs: ScanInputs, h0: Array, reverse: Array
     ) -> tuple[tuple[Array, Array], Saved]:
-        outputs, residuals = run_kernel(cell, inputs, h0, save=True)
-        return outputs, Saved(cell, inputs, h0, *residuals)
+        outputs, residuals = run_kernel(cell, inputs, h0, reverse, save=True)
+        return outputs, Saved(cell, inputs, h0, reverse, *residuals)
 
     def pullback(
         saved: Saved, cotangents: tuple[Array, Array]
-    ) -> tuple[GRUParams, ScanInputs, Array]:
+    ) -> tuple[GRUParams, ScanInputs, Array, Array]:
         cell, inputs = saved.cell, saved.inputs
         d_h_last, d_ys = cotangents
         compute_cell = cast_params(cell, inputs.xs.dtype)
-        states_before = _states_before(saved, reverse=reverse)
+        states_before = _states_before(saved)
         args = BackwardArgs(
             d_ys=d_ys,
             states_before=states_before,
             preactivations=saved.preactivations,
             w_h=compute_cell.w_h,
             d_h_last=d_h_last,
+            reverse=saved.reverse,
             flags=pack_flags(inputs.valid, inputs.resets),
         )
-        d, d_h0, d_reset = _first_copy(kernels.backward(_add_copies(args), reverse=not reverse))
+        d, d_h0, d_reset = _first_copy(kernels.backward(_add_copies(args)))
         # Matmuls take the packed array whole: a part of it would have to be copied.
         gates = 3 * cell.hidden_size
         d_w_h = _contract_steps(states_before, d)
@@ -128,11 +133,46 @@ def run(
             h0=None if cell.h0 is None else _sum_sequences(d_reset, cell.h0),
         )
         d_xs = dot(d, w_x.T).astype(inputs.xs.dtype)
-        return d_cell, ScanInputs(d_xs, inputs.valid, inputs.resets), d_h0
+        return d_cell, ScanInputs(d_xs, inputs.valid, inputs.resets), d_h0, saved.reverse
 
-    h_last, ys = custom_vjp_with_jvp(function, forward, pullback)(cell, inputs, h0)
+    h_last, ys = custom_vjp_with_jvp(function, forward, pullback)(cell, inputs, h0, reverse)
     h_last, ys = h_last[..., :hidden], ys[..., :hidden]
     return h_last.reshape(*batch_shape, hidden), ys.reshape(time, *batch_shape, hidden)
+
+
+def run_both(
+    spec: CallSpec,
+    cells: Sequence[GRUParams],
+    inputs: Sequence[ScanInputs],
+    h0: Sequence[Array],
+    *,
+    reverse: bool,
+    kernels: Kernels,
+) -> list[tuple[Array, Array]]:
+    """Runs two GRUs over the same inputs in opposite directions, as copies in one launch.
+
+    Args:
+        spec: of both calls.
+        cells: two, with parameters of the same shapes.
+        inputs: of each; they differ in ``resets`` alone.
+        h0: of each.
+        reverse: the direction of the first.
+        kernels: as for :func:`run`.
+    """
+    resets = None if inputs[0].resets is None else jnp.stack([each.resets for each in inputs])
+    arguments = (
+        jax.tree.map(lambda *leaves: jnp.stack(leaves), *cells),
+        inputs[0]._replace(resets=resets),
+        jnp.stack(h0),
+        jnp.array([reverse, not reverse]),
+    )
+    axes = (0, ScanInputs(None, None, None if resets is None else 0), 0, 0)
+
+    def run_one(cell: GRUParams, inputs: ScanInputs, h0: Array, reverse: Array) -> Any:
+        return run(spec, cell, inputs, h0, reverse=reverse, kernels=kernels)
+
+    h_last, ys = jax.vmap(run_one, axes)(*arguments)
+    return [(h_last[direction], ys[direction]) for direction in range(2)]
 
 
 def _project(cell: GRUParams, xs: Array) -> Array:
@@ -167,13 +207,14 @@ def _pad_units(cell: GRUParams) -> GRUParams:
     )
 
 
-def _states_before(saved: Saved, *, reverse: bool) -> Array:
+def _states_before(saved: Saved) -> Array:
     """The state that each step reads (T, B, H), after a reset."""
     first = saved.h0.astype(saved.states.dtype)[None]
-    if reverse:
-        states = jnp.concatenate([saved.states[1:], first])
-    else:
-        states = jnp.concatenate([first, saved.states[:-1]])
+    states = jnp.where(
+        saved.reverse,
+        jnp.concatenate([saved.states[1:], first]),
+        jnp.concatenate([first, saved.states[:-1]]),
+    )
     resets = saved.inputs.resets
     if resets is None:
         return states

@@ -29,6 +29,7 @@ class ForwardArgs(NamedTuple):
         b_hn: (C, H), float32, zeros for a model without biases.
         h0: (C, B, H), float32, the state before the first step.
         reset_state: (C, H), float32, the state after a reset.
+        reverse: (C,), int32, 1 for a copy that reads step T - 1 first, otherwise 0.
         flags: (C, T, B), int32, see :func:`~gru_jax._unroll.fused.interface.pack_flags`; None if
             every step is valid and none resets.
     """
@@ -38,6 +39,7 @@ class ForwardArgs(NamedTuple):
     b_hn: Array
     h0: Array
     reset_state: Array
+    reverse: Array
     flags: Array | None
 
 
@@ -65,6 +67,8 @@ class BackwardArgs(NamedTuple):
         preactivations: as in :class:`ForwardResult`.
         w_h: as in :class:`ForwardArgs`.
         d_h_last: (C, B, H), float32, the cotangent of the last state.
+        reverse: as in :class:`ForwardArgs`, of the forward kernel; the backward kernel reads the
+            steps in the other order.
         flags: as in :class:`ForwardArgs`.
     """
 
@@ -73,6 +77,7 @@ class BackwardArgs(NamedTuple):
     preactivations: Array
     w_h: Array
     d_h_last: Array
+    reverse: Array
     flags: Array | None
 
 
@@ -91,8 +96,8 @@ class BackwardResult(NamedTuple):
     d_reset_state: Array | None
 
 
-FORWARD_BATCH_AXES = ForwardArgs(2, None, None, 1, None, 2)  # pyright: ignore[reportArgumentType]
-BACKWARD_BATCH_AXES = BackwardArgs(2, 2, 2, None, 1, 2)  # pyright: ignore[reportArgumentType]
+FORWARD_BATCH_AXES = ForwardArgs(2, None, None, 1, None, None, 2)  # pyright: ignore[reportArgumentType]
+BACKWARD_BATCH_AXES = BackwardArgs(2, 2, 2, None, 1, None, 2)  # pyright: ignore[reportArgumentType]
 FORWARD_RESULT_BATCH_AXES: tuple[Any, ...] = ForwardResult(2, 1, 2)  # pyright: ignore[reportArgumentType]
 BACKWARD_RESULT_BATCH_AXES: tuple[Any, ...] = BackwardResult(2, 1, 1)  # pyright: ignore[reportArgumentType]
 

@@ -65,8 +65,8 @@ def make_kernels(num_multiprocessors: int, *, interpret: Any = None) -> Kernels:
             result = _map_batch(functools.partial(_crop, batch), result, result_axes)
         return result
 
-    def forward(args: ForwardArgs, *, reverse: bool, dtype: DType, save: bool) -> ForwardResult:
-        options = {"reverse": reverse, "dtype": dtype, "save": save}
+    def forward(args: ForwardArgs, *, dtype: DType, save: bool) -> ForwardResult:
+        options = {"dtype": dtype, "save": save}
 
         def by_kernel(args: ForwardArgs) -> ForwardResult:
             axes = (FORWARD_BATCH_AXES,)
@@ -84,15 +84,13 @@ def make_kernels(num_multiprocessors: int, *, interpret: Any = None) -> Kernels:
             args,
         )
 
-    def backward(args: BackwardArgs, *, reverse: bool) -> BackwardResult:
+    def backward(args: BackwardArgs) -> BackwardResult:
         is_float16 = matmul_dtype(args.w_h.dtype) == jnp.float16
         exponent = jnp.zeros_like(args.d_h_last[..., 0], dtype=jnp.int32)
         if is_float16:
             exponent = _scale_exponent(args)
         axes = (BACKWARD_BATCH_AXES, 1)
-        result = launch(
-            launch_backward, (args, exponent), axes, BACKWARD_RESULT_BATCH_AXES, reverse=reverse
-        )
+        result = launch(launch_backward, (args, exponent), axes, BACKWARD_RESULT_BATCH_AXES)
         result = _vary_like(result, args)
         if not is_float16:
             return result
@@ -103,7 +101,7 @@ def make_kernels(num_multiprocessors: int, *, interpret: Any = None) -> Kernels:
         return lax.cond(
             is_finite,
             lambda args, result: result,
-            lambda args, result: _vary_like(reference.backward(args, reverse=reverse), args),
+            lambda args, result: _vary_like(reference.backward(args), args),
             args,
             result,
         )

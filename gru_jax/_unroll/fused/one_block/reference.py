@@ -1,5 +1,6 @@
 """Reference of the one-block kernels in plain JAX, in the dtype of the weights."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ from gru_jax.cells.linear import affine, dot
 from gru_jax.typing import Array, DType
 
 
-def forward(args: ForwardArgs, *, reverse: bool, dtype: DType, save: bool) -> ForwardResult:
+def forward(args: ForwardArgs, *, dtype: DType, save: bool) -> ForwardResult:
     """Computes :class:`~gru_jax._unroll.fused.one_block.interface.ForwardResult`."""
 
     def one_copy(args: ForwardArgs) -> ForwardResult:
@@ -45,13 +46,13 @@ def forward(args: ForwardArgs, *, reverse: bool, dtype: DType, save: bool) -> Fo
         reset_state = jnp.broadcast_to(args.reset_state, args.h0.shape)
         args = args._replace(reset_state=reset_state)
         scanned = (args.projected, args.flags)
-        h_last, (states, saved) = lax.scan(body, args.h0, scanned, reverse=reverse)
+        h_last, (states, saved) = _scan(body, args.h0, scanned, args.reverse)
         return ForwardResult(states, h_last, saved)
 
     return jax.vmap(one_copy)(args)
 
 
-def backward(args: BackwardArgs, *, reverse: bool) -> BackwardResult:
+def backward(args: BackwardArgs) -> BackwardResult:
     """Computes :class:`~gru_jax._unroll.fused.one_block.interface.BackwardResult`."""
 
     def one_copy(args: BackwardArgs) -> BackwardResult:
@@ -83,9 +84,22 @@ def backward(args: BackwardArgs, *, reverse: bool) -> BackwardResult:
 
         d_reset = None if args.flags is None else jnp.zeros_like(args.d_h_last)
         scanned = (args.d_ys, args.states_before, args.preactivations, args.flags)
-        (d_h0, d_reset), d_preactivations = lax.scan(
-            body, (args.d_h_last, d_reset), scanned, reverse=reverse
+        (d_h0, d_reset), d_preactivations = _scan(
+            body, (args.d_h_last, d_reset), scanned, 1 - args.reverse
         )
         return BackwardResult(d_preactivations, d_h0, d_reset)
 
     return jax.vmap(one_copy)(args)
+
+
+def _scan(body: Callable[..., Any], carry: Any, xs: Any, reverse: Array) -> tuple[Any, Any]:
+    """``lax.scan``, in a direction that is an array: 1 for the last step first, otherwise 0."""
+    steps = jnp.arange(jax.tree.leaves(xs)[0].shape[0])
+    order = jnp.where(reverse, steps[::-1], steps)
+
+    def take(tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf[order], tree)
+
+    carry, ys = lax.scan(body, carry, take(xs))
+    # Either order is its own inverse.
+    return carry, take(ys)

@@ -9,6 +9,7 @@ A warpgroup's arrays in registers are (M, N).
 # pyright: reportAttributeAccessIssue=false, reportCallIssue=false
 # jax 0.10 lacks what these kernels need of Pallas.
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -56,6 +57,19 @@ def own_units(gate: int = 0, hidden: int = 0) -> Any:
     """The slice of this warpgroup's units, in a packed axis those of a gate."""
     start = gate * hidden + lax.axis_index("warpgroup") * UNITS
     return pl.ds(pl.multiple_of(start, UNITS), UNITS)
+
+
+def time_index(reverse: Array, time: int) -> Callable[[Array | int], Array]:
+    """The function from a step in the order of reading to its place on the axis of time.
+
+    Steps past the last one are taken for the last one.
+
+    Args:
+        reverse: 1 if step ``time - 1`` is read first, otherwise 0.
+        time: T.
+    """
+    first, stride = (time - 1) * reverse, 1 - 2 * reverse
+    return lambda step: first + stride * jnp.minimum(step, time - 1)
 
 
 def load_tile(ref: Ref, layout: Any = MEMORY) -> Array:
