@@ -192,7 +192,10 @@ def unroll_both(
 
     An implementation that has ``run_both`` and supports the two calls runs them at once.
     """
-    directions = [{**options, "reverse": bool(options.get("reverse")) != flip} for flip in (0, 1)]
+    is_reverse = bool(options.get("reverse"))
+    directions = [
+        UnrollOptions({**options, "reverse": flag}) for flag in (is_reverse, not is_reverse)
+    ]
     arguments = tuple(
         validate_call(cell, xs, state, each)
         for cell, state, each in zip(cells, states, directions, strict=True)

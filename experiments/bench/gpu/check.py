@@ -181,9 +181,8 @@ def _one(name: str, hidden: str, config: str) -> Row:
     """Runs one check in this process."""
     functions = {one.__name__: one for one in (*CHECKS, smoke)}
     fields = json.loads(config)
-    fields = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
-    }
+    for field, value in fields.items():
+        fields[field] = tuple(value) if isinstance(value, list) else value
     return run_check(functools.partial(functions[name], CheckConfig(**fields), int(hidden)))
 
 

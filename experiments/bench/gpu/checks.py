@@ -295,7 +295,7 @@ def as_accurate_as_scan(config: CheckConfig, hidden: int) -> dict[str, float]:
                 for name in (config.implementation, "scan")
             )
             for kind, found in ratios.items():
-                found.append(ours[kind] / max(by_scan[kind], np.finfo(np.float32).eps))
+                found.append(ours[kind] / max(by_scan[kind], float(jnp.finfo(jnp.float32).eps)))
     means = {kind: float(np.exp(np.mean(np.log(found)))) for kind, found in ratios.items()}
     if not max(means.values()) <= MAX_ERROR_RATIO:
         raise ValueError(f"errors are {means} times those of lax.scan")

@@ -127,9 +127,13 @@ def _programs(variant: Variant) -> dict[str, Callable[..., Any]]:
 
 
 def _ours(
-    params: Any, xs: jax.Array, *, implementation: ImplementationName, **controls: jax.Array
+    params: Any,
+    xs: jax.Array,
+    *,
+    implementation: ImplementationName,
+    starts: jax.Array | None = None,
 ) -> jax.Array:
-    return gru_jax.unroll(params, xs, implementation=implementation, **controls)[1]
+    return gru_jax.unroll(params, xs, starts=starts, implementation=implementation)[1]
 
 
 def _with_starts(unroll: Any, params: Any, xs: jax.Array) -> jax.Array:

@@ -72,6 +72,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 
 HIDDEN = (64, 128)
 TILES = (8, 16)
+FORMS = (("float32", True), ("bfloat16", False))
+"""Dtypes, and whether there are flags; float32 with flags has the most in registers."""
 
 
 def mesh(architecture: str) -> jax.sharding.Mesh:
@@ -124,14 +126,13 @@ def sample_types(hidden: int, dtype: Any, *, has_flags: bool, copies=2, time=64,
     return forward, backward
 
 
-def compile_kernels(architecture: str, sizes=HIDDEN, dtypes=("float32", "bfloat16")) -> None:
+def compile_kernels(architecture: str) -> None:
     """Compiles the kernels in all their forms."""
     from gru_jax._unroll.fused.one_block.backward import launch_backward
     from gru_jax._unroll.fused.one_block.forward import launch_forward
 
-    for hidden, tile, dtype, has_flags in itertools.product(
-        sizes, TILES, map(jnp.dtype, dtypes), (False, True)
-    ):
+    for hidden, tile, (name, has_flags) in itertools.product(HIDDEN, TILES, FORMS):
+        dtype = jnp.dtype(name)
         forward, backward = sample_types(hidden, dtype, has_flags=has_flags)
         options: dict[str, Any] = {"tile": tile, "interpret": None}
         label = f"H={hidden} N={tile} {dtype} {'with' if has_flags else 'without'} flags"

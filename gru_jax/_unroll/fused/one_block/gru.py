@@ -62,7 +62,7 @@ def run(
     """
     time, *batch_shape, _ = inputs.xs.shape
     if not time or not math.prod(batch_shape):
-        return reference.run(spec, cell, inputs, h0, reverse=reverse)
+        return reference.run(spec, cell, inputs, h0, reverse=bool(reverse))
     reverse = jnp.asarray(reverse, jnp.int32)
     cell, inputs, h0, reverse = pvary_to_common_axes((cell, inputs, h0, reverse))
     inputs = jax.tree.map(lambda leaf: _join_axes(leaf, 1, len(batch_shape)), inputs)
@@ -159,19 +159,17 @@ def run_both(
         reverse: the direction of the first.
         kernels: as for :func:`run`.
     """
-    resets = None if inputs[0].resets is None else jnp.stack([each.resets for each in inputs])
-    arguments = (
-        jax.tree.map(lambda *leaves: jnp.stack(leaves), *cells),
-        inputs[0]._replace(resets=resets),
-        jnp.stack(h0),
-        jnp.array([reverse, not reverse]),
+
+    def run_one(cell: GRUParams, resets: Array | None, h0: Array, reverse: Array) -> Any:
+        own_inputs = inputs[0]._replace(resets=resets)
+        return run(spec, cell, own_inputs, h0, reverse=reverse, kernels=kernels)
+
+    resets = [each.resets for each in inputs]
+    directions = [jnp.array(reverse), jnp.array(not reverse)]
+    stacked = jax.tree.map(
+        lambda *leaves: jnp.stack(leaves), *zip(cells, resets, h0, directions, strict=True)
     )
-    axes = (0, ScanInputs(None, None, None if resets is None else 0), 0, 0)
-
-    def run_one(cell: GRUParams, inputs: ScanInputs, h0: Array, reverse: Array) -> Any:
-        return run(spec, cell, inputs, h0, reverse=reverse, kernels=kernels)
-
-    h_last, ys = jax.vmap(run_one, axes)(*arguments)
+    h_last, ys = jax.vmap(run_one)(*stacked)
     return [(h_last[direction], ys[direction]) for direction in range(2)]
 
 
