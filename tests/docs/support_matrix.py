@@ -68,7 +68,8 @@ def _devices() -> str:
         column = tuple(_kernels(params, gpu, inputs) for gpu in GPUS for inputs in INPUTS)
         columns.setdefault(column, []).append(size)
     rows = [[gpu, inputs] for gpu in GPUS for inputs in INPUTS]
-    columns = dict(sorted(columns.items(), key=lambda item: item[1][-1]))
+    # The sizes that go on to the last come last.
+    columns = dict(sorted(columns.items(), key=lambda item: (_is_open(item[1]), item[1][0])))
     for column in columns:
         for row, cell in zip(rows, column, strict=True):
             row.append(cell)
@@ -97,9 +98,13 @@ def _kernels(params: Any, gpu: str, inputs: str) -> str:
     return "xla"
 
 
+def _is_open(sizes: list[int]) -> bool:
+    return sizes[-1] == SIZES[-1]
+
+
 def _label(sizes: list[int]) -> str:
     """Sizes in words: those that go on to the last are "others"."""
-    if sizes[-1] == SIZES[-1]:
+    if _is_open(sizes):
         return "others"
     runs: list[list[int]] = []
     for size in sizes:

@@ -161,6 +161,8 @@ def _commands(config: CheckConfig) -> dict[str, Sequence[str] | str]:
         if config.checks is None or one.__name__ in config.checks
         for hidden in config.hidden_sizes
     }
+    if not config.sanitize:
+        return commands
     program = shutil.which(SANITIZER) or shutil.which(SANITIZER, path="/usr/local/cuda/bin")
     reason = None
     if program is None:

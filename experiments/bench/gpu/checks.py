@@ -41,6 +41,7 @@ class CheckConfig:
         dtype: of inputs and outputs: "bfloat16", "float16" or "float32".
         problems: of each length whose errors are compared with those of ``lax.scan``.
         checks: names of the functions that run, of :data:`CHECKS`; None for all.
+        sanitize: whether compute-sanitizer runs the smallest and the largest size, too.
     """
 
     implementation: ImplementationName = "mosaic_gpu"
@@ -50,6 +51,7 @@ class CheckConfig:
     dtype: str = "bfloat16"
     problems: int = 67
     checks: tuple[str, ...] | None = None
+    sanitize: bool = True
 
     @property
     def tolerances(self) -> tuple[float, float]:

@@ -21,23 +21,36 @@ from experiments.errors import UserError
 LIMIT = 460.0
 """Seconds for everything."""
 
-ONE_BLOCK = (
-    ("one-block-float32", CheckConfig(hidden_sizes=(64, 100, 128), dtype="float32"), 130.0),
-    (
-        "one-block-bfloat16",
-        CheckConfig(hidden_sizes=(5, 100), checks=("values_and_gradients", "is_deterministic")),
+QUICK = ("values_and_gradients", "is_deterministic")
+SIZES_CHECKED = (64, 100, 128, 192)
+
+CHECKS = {
+    "one-block-float32": (
+        CheckConfig(hidden_sizes=SIZES_CHECKED, dtype="float32", sanitize=False),
+        110.0,
+    ),
+    "one-block-bfloat16": (
+        CheckConfig(hidden_sizes=(5, 100, 192), checks=QUICK, sanitize=False),
         30.0,
     ),
-    (
-        "one-block-float16",
-        CheckConfig(hidden_sizes=(17, 128), dtype="float16", checks=("values_and_gradients",)),
+    "one-block-float16": (
+        CheckConfig(hidden_sizes=(17, 128), dtype="float16", checks=QUICK, sanitize=False),
         20.0,
     ),
-)
-"""Checks of calls that the one-block kernels run on every GPU: a folder, what, seconds."""
+}
+"""By folder, checks of calls that the one-block kernels run on every GPU, and their seconds."""
 
-HOPPER_LIMIT = 80.0
-"""Seconds that are left for the checks of the kernels for Hopper."""
+CHECKS_AFTER = {
+    "one-block-sanitizer": (
+        CheckConfig(hidden_sizes=SIZES_CHECKED, dtype="float32", checks=()),
+        95.0,
+    ),
+    "hopper": (CheckConfig(), LIMIT),
+}
+"""Checks after the times."""
+
+LEFT = 155.0
+"""Seconds that the times leave for them."""
 
 SIZES = (
     "1,512,64,64",
@@ -54,21 +67,23 @@ SIZES = (
 
 
 def run_everything(output: Path, command: str) -> bool:
-    """Runs all parts in subfolders of ``output``. Returns whether no check failed."""
+    """Runs all parts, checks in subfolders of ``output``. Returns whether no check failed."""
     deadline = time.monotonic() + LIMIT
-    passed = []
-    for folder, config, limit in ONE_BLOCK:
-        passed.append(_check(output / folder, config, limit))
-    left = deadline - time.monotonic() - HOPPER_LIMIT
-    print(run(list(map(ProblemSize.parse, SIZES)), 1.0, left, output, command))
-    passed.append(_check(output / "hopper", CheckConfig(), deadline - time.monotonic()))
+    passed = _check(output, CHECKS, deadline)
+    sizes = list(map(ProblemSize.parse, SIZES))
+    print(run(sizes, 1.0, deadline - time.monotonic() - LEFT, output, command))
+    passed = _check(output, CHECKS_AFTER, deadline) and passed
     print(f"Written to {output}")
+    return passed
+
+
+def _check(output: Path, parts: dict[str, tuple[CheckConfig, float]], deadline: float) -> bool:
+    passed = []
+    for name, (config, limit) in parts.items():
+        folder = output / name
+        folder.mkdir(parents=True, exist_ok=True)
+        passed.append(check(folder, config, min(limit, deadline - time.monotonic())))
     return all(passed)
-
-
-def _check(output: Path, config: CheckConfig, limit: float) -> bool:
-    output.mkdir(parents=True, exist_ok=True)
-    return check(output, config, limit)
 
 
 def _main() -> int:

@@ -70,8 +70,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     }.items()
 }
 
-HIDDEN = (64, 128)
-TILES = (8, 16)
+SIZES = ((64, 8), (64, 16), (128, 8), (128, 16), (192, 8))
+"""H and N."""
 FORMS = (("float32", True), ("bfloat16", False))
 """Dtypes, and whether there are flags; float32 with flags has the most in registers."""
 
@@ -131,7 +131,7 @@ def compile_kernels(architecture: str) -> None:
     from gru_jax._unroll.fused.one_block.backward import launch_backward
     from gru_jax._unroll.fused.one_block.forward import launch_forward
 
-    for hidden, tile, (name, has_flags) in itertools.product(HIDDEN, TILES, FORMS):
+    for (hidden, tile), (name, has_flags) in itertools.product(SIZES, FORMS):
         dtype = jnp.dtype(name)
         forward, backward = sample_types(hidden, dtype, has_flags=has_flags)
         options: dict[str, Any] = {"tile": tile, "interpret": None}

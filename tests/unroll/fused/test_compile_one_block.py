@@ -1,6 +1,5 @@
 """The one-block kernels are compiled for every architecture on a machine without a GPU."""
 
-import math
 import os
 import re
 import subprocess
@@ -28,7 +27,10 @@ pytestmark = [
 ROOT = Path(__file__).parents[3]
 
 MAX_REGISTERS = 240
-"""Of a thread. A block has 65,536 registers and up to 256 threads, and a thread has 255."""
+"""Of a thread, for up to 256 threads, which may have 255 each."""
+
+MAX_SPILLED = 16
+"""Bytes of a thread at H = 192, whose 384 threads have 168 registers each, and use all of them."""
 
 
 @pytest.mark.parametrize("architecture", compile_one_block.ARCHITECTURES)
@@ -45,10 +47,10 @@ def test_registers_suffice(architecture):
     assert done.returncode == 0, output[-2000:]
     kernels = re.split(r"^== (.*)$", output, flags=re.M)[1:]
     by_name = dict(zip(kernels[::2], kernels[1::2], strict=True))
-    forms = (compile_one_block.HIDDEN, compile_one_block.TILES, compile_one_block.FORMS)
-    assert len(by_name) == 3 * math.prod(map(len, forms))
+    assert len(by_name) == 3 * len(compile_one_block.SIZES) * len(compile_one_block.FORMS)
     for name, report in by_name.items():
         (spills,) = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", report)
-        assert spills == ("0", "0"), f"{name} spills {spills}"
+        most = MAX_SPILLED if "H=192" in name else 0
+        assert max(map(int, spills)) <= most, f"{name} spills {spills}"
         (registers,) = re.findall(r"Used (\d+) registers", report)
         assert int(registers) <= MAX_REGISTERS, f"{name} takes {registers} registers"

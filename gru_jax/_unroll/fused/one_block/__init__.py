@@ -10,14 +10,15 @@ import jax.numpy as jnp
 from gru_jax._unroll import call_spec
 from gru_jax._unroll.call_spec import CallSpec
 from gru_jax._unroll.fused.one_block.interface import matmul_dtype
+from gru_jax._unroll.fused.run import reasons_of_all_kernels
 from gru_jax._unroll.masking import ScanInputs
 from gru_jax.cells.gru import GRUParams
 from gru_jax.typing import Array
 
 NAME = "one-block"
 
-MAX_HIDDEN_SIZE = 128
-"""The largest size whose weights fit into the registers of a block."""
+MAX_HIDDEN_SIZE = 192
+"""The largest size whose weights fit into the registers and the shared memory of a block."""
 
 IS_VERIFIED = False
 """Whether the kernels have run on a device. If not, they are used only when requested."""
@@ -59,29 +60,15 @@ def unsupported_reasons(spec: CallSpec) -> list[str]:
         reasons.append("it needs absl-py, which jax does not install: pip install absl-py")
     if not IS_VERIFIED and not spec.is_explicit:
         reasons.append("it is not yet verified on this device, so it must be requested explicitly")
-    if type(cell) is not GRUParams:
-        reasons.append(f'it supports only GRUParams with reset="after", got {type(cell).__name__}')
-    elif cell.reset != "after":
-        reasons.append(f'it supports only reset="after", got reset="{cell.reset}"')
-    elif cell.hidden_size > MAX_HIDDEN_SIZE:
+    reasons += reasons_of_all_kernels(spec)
+    if type(cell) is GRUParams and cell.hidden_size > MAX_HIDDEN_SIZE:
         reasons.append(f"the hidden size must be at most {MAX_HIDDEN_SIZE}, got {cell.hidden_size}")
-    if not spec.has_static_shape:
-        reasons.append(f"sizes must be known, got inputs of shape {spec.shape}")
     if spec.dtype not in (jnp.float32, jnp.bfloat16, jnp.float16):
         reasons.append(f"inputs must be float32, bfloat16 or float16, got {spec.dtype}")
     elif spec.dtype == jnp.float32 and spec.precision not in PRECISIONS:
         reasons.append(
             "float32 inputs are multiplied with 10 bits of mantissa, and "
             f'jax.default_matmul_precision is "{spec.precision}"'
-        )
-    if others := [dtype for dtype in spec.state_dtypes if dtype != jnp.float32]:
-        reasons.append(f"the state must be float32, got {others[0]}")
-    if spec.has_explicit_axes:
-        reasons.append("under a mesh with explicit axes it must be called within jax.shard_map")
-    if spec.num_devices > 1 and not spec.is_explicit:
-        reasons.append(
-            f"it runs on one device, and XLA may partition the program over {spec.num_devices}: "
-            "call it within jax.shard_map, or request it explicitly"
         )
     return reasons
 

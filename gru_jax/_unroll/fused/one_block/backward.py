@@ -1,7 +1,7 @@
 """Backward kernel: the cotangents of preactivations, by one block for each tile of sequences.
 
 Notation:
-    C, T, B, H: copies, time steps, sequences, hidden units; H is 64 or 128.
+    C, T, B, H: copies, time steps, sequences, hidden units; H is 64, 128 or 192.
     M, N: units of a warpgroup and sequences of a batch tile, see
         :mod:`~gru_jax._unroll.fused.one_block.tiles`.
 A warpgroup holds the rows of U of its units, (M, 3H), in registers. In each step it stores the
@@ -10,11 +10,13 @@ cotangents of its units' preactivations in shared memory and reads those of all 
 # pyright: reportAttributeAccessIssue=false
 # jax 0.10 lacks what these kernels need of Pallas.
 
+import itertools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from gru_jax._unroll.fused.interface import RESET, VALID
@@ -31,7 +33,7 @@ def launch_backward(
     """See :class:`~gru_jax._unroll.fused.one_block.interface.BackwardResult`.
 
     Args:
-        args: H is 64 or 128, B at least N.
+        args: H is 64, 128 or 192, B at least N.
         exponent: (C, B), int32, between -126 and 126. Within the kernel a sequence's cotangents are
             multiplied by this power of two, so that they fit the matmul dtype.
         tile: N.
@@ -57,15 +59,16 @@ def launch_backward(
         d_h0 = next(rest)  # (C, B, H)
         d_reset_ref = next(rest) if has_flags else None  # (C, B, H)
         operands = next(rest)  # (2, N, 3H), matmul dtype
+        shared = [next(rest)] if hidden > tiles.MAX_IN_REGISTERS else []
         barrier = list(rest)
 
         copy, sequences, units = lax.axis_index("copy"), tile_slice(batch, tile), tiles.own_units()
-        u = tiles.load_weights(weights.at[copy, units])
+        gates = [weights.at[copy, units, pl.ds(gate * hidden, hidden)] for gate in range(3)]
+        u = tiles.load_weights(gates, shared)
         scale, unscale = (
             tiles.load_sequences(scales.at[copy, which, lax.axis_index("tile")])
             for which in range(2)
         )
-
         time_index = tiles.time_index(1 - reverse[copy], time)
 
         def load_inputs(step: Array | int) -> list[Array]:
@@ -84,18 +87,16 @@ def launch_backward(
             )
             r, z, n = tiles.sigmoid(a_r), tiles.sigmoid(a_z), tiles.tanh(a_n)
             d_new = d + d_y * scale
+            bits = None
+            if flags_ref is not None:
+                bits = tiles.load_sequences(flags_ref.at[copy, now, lax.axis_index("tile")])
+                d_new = jnp.where(bits & VALID != 0, d_new, jnp.zeros_like(d))
             d_a_n = d_new * (1 - z) * (1 - n * n)
             d_a_z = d_new * (h - n) * z * (1 - z)
             d_a_r = d_a_n * h_n * r * (1 - r)
             d_h_n, d_past = d_a_n * r, d_new * z
-            bits = None
-            if flags_ref is not None:
-                bits = tiles.load_sequences(flags_ref.at[copy, now, lax.axis_index("tile")])
-                valid, none = bits & VALID != 0, jnp.zeros_like(d)
-                d_a_r, d_a_z, d_a_n, d_h_n = (
-                    jnp.where(valid, each, none) for each in (d_a_r, d_a_z, d_a_n, d_h_n)
-                )
-                d_past = jnp.where(valid, d_past, d)
+            if bits is not None:
+                d_past = jnp.where(bits & VALID != 0, d_past, d)
             operand = operands.at[lax.rem(step, 2)]
             for gate, each in enumerate((d_a_r, d_a_z, d_h_n)):
                 message = tiles.relayout(each, tiles.MEMORY).astype(operand_dtype)
@@ -106,7 +107,11 @@ def launch_backward(
             rows = d_preactivations.at[copy, now, sequences]
             for part, each in enumerate((d_a_r, d_a_z, d_a_n, d_h_n)):
                 tiles.store_tile(rows.at[:, tiles.own_units(part, hidden)], each * unscale)
-            d = plgpu.mma(d_past, u, tiles.load_operand(operand))
+            d = d_past
+            for chunk, weights_chunk in zip(
+                tiles.chunks(3 * hidden), itertools.chain(*u), strict=True
+            ):
+                d = plgpu.mma(d, weights_chunk(), tiles.load_operand(operand.at[:, chunk]))
             if bits is not None and d_reset is not None:
                 resets, none = bits & RESET != 0, jnp.zeros_like(d)
                 d_reset += jnp.where(resets, d, none)
@@ -139,6 +144,7 @@ def launch_backward(
         name="gru_one_block_backward",
         scratch_types=[
             tiles.operand_scratch(tile, 3 * hidden, operand_dtype),
+            *tiles.shared_weights(hidden, operand_dtype),
             *tiles.block_barrier(hidden // tiles.UNITS),
         ],
         interpret=interpret,

@@ -1,7 +1,7 @@
 """Forward kernel: a GRU's states step by step, by one block for each tile of sequences.
 
 Notation:
-    C, T, B, H: copies, time steps, sequences, hidden units; H is 64 or 128.
+    C, T, B, H: copies, time steps, sequences, hidden units; H is 64, 128 or 192.
     M, N: units of a warpgroup and sequences of a batch tile, see
         :mod:`~gru_jax._unroll.fused.one_block.tiles`.
     L: steps whose inputs are being loaded.
@@ -30,8 +30,10 @@ from gru_jax._unroll.fused.one_block.launch import by_tile, launch, tile_slice
 from gru_jax._unroll.fused.one_block.tiles import ACCUMULATOR, Ref
 from gru_jax.typing import Array, DType
 
-STEPS_IN_FLIGHT = {8: 2, 16: 1}
-"""L by N: as many as registers permit. One step is shorter than a load from global memory."""
+
+def _steps_in_flight(hidden: int, tile: int) -> int:
+    """L: as many as registers permit. One step is shorter than a load from global memory."""
+    return 2 if tile == 8 and hidden <= tiles.MAX_IN_REGISTERS else 1
 
 
 def launch_forward(
@@ -45,7 +47,7 @@ def launch_forward(
     """See :class:`~gru_jax._unroll.fused.one_block.interface.ForwardResult`.
 
     Args:
-        args: H is 64 or 128, B at least N.
+        args: H is 64, 128 or 192, B at least N.
         dtype: of the states.
         save: whether to return the preactivations.
         tile: N.
@@ -55,6 +57,7 @@ def launch_forward(
     hidden = args.h0.shape[-1]
     operand_dtype = matmul_dtype(args.w_h.dtype)
     has_flags = args.flags is not None
+    steps_in_flight = _steps_in_flight(hidden, tile)
 
     def kernel(
         projected: Ref,  # (C, T, B, 3H)
@@ -71,10 +74,12 @@ def launch_forward(
         h_last = next(rest)  # (C, B, H)
         preactivations = next(rest) if save else None  # (C, T, B, 4H)
         operands = next(rest)  # (2, N, H), matmul dtype
+        shared = [next(rest)] if hidden > tiles.MAX_IN_REGISTERS else []
         barrier = list(rest)
 
         copy, sequences, units = lax.axis_index("copy"), tile_slice(batch, tile), tiles.own_units()
-        u_r, u_z, u_n = (tiles.load_weights(weights.at[copy, gate, units]) for gate in range(3))
+        gates = [weights.at[copy, gate, units] for gate in range(3)]
+        u = tiles.load_weights(gates, shared)
         bias = tiles.load_units(b_hn.at[copy], tile)
         reset_state = tiles.load_units(reset_state_ref.at[copy], tile) if has_flags else None
 
@@ -94,19 +99,18 @@ def launch_forward(
             operand = operands.at[lax.rem(step, 2)]
             message = tiles.relayout(h, tiles.MEMORY).astype(operand_dtype)
             operand.at[:, units].transpose((1, 0))[...] = message
-            in_flight.append(load_inputs(step + STEPS_IN_FLIGHT[tile]))
+            in_flight.append(load_inputs(step + steps_in_flight))
             tiles.sync_block(barrier)
-            all_units = tiles.load_operand(operand)
             x_r, x_z, x_n = (tiles.relayout(tile, ACCUMULATOR) for tile in inputs)
-            a_r = plgpu.mma(x_r, u_r, all_units)
-            a_z = plgpu.mma(x_z, u_z, all_units)
-            h_n = plgpu.mma(bias, u_n, all_units)
+            sums = [x_r, x_z, bias]
+            for index, chunk in enumerate(tiles.chunks(hidden)):
+                h_chunk = tiles.load_operand(operand.at[:, chunk])
+                sums = [
+                    plgpu.mma(total, gate[index](), h_chunk)
+                    for total, gate in zip(sums, u, strict=True)
+                ]
+            a_r, a_z, h_n = sums
             a_n = x_n + tiles.sigmoid(a_r) * h_n
-            z, n = tiles.sigmoid(a_z), tiles.tanh(a_n)
-            new = z * h + (1 - z) * n
-            if bits is not None:
-                new = jnp.where(bits & VALID != 0, new, h)
-            tiles.store_tile(states.at[copy, now, sequences, units], new)
             if preactivations is not None:
                 # 0 * inf is NaN in the backward kernel; the others are operands of sigmoid, tanh.
                 largest = float(jnp.finfo(RESIDUAL_DTYPE).max)
@@ -114,10 +118,15 @@ def launch_forward(
                 rows = preactivations.at[copy, now, sequences]
                 for part, value in enumerate((a_r, a_z, a_n, h_n)):
                     tiles.store_tile(rows.at[:, tiles.own_units(part, hidden)], value)
+            z, n = tiles.sigmoid(a_z), tiles.tanh(a_n)
+            new = z * h + (1 - z) * n
+            if bits is not None:
+                new = jnp.where(bits & VALID != 0, new, h)
+            tiles.store_tile(states.at[copy, now, sequences, units], new)
             return new, in_flight
 
         first = tiles.carry(tiles.load_tile(h0.at[copy, sequences, units], ACCUMULATOR))
-        in_flight = [load_inputs(step) for step in range(STEPS_IN_FLIGHT[tile])]
+        in_flight = [load_inputs(step) for step in range(steps_in_flight)]
         h, _ = lax.fori_loop(0, time, body, (first, in_flight))
         tiles.store_tile(h_last.at[copy, sequences, units], h)
 
@@ -141,6 +150,7 @@ def launch_forward(
         name="gru_one_block_forward",
         scratch_types=[
             tiles.operand_scratch(tile, hidden, operand_dtype),
+            *tiles.shared_weights(hidden, operand_dtype),
             *tiles.block_barrier(hidden // tiles.UNITS),
         ],
         interpret=interpret,

@@ -26,7 +26,7 @@ from gru_jax.cells.linear import add_bias, dot
 from gru_jax.cells.precision import cast_params
 from gru_jax.typing import Array
 
-PADDED_SIZES = (64, 128)
+PADDED_SIZES = (64, 128, 192)
 """Hidden sizes of the kernels. Units of padding have zero parameters, so they stay exactly 0."""
 
 

@@ -46,7 +46,7 @@ REFERENCES = Kernels(reference.forward, reference.backward)
 
 
 def make_kernels(num_multiprocessors: int, *, interpret: Any = None) -> Kernels:
-    """The kernels, for hidden sizes of 64 and 128.
+    """The kernels, for hidden sizes of 64, 128 and 192.
 
     Args:
         num_multiprocessors: of the device.
@@ -55,7 +55,8 @@ def make_kernels(num_multiprocessors: int, *, interpret: Any = None) -> Kernels:
 
     def launch(launcher: Any, arrays: Any, axes: Any, result_axes: Any, **options: Any) -> Any:
         copies, _, batch, _ = arrays[0][0].shape
-        tile = choose_tile(copies, batch, num_multiprocessors)
+        hidden = arrays[0].w_h.shape[1]
+        tile = choose_tile(copies, batch, hidden, num_multiprocessors)
         # A batch below a tile is padded. Sequences are independent: the padding may be anything.
         missing = max(0, tile - batch)
         if missing:

@@ -10,13 +10,15 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from gru_jax._unroll.fused.one_block.tiles import UNITS
+from gru_jax._unroll.fused.one_block.tiles import MAX_IN_REGISTERS, UNITS
 from gru_jax.typing import Array
 
 
-def choose_tile(copies: int, batch: int, num_multiprocessors: int) -> int:
+def choose_tile(copies: int, batch: int, hidden: int, num_multiprocessors: int) -> int:
     """N, sequences of a tile: 8, or 16 if tiles of 8 were more than the device runs at once."""
-    return 8 if copies * pl.cdiv(batch, 8) <= num_multiprocessors else 16
+    is_small = copies * pl.cdiv(batch, 8) <= num_multiprocessors
+    # Larger sizes have no registers for more.
+    return 8 if is_small or hidden > MAX_IN_REGISTERS else 16
 
 
 def launch(

@@ -1,7 +1,7 @@
 """Tiles of a thread block, and how they are loaded, stored and combined.
 
 Notation:
-    H: hidden units, 64 or 128; the kernels see padded ones.
+    H: hidden units, 64, 128 or 192; the kernels see padded ones.
     M: units of a warpgroup, 64, the rows of its matmuls; there are H / M warpgroups.
     N: sequences of a batch tile, 8 or 16, the columns.
 A warpgroup's arrays in registers are (M, N).
@@ -9,6 +9,7 @@ A warpgroup's arrays in registers are (M, N).
 # pyright: reportAttributeAccessIssue=false, reportCallIssue=false
 # jax 0.10 lacks what these kernels need of Pallas.
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,12 @@ Ref = Any
 
 UNITS = 64
 """M, a multiple of 16 rows for each of the four warps of a warpgroup (PTX ISA, mma.m16n8k16)."""
+
+MAX_IN_REGISTERS = 128
+"""The largest H whose weights of all gates fit into the registers of a block."""
+
+CHUNK = 32
+"""Units whose weights and states are multiplied at once."""
 
 ACCUMULATOR = plgpu.Layout.WGMMA
 """Layout of a matmul's accumulator, in which gates are computed."""
@@ -108,7 +115,7 @@ def operand_scratch(num_sequences: int, columns: int, dtype: DType) -> Any:
 
     The swizzle puts the rows of an 8 x 8 matrix, which one instruction reads, into different banks.
     """
-    transforms: Any = (plgpu.TilingTransform((8, 64)), plgpu.SwizzleTransform(128))
+    transforms: Any = (plgpu.TilingTransform((8, CHUNK)), plgpu.SwizzleTransform(2 * CHUNK))
     return plgpu.SMEM((2, num_sequences, columns), dtype, transforms=transforms)
 
 
@@ -117,9 +124,39 @@ def load_operand(ref: Ref) -> Array:
     return load(ref.transpose((1, 0)), plgpu.Layout.MMA_RHS(ref.dtype))
 
 
-def load_weights(ref: Ref) -> Array:
-    """The other operand of a matmul, from global memory."""
-    return load(ref, plgpu.Layout.MMA_LHS(ref.dtype))
+def shared_weights(hidden: int, dtype: DType) -> list[Any]:
+    """Shared memory (H, H) for a gate's weights, if registers do not hold those of all gates."""
+    transforms: Any = (plgpu.TilingTransform((8, CHUNK)), plgpu.SwizzleTransform(2 * CHUNK))
+    if hidden <= MAX_IN_REGISTERS:
+        return []
+    return [plgpu.SMEM((hidden, hidden), dtype, transforms=transforms)]
+
+
+def load_weights(gates: list[Ref], shared: list[Ref]) -> list[list[Callable[[], Array]]]:
+    """The other operands of the matmuls: for each gate and chunk of columns a function.
+
+    Args:
+        gates: weights of this warpgroup's units (M, H), in global memory.
+        shared: the scratch of :func:`shared_weights`, which is to hold the last gate's.
+    """
+
+    def load_chunks(ref: Ref) -> list[Callable[[], Array]]:
+        layout = plgpu.Layout.MMA_LHS(ref.dtype)
+        return [functools.partial(load, ref.at[:, chunk], layout) for chunk in chunks(ref.shape[1])]
+
+    loaded = [[chunk() for chunk in load_chunks(gate)] for gate in gates]
+    weights = [[functools.partial(lambda held: held, chunk) for chunk in gate] for gate in loaded]
+    for ref in shared:
+        own = ref.at[own_units()]
+        for chunk, value in zip(chunks(ref.shape[1]), loaded[-1], strict=True):
+            own.at[:, chunk][...] = value
+        weights[-1] = load_chunks(own)
+    return weights
+
+
+def chunks(hidden: int) -> list[Any]:
+    """Slices of hidden units that are multiplied one after another, to hold few in registers."""
+    return [pl.ds(start, CHUNK) for start in range(0, hidden, CHUNK)]
 
 
 def block_barrier(num_warpgroups: int) -> list[Any]:
