@@ -9,7 +9,15 @@ import jax
 import pytest
 
 from experiments.bench.baselines import make_problem
-from experiments.bench.gpu import check, checks, cudnn_gru, jax_gru, report, torch_gru
+from experiments.bench.gpu import (
+    check,
+    checks,
+    cudnn_gru,
+    everything,
+    jax_gru,
+    report,
+    torch_gru,
+)
 from experiments.bench.gpu.roofline import floor_ms
 from experiments.bench.shapes import ProblemSize
 from experiments.bench.timing import time_interleaved
@@ -201,6 +209,27 @@ def test_after_a_failed_check_the_others_run(tmp_path, monkeypatch):
     assert "| number 0 | failed | results differ |" in (tmp_path / "check.md").read_text()
     monkeypatch.setattr(check, "_commands", lambda config: commands("skipped", "skipped"))
     check.require_checks_pass(tmp_path)
+
+
+def test_everything_runs_in_the_order_of_importance_and_in_time(tmp_path, monkeypatch):
+    """A failed check ends nothing; each part gets the seconds that those before it left."""
+    clock, parts = [0.0], []
+
+    def take(name, limit):
+        parts.append(name)
+        clock[0] += limit
+
+    def failing_check(folder, config, limit):
+        take(folder.name, limit)
+        return folder.name != "one-block-float32"
+
+    monkeypatch.setattr(everything.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(everything, "check", failing_check)
+    monkeypatch.setattr(everything, "run", lambda *arguments: take("times", arguments[2]))
+    assert not everything.run_everything(tmp_path, "command")
+    assert parts == [*everything.CHECKS, "times", *everything.CHECKS_AFTER]
+    assert clock[0] == pytest.approx(everything.LIMIT)
+    assert everything.LIMIT < 480
 
 
 @pytest.mark.slow

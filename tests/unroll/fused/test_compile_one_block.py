@@ -47,7 +47,7 @@ def test_registers_suffice(architecture):
     assert done.returncode == 0, output[-2000:]
     kernels = re.split(r"^== (.*)$", output, flags=re.M)[1:]
     by_name = dict(zip(kernels[::2], kernels[1::2], strict=True))
-    assert len(by_name) == 3 * len(compile_one_block.SIZES) * len(compile_one_block.FORMS)
+    assert len(by_name) == 3 * len(compile_one_block.FORMS)
     for name, report in by_name.items():
         (spills,) = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", report)
         most = MAX_SPILLED if "H=192" in name else 0

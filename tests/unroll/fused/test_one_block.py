@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, PartitionSpec
 
 import gru_jax
 from experiments.bench.gpu import checks
@@ -412,6 +413,30 @@ def test_a_request_gets_the_kernels(hidden, dtype, x64):
         text = lowered(hidden, dtype, implementation="mosaic_gpu")
         assert text.count(KERNEL) == 2
         assert KERNEL not in lowered(hidden, dtype)
+
+
+@needs_mma
+@pytest.mark.slow
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_shard_map_over_the_batch(bidirectional):
+    init = functools.partial(gru_jax.init_stack, bidirectional=bidirectional)
+    stack = init(jax.random.key(0), 3, 20, learned_h0=True)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+    replicated, of_steps = PartitionSpec(), PartitionSpec(None, "data")
+
+    def loss(stack, xs, starts):
+        options = {"starts": starts, "implementation": "mosaic_gpu"}
+        _, ys = gru_jax.unroll_stack(stack, xs, **options)
+        return jax.lax.psum((ys**2).sum(), "data")
+
+    sharded = jax.shard_map(
+        loss, mesh=mesh, in_specs=(replicated, of_steps, of_steps), out_specs=replicated
+    )
+    with fake_default_device("gpu", A100, is_verified=False):
+        arguments = (stack, jnp.zeros((4, 18, 3)), jnp.zeros((4, 18), bool))
+        traced = jax.jit(jax.grad(sharded)).trace(*arguments)
+        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count(KERNEL) == 2
 
 
 @needs_mma
