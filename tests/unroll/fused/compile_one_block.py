@@ -77,7 +77,7 @@ FORMS = (
     (192, 8, "float32", True),
     (192, 8, "bfloat16", False),
 )
-"""H, N, the inputs' dtype, and whether there are flags; float32 with flags has most in registers."""
+"""H, N, the inputs' dtype, and whether there are flags; float32 with flags holds most registers."""
 
 
 def mesh(architecture: str) -> jax.sharding.Mesh:
