@@ -33,6 +33,10 @@ MAX_IN_REGISTERS = 128
 CHUNK = 32
 """Units whose weights and states are multiplied at once."""
 
+SWIZZLED: Any = (plgpu.TilingTransform((8, CHUNK)), plgpu.SwizzleTransform(2 * CHUNK))
+"""Layout of shared memory: the rows of 8 x 8 elements of 16 bits, which one instruction reads, are
+in different banks."""
+
 ACCUMULATOR = plgpu.Layout.WGMMA
 """Layout of a matmul's accumulator, in which gates are computed."""
 
@@ -111,12 +115,8 @@ def load_sequences(ref: Ref) -> Array:
 
 
 def operand_scratch(num_sequences: int, columns: int, dtype: DType) -> Any:
-    """Shared memory (2, N, columns) for the operands of even and of odd steps.
-
-    The swizzle puts the rows of an 8 x 8 matrix, which one instruction reads, into different banks.
-    """
-    transforms: Any = (plgpu.TilingTransform((8, CHUNK)), plgpu.SwizzleTransform(2 * CHUNK))
-    return plgpu.SMEM((2, num_sequences, columns), dtype, transforms=transforms)
+    """Shared memory (2, N, columns) for the operands of even and of odd steps."""
+    return plgpu.SMEM((2, num_sequences, columns), dtype, transforms=SWIZZLED)
 
 
 def load_operand(ref: Ref) -> Array:
@@ -126,10 +126,9 @@ def load_operand(ref: Ref) -> Array:
 
 def shared_weights(hidden: int, dtype: DType) -> list[Any]:
     """Shared memory (H, H) for a gate's weights, if registers do not hold those of all gates."""
-    transforms: Any = (plgpu.TilingTransform((8, CHUNK)), plgpu.SwizzleTransform(2 * CHUNK))
     if hidden <= MAX_IN_REGISTERS:
         return []
-    return [plgpu.SMEM((hidden, hidden), dtype, transforms=transforms)]
+    return [plgpu.SMEM((hidden, hidden), dtype, transforms=SWIZZLED)]
 
 
 def load_weights(gates: list[Ref], shared: list[Ref]) -> list[list[Callable[[], Array]]]:
@@ -139,19 +138,22 @@ def load_weights(gates: list[Ref], shared: list[Ref]) -> list[list[Callable[[], 
         gates: weights of this warpgroup's units (M, H), in global memory.
         shared: the scratch of :func:`shared_weights`, which is to hold the last gate's.
     """
-
-    def load_chunks(ref: Ref) -> list[Callable[[], Array]]:
-        layout = plgpu.Layout.MMA_LHS(ref.dtype)
-        return [functools.partial(load, ref.at[:, chunk], layout) for chunk in chunks(ref.shape[1])]
-
-    loaded = [[chunk() for chunk in load_chunks(gate)] for gate in gates]
-    weights = [[functools.partial(lambda held: held, chunk) for chunk in gate] for gate in loaded]
+    parts = chunks(gates[0].shape[1])
+    weights: list[list[Callable[[], Array]]] = []
+    for gate in gates:
+        loaded = [load_lhs(gate.at[:, part]) for part in parts]
+        weights.append([lambda chunk=chunk: chunk for chunk in loaded])
     for ref in shared:
         own = ref.at[own_units()]
-        for chunk, value in zip(chunks(ref.shape[1]), loaded[-1], strict=True):
-            own.at[:, chunk][...] = value
-        weights[-1] = load_chunks(own)
+        for part, chunk in zip(parts, weights[-1], strict=True):
+            own.at[:, part][...] = chunk()
+        weights[-1] = [functools.partial(load_lhs, own.at[:, part]) for part in parts]
     return weights
+
+
+def load_lhs(ref: Ref) -> Array:
+    """Weights (M, columns) as the left operand of a matmul."""
+    return load(ref, plgpu.Layout.MMA_LHS(ref.dtype))
 
 
 def chunks(hidden: int) -> list[Any]:
