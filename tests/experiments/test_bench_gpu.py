@@ -22,6 +22,7 @@ from experiments.bench.gpu.roofline import floor_ms
 from experiments.bench.shapes import ProblemSize
 from experiments.bench.timing import time_interleaved
 from experiments.errors import UserError
+from tests.slow import slow
 
 SIZE = ProblemSize(batch=2, time=5, input=3, hidden=4)
 H100 = "NVIDIA H100 80GB HBM3"
@@ -44,7 +45,8 @@ def test_user_errors_are_one_message(options, expected, refused):
 
 
 @pytest.mark.parametrize(
-    "name", ["flax.nnx scan, TF32", "gru_jax xla, float32", "gru_jax xla, bfloat16"]
+    "name",
+    ["flax.nnx scan, TF32", slow("gru_jax xla, float32"), slow("gru_jax xla, bfloat16")],
 )
 def test_variants_compute_the_same_function(name):
     problem = make_problem(SIZE)

@@ -13,6 +13,7 @@ from experiments.commands.compare.sizes import count_parameters, with_cell
 from experiments.runs.config_loading import check, load_config
 from experiments.tasks import adding as adding_task
 from experiments.tasks import load_task
+from tests.slow import slow
 
 
 def compare(config, output, *options):
@@ -138,7 +139,7 @@ def test_a_run_of_a_comparison_is_an_ordinary_run(adding, write_config, capfd):
 
 
 @pytest.mark.parametrize("cell", ["lstm", "rnn", "gru"])
-@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("layers", [slow(1), 2])
 def test_cells_have_the_nearest_number_of_parameters(adding, cell, layers):
     config = check(
         load_task("adding").Config,

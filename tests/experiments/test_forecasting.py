@@ -14,6 +14,7 @@ from experiments.runs.config_loading import check
 from experiments.tasks import forecasting
 from experiments.tasks.forecasting import HOURS, TRAIN_HOURS, Windows
 from tests.experiments.fake_dataset import publish
+from tests.slow import slow
 
 HEADER = "date,HUFL,HULL,MUFL,MULL,LUFL,LULL,OT"
 
@@ -64,6 +65,7 @@ def test_columns_are_standardised_by_the_training_months():
 SHORT = {"train": (0, 600), "validation": (600, 1000), "test": (1000, 1400)}
 
 
+@pytest.mark.slow
 def test_naive_baselines_are_exact_for_their_own_models(monkeypatch):
     monkeypatch.setattr(forecasting, "BORDERS", SHORT)
     hours = np.arange(1400.0)[:, None] * np.ones(7)
@@ -155,7 +157,7 @@ def test_dlinear_splits_a_window_into_its_moving_average_and_the_remainder():
     np.testing.assert_array_equal(level, 0)
 
 
-@pytest.mark.parametrize("columns", ["together", "apart"])
+@pytest.mark.parametrize("columns", ["together", slow("apart")])
 def test_a_network_of_zeros_forecasts_the_last_hour(counted, tmp_path, monkeypatch, columns):
     monkeypatch.setattr(forecasting, "LOOK_BACKS", ())
     hours = np.sin(counted / 50)
