@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import jax
@@ -29,15 +30,21 @@ ROOT = Path(__file__).parents[3]
 MAX_SPILLED = {64: 0, 128: 0, 192: 16}
 """Bytes of a thread by H. At 192 a block has 384 threads, which have 168 registers each."""
 
+DUMP = {"MOSAIC_GPU_DUMP_PTX": "1", "MOSAIC_GPU_DUMP_PTXAS": "1"}
+"""What makes Mosaic print PTX, and the report of ptxas."""
+
+SYNCHRONISATION = r"mbarrier\.(?!init)[a-z_]+|bar\.sync|fence\.(?!mbarrier_init)|membar"
+"""Instructions of PTX, but for those that make a barrier."""
+
 
 @pytest.mark.parametrize("architecture", compile_one_block.ARCHITECTURES)
-def test_registers_suffice(architecture):
+def test_registers_suffice_and_a_step_has_one_barrier(architecture):
     done = subprocess.run(
         [sys.executable, "-m", "tests.unroll.fused.compile_one_block", architecture],
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "MOSAIC_GPU_DUMP_PTXAS": "1"},
+        env={**os.environ, "JAX_PLATFORMS": "cpu", **DUMP},
         timeout=600,
     )
     output = done.stdout + done.stderr
@@ -50,3 +57,9 @@ def test_registers_suffice(architecture):
         hidden = re.search(r"H=(\d+)", name)
         assert hidden is not None
         assert int(spilled) <= MAX_SPILLED[int(hidden[1])], f"{name} spills {spilled} bytes"
+        found = Counter(re.findall(SYNCHRONISATION, report))
+        # Before the loop over steps.
+        assert found.pop("bar.sync") <= 2, name
+        # Ampere tests in a loop what Hopper waits for.
+        wait = "mbarrier.test_wait" if architecture.startswith("sm_8") else "mbarrier.try_wait"
+        assert found == {"mbarrier.arrive": 1, wait: 1}, name

@@ -10,7 +10,6 @@ cotangents of its units' preactivations in shared memory and reads those of all 
 # pyright: reportAttributeAccessIssue=false
 # jax 0.10 lacks what these kernels need of Pallas.
 
-import itertools
 from typing import Any
 
 import jax
@@ -60,7 +59,7 @@ def launch_backward(
         d_reset_ref = next(rest) if has_flags else None  # (C, B, H)
         operands = next(rest)  # (2, N, 3H), matmul dtype
         shared = [next(rest)] if hidden > tiles.MAX_IN_REGISTERS else []
-        barrier = list(rest)
+        barrier = next(rest)
 
         copy, sequences, units = lax.axis_index("copy"), tile_slice(batch, tile), tiles.own_units()
         gates = [weights.at[copy, units, pl.ds(gate * hidden, hidden)] for gate in range(3)]
@@ -107,11 +106,14 @@ def launch_backward(
             rows = d_preactivations.at[copy, now, sequences]
             for part, each in enumerate((d_a_r, d_a_z, d_a_n, d_h_n)):
                 tiles.store_tile(rows.at[:, tiles.own_units(part, hidden)], each * unscale)
-            d = d_past
-            for chunk, weights_chunk in zip(
-                tiles.chunks(3 * hidden), itertools.chain(*u), strict=True
-            ):
-                d = plgpu.mma(d, weights_chunk(), tiles.load_operand(operand.at[:, chunk]))
+            # A chain of matmuls for each gate: one waits for the sum of the one before.
+            sums = [d_past, jnp.zeros_like(d), jnp.zeros_like(d)]
+            for index in range(hidden // tiles.CHUNK):
+                for gate in range(3):
+                    chunk = pl.ds(gate * hidden + index * tiles.CHUNK, tiles.CHUNK)
+                    operand_chunk = tiles.load_operand(operand.at[:, chunk])
+                    sums[gate] = plgpu.mma(sums[gate], u[gate][index](), operand_chunk)
+            d = sum(sums)
             if bits is not None and d_reset is not None:
                 resets, none = bits & RESET != 0, jnp.zeros_like(d)
                 d_reset += jnp.where(resets, d, none)
@@ -145,7 +147,7 @@ def launch_backward(
         scratch_types=[
             tiles.operand_scratch(tile, 3 * hidden, operand_dtype),
             *tiles.shared_weights(hidden, operand_dtype),
-            *tiles.block_barrier(hidden // tiles.UNITS),
+            plgpu.Barrier(num_arrivals=hidden // tiles.UNITS),
         ],
         interpret=interpret,
     )

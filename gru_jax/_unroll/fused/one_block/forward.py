@@ -75,7 +75,7 @@ def launch_forward(
         preactivations = next(rest) if save else None  # (C, T, B, 4H)
         operands = next(rest)  # (2, N, H), matmul dtype
         shared = [next(rest)] if hidden > tiles.MAX_IN_REGISTERS else []
-        barrier = list(rest)
+        barrier = next(rest)
 
         copy, sequences, units = lax.axis_index("copy"), tile_slice(batch, tile), tiles.own_units()
         gates = [weights.at[copy, gate, units] for gate in range(3)]
@@ -151,7 +151,7 @@ def launch_forward(
         scratch_types=[
             tiles.operand_scratch(tile, hidden, operand_dtype),
             *tiles.shared_weights(hidden, operand_dtype),
-            *tiles.block_barrier(hidden // tiles.UNITS),
+            plgpu.Barrier(num_arrivals=hidden // tiles.UNITS),
         ],
         interpret=interpret,
     )

@@ -161,16 +161,10 @@ def chunks(hidden: int) -> list[Any]:
     return [pl.ds(start, CHUNK) for start in range(0, hidden, CHUNK)]
 
 
-def block_barrier(num_warpgroups: int) -> list[Any]:
-    """The scratch of :func:`sync_block`; a single warpgroup synchronises itself at a store."""
-    return [plgpu.Barrier(num_arrivals=num_warpgroups)] if num_warpgroups > 1 else []
-
-
-def sync_block(barrier: list[Any]) -> None:
-    """Waits until all warpgroups of the block have stored their operands."""
-    for each in barrier:
-        plgpu.barrier_arrive(each)
-        plgpu.barrier_wait(each)
+def sync_block(barrier: Ref) -> None:
+    """Waits until all threads of the block have stored what they stored before."""
+    plgpu.barrier_arrive(barrier)
+    plgpu.barrier_wait(barrier)
 
 
 def carry(tile: Array) -> Array:
