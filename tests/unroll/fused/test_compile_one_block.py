@@ -1,5 +1,6 @@
 """The one-block kernels are compiled for every architecture on a machine without a GPU."""
 
+import itertools
 import os
 import re
 import subprocess
@@ -63,3 +64,10 @@ def test_registers_suffice_and_a_step_has_one_barrier(architecture):
         # Ampere tests in a loop what Hopper waits for.
         wait = "mbarrier.test_wait" if architecture.startswith("sm_8") else "mbarrier.try_wait"
         assert found == {"mbarrier.arrive": 1, wait: 1}, name
+        order = re.findall(r"\b(?:st(?=\.shared|matrix)|ldmatrix|mbarrier\.(?!init)\w+)", report)
+        assert [key for key, _ in itertools.groupby(order)] == [
+            "st",
+            "mbarrier.arrive",
+            wait,
+            "ldmatrix",
+        ], name
