@@ -92,17 +92,18 @@ def sample_args(copies, time, batch, hidden, dtype="float32", *, has_flags=True,
     return forward_args, backward_args
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tile", "copies", "time", "batch", "hidden", "dtype", "has_flags", "reverse"),
     [
         (8, 2, 2, 1, 64, "float32", True, True),
-        slow(8, 1, 3, 9, 64, "float32", False, True),
-        slow(8, 1, 3, 8, 128, "float32", True, True),
-        slow(8, 3, 1, 17, 128, "float16", True, False),
-        slow(16, 1, 4, 3, 64, "float32", False, False),
-        slow(16, 1, 3, 17, 64, "bfloat16", True, False),
-        slow(16, 2, 3, 16, 128, "bfloat16", True, False),
-        slow(8, 2, 3, 8, 192, "float32", True, False),
+        (8, 1, 3, 9, 64, "float32", False, True),
+        (8, 1, 3, 8, 128, "float32", True, True),
+        (8, 3, 1, 17, 128, "float16", True, False),
+        (16, 1, 4, 3, 64, "float32", False, False),
+        (16, 1, 3, 17, 64, "bfloat16", True, False),
+        (16, 2, 3, 16, 128, "bfloat16", True, False),
+        (8, 2, 3, 8, 192, "float32", True, False),
     ],
 )
 def test_the_kernels_compute_the_reference(
@@ -132,7 +133,6 @@ def test_the_kernels_compute_the_reference(
     assert_near(got, want, dtype)
 
 
-@pytest.mark.slow
 def test_a_masked_step_holds_the_state_bit_for_bit(interpret):  # noqa: F811
     from gru_jax._unroll.fused.one_block.kernels import make_kernels
 
