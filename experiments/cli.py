@@ -4,17 +4,19 @@ import importlib
 import logging
 import re
 import sys
-from pathlib import Path
 from typing import NamedTuple
 
 from experiments import stop
 from experiments.errors import UserError
 from experiments.extras import install_hint
+from experiments.files import check_local
 from experiments.stop import Stopped
 from experiments.suggest import did_you_mean
 
-# An argument, or the value of an option, with a scheme such as gs:// or s3://.
-URL = re.compile(r"(--[\w.-]+=)?[A-Za-z][A-Za-z0-9+.-]*://")
+# The name of an option, where its value is in the same argument.
+OPTION = re.compile(r"--[\w.-]+=")
+# Characters of an error of another library.
+LONGEST = 300
 
 
 class Command(NamedTuple):
@@ -24,30 +26,31 @@ class Command(NamedTuple):
         module: the module with its `main(arguments) -> exit code`.
         help: a line of help.
         extra: the extra that it needs.
-        trains: whether its first argument is a config file, and it looks for signals itself.
+        options: for a command that trains, the module with its `parse(arguments)`, which imports no
+            JAX. Its `main` gets what that returns. It looks for signals itself.
     """
 
     module: str
     help: str
     extra: str = "experiments"
-    trains: bool = False
+    options: str | None = None
 
 
 COMMANDS = {
     "train": Command(
-        "experiments.commands.train",
+        "experiments.commands.train.command",
         "trains the experiment of a YAML file and reports it next to its baselines",
-        trains=True,
+        options="experiments.commands.train.options",
     ),
     "compare": Command(
-        "experiments.commands.compare",
+        "experiments.commands.compare.command",
         "trains it with several cells and seeds, and compares their metrics",
-        trains=True,
+        options="experiments.commands.compare.options",
     ),
     "sweep": Command(
-        "experiments.commands.sweep",
+        "experiments.commands.sweep.command",
         "searches for better hyper-parameters in the search space of the YAML file",
-        trains=True,
+        options="experiments.commands.sweep.options",
     ),
     "gradients": Command(
         "experiments.commands.gradients",
@@ -69,7 +72,7 @@ COMMANDS = {
     "interop": Command(
         "experiments.interop",
         "converts weights to and from other libraries and writes the differences",
-        extra="interop",
+        extra="interop,experiments",
     ),
     "fetch": Command(
         "experiments.commands.fetch",
@@ -102,33 +105,42 @@ def main(arguments: list[str]) -> int:
         print(error, file=sys.stderr)
         return 2
     except Stopped as stopped:
-        print(f"Stopped by {stopped.signal.name}.", file=sys.stderr)
+        print(f"Stopped by {stop.name_of(stopped.signal)}.", file=sys.stderr)
         return 128 + stopped.signal
     except KeyboardInterrupt:
         print("Stopped by Ctrl-C.", file=sys.stderr)
         return 130
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"{error.filename}: {error.strerror}.", file=sys.stderr)
+        return 1
+    except Exception as error:
+        # JAX's error has no class of its own.
+        if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)):
+            raise
+        first = (str(error).splitlines() or ["the process has no more"])[0]
+        print(f"The memory is exhausted: {first[:LONGEST]}", file=sys.stderr)
+        return 1
 
 
 def _run(command: Command, name: str, arguments: list[str]) -> int:
     """Imports the module of a command and runs it; most import JAX, which takes seconds."""
     for argument in arguments:
-        if URL.match(argument):
-            raise UserError(
-                f"{argument} is a URL, but files and directories must be on this machine: "
-                "URLs are not supported."
-            )
+        check_local(OPTION.sub("", argument, count=1))
     try:
-        if command.trains and arguments and not arguments[0].startswith("-"):
-            # An error in the config is told before the module is imported.
-            importlib.import_module("experiments.runs.config_loading").load_config(
-                Path(arguments[0])
-            )
-            stop.check()
+        if command.options is None:
+            module = importlib.import_module(command.module)
+            if stop.is_watching():
+                stop.unwatch()
+            return module.main(arguments)
+        parsed = importlib.import_module(command.options).parse(arguments)
+        if parsed is None:
+            return 0
+        stop.check()
         module = importlib.import_module(command.module)
         stop.check()
-        if stop.is_watching() and not command.trains:
-            stop.unwatch()
-        return module.main(arguments)
+        return module.main(parsed)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package in ("experiments", "gru_jax"):

@@ -30,7 +30,7 @@ class ModelConfig(FrozenModel, frozen=True):
 
     cell: Cell = Field(default="gru", description="Recurrent cell.")
     hidden_size: int = Field(default=64, ge=1, description="Units of a layer, in each direction.")
-    num_layers: int = Field(default=1, ge=1, description="Number of stacked layers.")
+    num_layers: int = Field(default=1, ge=1, le=1000, description="Number of stacked layers.")
     bidirectional: bool = Field(default=False, description="Whether layers are bidirectional.")
     dropout: float = Field(
         default=0.0,
@@ -105,8 +105,12 @@ class Range(FrozenModel, frozen=True):
     high: int | float | None = Field(default=None, description="Greatest value.")
     log: bool = Field(default=False, description="Whether to sample uniformly in the logarithm.")
     choices: list[bool | int | float | str | None] | None = Field(
-        default=None, min_length=1, description="All values."
+        default=None, min_length=1, max_length=1000, description="All values."
     )
+
+    def values(self) -> list[bool | int | float | str | None]:
+        """Returns the bounds, or the choices."""
+        return [self.low, self.high] if self.choices is None else self.choices
 
     @model_validator(mode="after")
     def check_kind(self) -> Self:
@@ -159,6 +163,16 @@ class ExperimentConfig(FrozenModel, frozen=True):
     published: list[Published] = Field(
         default=[], description="Published metrics, shown next to the run's own."
     )
+
+    @property
+    def sequence_steps(self) -> int:
+        """Least time steps of the sequences in a training batch."""
+        return 1
+
+    @property
+    def data_elements(self) -> int:
+        """Least elements of the arrays that a task without data files generates first."""
+        return 0
 
     @model_validator(mode="after")
     def check_schedule(self) -> Self:

@@ -5,11 +5,15 @@ A process killed while it writes leaves the old content of the file, or the new 
 
 import json
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any
 
 from experiments.errors import UserError
+
+# A text with a scheme such as gs:// or s3://.
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -22,6 +26,20 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     from gru_jax import _files
 
     _files.write_atomically(path, content.encode() if isinstance(content, str) else content)
+
+
+def check_local(path: str) -> str:
+    """Returns a path; as one, gs://bucket/run would be a folder `gs:` in the working directory.
+
+    Raises:
+        UserError: it is a URL.
+    """
+    if URL.match(path):
+        raise UserError(
+            f"{path} is a URL, but files and directories must be on this machine: "
+            "URLs are not supported."
+        )
+    return path
 
 
 def read_bytes(path: Path, largest: int) -> bytes:

@@ -5,8 +5,8 @@ from typing import TypeVar
 
 import jax
 
+from experiments.batches import shuffled_batches
 from experiments.typing import Batch
-from gru_jax.training import ShuffledIndices
 
 Sequences = TypeVar("Sequences", bound=Batch)
 
@@ -27,11 +27,14 @@ def training_batches(
             seed.
         batch_size: sequences per batch.
         train_sequences: size of the fixed set, or None for fresh sequences.
+
+    Raises:
+        UserError: the fixed set is too small for a batch.
     """
     if train_sequences is None:
         return lambda step: sample(batch_size, (TRAIN, seed, step))
+    batches = shuffled_batches(seed, train_sequences, batch_size)
     fixed = sample(train_sequences, (TRAIN,))
-    batches = ShuffledIndices(seed, train_sequences, batch_size)
 
     def batch_at(step: int) -> Sequences:
         chosen = batches(step)

@@ -25,12 +25,17 @@ class Stopped(BaseException):
 def watch() -> None:
     """Notes SIGINT and SIGTERM from now on, until the process ends."""
     reader, writer = os.pipe()
-    os.set_blocking(writer, False)
+    is_posix = os.name == "posix"
+    if is_posix:
+        os.set_blocking(writer, False)
     threading.Thread(target=_read, args=(reader,), name="signals", daemon=True).start()
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     for number in SIGNALS:
         # Python writes the number of a signal to the pipe only if it has a handler.
         signal.signal(number, _do_nothing)
+        if is_posix:
+            # Interrupted system calls are restarted: not all libraries in C++ do so themselves.
+            signal.siginterrupt(number, False)
 
 
 def unwatch() -> None:
@@ -55,6 +60,11 @@ def check() -> None:
     """Raises Stopped if a signal was received."""
     if _received:
         raise Stopped(_received[0])
+
+
+def name_of(received: signal.Signals) -> str:
+    """Returns a signal as messages name it."""
+    return "Ctrl-C" if received == signal.SIGINT else received.name
 
 
 def _do_nothing(number: int, frame: object) -> None:

@@ -4,6 +4,7 @@ A file is a ZIP archive with two members: `note.json`, the metadata, and `progra
 `jax.export.deserialize` reads.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -46,7 +47,8 @@ class ExportedProgram:
 
     Attributes:
         call: the program, differentiable if exported with ``trainable=True``; works under
-            ``jax.jit``.
+            ``jax.jit``. The first call checks the compiled module, and raises FileError if it is
+            corrupted.
         metadata: versions of the library and of JAX, the model's cells and sizes, platforms, and
             the types of arguments and results.
     """
@@ -217,9 +219,10 @@ def load(source: str | os.PathLike[str] | bytes) -> ExportedProgram:
     """
     import_optional("flatbuffers")
     if isinstance(source, bytes):
-        return _load(source)
-    with file_errors(source):
-        return _load(read_bytes(source))
+        return _load(source, contextlib.nullcontext)
+    errors = functools.partial(file_errors, source)
+    with errors():
+        return _load(read_bytes(source), errors)
 
 
 def param_arrays(params: Cell | Stack) -> Tree:
@@ -245,7 +248,10 @@ def state_from_tuples(params: Any, state: Tree) -> Tree:
     return jax.tree.unflatten(jax.tree.structure(initial_state(params)), jax.tree.leaves(state))
 
 
-def _load(content: bytes) -> ExportedProgram:
+def _load(
+    content: bytes, errors: Callable[[], contextlib.AbstractContextManager[None]]
+) -> ExportedProgram:
+    """Loads a file's content; ``errors`` is the context that names the file in errors."""
     try:
         archive = Archive(content)
         metadata = parse_json(archive.read(METADATA), "its note.json")
@@ -268,7 +274,22 @@ def _load(content: bytes) -> ExportedProgram:
     for name, found in described.items():
         if metadata.get(name) != found:
             raise ValueError(f"its program has {name} {found}, but its metadata say otherwise")
-    return ExportedProgram(exported.call, metadata)
+
+    @functools.cache
+    def check_module() -> None:
+        # It takes longer to parse than all else takes to load, so it waits for the first call.
+        try:
+            exported.mlir_module()
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise ValueError(f"its program is corrupted: {reason}") from error
+
+    def call(*args: Tree, **kwargs: Tree) -> Tree:
+        with errors():
+            check_module()
+        return exported.call(*args, **kwargs)
+
+    return ExportedProgram(call, metadata)
 
 
 def _describe_program(exported: jax_export.Exported) -> dict[str, Any]:

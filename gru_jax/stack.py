@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from gru_jax import _checks
 from gru_jax._repr import has_parameter, repr_with_shapes
-from gru_jax._unroll.api import unroll_with_policy
+from gru_jax._unroll.api import unroll_both, unroll_with_policy
 from gru_jax._unroll.validation import batch_shape_of, check_state, describe, flax_hint
 from gru_jax.cells import Cell, init
 from gru_jax.dropout import dropout as apply_dropout
@@ -213,25 +213,25 @@ def unroll_stack(
         batch_shape = batch_shape_of("xs", stack.layers[0][0], xs, 1)
         initial_states = check_states("states", stack, states, batch_shape)
 
+    options = UnrollOptions(
+        lengths=lengths,
+        mask=mask,
+        starts=starts,
+        reverse=reverse,
+        implementation=implementation,
+        checkpoint=checkpoint,
+    )
+    num_cells = sum(map(len, stack.layers))
     last_states, outputs = [], []
     for index, layer in enumerate(stack.layers):
         if keys is not None and index:
             xs = apply_dropout(keys[index], xs, dropout)
-        results = [
-            unroll_with_policy(
-                cell,
-                xs,
-                initial_states[index][direction],
-                num_live_cells=sum(map(len, stack.layers)),
-                lengths=lengths,
-                mask=mask,
-                starts=starts,
-                reverse=reverse != (direction == 1),
-                implementation=implementation,
-                checkpoint=checkpoint,
-            )
-            for direction, cell in enumerate(layer)
-        ]
+        first_states = initial_states[index]
+        if len(layer) == 2:
+            results = unroll_both(layer, xs, first_states, num_live_cells=num_cells, **options)
+        else:
+            (cell,), (state,) = layer, first_states
+            results = [unroll_with_policy(cell, xs, state, num_live_cells=num_cells, **options)]
         last_states.append(tuple(last for last, _ in results))
         ys = results[0][1]
         if len(layer) == 2:

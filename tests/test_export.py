@@ -1,6 +1,8 @@
 """Exported programs: they compute what the library computes, in a process that has JAX alone."""
 
+import contextlib
 import functools
+import hashlib
 import json
 import os
 import subprocess
@@ -17,6 +19,7 @@ import gru_jax
 
 pytest.importorskip("flatbuffers")
 
+from experiments.interop.bad_files.archives import rezip, unzip
 from gru_jax import export
 from gru_jax.interop.files import FileError
 
@@ -183,3 +186,45 @@ def test_a_corrupted_program_is_rejected():
     content[len(content) // 2] ^= 1
     with pytest.raises(ValueError, match=r"no program|not the one"):
         export.load(bytes(content))
+
+
+@functools.cache
+def step_entries():
+    """The entries of a file."""
+    return unzip(export.export_step(gru()))
+
+
+def resigned(program, **changes):
+    """A file whose metadata have the digest of another program."""
+    entries = step_entries()
+    digest = {"sha256": hashlib.sha256(program).hexdigest()}
+    metadata = json.loads(entries["note.json"]) | digest | changes
+    return rezip({"note.json": json.dumps(metadata).encode(), "program": program})
+
+
+def test_a_corrupted_program_with_the_right_digest_is_rejected(tmp_path):
+    good = step_entries()["program"]
+    other = unzip(export.export_step(gru(), dtype=jnp.bfloat16))["program"]
+    bad = {"empty": b"", "random": bytes(range(256)) * 8, "cut": good[: len(good) // 2]}
+    for name, program in (bad | {"of another type": other}).items():
+        path = tmp_path / name
+        path.write_bytes(resigned(program))
+        with pytest.raises(FileError, match=f"{name}: its program"):
+            export.load(path)
+    # The first bytes say where all others are.
+    for at in range(64):
+        program = bytearray(good)
+        program[at] ^= 255
+        with contextlib.suppress(ValueError):
+            export.load(resigned(bytes(program)))
+
+
+def test_a_corrupted_module_is_a_file_error_of_the_first_call(tmp_path):
+    good = unzip(export.export_step(gru(), platforms=("cpu",)))["program"]
+    at = good.index(b"ML\xefR")
+    path = tmp_path / "bad.gru"
+    path.write_bytes(resigned(good[:at] + bytes(4) + good[at + 4 :], platforms=["cpu"]))
+    program = export.load(path)
+    for call in (program.call, jax.jit(program.call)):
+        with pytest.raises(FileError, match=r"bad\.gru: its program is corrupted"):
+            call(jnp.zeros((2, 4)), jnp.zeros((2, 3)))

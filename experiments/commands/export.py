@@ -1,7 +1,6 @@
 """The command `export RUN_DIR --to FORMAT`: writes a trained model for deployment."""
 
 import dataclasses
-import importlib.util
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +10,7 @@ import tyro
 from experiments.datasets.registry import default_data_dir
 from experiments.errors import UserError
 from experiments.export_formats import FORMATS
-from experiments.extras import install_hint
+from experiments.extras import require
 from experiments.files import write_atomically
 from experiments.runs.config_loading import load_config
 from experiments.runs.directory import RunDirectory
@@ -54,11 +53,7 @@ def main(arguments: list[str]) -> int:
             f"The formats are {', '.join(FORMATS)}."
         )
     export_format = FORMATS[options.to]
-    if importlib.util.find_spec(export_format.package) is None:
-        raise UserError(
-            f"--to {options.to} needs {export_format.package}, which is not installed. "
-            + install_hint("files")
-        )
+    require(export_format.package, "files", needed_by=f"--to {options.to}")
     run = RunDirectory(options.run_dir)
     if not run.config.exists():
         raise UserError(f"There is no run in {run.path}: it holds no config.yaml.")

@@ -53,6 +53,8 @@ class Options:
     """Output directory of `compare`: runs/compare/adding."""
     sequences: int = 100
     """Test sequences to average the norms over."""
+    output: Path | None = None
+    """Directory of the table and the plot; the default is that of the runs."""
     data_dir: Path = dataclasses.field(default_factory=default_data_dir)
     """Directory of data files."""
 
@@ -82,8 +84,9 @@ def main(arguments: list[str]) -> int:
         **common,
         "cells": cells,
     }
-    plot(result, options.directory / "gradients.png")
-    write_report(options.directory, "gradients", result, to_markdown(result))
+    output = options.output or options.directory
+    write_report(output, "gradients", result, to_markdown(result))
+    plot(result, output / "gradients.png")
     return 0
 
 

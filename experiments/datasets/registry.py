@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.errors import UserError
+from experiments.files import check_local
 
 Opened = io.BufferedReader | io.BytesIO
 
@@ -232,6 +233,11 @@ def fetch_command(data_set: str, data_dir: Path) -> str:
 
 
 def default_data_dir() -> Path:
-    """Returns $GRU_JAX_DATA, or ~/.cache/gru_jax if that is unset or empty."""
-    chosen = os.environ.get("GRU_JAX_DATA")
+    """Returns $GRU_JAX_DATA, or ~/.cache/gru_jax if that is unset or empty.
+
+    Raises:
+        UserError: it is a URL.
+    """
+    chosen = os.environ.get("GRU_JAX_DATA", "")
+    check_local(chosen)
     return Path(chosen) if chosen else Path.home() / ".cache" / "gru_jax"

@@ -16,6 +16,37 @@ def to_markdown(result: Result) -> str:
     return "\n\n".join(part.strip() for part in (headline(result), _variants(result))) + "\n"
 
 
+def fuzz_to_markdown(result: Result) -> str:
+    """The table of bad files, with the command, from the content of `fuzz.json`."""
+    command = f"By `{result['command']}`, revision {result['git_revision'][:10]}."
+    header = ["Bad files"]
+    for kind in _BAD:
+        header += [kind, "rejected", "loaded"]
+    header += ["other outcomes", "slowest, s", "memory, MiB"]
+    header += ["valid file, MiB", "s", "memory, MiB"]
+    rows = []
+    for row in result["files"]:
+        counts = [f"{row[kind][name]:,}" for kind in _BAD for name in ("files", *_OUTCOMES)]
+        seconds = max(row[kind]["seconds"] for kind in _BAD)
+        memory = max(row[kind]["mib"] for kind in _BAD)
+        valid = [row["valid_bytes"] / (1 << 20), row["valid"]["seconds"], row["valid"]["mib"]]
+        rows.append(
+            [
+                row["format"],
+                *counts,
+                str(len(row["unexpected"])),
+                f"{seconds:.1f}",
+                f"{memory:.0f}",
+                *(f"{valid[0]:.0f} {valid[1]:.1f} {valid[2]:.0f}".split()),
+            ]
+        )
+    return f"{command}\n\n{markdown_table(header, rows)}\n"
+
+
+_BAD = ("adversarial", "constructed", "corrupted")
+_OUTCOMES = ("rejected", "loaded")
+
+
 def headline(result: Result) -> str:
     """The summary tables, with the command."""
     versions = result["versions"] | result["libraries"]
@@ -28,8 +59,6 @@ def headline(result: Result) -> str:
         "each kind, which are within [-1, 1].",
         _libraries(result),
     ]
-    if result["files"]:
-        parts.append(_files(result))
     return "\n\n".join(parts) + "\n"
 
 
@@ -69,28 +98,3 @@ def _largest(measurements: Sequence[Mapping[str, Any]], dtype: str, direction: s
         if (row["dtype"], row["direction"]) == (dtype, direction)
     ]
     return f"{max(errors):.1e}" if errors else ""
-
-
-def _files(result: Result) -> str:
-    rows = [
-        [
-            row["format"],
-            f"{row['adversarial_rejected']} of {row['adversarial']}",
-            f"{row['corrupted']:,}",
-            f"{row['corrupted_rejected']:,}",
-            f"{row['corrupted_loaded']:,}",
-            str(row["unexpected"]),
-            f"{row['slowest_seconds']:.1f}",
-            f"{row['memory_mib']:.0f}",
-        ]
-        for row in result["files"]
-    ]
-    header = [
-        "Bad files",
-        "adversarial, rejected",
-        "corrupted",
-        "rejected",
-        "loaded",
-        "other outcomes",
-    ]
-    return markdown_table([*header, "slowest, s", "memory, MiB"], rows)

@@ -1,8 +1,9 @@
 """Command-line options of commands with a config: the config's fields, and the command's own."""
 
 import dataclasses
+import shlex
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import tyro
 from tyro.constructors import (
@@ -13,86 +14,68 @@ from tyro.constructors import (
 )
 
 from experiments.config import METADATA_FIELDS, ExperimentConfig, FrozenModel
-from experiments.datasets.registry import default_data_dir
 from experiments.errors import UserError
 from experiments.runs.config_loading import check, load_config
-from experiments.runs.directory import Resume
 from experiments.runs.memory import check_memory
 
 Config = TypeVar("Config", bound=ExperimentConfig)
 Options = TypeVar("Options")
-PROGRAM = "python -m experiments train"
-USAGE = f"""usage: {PROGRAM} CONFIG [--seed 3 --model.hidden-size 64 ...]
-
-Trains the experiment of the YAML file CONFIG, such as configs/digits.yaml, and reports its test
-metrics next to baselines. `{PROGRAM} CONFIG --help` lists the fields of that config."""
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainOptions(Generic[Config]):
-    """Options of `train`; the fields of `config` are options without a prefix."""
+class Parsed(Generic[Options]):
+    """A parsed command line.
 
-    config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
-    run_dir: Path | None = None
-    """Directory of the run, new or to resume; the default is runs/NAME/TIME-sSEED."""
-    resume: Resume = "auto"
-    """Whether to resume the run in --run-dir: if there is one, never, or there must be one."""
-    data_dir: Path = dataclasses.field(default_factory=default_data_dir)
-    """Directory of data files; the default is $GRU_JAX_DATA, then ~/.cache/gru_jax."""
-    tensorboard: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Also writes the metrics as TensorBoard event files, to tensorboard/ of the run."""
+    Attributes:
+        path: the config file.
+        options: the options, with the config as the field `config`.
+        command: the user's command line.
+    """
+
+    path: Path
+    options: Options
+    command: str
 
 
-def config_file(arguments: list[str], usage: str) -> Path | None:
-    """Returns the config file, the first argument; prints the usage and returns None for --help.
+def parse_options(
+    kind: type[Options], arguments: list[str], program: str, usage: str
+) -> Parsed[Options] | None:
+    """Reads a config file and overrides its values with the options after it.
+
+    Args:
+        kind: a generic dataclass of options, with the config as its field `config`.
+        arguments: the config file and the options.
+        program: the command line before them.
+        usage: a text for --help without a config file.
+
+    Returns:
+        The options; None if the usage was printed.
 
     Raises:
-        UserError: there is no config file.
+        UserError: there is no config file, a value is invalid, in the file or among the options, or
+            the sizes are beyond the machine's memory.
+        SystemExit: by tyro, after --help (0) or an option that it cannot parse (2).
     """
     if arguments in (["-h"], ["--help"]):
         print(usage)
         return None
     if not arguments or arguments[0].startswith("-"):
         raise UserError(f"The config file is missing; it comes first.\n\n{usage}")
-    return Path(arguments[0])
-
-
-def parse_train_options(path: Path, arguments: list[str]) -> TrainOptions[ExperimentConfig]:
-    """Reads the config file of `train` and overrides its values with the options after it.
-
-    Raises:
-        UserError, SystemExit: as :func:`parse_options`.
-    """
-    return parse_options(TrainOptions, path, arguments, PROGRAM)
-
-
-def parse_options(kind: type[Options], path: Path, arguments: list[str], program: str) -> Options:
-    """Reads a config file and overrides its values with the options after it.
-
-    Args:
-        kind: a generic dataclass of options, with the config as its field `config`.
-        path: the config file.
-        arguments: the arguments after it.
-        program: the command line before it.
-
-    Raises:
-        UserError: an invalid value, in the file or among the options, or sizes beyond the
-            machine's memory.
-        SystemExit: by tyro, after --help (0) or an option that it cannot parse (2).
-    """
+    path = Path(arguments[0])
     from_file = load_config(path)
     of_config: Any = kind
     options = tyro.cli(
         of_config[type(from_file)],
         default=of_config(config=from_file),
-        args=arguments,
+        args=arguments[1:],
         prog=f"{program} {path}",
         description=(type(from_file).__doc__ or "").strip(),
         registry=_PLAIN_VALUES,
     )
     config = check(type(from_file), options.config, where="Command line", options=True)
     check_memory(config)
-    return dataclasses.replace(options, config=config)
+    options = dataclasses.replace(options, config=config)
+    return Parsed(path, options, f"{program} {shlex.join(arguments)}")
 
 
 _PLAIN_VALUES = ConstructorRegistry()

@@ -24,7 +24,8 @@ def load_config(path: Path) -> ExperimentConfig:
     """Reads a YAML file into the config class of its task.
 
     Raises:
-        UserError: an unknown or missing key, or an invalid value; names the file and every key.
+        UserError: an unknown or missing key, or an invalid value, also of the commands sweep and
+            compare; names the file and every key.
     """
     values = read_yaml(path)
     task = values.get("task")
@@ -35,7 +36,13 @@ def load_config(path: Path) -> ExperimentConfig:
             if "task" in values
             else f"{path}: the key task is missing. It names the task: {_either(CONFIGS)}."
         )
-    return check(CONFIGS[task], values, where=str(path))
+    config = check(CONFIGS[task], values, where=str(path))
+    for key, of_key in config.sweep.items():
+        for value in of_key.values():
+            with_values(config, {key: value}, where=f"{path}: sweep")
+    for cell, of_cell in config.cells.items():
+        with_values(config, {"model.cell": cell, **of_cell}, where=f"{path}: cells.{cell}")
+    return config
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -127,7 +134,8 @@ def _message(config_class: type[FrozenModel], error: Any, options: bool) -> str:
         return f"{name + ': ' if key else ''}{error['ctx']['error']}"
     if error["type"] == "invalid_key":
         return f"unknown key {key}: keys are words."
-    expected = error["msg"].removeprefix("Input should be ").replace("a valid ", "a ")
+    expected = re.sub("a valid (?=[aeiou])", "an ", error["msg"].removeprefix("Input should be "))
+    expected = expected.replace("a valid ", "a ")
     if "dictionary" in expected:
         expected = "a mapping of keys to values"
     nearest = did_you_mean(str(error["input"]), re.findall(r"'([^']*)'", expected))

@@ -2,45 +2,79 @@
 
 import os
 
-from experiments.config import ExperimentConfig
+from experiments.config import ExperimentConfig, ModelConfig
 from experiments.errors import UserError
 
+# Columns of a cell's packed weights, in units.
+GATES = {"gru": 3, "lstm": 4, "rnn": 1}
 # The parameters themselves, their gradients, and the moments of the optimiser.
 COPIES = {"adam": 4, "adamw": 4, "sgd": 2, "rmsprop": 3}
 BYTES = 4
+# Device files of drivers: NVIDIA's, AMD's, and those of TPUs.
+ACCELERATORS = ("/dev/nvidiactl", "/dev/kfd", "/dev/accel0", "/dev/vfio/0")
 
 
 def check_memory(config: ExperimentConfig) -> None:
-    """Checks that recurrent weights and states of one step fit into the machine's memory.
+    """Checks that the recurrent layers, their states and generated data fit into the memory.
 
-    The bound counts the recurrent weights of one gate, their gradients and the optimiser's moments,
-    and the states of one step, all in float32. Everything else comes on top of that.
+    The bound counts, in float32, the weights between units of the recurrent layers, their gradients
+    and the optimiser's moments, the states of all steps of a batch, which the backward pass needs,
+    and generated data sets. Data files, inputs and readout come on top of that.
 
     Raises:
         UserError: they do not fit.
     """
-    available = _machine_memory()
-    model = config.model
-    num_cells = model.num_layers * (2 if model.bidirectional else 1)
-    weights = num_cells * model.hidden_size**2 * BYTES
-    of_parameters = weights * COPIES[config.optimizer.name]
-    of_states = num_cells * config.training.batch_size * model.hidden_size * BYTES
-    if available is None or of_parameters + of_states <= available:
+    model, batch_size = config.model, config.training.batch_size
+    weights = num_weights(model) * COPIES[config.optimizer.name]
+    needs = {
+        "weights, gradients and optimizer": weights,
+        "the states of a batch": num_states(model) * batch_size * config.sequence_steps,
+        "generated data": config.data_elements,
+    }
+    available = machine_memory()
+    total = sum(needs.values())
+    if available is None or total * BYTES <= available:
         return
+    sizes = [
+        f"{_gib(size * BYTES)} for {what}" for what, size in needs.items() if size > total / 100
+    ]
     raise UserError(
-        f"model.hidden_size {model.hidden_size} and training.batch_size "
-        f"{config.training.batch_size} need at least {_gib(of_parameters)} for recurrent weights, "
-        f"gradients and optimizer, and {_gib(of_states)} for the states of a step; this machine "
-        f"has {_gib(available)}."
+        f"This machine has {_gib(available)} of memory, but this config needs at least "
+        f"{' and '.join(sizes)}. The sizes are model.hidden_size {model.hidden_size}, "
+        f"model.num_layers {model.num_layers}, training.batch_size {batch_size}, and sequences of "
+        f"{config.sequence_steps} steps or more."
     )
 
 
-def _machine_memory() -> int | None:
-    """Returns the machine's memory in bytes; None where the system does not tell."""
+def num_weights(model: ModelConfig) -> int:
+    """Returns the number of weights between the units of the recurrent layers."""
+    # Every cell reads its own state; those above the first layer also read all outputs below.
+    directions = _num_directions(model)
+    matrices = model.num_layers * directions + (model.num_layers - 1) * directions**2
+    return GATES[model.cell] * matrices * model.hidden_size**2
+
+
+def num_states(model: ModelConfig) -> int:
+    """Returns the number of units of all cells."""
+    return model.num_layers * _num_directions(model) * model.hidden_size
+
+
+def machine_memory() -> int | None:
+    """Returns the machine's memory in bytes.
+
+    Returns None where the system does not tell it, and on a machine with an accelerator, which may
+    have more memory than the machine.
+    """
+    if any(os.path.exists(path) for path in ACCELERATORS):
+        return None
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return None
+
+
+def _num_directions(model: ModelConfig) -> int:
+    return 2 if model.bidirectional else 1
 
 
 def _gib(size: int) -> str:

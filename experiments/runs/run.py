@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import importlib.util
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,6 @@ import jax
 from experiments import plots, stop
 from experiments.config import ExperimentConfig
 from experiments.errors import UserError
-from experiments.extras import install_hint
 from experiments.files import write_json
 from experiments.runs.directory import RunDirectory
 from experiments.runs.provenance import provenance
@@ -61,15 +59,6 @@ def open_log(run: RunDirectory, *, tensorboard: bool) -> Iterator[training.Metri
         return
     with training.TensorBoardWriter(metrics, run.tensorboard) as log:
         yield log
-
-
-def check_tensorboard() -> None:
-    """Raises UserError if tensorboardX is not installed."""
-    if importlib.util.find_spec("tensorboardX") is None:
-        raise UserError(
-            "--tensorboard needs tensorboardX, which is not installed. "
-            + install_hint("tensorboard")
-        )
 
 
 def write_tensorboard(run: RunDirectory) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import itertools
 import math
 import signal
 import sys
@@ -13,19 +12,20 @@ from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import DatabaseError
 
 from experiments import stop
 from experiments.config import ExperimentConfig, Range
 from experiments.errors import UserError
-from experiments.runs.config_loading import differences, with_values
+from experiments.runs.config_loading import differences
 from experiments.runs.directory import chosen_run_directory
 from experiments.runs.lock import hold
 from experiments.runs.run import finalize_run, start_run, train_run
+from experiments.runs.search_space import Space, grid
 from experiments.tasks import load_task
 from experiments.typing import Metrics, Params
 from gru_jax import training
 
-Space = Mapping[str, Range]
 # A trial is compared with the median of the others only when there are this many, and only in the
 # second half of its training: on some tasks a network makes no progress for a long time.
 PRUNING_STARTUP_TRIALS = 3
@@ -58,28 +58,6 @@ class Search:
     evaluate_test: bool
 
 
-def check_space(config: ExperimentConfig, path: Path) -> None:
-    """Checks that a config has a search space with valid values.
-
-    Raises:
-        UserError: it has none, or a key or value is invalid.
-    """
-    if not config.sweep:
-        raise UserError(f"{path} has no ranges: the key sweep is missing.")
-    for key, of_key in config.sweep.items():
-        bounds = [of_key.low, of_key.high]
-        for value in bounds if of_key.choices is None else of_key.choices:
-            with_values(config, {key: value}, where="sweep")
-
-
-def grid(space: Space) -> list[dict[str, Any]] | None:
-    """Returns all points of a space in which every key has choices, else None."""
-    choices = [of_key.choices for of_key in space.values() if of_key.choices is not None]
-    if len(choices) < len(space):
-        return None
-    return [dict(zip(space, values, strict=True)) for values in itertools.product(*choices)]
-
-
 @contextlib.contextmanager
 def open_storage(folder: Path) -> Iterator[optuna.storages.RDBStorage]:
     """Opens the storage of the study in a directory."""
@@ -96,10 +74,18 @@ def open_study(search: Search) -> Iterator[optuna.Study]:
     """Opens the study of a search; interrupted trials are enqueued, to resume from checkpoints.
 
     Raises:
-        UserError: the directory holds a study of another search space, or is in use.
+        UserError: the directory holds a study of another search space or a damaged one, or is in
+            use.
     """
-    with hold(search.folder), open_storage(search.folder) as storage:
-        yield _open(search, storage)
+    with hold(search.folder), contextlib.ExitStack() as stack:
+        try:
+            study = _open(search, stack.enter_context(open_storage(search.folder)))
+        except (DatabaseError, optuna.exceptions.StorageInternalError):
+            raise UserError(
+                f"{search.folder / 'study.db'} is corrupted. Give another --output, or delete "
+                f"{search.folder}: its trials are lost."
+            ) from None
+        yield study
 
 
 def _open(search: Search, storage: optuna.storages.RDBStorage) -> optuna.Study:

@@ -1,18 +1,22 @@
 """Configs of the tasks, apart from their modules: a config is checked before JAX is imported."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from experiments.config import ExperimentConfig, UnidirectionalConfig
+from experiments.files import check_local
 
 DAY = 24
 """Hours."""
 PATCH = 2
 """Height and width of the patches of a frame that the network of `video` sees as one pixel."""
+PIXELS = 64
+"""Pixels of a digit, and time steps of `digits`."""
 TRAIN_SEQUENCES = (
     "Sequences of a fixed training set, shuffled in every epoch; None for new ones in each batch."
 )
+LocalPath = Annotated[str, AfterValidator(check_local)]
 
 
 class DigitsConfig(ExperimentConfig, frozen=True):
@@ -25,6 +29,10 @@ class DigitsConfig(ExperimentConfig, frozen=True):
         description="Standard deviation of the noise on training pixels, which are in [0, 1].",
     )
 
+    @property
+    def sequence_steps(self) -> int:
+        return PIXELS
+
 
 class AddingConfig(ExperimentConfig, frozen=True):
     """Adds the two marked numbers of a sequence (Hochreiter & Schmidhuber 1997, section 5.4)."""
@@ -35,6 +43,14 @@ class AddingConfig(ExperimentConfig, frozen=True):
     held_out: int = Field(
         default=1000, ge=1, description="Sequences of the validation and of the test split, each."
     )
+
+    @property
+    def sequence_steps(self) -> int:
+        return self.length
+
+    @property
+    def data_elements(self) -> int:
+        return 2 * self.length * (2 * self.held_out + (self.train_sequences or 0))
 
 
 class CopyConfig(ExperimentConfig, frozen=True):
@@ -56,13 +72,21 @@ class CopyConfig(ExperimentConfig, frozen=True):
         default=200, ge=1, description="Sequences of the validation and of the test split, each."
     )
 
+    @property
+    def sequence_steps(self) -> int:
+        return self.length + 20
+
+    @property
+    def data_elements(self) -> int:
+        return self.sequence_steps * (2 * self.held_out + (self.train_sequences or 0))
+
 
 class MusicConfig(UnidirectionalConfig, frozen=True):
     """Predicts each frame of a piece from the frames before it."""
 
     task: Literal["music"] = "music"
     dataset: Literal["jsb", "nottingham"] = Field(default="jsb", description="The data set.")
-    data_file: str | None = Field(
+    data_file: LocalPath | None = Field(
         default=None,
         description="Your own .mat file instead: cells traindata, validdata and testdata of "
         "frames x 88 keys.",
@@ -78,20 +102,26 @@ class LanguageConfig(UnidirectionalConfig, frozen=True):
     """Predicts each character of a text from those before it."""
 
     task: Literal["language"] = "language"
-    data_file: str | None = Field(
+    data_file: LocalPath | None = Field(
         default=None,
         description="Your own text instead of Shakespeare, UTF-8. The first 90 % are for training, "
         "the next 5 % for validation.",
     )
     window: int = Field(default=100, ge=1, description="Characters per window of truncated BPTT.")
-    sample: int = Field(default=600, ge=0, description="Characters to sample at the end.")
+    sample: int = Field(
+        default=600, ge=0, le=1_000_000, description="Characters to sample at the end."
+    )
+
+    @property
+    def sequence_steps(self) -> int:
+        return self.window
 
 
 class ForecastingConfig(ExperimentConfig, frozen=True):
     """Forecasts all seven columns of ETTh1, or of a file like it."""
 
     task: Literal["forecasting"] = "forecasting"
-    data_file: str | None = Field(
+    data_file: LocalPath | None = Field(
         default=None,
         description="Your own .csv file instead, one row per hour, with the same columns: date, as "
         "in 2016-07-01 00:00:00, and HUFL, HULL, MUFL, MULL, LUFL, LULL and OT.",
@@ -116,6 +146,10 @@ class ForecastingConfig(ExperimentConfig, frozen=True):
                 f"segment is {self.segment}, but should divide window, which is {self.window}."
             )
         return self
+
+    @property
+    def sequence_steps(self) -> int:
+        return self.window // self.segment
 
 
 class SpeechConfig(ExperimentConfig, frozen=True):
@@ -145,6 +179,7 @@ class TranslationConfig(UnidirectionalConfig, frozen=True):
     longest: int = Field(
         default=40,
         ge=1,
+        le=10_000,
         description="Maximum pieces of a training sentence and of a translation.",
     )
     length_classes: int = Field(
@@ -156,7 +191,7 @@ class TranslationConfig(UnidirectionalConfig, frozen=True):
     label_smoothing: float = Field(
         default=0.1, ge=0, lt=1, description="Probability spread uniformly over all pieces."
     )
-    beams: int = Field(default=5, ge=1, description="Hypotheses of the beam search.")
+    beams: int = Field(default=5, ge=1, le=1000, description="Hypotheses of the beam search.")
 
 
 class VideoConfig(ExperimentConfig, frozen=True):
@@ -189,6 +224,15 @@ class VideoConfig(ExperimentConfig, frozen=True):
                     "a unidirectional convolutional GRU without dropout or chrono initialisation."
                 )
         return self
+
+    @property
+    def sequence_steps(self) -> int:
+        # Every pixel has a state.
+        return (self.frames - 1) * (self.size // PATCH) ** 2
+
+    @property
+    def data_elements(self) -> int:
+        return 2 * self.held_out * self.frames * self.size**2
 
 
 CONFIGS: dict[str, type[ExperimentConfig]] = {

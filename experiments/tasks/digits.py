@@ -12,6 +12,7 @@ from sklearn.model_selection import train_test_split
 
 import gru_jax
 from experiments import plots
+from experiments.batches import shuffled_batches
 from experiments.classifiers import (
     METRIC_LABELS,
     Examples,
@@ -25,7 +26,6 @@ from experiments.models.recurrent import build_network
 from experiments.task import Task
 from experiments.tasks.configs import DigitsConfig as Config
 from experiments.typing import Array, Params
-from gru_jax import training
 
 CLASSES = 10
 SPLIT_SEED = 0
@@ -45,7 +45,7 @@ def build(config: Config, data_dir: Path) -> Task:
     train, test = splits["train"], splits["test"]
     network = build_network(config.model, 1, CLASSES, readout="last step", seed=config.seed)
     pre_post = Standardize(float(train.pixels.mean()), float(train.pixels.std()))
-    batches = training.ShuffledIndices(config.seed, len(train.labels), config.training.batch_size)
+    batches = shuffled_batches(config.seed, len(train.labels), config.training.batch_size)
 
     def batch_at(step: int) -> Images:
         chosen = batches(step)

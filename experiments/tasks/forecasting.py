@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import plots
+from experiments.batches import shuffled_batches
 from experiments.datasets import registry
 from experiments.errors import UserError
 from experiments.export_spec import DifferenceForecast, make_export_spec
@@ -56,7 +57,7 @@ def build(config: Config, data_dir: Path) -> Task:
     """Binds a config to its data file, or to ETTh1 in `data_dir`.
 
     Raises:
-        UserError: the file is absent or corrupted.
+        UserError: the file is absent or corrupted, or has fewer hours than a window and a horizon.
     """
     path = registry.data_path(config.data_file, "etth1", data_dir)
     hours = standardize(read_hours(path))
@@ -77,7 +78,7 @@ def build(config: Config, data_dir: Path) -> Task:
         config.segment,
         joint_columns=config.columns == "together",
     )
-    batches = training.ShuffledIndices(config.seed, count["train"], config.training.batch_size)
+    batches = shuffled_batches(config.seed, count["train"], config.training.batch_size)
 
     def windows(split: str, chosen: np.ndarray) -> Windows:
         return Windows(splits[split].inputs[chosen], splits[split].targets[chosen])
@@ -238,9 +239,13 @@ def windows_of(hours: np.ndarray, split: str, window: int, horizon: int) -> Wind
     hours before the border, so that the targets are the same for every window.
     """
     begin, end = BORDERS[split]
-    views = np.lib.stride_tricks.sliding_window_view(
-        hours[max(0, begin - window) : end], window + horizon, axis=0
-    ).swapaxes(1, 2)
+    hours = hours[max(0, begin - window) : end]
+    if len(hours) < window + horizon:
+        raise UserError(
+            f"window is {window} and horizon is {horizon}, but the {split} split has {len(hours)} "
+            "hours for both."
+        )
+    views = np.lib.stride_tricks.sliding_window_view(hours, window + horizon, axis=0).swapaxes(1, 2)
     return Windows(views[:, :window], views[:, window:])
 
 

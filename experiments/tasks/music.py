@@ -10,6 +10,7 @@ import numpy as np
 import scipy.io
 
 from experiments import plots
+from experiments.batches import shuffled_batches
 from experiments.datasets import registry
 from experiments.errors import UserError
 from experiments.export_spec import PrePost, make_export_spec
@@ -17,7 +18,6 @@ from experiments.models.recurrent import Network, build_network
 from experiments.task import Task
 from experiments.tasks.configs import MusicConfig as Config
 from experiments.typing import Array, LossFunction, Metrics, Params, Split
-from gru_jax import training
 
 KEYS = 88
 LOWEST_NOTE = 21
@@ -47,7 +47,7 @@ def build(config: Config, data_dir: Path) -> Task:
         "test": pad(pieces["test"]),
     }
     network = build_network(config.model, KEYS, KEYS, readout="every step", seed=config.seed)
-    batches = training.ShuffledIndices(config.seed, len(train.lengths), config.training.batch_size)
+    batches = shuffled_batches(config.seed, len(train.lengths), config.training.batch_size)
 
     def batch_at(step: int) -> Pieces:
         chosen = batches(step)

@@ -12,6 +12,7 @@ import optax
 import scipy.io.wavfile
 from scipy.signal.windows import hann
 
+from experiments.batches import shuffled_batches
 from experiments.classifiers import (
     METRIC_LABELS,
     Examples,
@@ -26,7 +27,6 @@ from experiments.models.recurrent import build_network
 from experiments.task import Task
 from experiments.tasks.configs import SpeechConfig as Config
 from experiments.typing import Array, Params
-from gru_jax import training
 
 CLASSES = 10
 RATE = 8000
@@ -53,7 +53,7 @@ def build(config: Config, data_dir: Path) -> Task:
     splits = split_recordings(read_recordings(path), config.held_out_speaker, config.longest)
     train, test = splits["train"], splits["test"]
     network = build_network(config.model, BANDS, CLASSES, readout="last step", seed=config.seed)
-    batches = training.ShuffledIndices(config.seed, len(train.labels), config.training.batch_size)
+    batches = shuffled_batches(config.seed, len(train.labels), config.training.batch_size)
 
     def batch_at(step: int) -> Utterances:
         chosen = batches(step)

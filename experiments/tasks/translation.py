@@ -12,6 +12,7 @@ import sacrebleu
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from experiments import plots
+from experiments.batches import shuffled_batches
 from experiments.datasets.multi30k import BEGIN, END, Corpus, SentencePairs, pad, read_multi30k
 from experiments.errors import UserError
 from experiments.files import write_atomically
@@ -119,7 +120,7 @@ class BucketedBatches:
             for bucket in (pairs[first:last] for first, last in itertools.pairwise(bounds))
         ]
         self.batches = [
-            training.ShuffledIndices(config.seed, len(pairs.source), config.training.batch_size)
+            shuffled_batches(config.seed, len(pairs.source), config.training.batch_size)
             for pairs in self.buckets
         ]
 

@@ -1,6 +1,7 @@
 """The public functions: one step, a whole sequence, and a sequence with truncated gradients."""
 
 import functools
+from collections.abc import Sequence
 from typing import Unpack
 
 import jax
@@ -101,7 +102,7 @@ def unroll(
             the state is replaced at step t where ``starts[t + 1]``. The segment that is read first
             begins with ``h0``, and ``starts[0]`` has no effect.
         implementation: ``"xla"`` has a custom derivative, ``"scan"`` is differentiated by JAX,
-            ``"mosaic_gpu"`` and ``"pallas_tpu"`` are fused kernels for some GRUs on Hopper GPUs and
+            ``"mosaic_gpu"`` and ``"pallas_tpu"`` are fused kernels for some GRUs on NVIDIA GPUs and
             on TPU. None selects the fastest implementation that supports the call and has been
             verified on this kind of device; :func:`gru_jax.explain` tells which, and why.
         checkpoint: what to save for the backward pass. None: whatever is fastest. ``"step"``: all
@@ -179,6 +180,52 @@ def unroll_with_policy(
     return _unroll(arguments, make_call_options(params, options, window, num_live_cells))
 
 
+def unroll_both(
+    cells: Sequence[Cell],
+    xs: Inputs,
+    states: Sequence[State | None],
+    *,
+    num_live_cells: int,
+    **options: Unpack[UnrollOptions],
+) -> list[tuple[State, Outputs]]:
+    """:func:`unroll` of two cells: the second reads in the other direction.
+
+    An implementation that has ``run_both`` and supports the two calls runs them at once.
+    """
+    is_reverse = bool(options.get("reverse"))
+    directions = [
+        UnrollOptions({**options, "reverse": flag}) for flag in (is_reverse, not is_reverse)
+    ]
+    arguments = tuple(
+        validate_call(cell, xs, state, each)
+        for cell, state, each in zip(cells, states, directions, strict=True)
+    )
+    call_options = tuple(
+        make_call_options(cell, each, None, num_live_cells)
+        for cell, each in zip(cells, directions, strict=True)
+    )
+    return _unroll_both(arguments, call_options)
+
+
+# Not inlined: a gradient that is taken outside of a jit then runs one program, which JAX caches.
+@functools.partial(jax.jit, static_argnames="options")
+def _unroll_both(
+    arguments: tuple[CallArguments, ...], options: tuple[CallOptions, ...]
+) -> list[tuple[State, Array]]:
+    prepared = list(map(prepare_call, arguments, options))
+    specs, names, cells, h0 = zip(*prepared, strict=True)
+    implementation = IMPLEMENTATIONS[names[0]]
+    is_whole = options[0].checkpoint in (None, "step")
+    supports_both = getattr(implementation, "supports_both", None)
+    if not (is_whole and names[0] == names[1] and supports_both and supports_both(specs)):
+        return list(map(_run, arguments, options, prepared))
+    inputs = [
+        make_scan_inputs(each.xs, each.controls, reverse=option.reverse)
+        for each, option in zip(arguments, options, strict=True)
+    ]
+    return implementation.run_both(specs[0], cells, inputs, h0, reverse=options[0].reverse)
+
+
 def make_call_options(
     params: Cell, options: UnrollOptions, window: int | None, num_live_cells: int
 ) -> CallOptions:
@@ -205,10 +252,16 @@ def prepare_call(
     return spec, select_implementation(options.requested, spec), params, h0
 
 
-# Not inlined: a gradient that is taken outside of a jit then runs one program, which JAX caches.
+# Not inlined, as above.
 @functools.partial(jax.jit, static_argnames="options")
 def _unroll(arguments: CallArguments, options: CallOptions) -> tuple[State, Array]:
-    spec, implementation, params, h0 = prepare_call(arguments, options)
+    return _run(arguments, options, prepare_call(arguments, options))
+
+
+def _run(
+    arguments: CallArguments, options: CallOptions, prepared: tuple[CallSpec, str, Cell, State]
+) -> tuple[State, Array]:
+    spec, implementation, params, h0 = prepared
     xs, checkpoint, reverse = arguments.xs, options.checkpoint, options.reverse
     inputs = make_scan_inputs(xs, arguments.controls, reverse=reverse)
     params, inputs, h0 = pvary_to_common_axes((params, inputs, h0))

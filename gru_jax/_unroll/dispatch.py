@@ -5,12 +5,12 @@ from types import ModuleType
 from gru_jax import _checks
 from gru_jax._unroll import reference
 from gru_jax._unroll.call_spec import CallSpec
-from gru_jax._unroll.fused import hopper, tpu
+from gru_jax._unroll.fused import mosaic_gpu, tpu
 from gru_jax._unroll.log import log_once
 from gru_jax._unroll.xla import run as xla
 
 IMPLEMENTATIONS: dict[str, ModuleType] = {
-    "mosaic_gpu": hopper,
+    "mosaic_gpu": mosaic_gpu,
     "pallas_tpu": tpu,
     "xla": xla,
     "scan": reference,

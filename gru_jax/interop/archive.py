@@ -61,7 +61,7 @@ class Archive:
         return list(self._entries)
 
     def read(self, name: str, *, check: bool = True) -> memoryview:
-        """An entry's content; ValueError if there is none or, with ``check``, its CRC-32 differs."""
+        """An entry's content; ValueError if it is absent or, with ``check``, its CRC-32 differs."""
         if name not in self._entries:
             raise ValueError(f"the archive has no entry {name!r}")
         entry = self._entries[name]

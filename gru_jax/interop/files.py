@@ -165,14 +165,26 @@ def parse_json(text: str | bytes | memoryview, what: str) -> Any:
         raise ValueError(f"{what} is not valid JSON: {error}") from error
 
 
+# Extras that install a package without all the frameworks, which need gigabytes.
+_EXTRAS = {
+    "flatbuffers": "files",
+    "flax": "flax",
+    "h5py": "files",
+    "onnx": "files",
+    "safetensors": "files",
+}
+
+
 def import_optional(module: str) -> ModuleType:
     """Imports an optional dependency; the ImportError names the extra that installs it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
         name = module.partition(".")[0]
+        extra = _EXTRAS.get(name, "interop")
         raise ImportError(
-            f"{name} is needed here and not installed: pip install 'gru-jax[interop]'"
+            f"{name} is needed here and not installed: pip install 'gru-jax[{extra}]', "
+            f"or in a clone pip install -e '.[{extra}]'"
         ) from error
 
 

@@ -5,9 +5,11 @@ layout with a :class:`GateLayout` and shares the rest of this module.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -16,6 +18,9 @@ from gru_jax.cells.gru import Reset
 from gru_jax.stack import Merge, Stack
 
 Arrays: TypeAlias = Mapping[str, Any]
+
+BLOCK = 64
+ALIGNMENT = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +56,24 @@ class GateLayout:
 
 
 def _join(gates: Mapping[str, np.ndarray], order: str) -> np.ndarray:
-    return np.concatenate([gates[gate] for gate in order], axis=-1)
+    arrays = [gates[gate] for gate in order]
+    *outer, width = arrays[0].shape
+    # Of transposed arrays np.concatenate would make a transposed one, which JAX copies once more.
+    # Blocks of columns, because whole ones would be transposed with a cache miss for each element.
+    out = _aligned_empty((*outer, len(arrays) * width), arrays[0].dtype)
+    for index, array in enumerate(arrays):
+        gate = out[..., index * width : (index + 1) * width]
+        for at in range(0, width, BLOCK):
+            gate[..., at : at + BLOCK] = array[..., at : at + BLOCK]
+    return out
+
+
+def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array aligned as XLA aligns its own, so that JAX copies it faster or not at all."""
+    size = math.prod(shape) * dtype.itemsize
+    content = np.empty(size + ALIGNMENT, np.uint8)
+    begin = -content.ctypes.data % ALIGNMENT
+    return content[begin : begin + size].view(dtype).reshape(shape)
 
 
 def sum_biases(
@@ -84,8 +106,8 @@ def has_bias(params: GRUParams) -> bool:
 
 
 def make_gru(
-    w_x: np.ndarray,
-    w_h: np.ndarray,
+    w_x: np.ndarray | jax.Array,
+    w_h: np.ndarray | jax.Array,
     b: np.ndarray | None = None,
     b_hn: np.ndarray | None = None,
     *,
@@ -135,7 +157,7 @@ def _to_numpy(value: Any) -> np.ndarray:
 
 def load_matrices(
     layout: GateLayout, named_x: tuple[str, Any], named_h: tuple[str, Any]
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[jax.Array, jax.Array]:
     """Converts a framework's packed matrices, each given with its name, to the canonical layout.
 
     The recurrent matrix determines the hidden size.
@@ -150,9 +172,11 @@ def load_matrices(
     hidden = w_h.shape[1] if first else w_h.shape[0]
     hint = "; four gates are an LSTM's" if w_h.size == 4 * hidden**2 else ""
 
-    def take(name: str, value: Any, size: int | None, axis: str) -> np.ndarray:
+    def take(name: str, value: Any, size: int | None, axis: str) -> jax.Array:
         shape = (3 * hidden, size) if first else (size, 3 * hidden)
-        return layout.to_canonical(as_array(name, value, shape, axes.format(axis) + hint))
+        array = as_array(name, value, shape, axes.format(axis) + hint)
+        # One matrix after the other, so that few copies exist at the same time.
+        return jnp.asarray(layout.to_canonical(array))
 
     w_h = take(name_h, w_h, hidden, "hidden")
     return take(*named_x, None, "input"), w_h

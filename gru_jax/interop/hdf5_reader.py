@@ -9,19 +9,24 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import h5py
 import numpy as np
 
 MAX_DEPTH = 32
 MAX_MEMBERS = 100_000
+MAX_NAME_BYTES = 8 << 20
+
+Found: TypeAlias = tuple[str, str, tuple[int, ...], int | None, np.ndarray | None]
+"""An array's name, dtype and shape, and its place in the file or else its elements."""
 
 
 def main() -> None:
-    """Writes a line of JSON and then the bytes of each array.
+    """Writes a line of JSON, and then the bytes of the arrays that it gives no place for.
 
-    The line is `{"arrays": [[name, dtype, shape], ...]}` or `{"error": message}`.
+    The line is `{"arrays": [[name, dtype, shape, place], ...]}` or `{"error": message}`. An array's
+    place is the position of its bytes in the input, or null.
     """
     data = sys.stdin.buffer.read()
     _limit(len(data))
@@ -33,27 +38,32 @@ def main() -> None:
         print(json.dumps({"error": f"{type(error).__name__}: {error}"}))
         return
     out = sys.stdout.buffer
-    head = [(name, dtype, array.shape) for name, dtype, array in arrays]
+    head = [each[:4] for each in arrays]
     out.write(json.dumps({"arrays": head}).encode() + b"\n")
     for *_, array in arrays:
-        out.write(array.tobytes())
+        if array is not None:
+            out.write(array.tobytes())
 
 
 class Hdf5Traversal:
-    """Traverses a file's groups; reads at most as many bytes as the file has."""
+    """Traverses a file's groups; finds at most as many bytes as the file has."""
 
     def __init__(self, size: int):
         self.bytes_left = size
         self.members_left = MAX_MEMBERS
+        self.name_bytes_left = MAX_NAME_BYTES
 
-    def datasets(self, group: Any, path: str) -> Iterator[tuple[str, str, np.ndarray]]:
-        """The floating point arrays, each with its name and dtype."""
+    def datasets(self, group: Any, path: str) -> Iterator[Found]:
+        """The floating point arrays."""
         if path.count("/") > MAX_DEPTH:
             raise ValueError(f"groups are nested deeper than {MAX_DEPTH}")
         for name in group:
             self.members_left -= 1
             if self.members_left < 0:
                 raise ValueError(f"it has more than {MAX_MEMBERS} groups and datasets")
+            self.name_bytes_left -= len(path) + len(name)
+            if self.name_bytes_left < 0:
+                raise ValueError(f"its names have more than the limit of {MAX_NAME_BYTES} bytes")
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
                 raise ValueError(f"{path}{name} is a link")
             member = group[name]
@@ -62,18 +72,30 @@ class Hdf5Traversal:
             elif isinstance(member, h5py.Dataset):
                 dtype = _dtype(member)
                 if dtype:
-                    yield path + name, dtype, self.read(member, path + name)
+                    place, array = self.find(member, path + name)
+                    yield path + name, dtype, member.shape, place, array
 
-    def read(self, dataset: Any, name: str) -> np.ndarray:
-        """Reads an array stored contiguously in this file: not external, compressed or chunked."""
-        creation = dataset.id.get_create_plist()
+    def find(self, dataset: Any, name: str) -> tuple[int | None, np.ndarray | None]:
+        """An array's place in the file, or its elements if they are not there as NumPy has them.
+
+        It must be stored contiguously in this file: not external, compressed or chunked.
+        """
+        creation, dtype = dataset.id.get_create_plist(), dataset.dtype
+        layout = creation.get_layout()
         plain = (h5py.h5d.CONTIGUOUS, h5py.h5d.COMPACT)
-        if creation.get_layout() not in plain or creation.get_external_count():
+        if layout not in plain or creation.get_external_count():
             raise ValueError(f"{name} is not stored contiguously in the file")
-        self.bytes_left -= dataset.size * dataset.dtype.itemsize
+        size = dataset.size * dtype.itemsize
+        self.bytes_left -= size
         if self.bytes_left < 0:
             raise ValueError(f"{name} claims more bytes than the file has")
-        return dataset[()]
+        if (
+            layout == h5py.h5d.CONTIGUOUS
+            and 0 < size == dataset.id.get_storage_size()
+            and h5py.h5t.py_create(dtype).equal(dataset.id.get_type())
+        ):
+            return dataset.id.get_offset(), None
+        return None, dataset[()]
 
 
 def _dtype(dataset: Any) -> str:
@@ -84,7 +106,10 @@ def _dtype(dataset: Any) -> str:
 
 
 def _limit(size: int) -> None:
-    """Limits open files, memory and CPU seconds, on systems that support it."""
+    """Limits open files, memory and CPU seconds, on systems that support it.
+
+    The process that started this one watches its memory and CPU seconds on the other systems.
+    """
     if os.name != "posix":
         return
     import resource
@@ -93,12 +118,12 @@ def _limit(size: int) -> None:
         resource.RLIMIT_NOFILE: 0,
         resource.RLIMIT_FSIZE: 0,
         resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_CPU: 5 + size // 20_000_000,
+        resource.RLIMIT_CPU: 5 + size // 10_000_000,
     }
     if sys.platform == "linux":
         with open("/proc/self/statm") as file:
             used = int(file.read().split()[0]) * resource.getpagesize()
-        limits[resource.RLIMIT_AS] = used + 4 * size + (1 << 28)
+        limits[resource.RLIMIT_AS] = used + size + (64 << 20)
     for kind, limit in limits.items():
         resource.setrlimit(kind, (limit, limit))
 

@@ -36,7 +36,7 @@ PARAMETER = "torch._utils _rebuild_parameter"
 GLOBALS = frozenset({ORDERED_DICT, TENSOR, PARAMETER, *STORAGES})
 
 CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-WITH_VALUE = frozenset("BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE".split())
+WITH_VALUE = frozenset({"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"})
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
@@ -103,6 +103,7 @@ class _Machine:
     def run(self, code: bytes) -> Any:
         """The object that the pickle builds."""
         stack, memo = self._stack, self._memo
+        argument: Any
         for count, (opcode, argument, _) in enumerate(pickletools.genops(code)):
             name = opcode.name
             if count == MAX_OPCODES:

@@ -77,6 +77,8 @@ class CheckpointStore:
                 with tempfile.TemporaryFile(dir=self.directory):
                     pass
                 _remove_unfinished(self.directory)
+            # Orbax warns of each option that read_only implies.
+            logging.getLogger("absl").addFilter(_is_not_from_orbax)
             self._manager = ocp.CheckpointManager(
                 self.directory,
                 options=ocp.CheckpointManagerOptions(
@@ -89,6 +91,8 @@ class CheckpointStore:
             raise CheckpointError(
                 f"The checkpoint directory {self.directory} cannot be used: {error_message(error)}."
             ) from error
+        finally:
+            logging.getLogger("absl").removeFilter(_is_not_from_orbax)
 
     def __enter__(self) -> "CheckpointStore":
         # Orbax logs a traceback of each error that is raised here as one message.
@@ -286,7 +290,7 @@ def _find_corruption(checkpoint: Path) -> str | None:
     try:
         expected = dict(json.loads((checkpoint / _DIGESTS).read_text()))
         found = _file_digests(checkpoint)
-    except (OSError, TypeError, ValueError) as error:
+    except (OSError, TypeError, ValueError, RecursionError) as error:
         return f"its digests cannot be checked: {error_message(error)}"
     for name, digest in expected.items():
         if name not in found:

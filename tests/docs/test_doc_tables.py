@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from experiments.bench.report import best_baseline, geometric_mean, ratios
+from tests.docs import support_matrix
 
 ROOT = Path(__file__).parents[2]
 VARIANTS = {
@@ -80,6 +81,11 @@ def test_times_on_a_gpu():
             times = map(float, cell.replace("*", "").split(" / "))
             for kind, shown in zip(("forward", "gradient"), times, strict=True):
                 assert shown == float(f"{row[kind]['median']:.3g}"), (variant, precision, kind)
+
+
+def test_the_support_matrix_is_that_of_the_code():
+    text = support_matrix.PAGE.read_text()
+    assert support_matrix.write(text, support_matrix.tables()) == text
 
 
 def test_results_of_conversions_are_included():

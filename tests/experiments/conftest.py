@@ -29,6 +29,17 @@ PUBLISHED = [
 Write = Callable[..., Path]
 
 
+def changed(values: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """Returns the values of a config with another value of a dotted key."""
+    values = copy.deepcopy(values)
+    *parents, last = key.split(".")
+    inner = values
+    for parent in parents:
+        inner = inner[parent]
+    inner[last] = value
+    return values
+
+
 @pytest.fixture(autouse=True)
 def unrendered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Saves figures without their contents, which take half the time of a run to render.

@@ -9,11 +9,20 @@ import jax
 import pytest
 
 from experiments.bench.baselines import make_problem
-from experiments.bench.gpu import check, checks, cudnn_gru, jax_gru, report, torch_gru
+from experiments.bench.gpu import (
+    check,
+    checks,
+    cudnn_gru,
+    everything,
+    jax_gru,
+    report,
+    torch_gru,
+)
 from experiments.bench.gpu.roofline import floor_ms
 from experiments.bench.shapes import ProblemSize
 from experiments.bench.timing import time_interleaved
 from experiments.errors import UserError
+from tests.slow import slow
 
 SIZE = ProblemSize(batch=2, time=5, input=3, hidden=4)
 H100 = "NVIDIA H100 80GB HBM3"
@@ -23,6 +32,7 @@ H100 = "NVIDIA H100 80GB HBM3"
     ("options", "expected"),
     [
         ([], ["bench --gpu needs a GPU", "cpu here"]),
+        (["--all"], ["bench --gpu needs a GPU", "cpu here"]),
         (["--sizes", "1,2,3"], ["--sizes", "1,2,3", "batch,time,input,hidden"]),
         (["--seconds", "0"], ["--seconds", "0"]),
         (["--minutes", "-1"], ["--minutes", "-1"]),
@@ -35,7 +45,8 @@ def test_user_errors_are_one_message(options, expected, refused):
 
 
 @pytest.mark.parametrize(
-    "name", ["flax.nnx scan, TF32", "gru_jax xla, float32", "gru_jax xla, bfloat16"]
+    "name",
+    ["flax.nnx scan, TF32", slow("gru_jax xla, float32"), slow("gru_jax xla, bfloat16")],
 )
 def test_variants_compute_the_same_function(name):
     problem = make_problem(SIZE)
@@ -202,9 +213,30 @@ def test_after_a_failed_check_the_others_run(tmp_path, monkeypatch):
     check.require_checks_pass(tmp_path)
 
 
+def test_everything_runs_in_the_order_of_importance_and_in_time(tmp_path, monkeypatch):
+    """A failed check ends nothing; each part gets the seconds that those before it left."""
+    clock, parts = [0.0], []
+
+    def take(name, limit):
+        parts.append(name)
+        clock[0] += limit
+
+    def failing_check(folder, config, limit):
+        take(folder.name, limit)
+        return folder.name != "one-block-float32"
+
+    monkeypatch.setattr(everything.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(everything, "check", failing_check)
+    monkeypatch.setattr(everything, "run", lambda *arguments: take("times", arguments[2]))
+    assert not everything.run_everything(tmp_path, "command")
+    assert parts == [*everything.CHECKS, "times", *everything.CHECKS_AFTER]
+    assert clock[0] == pytest.approx(everything.LIMIT)
+    assert everything.LIMIT < 480
+
+
 @pytest.mark.slow
 def test_every_check_runs_in_its_own_process(tmp_path):
-    config = checks.CheckConfig("xla", hidden_sizes=(8,), steps=5, repetitions=2)
+    config = checks.CheckConfig("xla", (8,), steps=5, repetitions=2, dtype="float32", problems=1)
     assert check.check(tmp_path, config, limit=600)
     rows = json.loads((tmp_path / "check.json").read_text())["checks"]
     assert {row["check"].split(",")[0] for row in rows if row["outcome"] == "passed"} == {
@@ -217,7 +249,8 @@ def test_every_check_runs_in_its_own_process(tmp_path):
 def test_nan_is_not_close():
     case = checks.Case.sample(2, 1, 8, plain=True)
     outcome = case.outcome("xla")
-    checks.assert_close(outcome, outcome)
+    tolerances = checks.CheckConfig().tolerances
+    checks.assert_close(outcome, outcome, tolerances)
     with_nan = jax.tree.map(lambda leaf: leaf * float("nan"), outcome)
     with pytest.raises(ValueError, match="values are off by nan"):
-        checks.assert_close(with_nan, outcome)
+        checks.assert_close(with_nan, outcome, tolerances)

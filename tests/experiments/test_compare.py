@@ -13,6 +13,7 @@ from experiments.commands.compare.sizes import count_parameters, with_cell
 from experiments.runs.config_loading import check, load_config
 from experiments.tasks import adding as adding_task
 from experiments.tasks import load_task
+from tests.slow import slow
 
 
 def compare(config, output, *options):
@@ -21,6 +22,13 @@ def compare(config, output, *options):
 
 def read(path):
     return json.loads(path.read_text())
+
+
+def contents(folder):
+    return {
+        path: (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
+        for path in [Path(folder), *Path(folder).rglob("*")]
+    }
 
 
 def rows(run):
@@ -87,6 +95,47 @@ def test_an_interrupted_comparison_resumes(
         assert [row["step"] for row in rows(whole)] == [row["step"] for row in rows(stopped)]
 
 
+def test_finished_runs_are_compared_from_where_they_are(adding, write_config, refused, capfd):
+    """As on a file system that is mounted read-only: nothing is written there."""
+    config = write_config(adding)
+    assert compare(config, "runs", "--seeds", "1") == 0
+    trained = read(Path("runs/compare.json"))
+    for path in Path("runs").glob("compare.*"):
+        path.unlink()
+    before = contents("runs")
+    assert compare(config, "new/page", "--seeds", "1", "--from", "runs") == 0
+    assert contents("runs") == before
+    again = read(Path("new/page/compare.json"))
+    assert again["models"] == trained["models"]
+    assert again["command"].endswith("--from runs")
+    assert {path.name for path in Path("new/page").iterdir()} == {
+        "compare.json",
+        "compare.md",
+        "compare.png",
+    }
+
+    options = ("--cells", "gru", "--output", "other", "--from")
+    message = refused("compare", config, *options, "runs", "--seeds", "3")
+    assert "2 of 3 runs are not finished, the first of them runs/gru/s1" in message
+    message = refused("compare", config, *options, "runs", "--seeds", "1", "--length", "6")
+    assert "runs/gru/s0 holds another experiment" in message
+    assert contents("runs") == before
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--from", "nowhere"], "--from is nowhere, which does not exist"),
+        (["--from", "tiny.yaml"], "--from is tiny.yaml, which is a file"),
+        (["--from", ".", "--tensorboard"], "--tensorboard cannot be given with --from"),
+        (["--from", ".", "--search"], "--search cannot be given with --from"),
+    ],
+)
+def test_options_that_do_not_go_with_from(adding, write_config, refused, options, expected):
+    adding["sweep"] = {"model.dropout": {"choices": [0.0, 0.5]}}
+    assert expected in refused("compare", write_config(adding), *options)
+
+
 def test_ctrl_c_before_the_training_is_a_message(adding, write_config, monkeypatch, capfd):
     def interrupted(config, data_dir):
         raise KeyboardInterrupt
@@ -138,7 +187,7 @@ def test_a_run_of_a_comparison_is_an_ordinary_run(adding, write_config, capfd):
 
 
 @pytest.mark.parametrize("cell", ["lstm", "rnn", "gru"])
-@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("layers", [slow(1), 2])
 def test_cells_have_the_nearest_number_of_parameters(adding, cell, layers):
     config = check(
         load_task("adding").Config,

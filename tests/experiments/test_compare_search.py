@@ -88,6 +88,7 @@ def test_the_test_split_is_not_evaluated_before_the_choice(searched, write_confi
     assert not list(Path("out").rglob("summary.json"))
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_resumes(searched, write_config, interrupted_at_step, capfd):
     config, options = write_config(searched), ("--search", "--cells", "gru")
     with interrupted_at_step(4, in_run=Path("out/search/gru/trial-2")):

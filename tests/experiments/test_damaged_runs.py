@@ -1,13 +1,16 @@
 """A damaged file of a run gives one message, and its advice works."""
 
 import json
+import shutil
 
 import pytest
+import yaml
 
 from experiments.cli import main
 from experiments.runs.directory import RunDirectory
 from experiments.runs.records import read_meta, read_summary
 from gru_jax import training
+from tests.experiments.conftest import ADDING
 
 DEEP = "[" * 100_000
 DAMAGED = ["", "{}", "null", "[]", "{", "7", DEEP, '{"a": ' * 100_000, "9" * 5000, b"\xff\xfe"]
@@ -23,13 +26,39 @@ CHANGES = [
 ]
 
 
+LINES = [
+    "",
+    "{}",
+    "null",
+    "7",
+    "[" * 100_000,
+    '{"step": true}',
+    '{"step": -1}',
+    '{"step": 1' + "0" * 400 + "}",
+    '{"step": 3, "split": null}',
+    '{"step": 3, "split": "train", "seconds": "5"}',
+    '{"step": 3, "split": "train", "loss": [1]}',
+    '{"step": 3, "split": "train", "loss": 1' + "0" * 400 + "}",
+]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A directory with a config and its finished run in `run`."""
+    directory = tmp_path_factory.mktemp("trained")
+    (directory / "tiny.yaml").write_text(yaml.safe_dump(ADDING))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(directory)
+        assert main(["train", "tiny.yaml", "--run-dir", "run"]) == 0
+    return directory
+
+
 @pytest.fixture
-def finished(adding, write_config, workplace, capfd):
+def finished(trained, workplace, capfd):
     """The config of a finished run in `run`."""
-    config = write_config(adding)
-    assert main(["train", str(config), "--run-dir", "run"]) == 0
+    shutil.copytree(trained, workplace, dirs_exist_ok=True)
     capfd.readouterr()
-    return config
+    return workplace / "tiny.yaml"
 
 
 def write(path, content):
@@ -71,33 +100,17 @@ def test_damaged_metadata(finished, workplace, refused, capfd, is_finished):
     assert train(finished) == 0
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "",
-        "{}",
-        "null",
-        "7",
-        "[" * 100_000,
-        '{"step": true}',
-        '{"step": -1}',
-        '{"step": 1' + "0" * 400 + "}",
-        '{"step": 3, "split": null}',
-        '{"step": 3, "split": "train", "seconds": "5"}',
-        '{"step": 3, "split": "train", "loss": [1]}',
-        '{"step": 3, "split": "train", "loss": 1' + "0" * 400 + "}",
-    ],
-)
-def test_damaged_line_of_metrics(finished, workplace, capfd, line):
+def test_damaged_line_of_metrics(finished, workplace, capfd):
     run = workplace / "run"
     (run / "summary.json").unlink()
     rows = (run / "metrics.jsonl").read_text().splitlines()
-    (run / "metrics.jsonl").write_text("\n".join([rows[0], line, *rows[1:]]) + "\n")
-    assert train(finished) == 1
-    message = capfd.readouterr().err
-    assert "Traceback" not in message
-    assert message.startswith("Line 2 of run/metrics.jsonl is not a row of metrics")
-    assert "Delete that line" in message
+    for line in LINES:
+        (run / "metrics.jsonl").write_text("\n".join([rows[0], line, *rows[1:]]) + "\n")
+        assert train(finished) == 1
+        message = capfd.readouterr().err
+        assert "Traceback" not in message
+        assert message.startswith("Line 2 of run/metrics.jsonl is not a row of metrics"), line[:100]
+        assert "Delete that line" in message
     (run / "metrics.jsonl").write_text("\n".join(rows) + "\n")
     assert train(finished) == 0
 

@@ -14,6 +14,7 @@ from experiments.runs.config_loading import check
 from experiments.tasks import forecasting
 from experiments.tasks.forecasting import HOURS, TRAIN_HOURS, Windows
 from tests.experiments.fake_dataset import publish
+from tests.slow import slow
 
 HEADER = "date,HUFL,HULL,MUFL,MULL,LUFL,LULL,OT"
 
@@ -52,6 +53,11 @@ def test_splits_are_twelve_four_and_four_months(counted, tmp_path, monkeypatch):
         assert after.max() < TRAIN_HOURS - 0.5
 
 
+def test_a_horizon_longer_than_a_split(counted, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"window is 96 and horizon is 10000, but the train split"):
+        build(counted, tmp_path, monkeypatch, horizon=10_000)
+
+
 def test_columns_are_standardised_by_the_training_months():
     hours = np.random.default_rng(0).normal(3, 2, (HOURS, 7))
     scaled = forecasting.standardize(hours).astype(float)
@@ -64,6 +70,7 @@ def test_columns_are_standardised_by_the_training_months():
 SHORT = {"train": (0, 600), "validation": (600, 1000), "test": (1000, 1400)}
 
 
+@pytest.mark.slow
 def test_naive_baselines_are_exact_for_their_own_models(monkeypatch):
     monkeypatch.setattr(forecasting, "BORDERS", SHORT)
     hours = np.arange(1400.0)[:, None] * np.ones(7)
@@ -155,7 +162,7 @@ def test_dlinear_splits_a_window_into_its_moving_average_and_the_remainder():
     np.testing.assert_array_equal(level, 0)
 
 
-@pytest.mark.parametrize("columns", ["together", "apart"])
+@pytest.mark.parametrize("columns", ["together", slow("apart")])
 def test_a_network_of_zeros_forecasts_the_last_hour(counted, tmp_path, monkeypatch, columns):
     monkeypatch.setattr(forecasting, "LOOK_BACKS", ())
     hours = np.sin(counted / 50)

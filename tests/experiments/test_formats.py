@@ -18,6 +18,7 @@ from experiments.export_spec import (
 )
 from experiments.models.recurrent import build_network
 from gru_jax import export
+from tests.slow import slow
 
 LENGTHS = np.array([7, 0, 3], np.int32)
 INDEPENDENT = DifferenceForecast(window=12, horizon=5, columns=3, segment=4, joint_columns=False)
@@ -53,13 +54,13 @@ def case_of(name):
 @pytest.mark.parametrize(
     ("name", "model"),
     [
-        pytest.param("last step", {"reset": "before"}, marks=pytest.mark.slow),
+        slow("last step", {"reset": "before"}),
         ("last step, lengths", {"bidirectional": True, "num_layers": 2}),
-        pytest.param("every step, lengths", {"num_layers": 2}, marks=pytest.mark.slow),
-        ("standardised", {"reset": "before"}),
+        slow("every step, lengths", {"num_layers": 2}),
+        slow("standardised", {"reset": "before"}),
         ("symbols", {}),
-        ("one column", {}),
-        pytest.param("joint columns", {}, marks=pytest.mark.slow),
+        slow("one column", {}),
+        slow("joint columns", {}),
     ],
 )
 def test_onnx_and_stablehlo_compute_what_the_network_does(name, model):

@@ -197,3 +197,5 @@ def test_the_command_measures_the_runs_of_compare(request, task, write_config, c
         assert of_cell["before"][0] != of_cell["after"][0]
     assert Path("out/gradients.png").read_bytes().startswith(b"\x89PNG")
     assert Path("out/gradients.md").read_text().strip() in capfd.readouterr().out
+    assert main(["gradients", "out", "--sequences", "4", "--output", "new/folder"]) == 0
+    assert json.loads(Path("new/folder/gradients.json").read_text()) == result

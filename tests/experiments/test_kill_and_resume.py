@@ -3,6 +3,8 @@
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.cli import main
 from gru_jax.training import read_metrics
 
 REPOSITORY = Path(__file__).parents[2]
@@ -91,3 +94,55 @@ def test_a_signal_saves_and_says_how_to_resume(config, workplace, number, code):
     written = (workplace / "stopped" / "metrics.jsonl").read_text().splitlines()
     assert saved >= json.loads(written[-1])["step"]
     assert not (workplace / "stopped" / "summary.json").exists()
+
+
+# Functions that are called before a file or directory is changed: an audit hook stays for ever.
+auditors = []
+
+
+@pytest.fixture
+def before_each_change():
+    """Registers a function to be called before each change of a file or directory."""
+
+    def audit(event, arguments):
+        changes = event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate")
+        flags = arguments[2] if event == "open" and isinstance(arguments[2], int) else 0
+        if auditors and (changes or flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)):
+            function = auditors.pop()
+            function()
+            auditors.append(function)
+
+    sys.addaudithook(audit)
+    yield auditors.append
+    auditors.clear()
+
+
+@pytest.mark.slow
+def test_a_kill_before_any_change_of_a_file_leaves_a_directory_that_resumes(
+    adding, write_config, workplace, before_each_change
+):
+    """Start-up included: states of the directory are resumed from a copy of it."""
+    adding["training"]["steps"] = 1
+    config, states = write_config(adding), {}
+
+    def copy_state():
+        files = {
+            str(path.relative_to("run")): path.read_bytes() if path.is_file() else None
+            for path in sorted(Path("run").rglob("*"))
+        }
+        # States that differ only in the names of temporary files are equal.
+        key = tuple(re.sub(r"[0-9a-f]{8,}|tmp\w+", "", name) for name in files)
+        if Path("run").exists() and key not in states:
+            states[key] = f"state-{len(states)}"
+            shutil.copytree("run", states[key])
+
+    before_each_change(copy_state)
+    assert main(["train", str(config), "--run-dir", "run"]) == 0
+    auditors.clear()
+    assert len(states) > 20
+    expected = Path("run", "summary.json").read_bytes()
+    # Not seeded: every time the test is run, these are others.
+    for name in random.sample([*states.values()], 10):
+        assert main(["train", str(config), "--run-dir", name]) == 0, name
+        assert Path(name, "summary.json").read_bytes() == expected
+        assert not list(Path(name).rglob("*.partial"))

@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 
 from experiments.cli import main
-from experiments.commands import train
+from experiments.commands.train import command as train
 from experiments.errors import UserError
 from experiments.runs.directory import RunDirectory
 from experiments.runs.lock import LOCK, HeldError, hold
+from tests.slow import slow
 
 REPOSITORY = Path(__file__).parents[2]
 HOLD = """
@@ -52,7 +53,7 @@ def other_process(workplace):
 
 @pytest.mark.parametrize(
     ("command", "option"),
-    [("train", "--run-dir"), ("sweep", "--output"), ("compare", "--output")],
+    [slow("train", "--run-dir"), slow("sweep", "--output"), ("compare", "--output")],
 )
 def test_the_second_process_is_told_who_holds_the_directory(
     adding, write_config, refused, other_process, command, option

@@ -158,11 +158,12 @@ def state(folder):
         ["train", "runs/a/config.yaml", "--run-dir", "runs/a"],
     ],
 )
-def test_reading_a_finished_run_writes_nothing_there(run, workplace, command):
+def test_reading_a_finished_run_writes_nothing_there(run, workplace, command, caplog):
     """As from a file system that is mounted read-only."""
     before = state(workplace / "runs")
     assert main(command) == 0
     assert state(workplace / "runs") == before
+    assert caplog.records == []
 
 
 def test_a_corrupted_checkpoint_is_left_where_it_is(run, workplace, refused):

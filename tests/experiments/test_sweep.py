@@ -145,3 +145,13 @@ def test_other_ranges_are_another_study(swept, write_config, refused):
 
 def test_training_ignores_ranges(swept, write_config):
     assert main(["train", str(write_config(swept)), "--run-dir", "out"]) == 0
+
+
+@pytest.mark.parametrize("content", [b"no database", b"SQLite format 3\0" + bytes(500)])
+def test_a_damaged_study(adding, write_config, refused, content):
+    adding["sweep"] = {"model.hidden_size": {"choices": [2, 3]}}
+    config = write_config(adding)
+    Path("out").mkdir()
+    Path("out", "study.db").write_bytes(content)
+    message = refused("sweep", config, "--output", "out")
+    assert message.startswith("out/study.db is corrupted. Give another --output, or delete out")

@@ -54,6 +54,7 @@ def of_digits(examples):
     return baselines(*examples)
 
 
+@pytest.mark.slow
 def test_digits_baselines_match_their_definitions(examples, of_digits):
     (train, _, test), metrics = examples, of_digits
     majority = np.bincount(train.labels).argmax()
@@ -64,6 +65,7 @@ def test_digits_baselines_match_their_definitions(examples, of_digits):
     assert metrics["nearest neighbour"] == {"accuracy": nearest}
 
 
+@pytest.mark.slow
 def test_the_svc_is_the_best_of_the_grid_by_the_validation_split(examples, of_digits):
     train, validation, test = examples
     fitted_to = np.arange(len(train.labels))
@@ -77,6 +79,7 @@ def test_the_svc_is_the_best_of_the_grid_by_the_validation_split(examples, of_di
     assert of_digits["SVC, Gaussian kernel"] == {"accuracy": expected}
 
 
+@pytest.mark.slow
 def test_select_is_by_the_validation_split_and_fits_the_training_split(examples):
     train, validation, _ = examples
     strict, loose = (LogisticRegression(C=cost, max_iter=1000) for cost in (1e-4, 1.0))
@@ -152,7 +155,7 @@ def test_epochs_repeat_a_fixed_training_set(adding, task):
 
 @pytest.mark.parametrize(
     ("cell", "bidirectional"),
-    [("gru", False), ("lstm", True), slow("gru", True), slow("rnn", False)],
+    [slow("gru", False), ("lstm", True), slow("gru", True), slow("rnn", False)],
 )
 def test_every_cell_learns_through_the_same_network(adding, cell, bidirectional):
     model = {"cell": cell, "hidden_size": 3, "num_layers": 2, "bidirectional": bidirectional}

@@ -176,6 +176,7 @@ def test_baselines_are_exact_for_their_own_models():
     assert metrics["last frame"] > 1e-3
 
 
+@pytest.mark.slow
 def test_a_little_training_beats_copying_the_last_frame():
     task = build(model={"hidden_size": 12}, training={"batch_size": 4}, held_out=20)
     optimizer = training.make_optimizer(0.02, max_grad_norm=1.0)

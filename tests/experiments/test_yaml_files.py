@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments import yaml_files
@@ -119,18 +119,24 @@ def test_the_largest_files_are_read_in_bounded_time(unit):
     assert time.process_time() - begun < 20
 
 
+def texts(characters, min_size=0):
+    """Texts. Others of Hypothesis' strategies build tables of all Unicode first: seconds."""
+    return st.lists(st.sampled_from(characters), min_size=min_size, max_size=6).map("".join)
+
+
 SCALARS = (
     st.none()
     | st.booleans()
     | st.integers(-(2**63), 2**63)
     | st.floats(allow_nan=False)
-    | st.text("aé :#'\\-0\n[", max_size=6)
-    | st.from_regex(r"[-+]?[0-9.eEox_:~]{1,6}", fullmatch=True)
+    | texts("aé :#'\\-0\n[")
+    | texts("-+0179.eEox_:~", min_size=1)
     | st.sampled_from(["yes", "null", "true", ".inf", "0o7", "1e3", "<<", "=", "~"])
 )
 
 
-@given(st.dictionaries(st.text("abc", min_size=1), SCALARS | st.lists(SCALARS, max_size=3)))
+@settings(deadline=None)
+@given(st.dictionaries(texts("abc", min_size=1), SCALARS | st.lists(SCALARS, max_size=3)))
 def test_what_is_dumped_is_read_back(values):
     assert yaml_files.parse(yaml_files.dump(values)) == values
 

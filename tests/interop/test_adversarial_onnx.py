@@ -1,5 +1,7 @@
 """Adversarial ONNX models raise an error that names the file and the fault."""
 
+import time
+
 import pytest
 
 pytest.importorskip("onnx")
@@ -10,6 +12,9 @@ from experiments.interop.bad_files.adversarial_onnx import (
     chain,
     followed_by,
     gru,
+    looked_at_again,
+    many_fields,
+    sliced_again,
 )
 from gru_jax.interop import onnx as converter
 from gru_jax.interop.files import FileError
@@ -35,6 +40,24 @@ def test_adversarial_models_are_rejected(name, tmp_path):
 @pytest.mark.parametrize("make", [lambda: chain(40), lambda: followed_by(*LONG)])
 def test_irrelevant_nodes_take_neither_memory_nor_time(make):
     assert_equal(converter.load(make()), gru())
+
+
+@pytest.mark.parametrize("make", [looked_at_again, sliced_again])
+def test_what_was_looked_at_is_remembered(make):
+    """Each node would otherwise take 2 ms."""
+    model = make(3000)
+    begin = time.process_time()
+    assert_equal(converter.load(model), gru())
+    assert time.process_time() - begin < 5
+
+
+def test_fields_are_counted_before_they_take_memory(tmp_path):
+    path = tmp_path / "bad.onnx"
+    path.write_bytes(many_fields(4_000_000))
+    begin = time.process_time()
+    with pytest.raises(FileError, match="more than the limit of 500000 fields"):
+        converter.load(path)
+    assert time.process_time() - begin < 5
 
 
 @pytest.mark.parametrize("path", ["nowhere.onnx", "."])

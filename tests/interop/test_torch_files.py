@@ -144,7 +144,7 @@ def test_tensors_of_pytorch_are_read(tmp_path):
         assert (loaded["epoch"], loaded["rate"]) == (3, [0.1, None])
 
 
-HOSTILE = pt.constructed()
+HOSTILE = pt.hostile()
 
 
 @pytest.mark.parametrize("name", HOSTILE)

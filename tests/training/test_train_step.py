@@ -118,9 +118,9 @@ def test_one_compilation_though_parameters_began_as_python_numbers():
 @pytest.mark.parametrize(
     ("name", "accumulate_steps"),
     [
-        ("adam", 1),
+        slow("adam", 1),
         ("adamw", 2),
-        ("sgd", 1),
+        slow("sgd", 1),
         ("rmsprop", 2),
         *(slow(name, 1) for name in ("adamw", "rmsprop")),
         *(slow(name, 2) for name in ("adam", "sgd")),

@@ -41,6 +41,7 @@ def launches(program: str) -> int:
                 assert called is not None, line
                 return of(called[1])
             case name:
-                return name not in NO_LAUNCH
+                # The end of an asynchronous operation launches nothing: it waits.
+                return name not in NO_LAUNCH and not name.endswith("-done")
 
     return of(entry)

@@ -15,6 +15,7 @@ from gru_jax.cells.linear import accum_dtype
 from tests.assert_trees import ROUNDINGS
 from tests.cells.cases import GRU_AFTER, GRU_BEFORE, LSTM, Problem
 from tests.shapes import ProblemSize
+from tests.slow import slow_but
 
 SIZE = ProblemSize(time=5000, batch=(4,), input=8, hidden=16)
 FLOAT32_EPS = float(jnp.finfo("float32").eps)
@@ -81,7 +82,7 @@ def check(case, params_dtype, inputs_dtype, implementation, policy):
         assert np.isfinite(error)
 
 
-@pytest.mark.parametrize("policy", POLICIES[:3], ids=str)
+@pytest.mark.parametrize("policy", slow_but(POLICIES[2:3], POLICIES[:3]), ids=str)
 def test_bfloat16_parameters(policy):
     check(GRU_AFTER, "bfloat16", "bfloat16", None, policy)
 

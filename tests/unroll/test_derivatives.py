@@ -29,7 +29,7 @@ two_gated_cases = pytest.mark.parametrize("case", slow_but([GRU_AFTER, LSTM], GA
     [
         (GRU_AFTER, False),
         slow(GRU_BEFORE, False),
-        (LSTM, True),
+        slow(LSTM, True),
         slow(LSTM, False),
         slow(GRU_AFTER, True),
     ],

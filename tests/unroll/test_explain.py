@@ -9,6 +9,7 @@ import pytest
 
 import gru_jax
 from gru_jax._unroll import dispatch
+from tests.slow import slow
 from tests.unroll.fake_device import fake_default_device
 
 T, B, D, H = 6, 4, 3, 128
@@ -45,7 +46,7 @@ def taken(monkeypatch):
 
 
 @pytest.mark.parametrize("device", DEVICES, ids=str)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [slow("float32"), "bfloat16"])
 def test_it_names_what_unroll_takes(device, dtype, taken):
     xs = jax.ShapeDtypeStruct((T, B, D), dtype)
     # What was traced for another device. A call that was traced before would not be seen.

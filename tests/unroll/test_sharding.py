@@ -59,7 +59,7 @@ def expected(init, learned_h0=True, reverse=False):
         slow(gru_jax.init_lstm, None, True),
         (gru_jax.init_lstm, "step", True),
         slow(gru_jax.init_lstm, "chunk", True),
-        (gru_jax.init, None, False),
+        slow(gru_jax.init, None, False),
     ],
 )
 def test_shard_map_over_the_batch(init, checkpoint, learned_h0):

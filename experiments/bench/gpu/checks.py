@@ -21,6 +21,13 @@ from gru_jax.typing import ImplementationName
 VALUES, GRADIENTS = 2e-2, 6e-2
 """Tolerances with bfloat16 operands, relative to the largest element of an array."""
 
+FINER = 8
+"""How much smaller the tolerances of float16 operands are, which have three more bits. The
+one-block kernels take them for float32, as well."""
+
+MAX_ERROR_RATIO = 1.5
+"""Of float32 to ``lax.scan`` in float32, both at JAX's default precision on the device."""
+
 
 @dataclasses.dataclass(frozen=True)
 class CheckConfig:
@@ -31,12 +38,26 @@ class CheckConfig:
         hidden_sizes: the sizes to check.
         steps: number of steps of the long sequence.
         repetitions: how often the same call is repeated.
+        dtype: of inputs and outputs: "bfloat16", "float16" or "float32".
+        problems: of each length whose errors are compared with those of ``lax.scan``.
+        checks: names of the functions that run, of :data:`CHECKS`; None for all.
+        sanitize: whether compute-sanitizer runs the smallest and the largest size, too.
     """
 
     implementation: ImplementationName = "mosaic_gpu"
     hidden_sizes: tuple[int, ...] = (128, 256, 384, 512)
     steps: int = 10_000
     repetitions: int = 1_000
+    dtype: str = "bfloat16"
+    problems: int = 67
+    checks: tuple[str, ...] | None = None
+    sanitize: bool = True
+
+    @property
+    def tolerances(self) -> tuple[float, float]:
+        """Of values and of gradients, relative to the largest element of an array."""
+        finer = 1 if self.dtype == "bfloat16" else FINER
+        return VALUES / finer, GRADIENTS / finer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,19 +70,21 @@ class Case:
     weights: tuple[jax.Array, jax.Array]
 
     @classmethod
-    def sample(cls, time: int, batch: int, hidden: int, *, plain: bool = False) -> "Case":
+    def sample(
+        cls, time: int, batch: int, hidden: int, dtype: str = "bfloat16", *, plain: bool = False
+    ) -> "Case":
         """Samples a call with all features, or none if ``plain``.
 
-        All floating-point elements are exact in bfloat16.
+        All floating-point elements are exact in ``dtype``, which is that of the inputs.
         """
         keys = iter(jax.random.split(jax.random.key(time * 1000 + batch), 12))
         inputs = 64
         params = gru_jax.init(next(keys), inputs, hidden, bias_init="torch", learned_h0=not plain)
 
         def normal(*shape: int) -> jax.Array:
-            return jax.random.normal(next(keys), shape).astype(jnp.bfloat16)
+            return jax.random.normal(next(keys), shape).astype(dtype)
 
-        params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16).astype(jnp.float32), params)
+        params = jax.tree.map(lambda leaf: leaf.astype(dtype).astype(jnp.float32), params)
         controls = {
             "lengths": jax.random.randint(next(keys), (batch,), 0, time + 1),
             "mask": jax.random.bernoulli(next(keys), 0.8, (time, batch)),
@@ -94,11 +117,7 @@ class Case:
             return jax.tree.map(np.asarray, found)
 
 
-# Without this option, reductions that XLA does around the kernels could differ between runs.
-@functools.partial(
-    jax.jit, static_argnums=(3, 4), compiler_options={"xla_gpu_deterministic_ops": True}
-)
-def _outcome(
+def _compute(
     arguments: Any, controls: Any, weights: Any, reverse: bool, implementation: ImplementationName
 ) -> Any:
     def loss(*arguments: Any) -> Any:
@@ -113,10 +132,16 @@ def _outcome(
     return outputs, gradients
 
 
-def assert_close(actual: Any, expected: Any) -> dict[str, float]:
+# Without this option, reductions that XLA does around the kernels could differ between runs.
+_outcome = jax.jit(
+    _compute, static_argnums=(3, 4), compiler_options={"xla_gpu_deterministic_ops": True}
+)
+
+
+def assert_close(actual: Any, expected: Any, tolerances: tuple[float, float]) -> dict[str, float]:
     """The errors of values and gradients. Raises ValueError if one exceeds its tolerance."""
     errors = {}
-    for name, limit, index in (("values", VALUES, 0), ("gradients", GRADIENTS, 1)):
+    for index, (name, limit) in enumerate(zip(("values", "gradients"), tolerances, strict=True)):
         pairs = zip(jax.tree.leaves(actual[index]), jax.tree.leaves(expected[index]), strict=True)
         found = [_distance(*pair) for pair in pairs]
         errors[name] = float(np.max(found))
@@ -142,7 +167,7 @@ def values_and_gradients(config: CheckConfig, hidden: int) -> dict[str, float]:
     """Odd sizes with all features, compared with float64; output memory holds NaN before."""
 
     def prepare(sizes: tuple[int, int]) -> tuple[Case, Any]:
-        case = Case.sample(*sizes, hidden)
+        case = Case.sample(*sizes, hidden, config.dtype)
         case.outcome(config.implementation)
         return case, case.float64_reference()
 
@@ -152,19 +177,19 @@ def values_and_gradients(config: CheckConfig, hidden: int) -> dict[str, float]:
     worst = {"values": 0.0, "gradients": 0.0}
     for case, expected in prepared:
         fill_with_nan()
-        errors = assert_close(case.outcome(config.implementation), expected)
+        errors = assert_close(case.outcome(config.implementation), expected, config.tolerances)
         worst = {name: max(worst[name], errors[name]) for name in worst}
     return worst
 
 
 def is_deterministic(config: CheckConfig, hidden: int) -> dict[str, int]:
     """Repetitions of a call are equal bit for bit; a difference is a race."""
-    case = Case.sample(40, 48, hidden)
+    case = Case.sample(40, 48, hidden, config.dtype)
 
     @jax.jit
     def differ(one: Any, other: Any) -> jax.Array:
         def of_leaf(a: jax.Array, b: jax.Array) -> jax.Array:
-            bits = jnp.uint16 if a.dtype == jnp.bfloat16 else jnp.uint32
+            bits = jnp.uint16 if a.dtype.itemsize == 2 else jnp.uint32
             as_bits = functools.partial(jax.lax.bitcast_convert_type, new_dtype=bits)
             return jnp.any(as_bits(a) != as_bits(b))
 
@@ -207,23 +232,81 @@ def is_deterministic_under_load(config: CheckConfig, hidden: int) -> dict[str, i
 
 def long_sequence(config: CheckConfig, hidden: int) -> dict[str, float]:
     """A long sequence, compared with the implementation "xla"."""
-    case = Case.sample(config.steps, 16, hidden, plain=True)
-    return assert_close(case.outcome(config.implementation), case.outcome("xla"))
+    case = Case.sample(config.steps, 16, hidden, config.dtype, plain=True)
+    found, expected = case.outcome(config.implementation), case.outcome("xla")
+    return assert_close(found, expected, config.tolerances)
 
 
 def under_vmap(config: CheckConfig, hidden: int) -> dict[str, float]:
     """Mapping over a part of the batch gives the same as the whole batch."""
-    params, xs, h0 = Case.sample(7, 12, hidden, plain=True).arguments
+    params, xs, h0 = Case.sample(7, 12, hidden, config.dtype, plain=True).arguments
     run = functools.partial(gru_jax.unroll, implementation=config.implementation)
     mapped = xs.reshape(7, 3, 4, -1), h0.reshape(3, 4, -1)
     last, ys = jax.jit(jax.vmap(run, (None, 1, 0), (0, 1)))(params, *mapped)
     whole = jax.jit(run)(params, xs, h0)
-    return _same((last.reshape(h0.shape), ys.reshape(7, 12, -1)), whole)
+    return _same((last.reshape(h0.shape), ys.reshape(7, 12, -1)), whole, config)
+
+
+def under_vmap_over_weights(config: CheckConfig, hidden: int) -> dict[str, float]:
+    """Three sets of weights give, mapped, the values and gradients that each gives alone."""
+    case = Case.sample(9, 11, hidden, config.dtype)
+    params, *others = case.arguments
+    copies = [jax.tree.map(lambda leaf, by=by: leaf * by, params) for by in (1.0, 0.5, -1.0)]
+
+    @jax.jit
+    @jax.vmap
+    def outcome(params: gru_jax.GRUParams) -> Any:
+        arguments = (params, *others)
+        return _compute(arguments, case.controls, case.weights, case.reverse, config.implementation)
+
+    mapped = outcome(jax.tree.map(lambda *leaves: jnp.stack(leaves), *copies))
+    alone = [
+        dataclasses.replace(case, arguments=(copy, *others)).outcome(config.implementation)
+        for copy in copies
+    ]
+    expected = jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone)
+    return assert_close(mapped, expected, config.tolerances)
+
+
+def with_x64(config: CheckConfig, hidden: int) -> dict[str, float]:
+    """While 64-bit dtypes are enabled, as for a part of a program that needs them."""
+    with jax.enable_x64(True):
+        return smoke(config, hidden)
+
+
+def as_accurate_as_scan(config: CheckConfig, hidden: int) -> dict[str, float]:
+    """Errors on random problems with gains up to 3, relative to those of ``lax.scan``.
+
+    Both in float32 at JAX's default precision, compared with float64. The geometric mean over the
+    problems may be 1.5.
+    """
+    if config.dtype != "float32":
+        raise NotImplementedError("lax.scan is compared in float32")
+    ratios: dict[str, list[float]] = {"values": [], "gradients": []}
+    for time in (config.steps // 500, config.steps // 50, config.steps // 5):
+        case = Case.sample(max(1, time), 4, hidden, config.dtype, plain=True)
+        params, *others = case.arguments
+        random = np.random.default_rng(time)
+        for gain in random.uniform(0, 3, config.problems):
+            w_h = random.normal(size=params.w_h.shape) * gain / np.sqrt(hidden)
+            changed = dataclasses.replace(params, w_h=jnp.asarray(w_h, params.w_h.dtype))
+            one = dataclasses.replace(case, arguments=(changed, *others))
+            expected = one.float64_reference()
+            ours, by_scan = (
+                assert_close(one.outcome(name), expected, (np.inf, np.inf))
+                for name in (config.implementation, "scan")
+            )
+            for kind, found in ratios.items():
+                found.append(ours[kind] / max(by_scan[kind], float(jnp.finfo(jnp.float32).eps)))
+    means = {kind: float(np.exp(np.mean(np.log(found)))) for kind, found in ratios.items()}
+    if not max(means.values()) <= MAX_ERROR_RATIO:
+        raise ValueError(f"errors are {means} times those of lax.scan")
+    return {**means, **{f"largest of {kind}": max(found) for kind, found in ratios.items()}}
 
 
 def under_shard_map(config: CheckConfig, hidden: int) -> dict[str, float]:
     """Inside shard_map over all devices."""
-    params, xs, h0 = Case.sample(7, 16, hidden, plain=True).arguments
+    params, xs, h0 = Case.sample(7, 16, hidden, config.dtype, plain=True).arguments
     run = functools.partial(gru_jax.unroll, implementation=config.implementation)
     mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
     replicated, of_batch = PartitionSpec(), PartitionSpec("data")
@@ -231,26 +314,27 @@ def under_shard_map(config: CheckConfig, hidden: int) -> dict[str, float]:
     sharded = jax.shard_map(
         run, mesh=mesh, in_specs=(replicated, of_steps, of_batch), out_specs=(of_batch, of_steps)
     )
-    return _same(jax.jit(sharded)(params, xs, h0), jax.jit(run)(params, xs, h0))
+    return _same(jax.jit(sharded)(params, xs, h0), jax.jit(run)(params, xs, h0), config)
 
 
 def with_donation(config: CheckConfig, hidden: int) -> dict[str, float]:
     """With the state's buffer donated."""
-    params, xs, h0 = Case.sample(7, 16, hidden, plain=True).arguments
+    params, xs, h0 = Case.sample(7, 16, hidden, config.dtype, plain=True).arguments
     run = functools.partial(gru_jax.unroll, implementation=config.implementation)
     expected = jax.jit(run)(params, xs, h0)
-    return _same(jax.jit(run, donate_argnums=2)(params, xs, jnp.copy(h0)), expected)
+    return _same(jax.jit(run, donate_argnums=2)(params, xs, jnp.copy(h0)), expected, config)
 
 
 def smoke(config: CheckConfig, hidden: int) -> dict[str, float]:
     """One small call with all features, for the sanitizer."""
-    case = Case.sample(3, 17, hidden)
-    return assert_close(case.outcome(config.implementation), case.float64_reference())
+    case = Case.sample(3, 17, hidden, config.dtype)
+    expected = case.float64_reference()
+    return assert_close(case.outcome(config.implementation), expected, config.tolerances)
 
 
-def _same(actual: Any, expected: Any) -> dict[str, float]:
+def _same(actual: Any, expected: Any, config: CheckConfig) -> dict[str, float]:
     error = float(np.max([*map(_distance, jax.tree.leaves(actual), jax.tree.leaves(expected))]))
-    if not error <= VALUES:
+    if not error <= config.tolerances[0]:
         raise ValueError(f"values are off by {error:.1e}")
     return {"values": error}
 
@@ -259,6 +343,9 @@ CHECKS: tuple[Callable[[CheckConfig, int], dict[str, Any]], ...] = (
     values_and_gradients,
     is_deterministic,
     under_vmap,
+    under_vmap_over_weights,
+    as_accurate_as_scan,
+    with_x64,
     under_shard_map,
     with_donation,
     long_sequence,

@@ -8,6 +8,7 @@ from experiments.bench.command_line import invocation, parse_size
 from experiments.bench.gpu.benchmark import SIZES, run
 from experiments.bench.gpu.check import require_checks_pass
 from experiments.bench.gpu.device import require_gpu
+from experiments.bench.gpu.everything import run_everything
 from experiments.errors import UserError
 
 
@@ -29,13 +30,16 @@ class Options:
     check: bool = False
     """Whether to check the fused kernels first, and write check.json and check.md: values,
     gradients and races, in about three minutes. If a check fails, nothing is timed."""
+    all: bool = False
+    """Whether to check and time everything, one-block kernels first, within eight minutes; the
+    other options but --output do not apply."""
 
 
 def main(arguments: list[str]) -> int:
     """Runs the command.
 
     Returns:
-        0, the exit code.
+        The exit code: 0, or 1 if a check of --all failed.
 
     Raises:
         UserError: if an option is invalid, there is no GPU, or a check fails.
@@ -55,9 +59,11 @@ def main(arguments: list[str]) -> int:
     require_gpu()
     output = options.output or Path("runs", "bench", time.strftime("%Y%m%d-%H%M%S"))
     output.mkdir(parents=True, exist_ok=True)
+    command = invocation(["--gpu", *arguments])
+    if options.all:
+        return int(not run_everything(output, command))
     if options.check:
         require_checks_pass(output)
-    command = invocation(["--gpu", *arguments])
     print(run(sizes, options.seconds, options.minutes * 60, output, command))
     print(f"Written to {output}")
     return 0

@@ -20,6 +20,8 @@ COMMAND_BUFFERS = {
 }
 """Compiler options that record the kernels of a loop once and launch them as a CUDA graph."""
 
+SEEDS = 8
+
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
@@ -60,9 +62,14 @@ def variants(problem: Problem) -> dict[str, Variant]:
         found[f"flax.nnx scan, {short}"] = Variant(precision, functools.partial(_flax, problem))
         found[f"gru_jax xla, {short}"] = Variant(precision, xla)
         found[f"gru_jax command buffers, {short}"] = Variant(precision, xla, COMMAND_BUFFERS)
-    found["gru_jax fused, bfloat16"] = Variant(
-        "bfloat16", functools.partial(_ours, implementation="mosaic_gpu")
-    )
+    fused = functools.partial(_ours, implementation="mosaic_gpu")
+    for short in ("TF32", "bfloat16"):
+        found[f"gru_jax fused, {short}"] = Variant(precisions[short], fused)
+    for name, program in {
+        "with starts": functools.partial(_with_starts, fused),
+        f"{SEEDS} seeds": functools.partial(_seeds, fused),
+    }.items():
+        found[f"gru_jax fused, TF32, {name}"] = Variant(precisions["TF32"], program)
     return found
 
 
@@ -119,8 +126,25 @@ def _programs(variant: Variant) -> dict[str, Callable[..., Any]]:
     }
 
 
-def _ours(params: Any, xs: jax.Array, *, implementation: ImplementationName) -> jax.Array:
-    return gru_jax.unroll(params, xs, implementation=implementation)[1]
+def _ours(
+    params: Any,
+    xs: jax.Array,
+    *,
+    implementation: ImplementationName,
+    starts: jax.Array | None = None,
+) -> jax.Array:
+    return gru_jax.unroll(params, xs, starts=starts, implementation=implementation)[1]
+
+
+def _with_starts(unroll: Any, params: Any, xs: jax.Array) -> jax.Array:
+    """With flags for every step, of which none is set, so that the results are the same."""
+    return unroll(params, xs, starts=jnp.zeros(xs.shape[:2], bool))
+
+
+def _seeds(unroll: Any, params: Any, xs: jax.Array) -> jax.Array:
+    """Under vmap over weights. XLA cannot know that all copies of a kernel's call are equal."""
+    stacked = jax.tree.map(lambda leaf: jnp.stack([leaf] * SEEDS), params)
+    return jax.vmap(unroll, (0, None))(stacked, xs)[0]
 
 
 def _flax(problem: Problem, params: Any, xs: jax.Array) -> jax.Array:

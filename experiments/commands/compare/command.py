@@ -1,28 +1,25 @@
 """Trains the missing runs of all cells and seeds, and writes a table and a plot."""
 
 import contextlib
-import dataclasses
-import shlex
 import signal
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any, Generic
+from typing import Any
 
-import tyro
 from rich.console import Console
 
 from experiments import stop
 from experiments.commands.compare import report
 from experiments.commands.compare.averages import AveragedValues, average, averaged_values
+from experiments.commands.compare.options import CompareOptions, listed_cells
 from experiments.commands.compare.search import search_cells, write_search
 from experiments.commands.compare.sizes import count_parameters, with_cell
 from experiments.commands.compare.vmapped_training import PlannedRun, train_vmapped
 from experiments.config import ExperimentConfig
-from experiments.datasets.registry import default_data_dir
 from experiments.errors import UserError
 from experiments.files import write_atomically, write_json
-from experiments.runs.cli_options import Config, config_file, parse_options
+from experiments.runs.cli_options import Parsed
 from experiments.runs.config_loading import with_values
 from experiments.runs.directory import RunDirectory, chosen_run_directory
 from experiments.runs.lock import hold
@@ -30,28 +27,17 @@ from experiments.runs.provenance import provenance
 from experiments.runs.records import read_meta, read_summary
 from experiments.runs.run import (
     check_published,
-    check_tensorboard,
     finalize_run,
     num_parameters,
     start_run,
     train_run,
     write_tensorboard,
 )
-from experiments.runs.search import check_space
 from experiments.stop import Stopped
-from experiments.suggest import did_you_mean
 from experiments.tables import model_name
 from experiments.tasks import load_task
 from gru_jax import training
-from gru_jax.cells import CELLS
 
-PROGRAM = "python -m experiments compare"
-USAGE = f"""usage: {PROGRAM} CONFIG [--search --cells gru,lstm,rnn --seeds 5 ...]
-
-Trains the experiment of the YAML file CONFIG with several cells and seeds. Each cell has the size
-that gives equally many parameters, and the values under the key `cells` of CONFIG. With --search,
-each cell gets the best values of the search space under the key `sweep` instead.
-`{PROGRAM} CONFIG --help` lists the options."""
 GROUP_PREFIX = "vmapped"
 # Maximum parameters of a network whose seeds are vmapped by default. A larger network keeps the
 # machine busy by itself: on two cores, three seeds in sequence took 1.5 times as long as vmapped
@@ -60,39 +46,7 @@ MAX_VMAPPED_PARAMETERS = 30_000
 Plans = dict[str, dict[str, tuple[list[RunDirectory], list[ExperimentConfig]]]]
 
 
-@dataclasses.dataclass(frozen=True)
-class CompareOptions(Generic[Config]):
-    """Options of `compare`."""
-
-    config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
-    cells: str = ",".join(CELLS)
-    """Cells, separated by commas. Cells other than the config's get the size with equally many
-    parameters."""
-    seeds: int = 5
-    """Number of seeds, counted from that of the config."""
-    search: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Searches first: for each cell the same space, the key `sweep` of the config, chosen by the
-    validation metric. The values replace those under the key `cells`."""
-    trials: int = 8
-    """Trials of --search for each cell. Where every key of `sweep` has choices, each point of the
-    grid is one trial, and this option has no effect."""
-    average_over: str | None = None
-    """A field with named values, such as held_out_speaker, or FIELD=VALUE,VALUE: trains each seed
-    with each value; the metric of the seed is the mean over the values."""
-    vmap_seeds: bool | None = None
-    """Whether to train the seeds of a cell as one vmapped program; the default is to do so for
-    networks of at most 30,000 parameters."""
-    output: Path | None = None
-    """Directory of the runs, the table and the plot; the default is runs/compare/NAME. Finished
-    runs in it are reused, and interrupted ones are resumed."""
-    data_dir: Path = dataclasses.field(default_factory=default_data_dir)
-    """Directory of data files; the default is $GRU_JAX_DATA, then ~/.cache/gru_jax."""
-    tensorboard: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Also writes the metrics of each run as TensorBoard event files, to tensorboard/ of the
-    run."""
-
-
-def main(arguments: list[str]) -> int:
+def main(parsed: Parsed[CompareOptions]) -> int:
     """Runs the command.
 
     Returns:
@@ -100,38 +54,17 @@ def main(arguments: list[str]) -> int:
         after SIGTERM.
 
     Raises:
-        UserError: invalid options, config, data or directory.
+        UserError: invalid config, data or directory.
     """
-    path = config_file(arguments, USAGE)
-    if path is None:
-        return 0
-    options = parse_options(CompareOptions, path, arguments[1:], PROGRAM)
-    cells = _cells(options.cells)
-    for name in ("seeds", "trials"):
-        value = getattr(options, name)
-        if value < 1:
-            raise UserError(f"--{name} is {value}, but should be 1 or more.")
-    if options.search:
-        check_space(options.config, path)
-    if options.tensorboard:
-        check_tensorboard()
-    averaged = averaged_values(options.config, options.average_over)
-    output = options.output or Path("runs", "compare", path.stem)
-    command = f"{PROGRAM} {shlex.join(arguments)}"
+    output = parsed.options.output or Path("runs", "compare", parsed.path.stem)
     with hold(output):
-        return _compare(options, path.stem, cells, averaged, output, command)
+        return _compare(parsed.options, parsed.path.stem, output, parsed.command)
 
 
-def _compare(
-    options: CompareOptions[Any],
-    name: str,
-    cells: list[str],
-    averaged: AveragedValues | None,
-    output: Path,
-    command: str,
-) -> int:
+def _compare(options: CompareOptions[Any], name: str, output: Path, command: str) -> int:
     """Searches, trains and writes the results; returns the exit code."""
-    config = options.config
+    config, cells = options.config, listed_cells(options)
+    averaged = averaged_values(config, options.average_over)
     try:
         if options.search:
             received, found = search_cells(
@@ -147,7 +80,9 @@ def _compare(
             write_search(found, config, output, name=name, command=command)
             chosen = {cell: of_cell["chosen"] for cell, of_cell in found.items()}
             config = config.model_copy(update={"cells": chosen})
-        plans = _plan(config, cells, averaged, output, options)
+        plans = _plan(config, cells, averaged, options.source or output, options)
+        if options.source is not None:
+            _check_finished(plans)
         for of_value in plans.values():
             for runs, configs in of_value.values():
                 received = _train_missing(runs, configs, options, command)
@@ -162,9 +97,20 @@ def _compare(
     return 0
 
 
+def _check_finished(plans: Plans) -> None:
+    """Raises UserError if a run is not finished."""
+    runs = [run for of_value in plans.values() for runs, _ in of_value.values() for run in runs]
+    unfinished = [str(run.path) for run in runs if not run.is_finished()]
+    if unfinished:
+        raise UserError(
+            f"{len(unfinished)} of {len(runs)} runs are not finished, the first of them "
+            f"{unfinished[0]}. --from needs finished runs of all cells and seeds."
+        )
+
+
 def _stopped(received: signal.Signals, command: str) -> int:
     """Prints how to resume, and returns the exit code."""
-    print(f"Stopped by {received.name}. To resume: {command}", file=sys.stderr)
+    print(f"Stopped by {stop.name_of(received)}. To resume: {command}", file=sys.stderr)
     return 128 + received
 
 
@@ -197,17 +143,6 @@ def _plan(
             ]
             plans[value][cell] = runs, configs
     return plans
-
-
-def _cells(names: str) -> list[str]:
-    cells = list(dict.fromkeys(names.split(",")))
-    for name in cells:
-        if name not in CELLS:
-            raise UserError(
-                f"--cells has {name!r}, but the cells are {', '.join(CELLS)}."
-                f"{did_you_mean(name, CELLS)}"
-            )
-    return cells
 
 
 def _train_missing(

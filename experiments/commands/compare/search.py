@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from experiments.commands.compare.sizes import check_keys, count_parameters, with_cell
+from experiments.commands.compare.sizes import count_parameters, with_cell
 from experiments.config import ExperimentConfig
 from experiments.errors import UserError
 from experiments.files import write_json
@@ -44,10 +44,9 @@ def search_cells(
         chosen values and trials.
 
     Raises:
-        UserError: a key is set by compare, or no trial of a cell was completed.
+        UserError: no trial of a cell was completed.
         TrainingError, OSError: a file could not be read or written. The search can be resumed.
     """
-    check_keys(config.sweep, where="sweep")
     found = {}
     for cell in cells:
 

@@ -1,6 +1,6 @@
 """Sizes of other cells with equally many parameters, for a fair comparison."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,6 @@ import jax
 import numpy as np
 
 from experiments.config import ExperimentConfig
-from experiments.errors import UserError
 from experiments.runs.config_loading import with_values
 from experiments.runs.run import num_parameters
 from experiments.tasks import load_task
@@ -25,7 +24,6 @@ def with_cell(config: ExperimentConfig, cell: str, data_dir: Path) -> Experiment
     """
     overrides: Mapping[str, Mapping[str, Any]] = {**config.cells}
     values = overrides.get(cell, {})
-    check_keys(values, where=f"cells.{cell}")
     config = config.model_copy(update={"cells": {}})
     if cell == config.model.cell:
         return with_values(config, values, where=f"cells.{cell}")
@@ -44,13 +42,6 @@ def with_cell(config: ExperimentConfig, cell: str, data_dir: Path) -> Experiment
 
     best = min((max(1, int(root)), max(1, int(root) + 1)), key=distance)
     return _with_model(other, hidden_size=best)
-
-
-def check_keys(keys: Iterable[str], *, where: str) -> None:
-    """Raises UserError if values by cell include a key that the command compare sets itself."""
-    for key in ("task", "seed", "model.cell", "model.hidden_size"):
-        if key in keys:
-            raise UserError(f"{where}: {key} is chosen by the command compare.")
 
 
 def count_parameters(config: ExperimentConfig, data_dir: Path) -> int:

@@ -3,6 +3,7 @@
 Each function returns files by what is wrong with them; a reader must reject every one.
 """
 
+import hashlib
 import io
 import json
 import pickle
@@ -184,4 +185,36 @@ def keras(good: bytes, weights: bytes) -> dict[str, bytes]:
         "layers that are none": described(config | {"config": {"layers": [1, 2]}}),
         "layers by a name": described(config | {"config": {"layers": {"gru": {}}}}),
         "a model of a class that is not Keras'": described(config | {"class_name": "Evil"}),
+    }
+
+
+def program(good: bytes) -> dict[str, bytes]:
+    """Made from an exported program; the digests fit, so that only the program is damaged."""
+    entries = unzip(good)
+    metadata, content = json.loads(entries["note.json"]), entries["program"]
+
+    def made(program: bytes, **changes: Any) -> bytes:
+        digest = hashlib.sha256(program).hexdigest()
+        note = json.dumps(metadata | {"sha256": digest} | changes).encode()
+        return rezip({"note.json": note, "program": program})
+
+    return {
+        "empty": b"",
+        "a program of no bytes": made(b""),
+        "a program of other bytes": made(bytes(range(256)) * 8),
+        "a program of zeros": made(bytes(len(content))),
+        "half a program": made(content[: len(content) // 2]),
+        "a program of one byte": made(content[:1]),
+        "an offset beyond the end": made(b"\xff\xff\xff\x7f" + content[4:]),
+        "other arguments": made(content, arguments=[]),
+        "other platforms": made(content, platforms=["tpu"]),
+        "null for the arguments": made(content, arguments=None),
+        "another version": made(content, version=2),
+        "a digest of another program": rezip(
+            {"note.json": entries["note.json"], "program": content + b"x"}
+        ),
+        "no program": rezip({"note.json": entries["note.json"]}),
+        "no metadata": rezip({"program": content}),
+        "metadata that are a list": rezip({"note.json": b"[]", "program": content}),
+        "compressed": rezip(entries, ZIP_DEFLATED),
     }

@@ -1,12 +1,17 @@
 """ONNX models built by hand: valid ones, and adversarial ones that try to crash a reader."""
 
+import random
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import onnx
+from google.protobuf.descriptor import FieldDescriptor
 from onnx import TensorProto, helper, numpy_helper
 
 import gru_jax
+from experiments.interop.bad_files.constructed import NUMBERS, STRANGE
 
 
 def randomized(params, seed=0, dtype="float32"):
@@ -98,6 +103,52 @@ def chain(length):
     return followed_by(*nodes, further={"c0": np.zeros(1000, np.float32)})
 
 
+def many_slices(number):
+    """Slices along a million axes."""
+    nodes = [node("Slice", ["W", "a", "a", "a"], f"s{at}") for at in range(number)]
+    return followed_by(*nodes, further={"a": np.zeros(1_000_000, np.int64)})
+
+
+def looked_at_again(number):
+    """A large constant of which every node asks whether it is zero."""
+    nodes = [node("Expand", ["c", "one"], "e")]
+    nodes += [node("Squeeze", ["e", "one"], f"s{at}") for at in range(number)]
+    zeros = np.zeros(1_000_000, np.int64)
+    return followed_by(*nodes, further={"c": zeros, "one": np.array([0], np.int64)})
+
+
+def sliced_again(number):
+    """A large constant whose slices are each asked whether they are zero."""
+    nodes = [node("Expand", ["c", "n"], "s0")]
+    limits = ["one", "n", "one"]
+    nodes += [node("Slice", [f"s{at}", *limits], f"s{at + 1}") for at in range(number)]
+    further = {
+        "c": np.append(np.zeros(1_000_000, np.int64), 1),
+        "one": np.array([0], np.int64),
+        "n": np.array([1_000_001], np.int64),
+    }
+    return followed_by(*nodes, further=further)
+
+
+def many_fields(number):
+    """A model of empty nodes, each of which takes far more than its two bytes when parsed."""
+    return by_hand(gru()).SerializeToString() + b"\x3a" + _varint(2 * number) + b"\x0a\0" * number
+
+
+def many_axes(number):
+    """A tensor whose number of elements takes quadratic time to multiply."""
+    return corrupted_tensor(dims=[2**62] * number)
+
+
+def _varint(value):
+    """A number as Protocol Buffers write it."""
+    content = bytearray()
+    while value > 127:
+        content.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*content, value])
+
+
 def many_nodes(number, hidden):
     """Many layers that share the same weights."""
     params = gru(hidden, hidden)
@@ -173,6 +224,8 @@ ADVERSARIAL = {
         "initial_h",
     ),
     "no GRU": (lambda: by_hand(gru(), [node("Identity", ["X"], "Y")]), "no GRU node"),
+    "a slice of a million axes": (lambda: many_slices(40), "more than the limit"),
+    "a tensor of ten thousand axes": (lambda: many_axes(10_000), "10000 axes"),
     "layers without end": (lambda: many_nodes(1001, 4), "more than 1000 GRU nodes"),
     "weights in common": (lambda: many_nodes(999, 200), "in common"),
     "no nodes": (lambda: onnx.ModelProto(ir_version=8), "without nodes"),
@@ -182,3 +235,87 @@ ADVERSARIAL = {
 def adversarial_files() -> dict[str, bytes]:
     """The adversarial models as files, by what is wrong with them."""
     return {name: make().SerializeToString() for name, (make, _) in ADVERSARIAL.items()}
+
+
+def constructed(good: bytes, count: int, seed: int) -> Iterator[bytes]:
+    """Models with hostile values in some fields, or whose GRU reads what hostile nodes compute."""
+    rng = random.Random(seed)
+    for _ in range(count):
+        if rng.random() < 0.5:
+            model = onnx.ModelProto.FromString(good)
+            for _ in range(rng.choice((1, 1, 2, 5))):
+                _change_field(model, rng)
+        else:
+            model = _random_graph(rng)
+        yield model.SerializeToString()
+
+
+def _change_field(message, rng):
+    """Replaces, removes or repeats the value of a random field of a message or of one in it."""
+    fields = [field for field, _ in message.ListFields()]
+    inner = [field for field in fields if field.message_type is not None]
+    if inner and rng.random() < 0.9:
+        field = rng.choice(inner)
+        value = getattr(message, field.name)
+        if not field.is_repeated:
+            _change_field(value, rng)
+        elif rng.random() < 0.1:
+            value.extend([value[0]] * rng.choice((1, 100)))
+        else:
+            _change_field(rng.choice(value), rng)
+        return
+    field = rng.choice(fields or message.DESCRIPTOR.fields)
+    if rng.random() < 0.2:
+        message.ClearField(field.name)
+        return
+    value = _hostile_scalar(field, rng)
+    if field.is_repeated:
+        values = [value] * rng.choice((1, 33, 10_000))
+        message.ClearField(field.name)
+        if field.message_type is None:
+            getattr(message, field.name).extend(values)
+    elif field.message_type is None:
+        setattr(message, field.name, value)
+
+
+def _hostile_scalar(field, rng):
+    """A value of the type of a field that holds no messages."""
+    kind = field.cpp_type
+    if kind == FieldDescriptor.CPPTYPE_STRING:
+        text = rng.choice(STRANGE).replace("\ud7ff", "x")
+        return text.encode() if field.type == FieldDescriptor.TYPE_BYTES else text
+    if kind in (FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE):
+        return rng.choice((float("nan"), float("inf"), -1.0))
+    if kind == FieldDescriptor.CPPTYPE_ENUM:
+        return rng.choice([value.number for value in field.enum_type.values])
+    bits = 31 if kind in (FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_UINT32) else 63
+    return rng.choice([number for number in NUMBERS if 0 <= number < 1 << bits])
+
+
+def _random_graph(rng):
+    """Nodes of the operators that are evaluated, with hostile axes, shapes, starts and types."""
+    arrays = {f"n{at}": np.array([number], np.int64) for at, number in enumerate(NUMBERS[:-1])}
+    arrays |= {
+        "none": np.zeros(0, np.int64),
+        "wide": np.zeros(rng.choice((33, 100_000)), np.int64),
+        "shape": np.array([rng.choice(NUMBERS) for _ in range(rng.choice((1, 3, 40)))], np.int64),
+        "nan": np.full((3, 3), np.nan, np.float32),
+        "large": np.zeros((1000, 1000), np.float32),
+    }
+    known = ["X", *"WRB", *arrays]
+    operators = ["Concat", "Expand", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"]
+    operators += ["Add", "Cast", "ConstantOfShape", "Dropout", "Identity", "ReduceSum", "GRU"]
+    nodes = []
+    for at in range(rng.choice((1, 3, 10, 100, 900))):
+        operator = rng.choice(operators)
+        inputs = [rng.choice(known) for _ in range(rng.choice((1, 2, 2, 3, 5)))]
+        options = {}
+        if operator == "Concat":
+            options = {"axis": rng.choice((-1, 0, 0, 1, 40))}
+        elif operator == "Cast":
+            options = {"to": rng.choice((1, 7, 10, 11, 16, 8, 999))}
+        elif operator == "Transpose":
+            options = {"perm": rng.sample(range(3), 3)}
+        nodes.append(node(operator, inputs, f"r{at}", **options))
+        known.append(f"r{at}")
+    return followed_by(*nodes, further=arrays)

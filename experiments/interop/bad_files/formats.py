@@ -1,18 +1,23 @@
 """The file formats that are read, each with a valid file and with bad files made from it."""
 
 import dataclasses
+import functools
 import io
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 import gru_jax
-from experiments.interop.bad_files import adversarial, pt
+from experiments.interop.bad_files import adversarial, constructed, pt
 from experiments.interop.bad_files.archives import rezip
-from experiments.interop.bad_files.fuzz import FuzzReport, corrupt, corrupt_entries, fuzz
+from experiments.interop.bad_files.fuzz import Outcome, corrupt, corrupt_entries, fuzz
+from gru_jax import export
 from gru_jax.interop import keras as keras_interop
 from gru_jax.interop import safetensors as safetensors_interop
 from gru_jax.interop import torch as torch_interop
@@ -20,27 +25,34 @@ from gru_jax.interop import torch as torch_interop
 KEY = jax.random.key(0)
 STACK = gru_jax.init_stack(KEY, 1, 2, num_layers=2, bidirectional=True, bias_init="torch")
 
+Constructed: TypeAlias = Callable[[int, int], Iterator[bytes]]
+"""`(count, seed) -> files`."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Format:
     """A file format.
 
     Attributes:
-        module: the module of `gru_jax.interop` that reads it.
+        module: the module that reads it.
         suffix: suffix of the file names.
         good: a valid file.
-        adversarial: adversarial files by what is wrong with them.
+        adversarial: files by what is wrong with them; each must be rejected.
+        constructed: makes valid containers with hostile content.
+        large: makes a valid file whose size in bytes is about that of the argument.
     """
 
     module: str
     suffix: str
     good: bytes
     adversarial: dict[str, bytes]
+    constructed: Constructed
+    large: Callable[[int], bytes]
 
     @property
     def name(self) -> str:
         """The name in a table."""
-        return f"{self.module}: {self.suffix}"
+        return f"{self.module.removeprefix('gru_jax.').removeprefix('interop.')}: {self.suffix}"
 
     def corrupted(self, count: int, seed: int = 0) -> Iterator[bytes]:
         """Corrupted copies; of an archive, half are valid archives with a corrupted entry."""
@@ -49,74 +61,164 @@ class Format:
         within = corrupt_entries(self.good, count // 2, seed)
         return itertools.chain(within, corrupt(self.good, count - count // 2, seed))
 
-    def fuzz(self, files: Iterable[bytes]) -> FuzzReport:
-        """Reads files and reports what happened."""
-        return fuzz(f"gru_jax.interop.{self.module}", self.suffix, self.good, files)
+    def fuzz(self, files: Iterable[bytes]) -> Iterator[Outcome]:
+        """Reads files and says what happened to each."""
+        return fuzz(self.module, self.suffix, self.good, files)
 
 
 def own_safetensors(folder: Path) -> Format:
     """Our own parameters."""
+
+    def large(size: int) -> bytes:
+        return safetensors_interop.dump(_of_size(size))
+
     good = safetensors_interop.dump(STACK)
-    return Format("safetensors", ".safetensors", good, adversarial.safetensors(good))
+    return Format(
+        "gru_jax.interop.safetensors",
+        ".safetensors",
+        good,
+        adversarial.safetensors(good),
+        functools.partial(constructed.safetensors, good),
+        large,
+    )
 
 
 def torch_safetensors(folder: Path) -> Format:
     """A state dict in .safetensors."""
     import safetensors.numpy
 
+    def large(size: int) -> bytes:
+        return safetensors.numpy.save(torch_interop.dump(_of_size(size), tensors=False))
+
     good = safetensors.numpy.save(torch_interop.dump(STACK, tensors=False))
-    return Format("torch", ".safetensors", good, adversarial.safetensors(good))
+    return Format(
+        "gru_jax.interop.torch",
+        ".safetensors",
+        good,
+        adversarial.safetensors(good),
+        functools.partial(constructed.safetensors, good),
+        large,
+    )
 
 
 def torch_pt(folder: Path) -> Format:
     """A state dict as torch.save writes it."""
+
+    def large(size: int) -> bytes:
+        return pt.save(torch_interop.dump(_of_size(size), tensors=False))
+
     good = pt.save(torch_interop.dump(STACK, tensors=False))
-    return Format("torch", ".pt", good, adversarial.torch(good, folder) | pt.constructed())
+    return Format(
+        "gru_jax.interop.torch",
+        ".pt",
+        good,
+        adversarial.torch(good, folder) | pt.hostile(),
+        functools.partial(constructed.torch, good),
+        large,
+    )
 
 
 def keras_h5(folder: Path) -> Format:
     """The weights of one GRU, as Keras' `save_weights` writes them."""
-    import h5py
-
-    out = io.BytesIO()
-    with h5py.File(out, "w") as file:
-        for index, array in enumerate(keras_interop.dump(gru_jax.init(KEY, 3, 2))):
-            file[f"layers/gru/cell/vars/{index}"] = array
-        file["layers/gru/cell/vars"].attrs["name"] = "gru_cell"
-    good = out.getvalue()
-    return Format("keras", ".weights.h5", good, adversarial.hdf5(good, folder))
+    good = _keras_weights(gru_jax.init(KEY, 3, 2))
+    return Format(
+        "gru_jax.interop.keras",
+        ".weights.h5",
+        good,
+        adversarial.hdf5(good, folder),
+        constructed.hdf5,
+        lambda size: _keras_weights(_of_size(size)),
+    )
 
 
 def keras_archive(folder: Path) -> Format:
     """A model of one GRU, as Keras' `save` writes it."""
     weights = keras_h5(folder)
-    gru = {"name": "gru", "units": 2, "activation": "tanh", "recurrent_activation": "sigmoid"}
-    gru |= {"use_bias": True, "reset_after": True, "go_backwards": False, "unroll": False}
-    layers = [{"module": "keras.layers", "class_name": "GRU", "config": gru}]
-    config = {"module": "keras", "class_name": "Sequential", "config": {"layers": layers}}
-    good = rezip({"config.json": json.dumps(config).encode(), "model.weights.h5": weights.good})
+    good = _keras_model(weights.good, units=2)
+
+    def large(size: int) -> bytes:
+        params = _of_size(size)
+        return _keras_model(_keras_weights(params), units=params.hidden_size)
+
     return Format(
-        "keras",
+        "gru_jax.interop.keras",
         ".keras",
         good,
         adversarial.keras(good, weights.adversarial["a link into another file"]),
+        functools.partial(constructed.keras, good),
+        large,
     )
 
 
 def onnx_model(folder: Path) -> Format:
     """A model of GRU nodes."""
-    from experiments.interop.bad_files.adversarial_onnx import adversarial_files
+    from experiments.interop.bad_files import adversarial_onnx
     from gru_jax.interop import onnx as onnx_interop
 
     good = onnx_interop.dump(STACK).SerializeToString()
-    return Format("onnx", ".onnx", good, adversarial_files())
+    return Format(
+        "gru_jax.interop.onnx",
+        ".onnx",
+        good,
+        adversarial_onnx.adversarial_files(),
+        functools.partial(adversarial_onnx.constructed, good),
+        lambda size: onnx_interop.dump(_of_size(size)).SerializeToString(),
+    )
+
+
+def program(folder: Path) -> Format:
+    """An exported program."""
+    good = export.export_step(gru_jax.init(KEY, 3, 2), platforms=("cpu",))
+    return Format(
+        "gru_jax.export",
+        ".gru",
+        good,
+        adversarial.program(good),
+        functools.partial(constructed.program, good),
+        lambda size: export.export_step(_of_size(size), platforms=("cpu",)),
+    )
+
+
+def _of_size(size: int) -> gru_jax.GRUParams:
+    """A GRU whose float32 parameters take about ``size`` bytes."""
+    hidden = max(2, round((size / 4 / 6) ** 0.5))
+    # Sampling an orthogonal matrix of this size would take minutes.
+    shapes = jax.eval_shape(lambda: gru_jax.init(KEY, hidden, hidden))
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape, np.float32)), shapes
+    )
+
+
+def _keras_weights(params: gru_jax.GRUParams) -> bytes:
+    import h5py
+
+    out = io.BytesIO()
+    with h5py.File(out, "w") as file:
+        for index, array in enumerate(keras_interop.dump(params)):
+            file[f"layers/gru/cell/vars/{index}"] = array
+        file["layers/gru/cell/vars"].attrs["name"] = "gru_cell"
+    return out.getvalue()
+
+
+def _keras_model(weights: bytes, *, units: int) -> bytes:
+    gru = {"name": "gru", "units": units, "activation": "tanh", "recurrent_activation": "sigmoid"}
+    gru |= {"use_bias": True, "reset_after": True, "go_backwards": False, "unroll": False}
+    layers = [{"module": "keras.layers", "class_name": "GRU", "config": gru}]
+    config = {"module": "keras", "class_name": "Sequential", "config": {"layers": layers}}
+    return rezip({"config.json": json.dumps(config).encode(), "model.weights.h5": weights})
 
 
 FORMATS = {
     make.__name__: make
-    for make in (own_safetensors, torch_safetensors, torch_pt, keras_h5, keras_archive, onnx_model)
+    for make in (
+        own_safetensors,
+        torch_safetensors,
+        torch_pt,
+        keras_h5,
+        keras_archive,
+        onnx_model,
+        program,
+    )
 }
 """`(folder) -> Format`; files that the adversarial ones refer to are written into the folder."""
-
-SLOW = {"keras_h5", "keras_archive"}
-"""Formats of which every file is read in a process of its own."""

@@ -1,26 +1,29 @@
-"""Fuzzing: corrupts files and loads them in a subprocess.
+"""Fuzzing: corrupts files and loads them in subprocesses, which are watched.
 
 `corrupt` makes the files. `fuzz` loads them in a subprocess, so that a crash, a hang or excessive
-memory use of a reader is detected.
+use of memory or time is detected, with the file at fault.
 """
 
 import dataclasses
-import importlib
+import itertools
 import json
 import random
 import struct
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from experiments.interop.bad_files.archives import rezip, unzip
 
-MEMORY = 2 << 30
-"""Bytes of address space that a reader may allocate after its first file."""
+BATCH = 5000
+"""Files that one subprocess loads."""
+
+SPARE_BYTES = 64 << 20
+SPARE_SECONDS = 5
+BYTES_PER_SECOND = 10_000_000
+"""The bounds of the readers: 3 times the file and 64 MiB, 5 s and 1 s for each 10 MB."""
 
 ROOT = Path(__file__).parents[3]
 
@@ -29,10 +32,10 @@ def corrupt(data: bytes, count: int, seed: int = 0) -> Iterator[bytes]:
     """Yields ``count`` corrupted copies, each a function of the seed.
 
     A third of them are truncated; the others have bits flipped, bytes overwritten, sizes enlarged,
-    or byte ranges moved, repeated or removed.
+    fields swapped, or byte ranges moved, repeated or removed.
     """
     rng = random.Random(seed)
-    changes = (_flip, _flip, _overwrite, _enlarge, _shuffle)
+    changes = (_flip, _flip, _overwrite, _enlarge, _shuffle, _swap)
     for index in range(count):
         if index % 3 == 0:
             yield data[: rng.randrange(len(data))]
@@ -87,27 +90,36 @@ def _shuffle(data: bytearray, rng: random.Random) -> bytes:
     )
 
 
+def _swap(data: bytearray, rng: random.Random) -> bytes:
+    """Swaps two fields of equal size."""
+    size = min(rng.choice((1, 4, 8, 32)), len(data) // 2)
+    first = rng.randrange(len(data) - 2 * size + 1)
+    second = rng.randrange(first + size, len(data) - size + 1)
+    one, other = data[first : first + size], data[second : second + size]
+    data[first : first + size], data[second : second + size] = other, one
+    return bytes(data)
+
+
 @dataclasses.dataclass(frozen=True)
-class FuzzReport:
-    """What happened to the files.
+class Outcome:
+    """What happened to one file.
 
     Attributes:
-        outcomes: of each file: "loaded"; "rejected", by a FileError that names the file; otherwise
-            a description of another error, a crash or a hang. After a crash the list ends.
-        slowest: seconds of the slowest file.
-        memory: bytes by which the peak memory of the process and of its largest subprocess grew
-            after the first file.
+        result: "loaded"; "rejected", by a FileError that names the file; otherwise a description of
+            another error, a crash, a hang, or the bound that was exceeded.
+        seconds: processor time of the reader and its subprocess.
+        memory: bytes by which their memory grew at most; of a subprocess, beyond what it needs
+            for the libraries.
     """
 
-    outcomes: list[str]
-    slowest: float
-    memory: int
+    result: str
+    seconds: float = 0.0
+    memory: int = 0
 
     @property
-    def unexpected(self) -> dict[int, str]:
-        """Outcomes other than "loaded" and "rejected", by the file's index."""
-        known = ("loaded", "rejected")
-        return {at: each for at, each in enumerate(self.outcomes) if each not in known}
+    def is_expected(self) -> bool:
+        """Whether the file was loaded or rejected, within the bounds."""
+        return self.result in ("loaded", "rejected")
 
 
 def fuzz(
@@ -117,80 +129,60 @@ def fuzz(
     files: Iterable[bytes],
     *,
     timeout: float = 60.0,
-    options: dict[str, Any] | None = None,
-) -> FuzzReport:
-    """Loads files with ``load`` of a module of `gru_jax.interop` in a subprocess.
+) -> Iterator[Outcome]:
+    """Loads files with ``load`` of a module, in a subprocess for each :data:`BATCH` of them.
+
+    A subprocess that ends or hangs is replaced by another, which goes on with the next file.
 
     Args:
         module: name of the module, for example "gru_jax.interop.torch".
         suffix: suffix of the file names.
-        good: a valid file, which is loaded first.
+        good: a valid file, which each subprocess loads first.
         files: contents of the files.
         timeout: seconds after which loading a file counts as a hang.
-        options: keyword arguments of ``load``.
     """
     with tempfile.TemporaryDirectory() as folder:
-        names = []
-        for index, data in enumerate([good, *files]):
-            names.append(f"{index}{suffix}")
-            Path(folder, names[-1]).write_bytes(data)
-        answers, failure = _run_process(module, folder, names, options or {}, timeout)
-    first, *rest = answers
-    assert first["outcome"] == "loaded", first
-    outcomes = [answer["outcome"] for answer in rest] + [failure] * bool(failure)
-    return FuzzReport(
-        outcomes,
-        slowest=max((answer["seconds"] for answer in rest), default=0.0),
-        memory=max(answer["peak"] for answer in answers) - first["peak"],
-    )
+        first = Path(folder, f"good{suffix}")
+        first.write_bytes(good)
+        for index, batch in enumerate(_batches(files)):
+            paths = [Path(folder, f"{index}-{at}{suffix}") for at in range(len(batch))]
+            for path, data in zip(paths, batch, strict=True):
+                path.write_bytes(data)
+            left = paths
+            while left:
+                outcomes, failure = _run_process(module, [first, *left], timeout)
+                assert [each.result for each in outcomes[:1]] == ["loaded"], (outcomes, failure)
+                outcomes = outcomes[1:] + [Outcome(failure)] * bool(failure)
+                for path, outcome in zip(left, outcomes, strict=False):
+                    yield within_bounds(outcome, path.stat().st_size)
+                left = left[len(outcomes) :]
+            for path in paths:
+                path.unlink()
 
 
-def _run_process(
-    module: str, folder: str, names: list[str], options: dict[str, Any], timeout: float
-) -> tuple[list[dict[str, Any]], str]:
-    """The answers, and how the process ended if it failed."""
-    request = json.dumps({"module": module, "folder": folder, "names": names, "options": options})
-    command = [sys.executable, "-m", "experiments.interop.bad_files.fuzz", request, str(timeout)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    answers = [json.loads(line) for line in done.stdout.splitlines()]
-    if done.returncode or len(answers) < len(names):
-        return answers, f"exit code {done.returncode}: {done.stderr[-2000:]}"
-    return answers, ""
+def _batches(files: Iterable[bytes]) -> Iterator[Sequence[bytes]]:
+    iterator = iter(files)
+    while batch := list(itertools.islice(iterator, BATCH)):
+        yield batch
 
 
-def _load_files(request: dict[str, Any], timeout: float) -> None:
-    """Loads one file after the other and prints a line of JSON for each."""
-    import faulthandler
-    import resource
-
-    from gru_jax.interop.files import FileError
-
-    load = importlib.import_module(request["module"]).load
-    for index, name in enumerate(request["names"]):
-        path = Path(request["folder"], name)
-        # Ends the process from another thread, even if the reader hangs in C code.
-        faulthandler.dump_traceback_later(timeout, exit=True)
-        begin = time.perf_counter()
-        try:
-            load(path, **request["options"])
-            outcome = "loaded"
-        except FileError as error:
-            outcome = "rejected" if str(path) in str(error) else f"does not name the file: {error}"
-        except BaseException as error:
-            outcome = f"{type(error).__name__}: {error}"
-        faulthandler.cancel_dump_traceback_later()
-        own, children = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-        answer = {
-            "outcome": outcome,
-            "seconds": time.perf_counter() - begin,
-            "peak": (own.ru_maxrss + children.ru_maxrss) * 1024,
-        }
-        print(json.dumps(answer), flush=True)
-        if index == 0 and sys.platform == "linux":
-            size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-            limit = size + MEMORY
-            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+def within_bounds(outcome: Outcome, size: int) -> Outcome:
+    """The outcome, which is no expected one if it took more than a reader may."""
+    seconds, memory = SPARE_SECONDS + size / BYTES_PER_SECOND, SPARE_BYTES + 3 * size
+    if outcome.is_expected and (outcome.seconds > seconds or outcome.memory > memory):
+        beyond = (
+            f"{outcome.result} {size} bytes with {outcome.seconds:.1f} s and {outcome.memory} bytes"
+        )
+        return dataclasses.replace(outcome, result=beyond)
+    return outcome
 
 
-if __name__ == "__main__":
-    _load_files(json.loads(sys.argv[1]), float(sys.argv[2]))
+def _run_process(module: str, paths: Sequence[Path], timeout: float) -> tuple[list[Outcome], str]:
+    """The outcomes, and how the process ended if it did before the last file."""
+    request = json.dumps({"module": module, "paths": list(map(str, paths)), "timeout": timeout})
+    command = [sys.executable, "-m", "experiments.interop.bad_files.load_files"]
+    done = subprocess.run(command, input=request, cwd=ROOT, capture_output=True, text=True)
+    outcomes = [Outcome(**json.loads(line)) for line in done.stdout.splitlines()]
+    if len(outcomes) < len(paths):
+        return outcomes, f"exit code {done.returncode}: {done.stderr[-2000:]}"
+    return outcomes, ""

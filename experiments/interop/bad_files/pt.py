@@ -136,7 +136,7 @@ def tuples_within_tuples(depth: int) -> bytes:
     return code + b"}h" + bytes([depth]) + b"K\x01s."
 
 
-def constructed(size: int = 6) -> dict[str, bytes]:
+def hostile(size: int = 6) -> dict[str, bytes]:
     """Valid archives whose content is hostile, by what is wrong with them."""
     huge = 1 << 62
     ones = np.ones(size * size, np.float32).tobytes()
@@ -160,7 +160,7 @@ def constructed(size: int = 6) -> dict[str, bytes]:
     nested |= {"weight_ih_l0": b"h\x3c", "weight_hh_l0": b"h\x3c"}
     colliding = b"".join(integer(at * ((1 << 61) - 1)) + b"N" for at in range(100_000))
     return {
-        "two directories": two_directories(4, 64 << 20),
+        "two directories": two_directories(16, 16 << 20),
         "a key of tuples within tuples": archive(tuples_within_tuples(60), two),
         "lists within lists": archive(program(nested), two),
         "a number for a storage": of(weight_hh_l0=tensor("0", -1, (6, 6), (6, 1))),

@@ -34,14 +34,8 @@ BF16_MATMUL_PRECISIONS = ("bfloat16", "BF16_BF16_F32")
 
 
 def unsupported_reasons(spec: CallSpec) -> list[str]:
-    """Every reason why no device's kernels support a call; empty if some may."""
-    reasons, cell = [], spec.cell
-    if type(cell) is not GRUParams:
-        reasons.append(f'it supports only GRUParams with reset="after", got {type(cell).__name__}')
-    elif cell.reset != "after":
-        reasons.append(f'it supports only reset="after", got reset="{cell.reset}"')
-    if not spec.has_static_shape:
-        reasons.append(f"sizes must be known, got inputs of shape {spec.shape}")
+    """Every reason why no kernels of this module support a call; empty if some may."""
+    reasons = reasons_of_all_kernels(spec)
     if spec.dtype == jnp.float32 and spec.precision not in BF16_MATMUL_PRECISIONS:
         reasons.append(
             'float32 inputs require jax.default_matmul_precision("bfloat16") because the kernel '
@@ -49,6 +43,21 @@ def unsupported_reasons(spec: CallSpec) -> list[str]:
         )
     elif spec.dtype not in (jnp.float32, jnp.bfloat16):
         reasons.append(f"inputs must be bfloat16 or float32, got {spec.dtype}")
+    return reasons
+
+
+def reasons_of_all_kernels(spec: CallSpec) -> list[str]:
+    """Every reason why no fused kernel of any device supports a call."""
+    reasons, cell = [], spec.cell
+    if type(cell) is not GRUParams:
+        reasons.append(f'it supports only GRUParams with reset="after", got {type(cell).__name__}')
+    elif cell.reset != "after":
+        reasons.append(
+            f'it supports only reset="after", got reset="{cell.reset}", '
+            "whose step has two matmuls in sequence"
+        )
+    if not spec.has_static_shape:
+        reasons.append(f"sizes must be known, got inputs of shape {spec.shape}")
     if others := [dtype for dtype in spec.state_dtypes if dtype != jnp.float32]:
         reasons.append(f"the state must be float32, got {others[0]}")
     if spec.has_explicit_axes:

@@ -35,7 +35,7 @@ def with_transform_rules(kernels: FusedKernels, platform: str | None = None) -> 
             device = functools.partial(kernel, **options)
             plain = functools.partial(reference, **options)
             if platform is not None:
-                device = _lower_only_for(platform, device, plain)
+                device = lower_only_for(platform, device, plain)
             return with_reference_jvp(_with_vmap_rule(device, plain, batch_axes), plain)(args)
 
         return call
@@ -80,7 +80,7 @@ def _with_vmap_rule(kernel: Function, reference: Function, batch_axes: Sequence[
     return function
 
 
-def _lower_only_for(platform: str, kernel: Function, reference: Function) -> Function:
+def lower_only_for(platform: str, kernel: Function, reference: Function) -> Function:
     """``kernel`` in a program that is lowered for ``platform`` alone, ``reference`` elsewhere.
 
     :func:`jax.lax.platform_dependent` would put both into a program for several platforms, and
@@ -91,7 +91,7 @@ def _lower_only_for(platform: str, kernel: Function, reference: Function) -> Fun
         leaves, structure = jax.tree.flatten(args)
 
         def flat(function: Function) -> Function:
-            return lambda *leaves: list(function(jax.tree.unflatten(structure, leaves)))
+            return lambda *leaves: jax.tree.leaves(function(jax.tree.unflatten(structure, leaves)))
 
         select = functools.partial(
             _platform_select_p.bind,
@@ -99,7 +99,8 @@ def _lower_only_for(platform: str, kernel: Function, reference: Function) -> Fun
             kernel=flat(kernel),
             reference=flat(reference),
         )
-        return tuple(jax.jit(select)(*leaves))
+        results = jax.jit(select)(*leaves)
+        return jax.tree.unflatten(jax.tree.structure(jax.eval_shape(reference, args)), results)
 
     return call
 

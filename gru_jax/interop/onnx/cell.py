@@ -15,7 +15,7 @@ from gru_jax.interop.onnx.rules import Constant, Opaque, Value
 
 LAYOUT = GateLayout("zrn", gates_first=True)
 ACTIVATIONS = ["sigmoid", "tanh"]
-MAX_SHARED_BYTES = 2**28
+MAX_SHARED_BYTES = 2**24
 
 Fail: TypeAlias = Callable[[str], NoReturn]
 
@@ -25,7 +25,7 @@ def check_shared(nodes: Sequence[Node]) -> None:
     weights = [node.input(place) for node in nodes for place in (1, 2)]
     arrays = [value.array for value in weights if isinstance(value, Constant)]
     needed = sum(array.nbytes for array in arrays)
-    if needed > MAX_SHARED_BYTES + 16 * sum({id(array): array.nbytes for array in arrays}.values()):
+    if needed > MAX_SHARED_BYTES + sum({id(array): array.nbytes for array in arrays}.values()):
         raise ValueError(
             f"its GRU nodes have weights in common; separate copies would need {needed} bytes"
         )
@@ -125,7 +125,9 @@ def _cell(
     if b is not None:
         input_bias, recurrent_bias = map(LAYOUT.to_canonical, np.split(b, 2))
         bias, b_hn = sum_biases(input_bias, recurrent_bias, reset)
-    params = make_gru(LAYOUT.to_canonical(w), LAYOUT.to_canonical(r), bias, b_hn, reset=reset)
+    # One matrix after the other, so that few copies exist at the same time.
+    w_x, w_h = (jnp.asarray(LAYOUT.to_canonical(each)) for each in (w, r))
+    params = make_gru(w_x, w_h, bias, b_hn, reset=reset)
     return params if h0 is None else dataclasses.replace(params, h0=jnp.asarray(h0))
 
 

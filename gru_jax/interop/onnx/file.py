@@ -4,11 +4,12 @@ import contextlib
 import math
 import os
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
 import onnx
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, numpy_helper
 
@@ -27,6 +28,23 @@ TENSOR_DTYPES: dict[int, np.dtype] = {
     TensorProto.BOOL: np.dtype("?"),
 }
 """Supported dtypes of tensors: those of weights, and of shapes and axes."""
+
+MAX_FIELDS = 500_000
+"""Limit of the fields in a large model's messages, which take more memory than bytes."""
+
+MAX_UNCOUNTED_BYTES = 256 << 10
+"""Models of this size cannot have too many fields."""
+
+MAX_AXES = 32
+MAX_DEPTH = 100
+"""The parser's limit of messages within messages."""
+
+FIXED_SIZES = {1: 8, 5: 4}
+INTEGER_TYPES = (
+    FieldDescriptor.CPPTYPE_INT32,
+    FieldDescriptor.CPPTYPE_INT64,
+    FieldDescriptor.CPPTYPE_UINT64,
+)
 
 ModelSource: TypeAlias = onnx.ModelProto | bytes | str | os.PathLike[str]
 
@@ -48,6 +66,8 @@ def open_model(source: ModelSource) -> onnx.ModelProto:
             raise FileError(f"{path}: the file is larger than {MAX_FILE_BYTES} bytes")
         model = read_bytes(path)
     if isinstance(model, bytes):
+        if len(model) > MAX_UNCOUNTED_BYTES:
+            _count_fields(memoryview(model), onnx.ModelProto.DESCRIPTOR, MAX_FIELDS)
         try:
             model = onnx.ModelProto.FromString(model)
         except DecodeError as error:
@@ -57,6 +77,57 @@ def open_model(source: ModelSource) -> onnx.ModelProto:
     if not model.graph.node:
         raise ValueError("not an ONNX model, or one without nodes")
     return model
+
+
+def _count_fields(data: memoryview, message: Any, left: int, depth: int = 0) -> int:
+    """Counts the fields of a serialised message and of those within it, before it is parsed.
+
+    Numbers that are packed into one field are not larger in memory than eight times their bytes,
+    so eight bytes of them count as one field.
+
+    Returns:
+        How many more fields there may be.
+
+    Raises:
+        ValueError: there are more than ``left``.
+    """
+    fields = message.fields_by_number
+    position, size = 0, len(data)
+    while position < size:
+        left -= 1
+        if left < 0:
+            raise ValueError(f"the model has more than the limit of {MAX_FIELDS} fields")
+        key, position = _varint(data, position)
+        if key & 7 == 2:
+            length, position = _varint(data, position)
+            field = fields.get(key >> 3)
+            content = data[position : position + length]
+            if field is not None and field.message_type is not None and depth < MAX_DEPTH:
+                left = _count_fields(content, field.message_type, left, depth + 1)
+            elif field is not None and field.cpp_type in INTEGER_TYPES:
+                left -= len(content) // 8
+            position += length
+        elif key & 7 == 0:
+            _, position = _varint(data, position)
+        elif key & 7 in FIXED_SIZES:
+            position += FIXED_SIZES[key & 7]
+        else:
+            # A group, or no message at all, which the parser reports.
+            return left
+    return left
+
+
+def _varint(data: memoryview, position: int) -> tuple[int, int]:
+    """A number of variable length, and the position after it."""
+    value = shift = 0
+    for byte in data[position : position + 10]:
+        value |= (byte & 127) << shift
+        position += 1
+        if byte < 128:
+            return value, position
+        shift += 7
+    # Not a number, which the parser reports.
+    return 0, len(data)
 
 
 class TensorReader:
@@ -78,6 +149,8 @@ class TensorReader:
             ValueError: its data do not fit its shape, or its external file is not readable.
         """
         name, shape = f"tensor {tensor.name!r}", tuple(tensor.dims)
+        if len(shape) > MAX_AXES:
+            raise ValueError(f"{name} has {len(shape)} axes, more than the limit of {MAX_AXES}")
         if any(size < 0 for size in shape) or tensor.HasField("segment"):
             raise ValueError(f"{name} has shape {shape} or is a segment, which is not supported")
         dtype = TENSOR_DTYPES[tensor.data_type]

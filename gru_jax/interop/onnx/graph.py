@@ -13,7 +13,7 @@ from gru_jax.interop.onnx.file import TENSOR_DTYPES, TensorReader
 from gru_jax.interop.onnx.rules import PROPAGATION_RULES, Constant, GruOutputs, Opaque, Value
 
 COPYING_OPS = frozenset({"Cast", "Concat", "Reshape"})
-MAX_COPY_BYTES = 2**29
+SPARE_BYTES = 2**24
 MAX_NODES = 1000
 
 
@@ -63,9 +63,9 @@ class Graph:
         self.latest_form: dict[tuple[int, ...], GruOutputs] = {}
         self.nested: str | None = None
         self._values: dict[str, Value] = {}
-        # Bounds the memory of copies of constants, for any number of nodes that copy them, by a
-        # small multiple of the size of the constants.
-        self._copy_budget = 2**20
+        # Bounds the memory and time of folding, for any number of nodes that copy or examine
+        # constants, by twice the size of the constants: float16 weights may become float32.
+        self._budget = SPARE_BYTES
         graph = model.graph
         for value in graph.input:
             sizes = tuple(axis.dim_value for axis in value.type.tensor_type.shape.dim)
@@ -97,7 +97,7 @@ class Graph:
         if node.domain in ("", "ai.onnx"):
             if node.op_type == "GRU":
                 found = self._gru(node, inputs)
-            elif node.op_type in PROPAGATION_RULES and self._has_room(node.op_type, inputs):
+            elif node.op_type in PROPAGATION_RULES and self._has_room(node, inputs):
                 try:
                     found = PROPAGATION_RULES[node.op_type](inputs, self._attributes(node))
                 # Axes out of range, sizes that do not fit, missing inputs.
@@ -139,16 +139,23 @@ class Graph:
         self.nodes.append(Node(name, attributes, tuple(inputs), outputs))
         return [outputs]
 
-    def _has_room(self, operator: str, inputs: Sequence[Value | None]) -> bool:
-        if operator not in COPYING_OPS:
-            return True
-        num_bytes = sum(value.array.nbytes for value in inputs if isinstance(value, Constant))
-        # A cast may need eight times as many bytes.
-        self._copy_budget -= 8 * num_bytes
-        return self._copy_budget >= 0
+    def _has_room(self, node: onnx.NodeProto, inputs: Sequence[Value | None]) -> bool:
+        """Whether a node can be evaluated within the budget, which it is charged for."""
+        constants = [value for value in inputs if isinstance(value, Constant)]
+        if node.op_type in COPYING_OPS:
+            dtypes = [TENSOR_DTYPES.get(each.i) for each in node.attribute if each.name == "to"]
+            size = max((dtype.itemsize for dtype in dtypes if dtype is not None), default=0)
+            cost = sum(max(each.array.nbytes, size * each.array.size) for each in constants)
+        else:
+            # A constant that is repeated is asked whether it is zero.
+            cost = sum(
+                each.array.nbytes for each in constants if each.repeated and not each.was_examined
+            )
+        self._budget -= cost
+        return self._budget >= 0
 
     def _new_constant(self, array: np.ndarray) -> Constant:
-        self._copy_budget = min(self._copy_budget + 32 * array.nbytes, MAX_COPY_BYTES)
+        self._budget += 2 * array.nbytes
         return Constant(array)
 
     def _constant(self, tensor: TensorProto) -> Value:

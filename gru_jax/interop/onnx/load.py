@@ -103,9 +103,11 @@ def _read(
 ) -> LoadedModel:
     _check_opset(model)
     graph = Graph(model, directory, weights)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    # The graph has copies of the weights. A model read from a file is freed here.
+    del model
     layers = _in_order(graph, _chosen(graph, nodes))
     all_nodes = [node for layer in layers for node in layer]
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
     learned_h0 = metadata.get("gru_jax.learned_h0") == "true"
     check_shared(all_nodes)
     cells = tuple(
@@ -154,7 +156,8 @@ def _chosen(graph: Graph, names: Sequence[str] | None) -> list[int]:
 
 def _in_order(graph: Graph, chosen: Sequence[int]) -> list[list[Node]]:
     """The nodes by layer, from the first layer to the last; in a layer forward before reverse."""
-    pairs = [key for key in graph.latest_form if len(key) == 2 and set(key) <= set(chosen)]
+    wanted = set(chosen)
+    pairs = [key for key in graph.latest_form if len(key) == 2 and wanted.issuperset(key)]
     paired = {place for pair in pairs for place in pair}
     keys = [*pairs, *((place,) for place in chosen if place not in paired)]
     known = set(keys)

@@ -1,12 +1,13 @@
 """Propagation rules: how operators transform constants, and the axes of GRU outputs."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from gru_jax.interop.onnx.file import TENSOR_DTYPES
+from gru_jax.interop.onnx.file import MAX_AXES, TENSOR_DTYPES
 from gru_jax.stack import Merge
 
 
@@ -17,10 +18,15 @@ class Constant:
     array: np.ndarray
     repeated: bool = False
 
-    @property
+    @functools.cached_property
     def is_zero(self) -> bool:
         """Whether all elements are 0."""
         return not self.array.any()
+
+    @property
+    def was_examined(self) -> bool:
+        """Whether :attr:`is_zero` is known."""
+        return "is_zero" in self.__dict__
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,9 +83,8 @@ def identity(values: Values, attributes: Mapping[str, Any]) -> list[Value] | Non
 def dropout(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
     """The value that the node reads, unless in training mode."""
     training = values[2] if len(values) > 2 else None
-    if training is None or (isinstance(training, Constant) and training.is_zero):
-        return identity(values, attributes)
-    return None
+    is_off = isinstance(training, Constant) and training.array.size == 1 and training.is_zero
+    return identity(values, attributes) if training is None or is_off else None
 
 
 def constant(values: Values, attributes: Mapping[str, Any]) -> list[Value] | None:
@@ -278,11 +283,15 @@ def _integers(
 ) -> list[int] | None:
     """A list of integers: an attribute in older versions of an operator, an input in newer ones."""
     if name in attributes:
-        return [int(number) for number in attributes[name]]
-    value = values[place] if len(values) > place else None
-    if not isinstance(value, Constant) or value.repeated or value.array.dtype.kind != "i":
-        return None
-    return value.array.reshape(-1).tolist()
+        numbers = attributes[name]
+    else:
+        value = values[place] if len(values) > place else None
+        if not isinstance(value, Constant) or value.repeated or value.array.dtype.kind != "i":
+            return None
+        numbers = value.array.reshape(-1)
+    if len(numbers) > MAX_AXES:
+        raise ValueError(f"{name} has {len(numbers)} numbers, more than the limit of {MAX_AXES}")
+    return [int(number) for number in numbers]
 
 
 PROPAGATION_RULES: dict[str, Rule] = {

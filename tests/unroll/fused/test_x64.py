@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 import gru_jax
-from tests.slow import slow_but
+from tests.slow import slow, slow_but
 from tests.unroll.fake_device import fake_default_device
 
 TIME, BATCH, INPUT, HIDDEN = 5, 17, 3, 256
@@ -16,7 +16,7 @@ TIME, BATCH, INPUT, HIDDEN = 5, 17, 3, 256
 @pytest.mark.parametrize(
     ("platform", "kind", "lowering", "implementation", "kernel"),
     [
-        ("gpu", "NVIDIA H100 80GB HBM3", "cuda", "mosaic_gpu", "custom_call @mosaic_gpu"),
+        slow("gpu", "NVIDIA H100 80GB HBM3", "cuda", "mosaic_gpu", "custom_call @mosaic_gpu"),
         ("tpu", "TPU v5e", "tpu", "pallas_tpu", "custom_call @tpu_custom_call"),
     ],
     ids=["hopper", "tpu"],

@@ -182,9 +182,16 @@ INITS_AND_SIZES = {
     "LSTM": (gru_jax.init_lstm, (90, 32, 32, 256)),
     "RNN": (gru_jax.init_rnn, (192, 32, 64, 256)),
 }
+QUICK = ("preactivations are saved", "preactivations are recomputed", "projection hoisted")
 
 
-@pytest.mark.parametrize(("init", "sizes"), INITS_AND_SIZES.values(), ids=INITS_AND_SIZES)
+@pytest.mark.parametrize(
+    ("init", "sizes"),
+    [
+        pytest.param(*values, marks=[] if name in QUICK else pytest.mark.slow, id=name)
+        for name, values in INITS_AND_SIZES.items()
+    ],
+)
 @pytest.mark.parametrize("shards", [slow(1), 2])
 def test_a_gradient_needs_no_newly_mapped_memory(init, sizes, shards, monkeypatch):
     """glibc returns more than 32 MiB to the kernel after each call."""

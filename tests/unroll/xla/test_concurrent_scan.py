@@ -57,7 +57,7 @@ def shards_seen(monkeypatch):
         (GRU_AFTER, False, "step", {"reverse": True, "lengths": LENGTHS}),
         slow(GRU_BEFORE, True, "step", {"lengths": LENGTHS}),
         slow(GRU_BEFORE, False, None, {"reverse": True}),
-        (LSTM, True, None, {"lengths": LENGTHS}),
+        slow(LSTM, True, None, {"lengths": LENGTHS}),
         slow(RNN, True, None, {"reverse": True}),
     ],
     ids=str,
@@ -246,7 +246,7 @@ def compiled(request, tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize(
-    ("function", "pairs"), [("forward", 1), ("time_blocks", 1), ("gradient", 2)]
+    ("function", "pairs"), [slow("forward", 1), slow("time_blocks", 1), ("gradient", 2)]
 )
 def test_no_loop_writes_what_another_one_uses(function, pairs, compiled):
     """Otherwise XLA runs them one after another."""

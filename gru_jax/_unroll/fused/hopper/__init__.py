@@ -9,6 +9,7 @@ from gru_jax._unroll.masking import ScanInputs
 from gru_jax.cells.gru import GRUParams
 from gru_jax.typing import Array
 
+NAME = "Hopper"
 # Words in the names of devices of compute capability 9.0, whose instructions the kernels use.
 HOPPER = ("H100", "H200", "H800", "H20", "GH200")
 # The sizes whose weights fit into the shared memory of a cluster of two to eight CTAs.

@@ -1,26 +1,20 @@
 """The command `sweep CONFIG`: hyper-parameter search with Optuna in a config's ranges."""
 
-import dataclasses
-import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Generic
 
 import optuna
-import tyro
 from optuna.trial import TrialState
 from rich.console import Console
 from rich.table import Table
 
-from experiments import yaml_files
-from experiments.datasets.registry import default_data_dir
-from experiments.errors import UserError
+from experiments import stop, yaml_files
+from experiments.commands.sweep.options import SweepOptions
 from experiments.files import write_atomically
-from experiments.runs.cli_options import Config, config_file, parse_options
+from experiments.runs.cli_options import Parsed
 from experiments.runs.config_loading import with_values
 from experiments.runs.search import (
     Search,
-    check_space,
     directory,
     ended_trials,
     open_study,
@@ -30,31 +24,10 @@ from experiments.stop import Stopped
 from experiments.tables import number
 from gru_jax import training
 
-PROGRAM = "python -m experiments sweep"
-USAGE = f"""usage: {PROGRAM} CONFIG [--trials 20 ...]
-
-Trains the experiment of the YAML file CONFIG with values from the ranges under its key `sweep`,
-and writes the best as a config. Where every key has choices, that is the whole grid.
-`{PROGRAM} CONFIG --help` lists the options."""
 NUM_LISTED = 10
 
 
-@dataclasses.dataclass(frozen=True)
-class SweepOptions(Generic[Config]):
-    """Options of `sweep`."""
-
-    config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
-    trials: int = 20
-    """Total number of trials, including those of earlier calls. Where every key of `sweep` has
-    choices, each point of the grid is one trial, and this option has no effect."""
-    output: Path | None = None
-    """Directory of the study, its runs and the best config; the default is runs/sweep/NAME. A
-    study in it is resumed. A second process on it is refused."""
-    data_dir: Path = dataclasses.field(default_factory=default_data_dir)
-    """Directory of data files; the default is $GRU_JAX_DATA, then ~/.cache/gru_jax."""
-
-
-def main(arguments: list[str]) -> int:
+def main(parsed: Parsed[SweepOptions]) -> int:
     """Runs the command.
 
     Returns:
@@ -62,24 +35,17 @@ def main(arguments: list[str]) -> int:
         after SIGTERM.
 
     Raises:
-        UserError: invalid options, config, data or directory.
+        UserError: invalid config, data or directory.
     """
-    path = config_file(arguments, USAGE)
-    if path is None:
-        return 0
-    options = parse_options(SweepOptions, path, arguments[1:], PROGRAM)
-    check_space(options.config, path)
-    if options.trials < 1:
-        raise UserError(f"--trials is {options.trials}, but should be 1 or more.")
-    config = options.config
+    options, config = parsed.options, parsed.options.config
     search = Search(
-        folder=options.output or Path("runs", "sweep", path.stem),
+        folder=options.output or Path("runs", "sweep", parsed.path.stem),
         config=config,
         space=config.sweep,
         num_trials=options.trials,
         make_config=lambda values: with_values(config, values, where="sweep"),
         data_dir=options.data_dir,
-        command=f"{PROGRAM} {shlex.join(arguments)}",
+        command=parsed.command,
         evaluate_test=True,
     )
     with open_study(search) as study:
@@ -96,7 +62,8 @@ def _run(study: optuna.Study, search: Search) -> int:
     except Stopped as stopped:
         received = stopped.signal
     if received is not None:
-        print(f"Stopped by {received.name}. To resume: {search.command}", file=sys.stderr)
+        name = stop.name_of(received)
+        print(f"Stopped by {name}. To resume: {search.command}", file=sys.stderr)
         return 128 + received
     if not study.get_trials(states=(TrialState.COMPLETE,)):
         print(f"No trial was completed: see the runs in {search.folder}.", file=sys.stderr)

@@ -7,15 +7,9 @@ import sys
 import time
 
 from experiments import stop
+from experiments.commands.train.options import PROGRAM, TrainOptions
 from experiments.config import ExperimentConfig
-from experiments.errors import UserError
-from experiments.runs.cli_options import (
-    PROGRAM,
-    USAGE,
-    TrainOptions,
-    config_file,
-    parse_train_options,
-)
+from experiments.runs.cli_options import Parsed
 from experiments.runs.directory import (
     RunDirectory,
     chosen_run_directory,
@@ -25,7 +19,6 @@ from experiments.runs.lock import HeldError, hold
 from experiments.runs.records import read_meta, read_summary
 from experiments.runs.run import (
     check_published,
-    check_tensorboard,
     finalize_run,
     num_parameters,
     start_run,
@@ -38,7 +31,7 @@ from experiments.tasks import load_task
 from gru_jax import training
 
 
-def main(arguments: list[str]) -> int:
+def main(parsed: Parsed[TrainOptions]) -> int:
     """Runs the command.
 
     Returns:
@@ -46,23 +39,18 @@ def main(arguments: list[str]) -> int:
         Ctrl-C, 143 after SIGTERM.
 
     Raises:
-        UserError: invalid options, config, data or run directory; nothing was written.
+        UserError: invalid config, data or run directory; nothing was written.
     """
-    path = config_file(arguments, USAGE)
-    if path is None:
-        return 0
-    options = parse_train_options(path, arguments[1:])
-    if options.tensorboard:
-        check_tensorboard()
+    options = parsed.options
     with contextlib.ExitStack() as stack:
-        run = _run_directory(path.stem, options, stack)
+        run = _run_directory(parsed.path.stem, options, stack)
         if run.is_finished():
             if options.tensorboard:
                 write_tensorboard(run)
             _print_result(run, options.config)
             return 0
         try:
-            return _train(run, options, arguments)
+            return _train(run, options, parsed.command)
         except (training.TrainingError, OSError) as error:
             print(f"{error}\n{_how_to_resume(run, options)}", file=sys.stderr)
             return 1
@@ -81,8 +69,6 @@ def _run_directory(
         if not run.is_finished() or options.tensorboard:
             stack.enter_context(hold(run.path))
         return run
-    if options.resume == "must":
-        raise UserError("--resume must needs --run-dir, the directory of the run to resume.")
     while True:
         run = new_run_directory(name, options.config.seed)
         # Another process may choose the same name.
@@ -91,13 +77,13 @@ def _run_directory(
             return run
 
 
-def _train(run: RunDirectory, options: TrainOptions[ExperimentConfig], arguments: list[str]) -> int:
+def _train(run: RunDirectory, options: TrainOptions[ExperimentConfig], command: str) -> int:
     started = time.monotonic()
     config = options.config
     task = load_task(config.task).build(config, options.data_dir)
     check_published(config, task)
     stop.check()
-    meta = start_run(run, config, f"{PROGRAM} {shlex.join(arguments)}")
+    meta = start_run(run, config, command)
     print(f"{model_name(config.model)}, {num_parameters(task.params):,} parameters, in {run.path}")
     stop.check()
     # A run that was stopped before its first checkpoint has a directory, but nothing to resume.
@@ -122,8 +108,7 @@ def _stopped(
     received: signal.Signals, run: RunDirectory, options: TrainOptions[ExperimentConfig]
 ) -> int:
     """Prints how to resume, and returns the exit code."""
-    name = "Ctrl-C" if received == signal.SIGINT else received.name
-    print(f"Stopped by {name}. {_how_to_resume(run, options)}", file=sys.stderr)
+    print(f"Stopped by {stop.name_of(received)}. {_how_to_resume(run, options)}", file=sys.stderr)
     return 128 + received
 
 

@@ -1,0 +1,117 @@
+"""Options of `compare`, parsed before JAX is imported."""
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Generic, get_args
+
+import tyro
+
+from experiments.commands.compare.averages import averaged_values
+from experiments.config import Cell
+from experiments.datasets.registry import default_data_dir
+from experiments.errors import UserError
+from experiments.extras import require
+from experiments.runs.cli_options import Config, Parsed, parse_options
+from experiments.runs.search_space import check_space
+from experiments.suggest import did_you_mean
+
+PROGRAM = "python -m experiments compare"
+USAGE = f"""usage: {PROGRAM} CONFIG [--search --cells gru,lstm,rnn --seeds 5 ...]
+
+Trains the experiment of the YAML file CONFIG with several cells and seeds. Each cell has the size
+that gives equally many parameters, and the values under the key `cells` of CONFIG. With --search,
+each cell gets the best values of the search space under the key `sweep` instead.
+`{PROGRAM} CONFIG --help` lists the options."""
+CELLS: tuple[str, ...] = get_args(Cell)
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareOptions(Generic[Config]):
+    """Options of `compare`."""
+
+    config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
+    cells: str = ",".join(CELLS)
+    """Cells, separated by commas. Cells other than the config's get the size with equally many
+    parameters."""
+    seeds: int = 5
+    """Number of seeds, counted from that of the config."""
+    search: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Searches first: for each cell the same space, the key `sweep` of the config, chosen by the
+    validation metric. The values replace those under the key `cells`."""
+    trials: int = 8
+    """Trials of --search for each cell. Where every key of `sweep` has choices, each point of the
+    grid is one trial, and this option has no effect."""
+    average_over: str | None = None
+    """A field with named values, such as held_out_speaker, or FIELD=VALUE,VALUE: trains each seed
+    with each value; the metric of the seed is the mean over the values."""
+    vmap_seeds: bool | None = None
+    """Whether to train the seeds of a cell as one vmapped program; the default is to do so for
+    networks of at most 30,000 parameters."""
+    output: Path | None = None
+    """Directory of the runs, the table and the plot; the default is runs/compare/NAME. Finished
+    runs in it are reused, and interrupted ones are resumed."""
+    source: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """Directory of finished runs, the --output of an earlier call. They are compared again, nothing
+    is trained, and only --output is written."""
+    data_dir: Path = dataclasses.field(default_factory=default_data_dir)
+    """Directory of data files; the default is $GRU_JAX_DATA, then ~/.cache/gru_jax."""
+    tensorboard: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Also writes the metrics of each run as TensorBoard event files, to tensorboard/ of the
+    run."""
+
+
+def parse(arguments: list[str]) -> Parsed[CompareOptions] | None:
+    """Returns the options, or None if --help was printed.
+
+    Raises:
+        UserError, SystemExit: as :func:`experiments.runs.cli_options.parse_options`.
+    """
+    parsed = parse_options(CompareOptions, arguments, PROGRAM, USAGE)
+    if parsed is None:
+        return None
+    options = parsed.options
+    for name in listed_cells(options):
+        if name not in CELLS:
+            raise UserError(
+                f"--cells has {name!r}, but the cells are {', '.join(CELLS)}."
+                f"{did_you_mean(name, CELLS)}"
+            )
+    for name in ("seeds", "trials"):
+        value = getattr(options, name)
+        if value < 1:
+            raise UserError(f"--{name} is {value}, but should be 1 or more.")
+    if options.search:
+        check_space(options.config, parsed.path)
+        _check_keys(options.config.sweep, where="sweep")
+    for cell, values in options.config.cells.items():
+        _check_keys(values, where=f"cells.{cell}")
+    if options.tensorboard:
+        require("tensorboardX", "tensorboard", needed_by="--tensorboard")
+    averaged_values(options.config, options.average_over)
+    if options.source is not None:
+        _check_source(options, options.source)
+    return parsed
+
+
+def _check_keys(keys: Iterable[str], *, where: str) -> None:
+    """Raises UserError if values by cell include a key that the command compare sets itself."""
+    for key in ("task", "seed", "model.cell", "model.hidden_size"):
+        if key in keys:
+            raise UserError(f"{where}: {key} is chosen by the command compare.")
+
+
+def listed_cells(options: CompareOptions) -> list[str]:
+    """Returns the cells to compare."""
+    return list(dict.fromkeys(options.cells.split(",")))
+
+
+def _check_source(options: CompareOptions, source: Path) -> None:
+    for name in ("search", "tensorboard"):
+        if getattr(options, name):
+            raise UserError(f"--{name} cannot be given with --from, which trains nothing.")
+    if not source.is_dir():
+        what = "is a file" if source.exists() else "does not exist"
+        raise UserError(
+            f"--from is {source}, which {what}; expected the --output of an earlier compare."
+        )

@@ -1,0 +1,1 @@
+"""The command `sweep`: searches for better hyper-parameters in a config's ranges."""

@@ -1,0 +1,49 @@
+"""Options of `sweep`, parsed before JAX is imported."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Generic
+
+import tyro
+
+from experiments.datasets.registry import default_data_dir
+from experiments.errors import UserError
+from experiments.runs.cli_options import Config, Parsed, parse_options
+from experiments.runs.search_space import check_space
+
+PROGRAM = "python -m experiments sweep"
+USAGE = f"""usage: {PROGRAM} CONFIG [--trials 20 ...]
+
+Trains the experiment of the YAML file CONFIG with values from the ranges under its key `sweep`,
+and writes the best as a config. Where every key has choices, that is the whole grid.
+`{PROGRAM} CONFIG --help` lists the options."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepOptions(Generic[Config]):
+    """Options of `sweep`."""
+
+    config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
+    trials: int = 20
+    """Total number of trials, including those of earlier calls. Where every key of `sweep` has
+    choices, each point of the grid is one trial, and this option has no effect."""
+    output: Path | None = None
+    """Directory of the study, its runs and the best config; the default is runs/sweep/NAME. A
+    study in it is resumed. A second process on it is refused."""
+    data_dir: Path = dataclasses.field(default_factory=default_data_dir)
+    """Directory of data files; the default is $GRU_JAX_DATA, then ~/.cache/gru_jax."""
+
+
+def parse(arguments: list[str]) -> Parsed[SweepOptions] | None:
+    """Returns the options, or None if --help was printed.
+
+    Raises:
+        UserError, SystemExit: as :func:`experiments.runs.cli_options.parse_options`.
+    """
+    parsed = parse_options(SweepOptions, arguments, PROGRAM, USAGE)
+    if parsed is None:
+        return None
+    check_space(parsed.options.config, parsed.path)
+    if parsed.options.trials < 1:
+        raise UserError(f"--trials is {parsed.options.trials}, but should be 1 or more.")
+    return parsed

@@ -1,0 +1,1 @@
+"""The command `train`: trains an experiment and reports it next to its baselines."""

@@ -1,0 +1,50 @@
+"""Options of `train`, parsed before JAX is imported."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Generic
+
+import tyro
+
+from experiments.datasets.registry import default_data_dir
+from experiments.errors import UserError
+from experiments.extras import require
+from experiments.runs.cli_options import Config, Parsed, parse_options
+from experiments.runs.directory import Resume
+
+PROGRAM = "python -m experiments train"
+USAGE = f"""usage: {PROGRAM} CONFIG [--seed 3 --model.hidden-size 64 ...]
+
+Trains the experiment of the YAML file CONFIG, such as configs/digits.yaml, and reports its test
+metrics next to baselines. `{PROGRAM} CONFIG --help` lists the fields of that config."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOptions(Generic[Config]):
+    """Options of `train`; the fields of `config` are options without a prefix."""
+
+    config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
+    run_dir: Path | None = None
+    """Directory of the run, new or to resume; the default is runs/NAME/TIME-sSEED."""
+    resume: Resume = "auto"
+    """Whether to resume the run in --run-dir: if there is one, never, or there must be one."""
+    data_dir: Path = dataclasses.field(default_factory=default_data_dir)
+    """Directory of data files; the default is $GRU_JAX_DATA, then ~/.cache/gru_jax."""
+    tensorboard: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Also writes the metrics as TensorBoard event files, to tensorboard/ of the run."""
+
+
+def parse(arguments: list[str]) -> Parsed[TrainOptions] | None:
+    """Returns the options, or None if --help was printed.
+
+    Raises:
+        UserError, SystemExit: as :func:`experiments.runs.cli_options.parse_options`.
+    """
+    parsed = parse_options(TrainOptions, arguments, PROGRAM, USAGE)
+    if parsed is None:
+        return None
+    if parsed.options.tensorboard:
+        require("tensorboardX", "tensorboard", needed_by="--tensorboard")
+    if parsed.options.resume == "must" and parsed.options.run_dir is None:
+        raise UserError("--resume must needs --run-dir, the directory of the run to resume.")
+    return parsed

@@ -1,0 +1,31 @@
+"""The interpreter of Pallas kernels for GPU, with matmuls of a warpgroup.
+
+JAX's interpreter (0.12) runs the warpgroups of a block concurrently, with their barriers and shared
+memory. It knows no ``plgpu.mma``: here it is a matmul on this machine, accumulated in float32. Not
+interpreted are layouts, shared memory's banks and the instructions' own rounding.
+"""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+
+@pytest.fixture(scope="module")
+def interpret():
+    """Makes the argument ``interpret`` of the kernels; with ``detect_races``, races are errors."""
+    if jax.__version_info__[:2] != (0, 12):
+        pytest.skip(f"kernels are interpreted with jax 0.12, and this is {jax.__version__}")
+    from jax._src.pallas.mosaic_gpu.primitives import mma_p
+    from jax.experimental.pallas import mosaic_gpu as plgpu
+    from jax.interpreters import mlir
+
+    def mma(accumulator, a, b):
+        return accumulator + jax.lax.dot(a, b, preferred_element_type=jnp.float32)
+
+    lowering = mlir.lower_fun(mma, multiple_results=False)
+    mlir.register_lowering(mma_p, lowering, platform="cpu")
+
+    def make(*, detect_races=False):
+        return plgpu.InterpretGPUParams(detect_races=detect_races)
+
+    return make

@@ -1,0 +1,505 @@
+"""The one-block kernels: values and gradients (interpreted), transformations and dispatch."""
+
+import contextlib
+import dataclasses
+import functools
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+
+import gru_jax
+from experiments.bench.gpu import checks
+from gru_jax._unroll import dispatch
+from gru_jax._unroll.fused import one_block
+from gru_jax._unroll.fused.interface import RESET, VALID
+from gru_jax._unroll.fused.one_block import reference
+from gru_jax._unroll.fused.one_block.gru import run, run_both
+from gru_jax._unroll.fused.one_block.interface import (
+    RESIDUAL_DTYPE,
+    BackwardArgs,
+    ForwardArgs,
+)
+from tests.cells.cases import GRU_AFTER, Problem
+from tests.shapes import SHAPES, ProblemSize
+from tests.slow import slow
+from tests.unroll.fake_device import fake_default_device
+from tests.unroll.fused.block_interpreter import interpret  # noqa: F401
+from tests.unroll.test_implementations import SHAPE, sample_controls
+
+# The kernels' module needs plgpu of jax 0.11.
+needs_mma = pytest.mark.skipif(
+    jax.__version_info__ < one_block.MIN_JAX, reason="needs plgpu.mma of jax 0.11"
+)
+
+ROUNDINGS = 8
+"""Units of the operands' last place that a result may be off, relative to the largest."""
+
+
+def assert_near(actual, expected, dtype):
+    """Compares to the rounding of the matmuls' operands; float32 is rounded to float16."""
+    operand = jnp.float16 if dtype == "float32" else dtype
+    tolerance = ROUNDINGS * float(jnp.finfo(operand).eps)
+
+    def check(path, got, want):
+        if isinstance(want, jax.Array):
+            assert got.dtype == want.dtype
+        got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
+        assert got.shape == want.shape
+        error = np.abs(got - want).max(initial=0) / max(1.0, np.abs(want).max(initial=0))
+        assert error <= tolerance, f"{jax.tree_util.keystr(path)}: {error:.1e} > {tolerance:.1e}"
+
+    jax.tree_util.tree_map_with_path(check, actual, expected)
+
+
+def sample_args(copies, time, batch, hidden, dtype="float32", *, has_flags=True, reverse=False):
+    """Random arguments of the two kernels; the directions of copies alternate."""
+    keys = iter(jax.random.split(jax.random.key(batch), 20))
+
+    def normal(*shape):
+        return jax.random.normal(next(keys), shape)
+
+    flags = (
+        jax.random.choice(
+            next(keys), jnp.array([VALID, VALID, VALID | RESET, RESET, 0]), (copies, time, batch)
+        )
+        if has_flags
+        else None
+    )
+    w_h = (normal(copies, hidden, 3 * hidden) / hidden**0.5).astype(dtype)
+    directions = (jnp.arange(copies) + int(reverse)) % 2
+    forward_args = ForwardArgs(
+        projected=normal(copies, time, batch, 3 * hidden),
+        w_h=w_h,
+        b_hn=normal(copies, hidden),
+        h0=jnp.tanh(normal(copies, batch, hidden)),
+        reset_state=normal(copies, hidden),
+        reverse=directions,
+        flags=flags,
+    )
+    backward_args = BackwardArgs(
+        d_ys=normal(copies, time, batch, hidden).astype(dtype),
+        states_before=jnp.tanh(normal(copies, time, batch, hidden)).astype(dtype),
+        preactivations=normal(copies, time, batch, 4 * hidden).astype(RESIDUAL_DTYPE),
+        w_h=w_h,
+        d_h_last=normal(copies, batch, hidden),
+        reverse=directions,
+        flags=flags,
+    )
+    return forward_args, backward_args
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("tile", "copies", "time", "batch", "hidden", "dtype", "has_flags", "reverse"),
+    [
+        (8, 2, 2, 1, 64, "float32", True, True),
+        (8, 1, 3, 9, 64, "float32", False, True),
+        (8, 1, 3, 8, 128, "float32", True, True),
+        (8, 3, 1, 17, 128, "float16", True, False),
+        (16, 1, 4, 3, 64, "float32", False, False),
+        (16, 1, 3, 17, 64, "bfloat16", True, False),
+        (16, 2, 3, 16, 128, "bfloat16", True, False),
+        (8, 2, 3, 8, 192, "float32", True, False),
+    ],
+)
+def test_the_kernels_compute_the_reference(
+    tile,
+    copies,
+    time,
+    batch,
+    hidden,
+    dtype,
+    has_flags,
+    reverse,
+    interpret,  # noqa: F811
+):
+    from gru_jax._unroll.fused.one_block.kernels import make_kernels
+
+    # Tiles that share sequences write the same values to the same place.
+    detect_races = batch <= tile or batch % tile == 0
+    kernels = make_kernels(108 if tile == 8 else 0, interpret=interpret(detect_races=detect_races))
+    forward_args, backward_args = sample_args(
+        copies, time, batch, hidden, dtype, has_flags=has_flags, reverse=reverse
+    )
+    options = {"dtype": jnp.dtype(dtype), "save": True}
+    got = kernels.forward(forward_args, **options)
+    want = reference.forward(forward_args, **options)
+    assert_near(got, want, dtype)
+    got, want = kernels.backward(backward_args), reference.backward(backward_args)
+    assert_near(got, want, dtype)
+
+
+def test_a_masked_step_holds_the_state_bit_for_bit(interpret):  # noqa: F811
+    from gru_jax._unroll.fused.one_block.kernels import make_kernels
+
+    args, _ = sample_args(1, 3, 8, 64)
+    args = args._replace(flags=jnp.zeros_like(args.flags))
+    kernels = make_kernels(108, interpret=interpret(detect_races=True))
+    result = kernels.forward(args, dtype=jnp.float32, save=False)
+    assert result.preactivations is None
+    assert (np.asarray(result.states) == np.asarray(args.h0)[:, None]).all()
+    assert (np.asarray(result.h_last) == np.asarray(args.h0)).all()
+
+
+@contextlib.contextmanager
+def unroll_by(kernels):
+    """``unroll`` by one-block kernels, or by their references."""
+    from gru_jax._unroll.fused.one_block.transforms import with_transform_rules
+
+    kernels = with_transform_rules(kernels)
+    implementation = types.SimpleNamespace(
+        unsupported_reasons=lambda spec: [],
+        run=functools.partial(run, kernels=kernels),
+        supports_both=lambda specs: True,
+        run_both=functools.partial(run_both, kernels=kernels),
+        describe=one_block.describe,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(dispatch.IMPLEMENTATIONS, "one_block", implementation)
+        jax.clear_caches()
+        yield functools.partial(gru_jax.unroll, implementation="one_block")
+    jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def plain_unroll():
+    if jax.__version_info__ < one_block.MIN_JAX:
+        pytest.skip("needs plgpu.mma of jax 0.11")
+    from gru_jax._unroll.fused.one_block.kernels import REFERENCES
+
+    with unroll_by(REFERENCES) as unroll:
+        yield unroll
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_every_shape(plain_unroll, shape):
+    problem = Problem.sample(GRU_AFTER, shape)
+    assert_near(problem.run("float32", plain_unroll), problem.expected(), "float32")
+
+
+@pytest.mark.parametrize(
+    ("reverse", "checkpoint"),
+    [(True, None), slow(False, None), slow(False, "step"), slow(True, "chunk")],
+)
+def test_all_controls(plain_unroll, reverse, checkpoint):
+    problem = Problem.sample(GRU_AFTER, SHAPE, learned_h0=True)
+    controls = {"reverse": reverse, **sample_controls(SHAPE)}
+    outcome = problem.run("float32", plain_unroll, checkpoint=checkpoint, **controls)
+    assert_near(outcome, problem.expected(**controls), "float32")
+
+
+def controls_of(shape):
+    """Lengths, a mask and starts for any batch."""
+    random = np.random.default_rng(5)
+    steps = (shape.time, *shape.batch)
+    return {
+        "lengths": random.integers(0, shape.time + 1, shape.batch),
+        "mask": random.uniform(size=steps) < 0.8,
+        "starts": random.uniform(size=steps) < 0.3,
+    }
+
+
+@pytest.mark.slow
+def test_interpreted_sequences_and_their_gradients(interpret):  # noqa: F811
+    """Against a NumPy loop in float64, for odd numbers of units and sequences."""
+    from gru_jax._unroll.fused.one_block.kernels import make_kernels
+
+    shape = ProblemSize(3, (9,), 2, 5)
+    problem = Problem.sample(GRU_AFTER, shape, learned_h0=True)
+    controls = controls_of(shape)
+    with unroll_by(make_kernels(108, interpret=interpret())) as unroll:
+        outcome = problem.run("float32", unroll, **controls)
+    assert_near(outcome, problem.expected(**controls), "float32")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shape", "reverse"),
+    [(ProblemSize(4, (3,), 2, 100), True), (ProblemSize(4, (2, 9), 3, 180), False)],
+    ids=str,
+)
+def test_interpreted_sequences_of_several_warpgroups(shape, reverse, interpret):  # noqa: F811
+    """Against ``lax.scan`` in float64: the NumPy loop would run once for each weight."""
+    from gru_jax._unroll.fused.one_block.kernels import make_kernels
+
+    problem = Problem.sample(GRU_AFTER, shape, learned_h0=True)
+    # Elements of 1 would make a map that amplifies what is rounded.
+    weights = {**problem.weights, "w_h": problem.weights["w_h"] / shape.hidden**0.5}
+    problem = dataclasses.replace(problem, weights=weights)
+    controls = {"reverse": reverse, **controls_of(shape)}
+    with jax.enable_x64(True):
+        scan = functools.partial(gru_jax.unroll, implementation="scan")
+        expected = jax.tree.map(np.asarray, problem.run("float64", scan, **controls))
+    with unroll_by(make_kernels(108, interpret=interpret())) as unroll:
+        outcome = problem.run("float32", unroll, **controls)
+    assert_near(outcome, expected, "float32")
+
+
+def mapped_gradients(unroll, over):
+    """Gradients under vmap over sequences, weights, or weights within weights and sequences."""
+    problem = Problem.sample(GRU_AFTER, ProblemSize(3, (2,), 2, 5))
+    cell, xs, state = problem.inputs("float32")
+    starts = jnp.arange(6).reshape(3, 2) % 3 == 1
+    cells = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf, -leaf]), cell)
+    nested = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf / 2]), cells)
+
+    def gradient(cell, xs, state, starts):
+        def loss(cell, xs, state):
+            last, ys = unroll(cell, xs, state, starts=starts)
+            return (last**2).sum() + (ys**3).sum()
+
+        return jax.grad(loss, (0, 1, 2))(cell, xs, state)
+
+    if over == "sequences":
+        return jax.jit(jax.vmap(gradient, (None, 1, 0, 1)))(cell, xs, state, starts)
+    if over == "weights":
+        return jax.jit(jax.vmap(gradient, (0, None, None, None)))(cells, xs, state, starts)
+    by_seed = jax.vmap(gradient, (0, None, None, None))
+    return jax.jit(jax.vmap(by_seed, (0, 0, None, None)))(
+        nested, jnp.stack([xs, -xs]), state, starts
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("over", ["sequences", "weights", "weights twice"])
+def test_vmap(over, plain_unroll):
+    plain = functools.partial(gru_jax.unroll, implementation="scan")
+    assert_near(mapped_gradients(plain_unroll, over), mapped_gradients(plain, over), "float32")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("over", ["sequences", "weights twice"])
+def test_vmap_interpreted(over, interpret):  # noqa: F811
+    from gru_jax._unroll.fused.one_block.kernels import make_kernels
+
+    plain = functools.partial(gru_jax.unroll, implementation="scan")
+    with unroll_by(make_kernels(108, interpret=interpret())) as unroll:
+        got = mapped_gradients(unroll, over)
+    assert_near(got, mapped_gradients(plain, over), "float32")
+
+
+def outcome_of_both_directions(implementation, *, over_seeds):
+    """Values and gradients of a bidirectional layer, mapped over two seeds or not."""
+    shape = ProblemSize(4, (3,), 2, 5)
+    init = functools.partial(gru_jax.init_stack, bidirectional=True, learned_h0=True)
+    stacks = [init(jax.random.key(seed), shape.input, shape.hidden) for seed in range(2)]
+    xs = jax.random.normal(jax.random.key(2), (shape.time, *shape.batch, shape.input))
+    controls = controls_of(shape)
+
+    def loss(stack, xs):
+        states, ys = gru_jax.unroll_stack(stack, xs, implementation=implementation, **controls)
+        return sum((state**2).sum() for state in states[0]) + (ys**3).sum(), (states, ys)
+
+    outcome = jax.value_and_grad(loss, (0, 1), has_aux=True)
+    if not over_seeds:
+        return jax.jit(outcome)(stacks[0], xs)
+    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), *stacks)
+    return jax.jit(jax.vmap(outcome, (0, None)))(both, xs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("over_seeds", [False, True], ids=["one", "two seeds"])
+def test_both_directions_at_once(over_seeds, plain_unroll):
+    got = outcome_of_both_directions("one_block", over_seeds=over_seeds)
+    assert_near(got, outcome_of_both_directions("scan", over_seeds=over_seeds), "float32")
+
+
+@pytest.mark.slow
+def test_both_directions_interpreted(interpret):  # noqa: F811
+    from gru_jax._unroll.fused.one_block.kernels import make_kernels
+
+    with unroll_by(make_kernels(108, interpret=interpret())):
+        got = outcome_of_both_directions("one_block", over_seeds=True)
+    assert_near(got, outcome_of_both_directions("scan", over_seeds=True), "float32")
+
+
+@needs_mma
+@pytest.mark.slow
+def test_forward_mode_and_second_derivatives(plain_unroll):
+    problem = Problem.sample(GRU_AFTER, ProblemSize(3, (2,), 2, 3))
+    cell, xs, state = problem.inputs("float32")
+
+    def derivatives(unroll):
+        def loss(xs):
+            last, ys = unroll(cell, xs, state)
+            return (last**2).sum() + (ys**3).sum()
+
+        return jax.jit(lambda xs: (jax.jacfwd(loss)(xs), jax.hessian(loss)(xs)))(xs)
+
+    plain = functools.partial(gru_jax.unroll, implementation="scan")
+    assert_near(derivatives(plain_unroll), derivatives(plain), "float32")
+
+
+@needs_mma
+@pytest.mark.slow
+@pytest.mark.parametrize("exponent", [-100, -20, 0, 20, 100])
+def test_cotangents_of_any_scale_fit_float16(exponent):
+    """The scale is a power of two, the largest cotangent of a sequence just below 16."""
+    from gru_jax._unroll.fused.one_block.kernels import SCALED_EXPONENT, _scale_exponent
+
+    _, args = sample_args(2, 3, 5, 64)
+    scale = 2.0**exponent
+    args = args._replace(d_ys=args.d_ys * scale, d_h_last=args.d_h_last * scale)
+    chosen = _scale_exponent(args)
+    valid = np.asarray(args.flags & VALID != 0)[..., None]
+    largest = np.abs(np.where(valid, args.d_ys, 0)).max((1, 3))
+    largest = np.maximum(largest, np.abs(args.d_h_last).max(-1))
+    scaled = largest.astype(np.float64) * 2.0 ** np.asarray(chosen, np.float64)
+    assert ((scaled >= 2 ** (SCALED_EXPONENT - 1)) & (scaled < 2**SCALED_EXPONENT)).all()
+
+
+@pytest.mark.slow
+def test_what_does_not_fit_float16_is_computed_by_the_reference(interpret):  # noqa: F811
+    from gru_jax._unroll.fused.one_block.kernels import make_kernels
+
+    kernels = make_kernels(108, interpret=interpret())
+    forward_args, backward_args = sample_args(1, 3, 8, 64, has_flags=False)
+    options = {"dtype": jnp.float32, "save": True}
+    large = forward_args._replace(h0=forward_args.h0 * 1e6)
+    got, want = kernels.forward(large, **options), reference.forward(large, **options)
+    assert_near(got[:2], want[:2], "float32")
+    # Each step multiplies the cotangent by about a thousand, which float16 holds but once.
+    exploding = backward_args._replace(w_h=backward_args.w_h * 1e4)
+    got, want = kernels.backward(exploding), reference.backward(exploding)
+    assert jnp.isfinite(got.d_h0).all()
+    assert_near(got, want, "float32")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("check", "dtype"),
+    [
+        (checks.smoke, "bfloat16"),
+        (checks.with_x64, "float32"),
+        (checks.under_vmap_over_weights, "float32"),
+    ],
+)
+def test_the_checks_of_a_gpu_pass_interpreted(check, dtype, interpret):  # noqa: F811
+    from gru_jax._unroll.fused.one_block.kernels import make_kernels
+
+    with unroll_by(make_kernels(108, interpret=interpret())):
+        check(checks.CheckConfig("one_block", dtype=dtype), 5)  # pyright: ignore[reportArgumentType]
+
+
+A100 = "NVIDIA A100-SXM4-80GB"
+KERNEL = "custom_call @mosaic_gpu"
+
+
+def lowered(hidden, dtype, **options):
+    """The program of a gradient, for a GPU."""
+    params = gru_jax.init(jax.random.key(0), 3, hidden, dtype=jnp.float32)
+    xs = jnp.zeros((4, 9, 3), dtype)
+
+    def loss(params, xs):
+        last, ys = gru_jax.unroll(params, xs, **options)
+        return last.sum() + ys.astype(jnp.float32).sum()
+
+    jax.clear_caches()
+    return jax.jit(jax.grad(loss)).trace(params, xs).lower(lowering_platforms=("cuda",)).as_text()
+
+
+@needs_mma
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("hidden", "dtype", "x64"),
+    [(5, "float32", False), (100, "bfloat16", True), (192, "float32", True), (64, "float16", True)],
+)
+def test_a_request_gets_the_kernels(hidden, dtype, x64):
+    with jax.enable_x64(x64), fake_default_device("gpu", A100, is_verified=False):
+        text = lowered(hidden, dtype, implementation="mosaic_gpu")
+        assert text.count(KERNEL) == 2
+        assert KERNEL not in lowered(hidden, dtype)
+
+
+@needs_mma
+@pytest.mark.slow
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_shard_map_over_the_batch(bidirectional):
+    init = functools.partial(gru_jax.init_stack, bidirectional=bidirectional)
+    stack = init(jax.random.key(0), 3, 20, learned_h0=True)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+    replicated, of_steps = PartitionSpec(), PartitionSpec(None, "data")
+
+    def loss(stack, xs, starts):
+        options = {"starts": starts, "implementation": "mosaic_gpu"}
+        _, ys = gru_jax.unroll_stack(stack, xs, **options)
+        return jax.lax.psum((ys**2).sum(), "data")
+
+    sharded = jax.shard_map(
+        loss, mesh=mesh, in_specs=(replicated, of_steps, of_steps), out_specs=replicated
+    )
+    with fake_default_device("gpu", A100, is_verified=False):
+        arguments = (stack, jnp.zeros((4, 18, 3)), jnp.zeros((4, 18), bool))
+        traced = jax.jit(jax.grad(sharded)).trace(*arguments)
+        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count(KERNEL) == 2
+
+
+@needs_mma
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("checkpoint", "sizes", "kernels"),
+    [(None, (100, 100), 2), ("chunk", (100, 100), 4), (None, (100, 64), 4)],
+)
+def test_both_directions_are_one_launch(checkpoint, sizes, kernels):
+    """Where both run whole and have parameters of the same shapes."""
+    cells = tuple(gru_jax.init(jax.random.key(0), 3, size) for size in sizes)
+    stack = gru_jax.Stack((cells,))
+
+    def loss(stack, xs):
+        options = {"implementation": "mosaic_gpu", "checkpoint": checkpoint}
+        return gru_jax.unroll_stack(stack, xs, **options)[1].sum()
+
+    with fake_default_device("gpu", A100, is_verified=False):
+        traced = jax.jit(jax.grad(loss)).trace(stack, jnp.zeros((4, 9, 3)))
+        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count(KERNEL) == kernels
+
+
+@needs_mma
+def test_explain():
+    xs = jax.ShapeDtypeStruct((4, 9, 3), jnp.float32)
+    params = jax.eval_shape(lambda: gru_jax.init(jax.random.key(0), 3, 100))
+    with fake_default_device("gpu", A100, is_verified=False):
+        by_default = gru_jax.explain(params, xs)
+        requested = gru_jax.explain(params, xs, implementation="mosaic_gpu")
+    assert by_default.implementation == "xla"
+    assert "not yet verified on this device" in str(by_default.reasons["mosaic_gpu"])
+    assert "the one-block kernels" in str(requested)
+    assert "not yet verified on this device" in str(requested)
+
+
+@pytest.mark.parametrize(
+    ("kind", "hidden", "precision", "reason"),
+    [
+        ("AMD Instinct MI300X", 64, None, "needs an NVIDIA GPU of compute capability 8.0"),
+        ("Tesla T4", 64, None, "but the default device is Tesla T4"),
+        (A100, 193, None, "the hidden size must be at most 192, got 193"),
+        (A100, 64, "highest", 'jax.default_matmul_precision is "highest"'),
+    ],
+)
+def test_unsupported_calls(kind, hidden, precision, reason):
+    params = jax.eval_shape(lambda: gru_jax.init(jax.random.key(0), 3, hidden))
+    xs = jax.ShapeDtypeStruct((4, 9, 3), jnp.float32)
+    with (
+        jax.default_matmul_precision(precision),
+        fake_default_device("gpu", kind),
+        pytest.raises(NotImplementedError, match=reason),
+    ):
+        gru_jax.explain(params, xs, implementation="mosaic_gpu")
+
+
+@pytest.mark.skipif(jax.__version_info__ >= one_block.MIN_JAX, reason="jax has plgpu.mma")
+def test_an_older_jax():
+    params = jax.eval_shape(lambda: gru_jax.init(jax.random.key(0), 3, 64))
+    xs = jax.ShapeDtypeStruct((4, 9, 3), jnp.float32)
+    with (
+        fake_default_device("gpu", A100),
+        pytest.raises(NotImplementedError, match=r"needs jax 0\.11 or newer"),
+    ):
+        gru_jax.explain(params, xs, implementation="mosaic_gpu")
