@@ -171,6 +171,7 @@ _EXTRAS = {
     "flax": "flax",
     "h5py": "files",
     "onnx": "files",
+    "psutil": "files",
     "safetensors": "files",
 }
 
