@@ -328,6 +328,16 @@ def test_results_of_another_protocol_are_marked(path):
     assert is_marked == (not path.with_name("search.json").exists())
 
 
+def test_the_readme_has_rows_of_this_protocol():
+    """Which :func:`test_table_of_experiments` compares with the results."""
+    readme, experiments = (
+        set(re.findall(r"^\| `[\w-]+`: .*\|$", (ROOT / path).read_text(), re.MULTILINE))
+        for path in ("README.md", "docs/experiments.md")
+    )
+    assert readme
+    assert readme <= experiments
+
+
 BASELINES = [
     ("digits", "nearest neighbour", "accuracy", "nearest neighbour {:.1%}"),
     ("digits", "SVC, Gaussian kernel", "accuracy", "SVC {:.1%}"),
