@@ -13,6 +13,7 @@ from experiments.commands.compare.averages import average, averaged_values
 from experiments.errors import UserError
 from experiments.tasks import adding as adding_task
 from experiments.tasks import speech
+from experiments.tasks.configs import CONFIGS
 
 
 class Varied(adding_task.Config, frozen=True):
@@ -29,7 +30,7 @@ def varied(adding, monkeypatch):
     def build_varied(config, data_dir):
         return build(config.model_copy(update={"length": lengths[config.kind]}), data_dir)
 
-    monkeypatch.setattr(adding_task, "Config", Varied)
+    monkeypatch.setitem(CONFIGS, "adding", Varied)
     monkeypatch.setattr(adding_task, "build", build_varied)
     return adding
 
