@@ -146,7 +146,7 @@ def test_a_hopper_gpu_gets_the_kernels():
             "but the default device is NVIDIA A100-SXM4-80GB",
         ),
         ("gpu", H100, 256, "float32", "float32 inputs require"),
-        ("gpu", H100, 192, "bfloat16", "128, 256, 384, 512, got 192"),
+        ("gpu", H100, 224, "bfloat16", "128, 256, 384, 512, got 224"),
         ("gpu", H100, 640, "bfloat16", "128, 256, 384, 512, got 640"),
     ],
 )
