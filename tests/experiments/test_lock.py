@@ -142,7 +142,7 @@ def test_two_new_runs_get_two_directories(adding, write_config, monkeypatch, wor
 
 @pytest.mark.slow
 def test_of_processes_at_the_same_time_one_trains(adding, write_config, workplace):
-    """Four times two commands, 0 to 0.5 s apart; the second is refused, or comes after the first."""
+    """Of two commands up to 0.5 s apart, the second is refused, or comes after the first."""
     adding["training"]["steps"] = 300
     config, num_refused = write_config(adding), 0
     for trial in range(4):
