@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import math
 import signal
+import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -61,6 +62,9 @@ class Search:
 @contextlib.contextmanager
 def open_storage(folder: Path) -> Iterator[optuna.storages.RDBStorage]:
     """Opens the storage of the study in a directory."""
+    # Optuna leaves its connection to a file that is no database open.
+    with contextlib.closing(sqlite3.connect(folder / "study.db")) as connection:
+        connection.execute("PRAGMA schema_version")
     storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'study.db'}")
     try:
         yield storage
@@ -80,7 +84,7 @@ def open_study(search: Search) -> Iterator[optuna.Study]:
     with hold(search.folder), contextlib.ExitStack() as stack:
         try:
             study = _open(search, stack.enter_context(open_storage(search.folder)))
-        except (DatabaseError, optuna.exceptions.StorageInternalError):
+        except (sqlite3.DatabaseError, DatabaseError, optuna.exceptions.StorageInternalError):
             raise UserError(
                 f"{search.folder / 'study.db'} is corrupted. Give another --output, or delete "
                 f"{search.folder}: its trials are lost."
