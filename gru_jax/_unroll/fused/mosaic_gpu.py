@@ -13,6 +13,7 @@ from gru_jax.cells.gru import GRUParams
 from gru_jax.typing import Array
 
 targets = hopper.targets
+run_both = one_block.run_both
 
 
 def unsupported_reasons(spec: CallSpec) -> list[str]:
@@ -43,18 +44,6 @@ def supports_both(specs: Sequence[CallSpec]) -> bool:
         and jax.tree.structure(first) == jax.tree.structure(second)
         and jax.tree.leaves(first) == jax.tree.leaves(second)
     )
-
-
-def run_both(
-    spec: CallSpec,
-    cells: Sequence[GRUParams],
-    inputs: Sequence[ScanInputs],
-    h0: Sequence[Array],
-    *,
-    reverse: bool,
-) -> list[tuple[Array, Array]]:
-    """Runs the two directions of a layer in one launch."""
-    return one_block.run_both(spec, cells, inputs, h0, reverse=reverse)
 
 
 def describe(spec: CallSpec, cell: GRUParams, inputs: ScanInputs, h0: Array) -> list[str]:
