@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import pytest
 
 import gru_jax
+from gru_jax._autodiff.step_graph import node_types
 from gru_jax._unroll.call_spec import CallOptions, CallSpec, make_call_spec
 from gru_jax._unroll.fused import mosaic_gpu, one_block
 from tests.docs.pages import ROOT
@@ -84,7 +85,7 @@ def _kernels(params: Any, gpu: str, inputs: str) -> str:
 
     def spec(requested: Any) -> CallSpec:
         return make_call_spec(
-            params, xs, None, CallOptions(type(params), requested=requested), has_resets=False
+            params, xs, None, CallOptions(node_types(params), requested=requested), has_resets=False
         )
 
     with (

@@ -1,4 +1,4 @@
-"""The interpreter of Pallas kernels for GPU, with matmuls of a warpgroup.
+"""What the one-block kernels' tests need: the interpreter for GPU with a warpgroup's matmuls.
 
 JAX's interpreter (0.12) runs the warpgroups of a block concurrently, with their barriers and shared
 memory. It knows no ``plgpu.mma``: here it is a matmul on this machine, accumulated in float32. Not
@@ -8,6 +8,13 @@ interpreted are layouts, shared memory's banks and the instructions' own roundin
 import jax
 import jax.numpy as jnp
 import pytest
+
+from gru_jax._unroll.fused import one_block
+
+# The kernels' module needs plgpu of jax 0.11.
+needs_mma = pytest.mark.skipif(
+    jax.__version_info__ < one_block.MIN_JAX, reason="needs plgpu.mma of jax 0.11"
+)
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,11 @@ extra gpu-compiler in the version of the installed jax.
 
 import functools
 import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -55,6 +60,25 @@ def missing_compiler() -> str | None:
         if found is None:
             return f"no {package}, part of the compiler for GPUs: pip install '.[gpu-compiler]'"
     return None
+
+
+def reports_of(module: str, *arguments: str, **dump: str) -> dict[str, str]:
+    """Runs a module of this folder that compiles kernels; returns what was printed of each.
+
+    ``dump`` is what makes Mosaic print, as environment variables.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", f"tests.unroll.fused.{module}", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[3],
+        env={**os.environ, "JAX_PLATFORMS": "cpu", **dump},
+        timeout=600,
+    )
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output[-2000:]
+    parts = re.split(r"^== (.*)$", output, flags=re.M)[1:]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
 def mesh(devices: int = 1) -> Mesh:

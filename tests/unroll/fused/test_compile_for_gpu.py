@@ -1,10 +1,7 @@
 """The kernels for Hopper GPUs are compiled for one on a machine without a GPU."""
 
 import functools
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -13,6 +10,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 import gru_jax
+from gru_jax._autodiff.step_graph import node_types
 from gru_jax._unroll.call_spec import CallOptions, make_call_spec
 from gru_jax._unroll.fused import run as fused
 from gru_jax._unroll.fused.transforms import with_transform_rules
@@ -34,18 +32,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def test_registers_suffice():
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.unroll.fused.compile_for_gpu"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "MOSAIC_GPU_DUMP_PTXAS": "1"},
-        timeout=600,
-    )
-    output = done.stdout + done.stderr
-    assert done.returncode == 0, output[-2000:]
-    kernels = re.split(r"^== (.*)$", output, flags=re.M)[1:]
-    by_name = dict(zip(kernels[::2], kernels[1::2], strict=True))
+    by_name = compile_for_gpu.reports_of("compile_for_gpu", MOSAIC_GPU_DUMP_PTXAS="1")
     assert len(by_name) == 3 * len(compile_for_gpu.SIZES)
     for name, report in by_name.items():
         (spills,) = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", report)
@@ -58,7 +45,7 @@ TIME, BATCH, INPUT, HIDDEN = 64, 17, 32, 256
 def run(cell, xs, h0, lengths, starts):
     from gru_jax._unroll.fused.hopper.launch import make_kernels
 
-    options = CallOptions(type(cell), requested="mosaic_gpu")
+    options = CallOptions(node_types(cell), requested="mosaic_gpu")
     spec = make_call_spec(cell, xs, h0, options, has_resets=True)
     inputs = make_scan_inputs(xs, SequenceControls(lengths, None, starts), reverse=True)
     kernels = with_transform_rules(make_kernels(), "cuda")

@@ -1,18 +1,14 @@
 """The one-block kernels are compiled for every architecture on a machine without a GPU."""
 
 import itertools
-import os
 import re
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
-import jax
 import pytest
 
-from gru_jax._unroll.fused import one_block
 from tests.unroll.fused import compile_for_gpu, compile_one_block
+from tests.unroll.fused.block_interpreter import needs_mma
 
 pytestmark = [
     pytest.mark.slow,
@@ -21,9 +17,7 @@ pytestmark = [
         compile_for_gpu.missing_compiler() is not None,
         reason=str(compile_for_gpu.missing_compiler()),
     ),
-    pytest.mark.skipif(
-        jax.__version_info__ < one_block.MIN_JAX, reason="needs plgpu.mma of jax 0.11"
-    ),
+    needs_mma,
 ]
 
 ROOT = Path(__file__).parents[3]
@@ -40,18 +34,7 @@ SYNCHRONISATION = r"mbarrier\.(?!init)[a-z_]+|bar\.sync|fence\.(?!mbarrier_init)
 
 @pytest.mark.parametrize("architecture", compile_one_block.ARCHITECTURES)
 def test_registers_suffice_and_a_step_has_one_barrier(architecture):
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.unroll.fused.compile_one_block", architecture],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", **DUMP},
-        timeout=600,
-    )
-    output = done.stdout + done.stderr
-    assert done.returncode == 0, output[-2000:]
-    kernels = re.split(r"^== (.*)$", output, flags=re.M)[1:]
-    by_name = dict(zip(kernels[::2], kernels[1::2], strict=True))
+    by_name = compile_for_gpu.reports_of("compile_one_block", architecture, **DUMP)
     assert len(by_name) == 3 * len(compile_one_block.FORMS)
     for name, report in by_name.items():
         (spilled,) = re.findall(r"stack frame, (\d+) bytes spill stores", report)

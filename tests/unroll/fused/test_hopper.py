@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import gru_jax
+from gru_jax._autodiff.step_graph import node_types
 from gru_jax._unroll.call_spec import CallOptions, make_call_spec
 from gru_jax._unroll.fused import run as fused
 from gru_jax._unroll.fused.interface import BackwardArgs, ForwardArgs
@@ -95,7 +96,7 @@ def test_a_sequence_and_its_gradients(interpreter):  # noqa: F811
     starts = jax.random.bernoulli(jax.random.key(3), 0.3, (time, batch))
     controls = SequenceControls(jnp.array([4, 0, 2]), None, starts)
     weights = jax.random.normal(jax.random.key(4), (time, batch, hidden)).astype(jnp.bfloat16)
-    options = CallOptions(type(cell), requested="mosaic_gpu")
+    options = CallOptions(node_types(cell), requested="mosaic_gpu")
     spec = make_call_spec(cell, xs, h0, options, has_resets=True)
 
     def by(kernels):
