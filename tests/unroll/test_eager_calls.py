@@ -63,6 +63,11 @@ def no_compilation():
     assert compilations == before
 
 
+def test_a_compilation_is_counted():
+    with pytest.raises(AssertionError), no_compilation():
+        jax.jit(lambda x: x + 1)(XS)
+
+
 OPTIONS = [CONTROLS, {}, {"reverse": True}, {"implementation": "scan"}, {"checkpoint": "chunk"}]
 OPTIONS += [{"checkpoint": "step"}, {"checkpoint": 4}, CONTROLS | {"checkpoint": "chunk"}]
 CASES = [

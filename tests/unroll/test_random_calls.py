@@ -20,7 +20,7 @@ from tests.shapes import ProblemSize
 
 INTEGERS = ("int8", "uint8", "int32", "uint32", "int64")
 DTYPES = ("float64", "float32", "bfloat16")
-TOLERANCE = {"float64": 1e-11, "float32": 2e-5, "bfloat16": 0.1}
+TOLERANCE = {"float64": 1e-13, "float32": 2e-6, "bfloat16": 0.02}
 TRANSFORMATIONS = ("eager", "jit", "vmap", "scan", "shard_map", "set_mesh", "debug_nans")
 
 
