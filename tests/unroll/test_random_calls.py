@@ -92,16 +92,17 @@ class Call:
             last, ys = gru_jax.unroll(cell, xs, state, **controls, **self.options)
             return [leaf.astype("float64") for leaf in (*jax.tree.leaves(last), ys)]
 
-        *last, ys = self.transformed(run, xs.ndim)(cell, xs, state, controls)
+        *last, ys = self.transformed(run, xs)(cell, xs, state, controls)
         weights = [*self.problem.cotangent_state, self.problem.cotangent_ys]
         return sum((w * result).sum() for w, result in zip(weights, (*last, ys), strict=True))
 
-    def transformed(self, run, rank):
+    def transformed(self, run, xs):
         if self.transformation == "vmap":
             return lambda *args: [r[1] for r in jax.vmap(run)(*twice_each(args))]
         if self.transformation == "scan":
             return lambda *args: [r[1] for r in jax.lax.map(lambda x: run(*x), twice_each(args))]
-        if self.transformation == "shard_map" and rank > 2:
+        # Of shard_map with empty arrays XLA rejects some gradients, those of lax.scan as well.
+        if self.transformation == "shard_map" and xs.ndim > 2 and xs.size:
             mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
             of_state, of_time = PartitionSpec("data"), PartitionSpec(None, "data")
             names = {"lengths": of_state, "mask": of_time, "starts": of_time}
