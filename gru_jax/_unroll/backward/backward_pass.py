@@ -81,9 +81,8 @@ def backward_pass(
     d_h_last, d_ys = cotangents
     graph, reverse = options.graph, options.reverse
     time, dtype = inputs.xs.shape[0], inputs.xs.dtype
-    avals = step_avals(cell, inputs, h0)
     reset_state, reset_state_vjp = jax.vjp(lambda cell: reset_state_like(cell, inputs, h0), cell)
-    weights, weights_vjp = jax.vjp(lambda cell: weights_of(cell, avals), cell)
+    weights, weights_vjp = jax.vjp(lambda cell: weights_of(cell, graph, inputs, h0), cell)
     weights_t = [array.astype(dtype).T for array in weights]
 
     # A matmul with a transposed matrix is slower by a third. Parameters that are transposed outside
@@ -122,14 +121,19 @@ def backward_pass(
     return _add(*d_cells), ScanInputs(d_xs, inputs.valid, inputs.resets), d_h0
 
 
-def weights_of(cell: AffineCell, avals: tuple[State, Any]) -> list[Array]:
+def weights_of(cell: AffineCell, graph: StepGraph, inputs: ScanInputs, h0: State) -> list[Array]:
     """The weights of every matmul of a step, in order."""
+    leaves = jax.tree.leaves(cell)
+    parameters = [leaves[leaf] for leaf in graph.weights_leaf if leaf is not None]
+    if len(parameters) == len(graph.weights_leaf):
+        return parameters
 
     def no_matmul(operand: Array, weights: Array, addends: Sequence[Any]) -> tuple[Array, ...]:
         width = weights.shape[-1] // max(1, len(addends))
         return (jnp.zeros((*operand.shape[:-1], width), operand.dtype),) * len(addends)
 
-    trace = run_step(cell, *jax.tree.map(jnp.zeros_like, avals), affine_fn=no_matmul)
+    zeros = jax.tree.map(jnp.zeros_like, step_avals(cell, inputs, h0))
+    trace = run_step(cell, *zeros, affine_fn=no_matmul)
     return [matmul.weights for matmul in trace.matmuls]
 
 

@@ -123,7 +123,7 @@ def forward_scan(
     dtype = inputs.xs.dtype
     compute_cell = cast_params(cell, dtype)
     # Hoisted: with ``reset="before"`` the loop would split the weights at each step.
-    weights = backward.weights_of(compute_cell, step_avals(cell, inputs, h0))
+    weights = backward.weights_of(compute_cell, graph, inputs, h0)
     consts = (compute_cell, weights, reset_state_like(cell, inputs, h0))
 
     def body(consts: Any, state: State, x: Any) -> tuple[State, Any]:
