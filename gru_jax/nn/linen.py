@@ -10,8 +10,8 @@ from flax import linen as nn
 from flax.core import FrozenDict
 
 from gru_jax import _checks
-from gru_jax._unroll import step
-from gru_jax.cells import Cell, init, init_lstm, init_rnn
+from gru_jax._unroll import step, unroll
+from gru_jax.cells import Cell, GRUParams, init, init_lstm, init_rnn
 from gru_jax.cells.gru import Reset
 from gru_jax.nn.sequence import check_options, run_sequence
 from gru_jax.stack import Merge, Stack
@@ -25,6 +25,7 @@ from gru_jax.typing import (
     Shape,
     State,
     TimeMask,
+    UnrollOptions,
 )
 
 
@@ -279,3 +280,58 @@ class RNN(RecurrentLayers):
     """Layers of plain RNNs over sequences; see :class:`RecurrentLayers`."""
 
     init_cell: Callable[..., Cell] = init_rnn
+
+
+class ScannedRNN(nn.Module):
+    """A GRU with resets, with the interface and the parameters of PureJaxRL's ``ScannedRNN``.
+
+    Replaces that class, which many repositories of reinforcement learning have a copy of: the names
+    of the parameters are the same (``ScannedRNN_0/GRUCell_0/...``), so that checkpoints load as
+    they are, and so are the values at initialisation.
+
+    Attributes:
+        features: H, features of the state; None for those of the carry.
+        implementation, checkpoint: as for :func:`gru_jax.unroll`.
+    """
+
+    features: int | None = None
+    implementation: ImplementationName | None = None
+    checkpoint: Checkpoint = None
+
+    @nn.compact
+    def __call__(self, carry: Array, x: tuple[Array, TimeMask]) -> tuple[Array, Array]:
+        """Runs over time.
+
+        Args:
+            carry: the state (*batch, H) before the first step; the batch is environments, agents.
+            x: ``(ins, resets)``: inputs (T, *batch, D), and flags (T, *batch), booleans or numbers.
+                Where a flag is true, zeros replace the state before the inputs are read. It is the
+                ``done`` of the step before, see :func:`gru_jax.starts_from_dones`.
+
+        Returns:
+            The state after the last step, and outputs (T, *batch, H).
+
+        Raises:
+            TypeError, ValueError: arguments that do not fit, as :func:`gru_jax.unroll`.
+        """
+        ins, resets = x
+        cell = nn.GRUCell(self.features or carry.shape[-1], name="GRUCell_0")
+        if self.is_initializing():
+            cell(carry, ins[0])
+        dense = self.variables["params"]["GRUCell_0"]
+        ins = jnp.asarray(ins, jnp.promote_types(ins.dtype, dense["ir"]["kernel"].dtype))
+
+        def packed(side: str, leaf: str) -> Array:
+            return jnp.concatenate([dense[side + gate][leaf] for gate in "rzn"], axis=-1)
+
+        params = GRUParams(
+            packed("i", "kernel"), packed("h", "kernel"), packed("i", "bias"), dense["hn"]["bias"]
+        )
+        options = UnrollOptions(implementation=self.implementation, checkpoint=self.checkpoint)
+        return unroll(params, ins, carry, starts=resets, **options)
+
+    @staticmethod
+    def initialize_carry(batch_size: int | Shape, hidden_size: int) -> Array:
+        """The state before the first step: zeros (*batch, H), of an integer or a shape."""
+        batch_shape = (batch_size,) if isinstance(batch_size, int) else tuple(batch_size)
+        return jnp.zeros((*batch_shape, hidden_size))

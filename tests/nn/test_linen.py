@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec
 import gru_jax
 import gru_jax.nn
 from gru_jax.nn import linen
+from tests.scanned_rnn import ScannedRNN
 
 BATCH, TIME, INPUT, HIDDEN = 3, 6, 4, 5
 
@@ -178,3 +179,37 @@ def test_chrono_bias_is_that_of_the_initialiser():
         variables = nn.RNN(cell).init(jax.random.key(0), inputs())
         expected = init(jax.random.key(0), INPUT, HIDDEN, chrono_bias=50.0).b
         np.testing.assert_array_equal(variables["params"]["cell"]["b"], expected)
+
+
+def test_a_scanned_rnn_loads_checkpoints_of_the_class_that_it_replaces():
+    envs, steps = 4, 9
+
+    def agent(scanned_rnn):
+        class Agent(nn.Module):
+            @nn.compact
+            def __call__(self, carry, x):
+                carry, ys = scanned_rnn()(carry, x)
+                return carry, nn.Dense(2)(ys)
+
+        return Agent()
+
+    theirs, ours = agent(ScannedRNN), agent(linen.ScannedRNN)
+    keys = jax.random.split(jax.random.key(5), 3)
+    xs = jax.random.normal(keys[0], (steps, envs, INPUT))
+    resets = jax.random.bernoulli(keys[1], 0.3, (steps, envs)).astype(jnp.float32)
+    carry = jax.random.normal(keys[2], (envs, HIDDEN))
+    variables = theirs.init(jax.random.key(0), carry, (xs[:1], resets[:1]))
+    chex.assert_trees_all_equal(
+        ours.init(jax.random.key(0), carry, (xs[:1], resets[:1])), variables
+    )
+
+    def loss(variables, carry, xs, model):
+        carry, ys = model.apply(variables, carry, (xs, resets))
+        return jnp.sum(jnp.sin(ys)) + jnp.sum(carry**2), (carry, ys)
+
+    gradient = jax.grad(loss, (0, 1, 2), has_aux=True)
+    trained = noisy(variables)
+    results = [gradient(trained, carry, xs, model) for model in (theirs, ours)]
+    chex.assert_trees_all_close(*results, atol=1e-6, rtol=1e-5)
+    zeros = linen.ScannedRNN.initialize_carry(envs, HIDDEN)
+    chex.assert_trees_all_equal(zeros, ScannedRNN.initialize_carry(envs, HIDDEN))
