@@ -37,7 +37,7 @@ def train_run(
     with open_log(run, tensorboard=tensorboard) as log:
         return training.fit(
             training.TrainState.create(task.params, optimizer, task.carry),
-            training.make_train_step(task.loss, optimizer, seed=config.seed),
+            _make_train_step(task, optimizer, config.seed),
             task.batch_at,
             evaluate=lambda params: task.evaluate(params, "validation"),
             monitor=task.monitor,
@@ -48,6 +48,13 @@ def train_run(
             stop=stop.received if stop.is_watching() else None,
             **fit_options(run, config),
         )
+
+
+def _make_train_step(task: Task, optimizer: Any, seed: int) -> Any:
+    update = task.update
+    if update is None:
+        return training.make_train_step(task.loss, optimizer, seed=seed)
+    return jax.jit(lambda state, batch: update(optimizer, state, batch, seed), donate_argnums=0)
 
 
 @contextlib.contextmanager
@@ -82,7 +89,7 @@ def make_optimizer(config: ExperimentConfig) -> Any:
         options.learning_rate,
         name=options.name,
         schedule=options.schedule,
-        steps=config.training.steps,
+        steps=config.optimizer_steps,
         warmup_steps=options.warmup_steps,
         final_scale=options.final_scale,
         max_grad_norm=options.max_grad_norm,
@@ -147,6 +154,7 @@ def finalize_run(
         task.metric_labels,
         result.best_step,
         run.plots / "learning_curves.png",
+        train=task.train_metric,
     )
     stop.check()
     task.plot(result.best_params, run.plots)
@@ -161,7 +169,7 @@ def finalize_run(
             **meta,
             "wall_seconds": round(elapsed, 2),
             "steps_per_second": rate,
-            "sequences_per_second": rate and rate * config.training.batch_size,
+            "sequences_per_second": rate and rate * config.sequences_per_step,
         },
     )
     # The summary is written last: it marks the run as finished.

@@ -5,6 +5,7 @@ import dataclasses
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -114,7 +115,11 @@ def train_vmapped(
 def _make_step(planned: Sequence[PlannedRun], optimizer: Any) -> TrainStep:
     """Returns the train step of all runs; its metrics are means, and each run's, by prefix."""
     seeds = [plan.config.seed for plan in planned]
-    steps = training.make_vmapped_train_step(planned[0].task.loss, optimizer, seeds=seeds)
+    task = planned[0].task
+    if task.update is None:
+        steps = training.make_vmapped_train_step(task.loss, optimizer, seeds=seeds)
+    else:
+        steps = training.vmap_update(partial(task.update, optimizer), seeds=seeds)
 
     def step(state: training.TrainState, batch: Any) -> tuple[training.TrainState, dict[str, Any]]:
         state, metrics = steps(state, batch)
