@@ -244,10 +244,10 @@ def prepare_call(
     arguments: CallArguments, options: CallOptions
 ) -> tuple[CallSpec, str, Cell, State]:
     """A call's description, its implementation, its parameters in float32 at least, its carry."""
-    params, xs, h0, controls = arguments
+    params, xs, h0, _ = arguments
     # Outside of all loops, so that gradients accumulate in float32 over windows and chunks, too.
     params = promote_params(params, xs.dtype)
-    spec = make_call_spec(params, xs, h0, options, has_resets=controls.starts is not None)
+    spec = make_call_spec(params, xs, h0, options)
     h0 = initial_carry(params, xs) if h0 is None else h0
     return spec, select_implementation(options.requested, spec), params, h0
 
