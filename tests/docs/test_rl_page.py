@@ -12,6 +12,7 @@ from gru_jax.interop import linen
 from tests.docs.pages import DOCS, blocks_of
 from tests.scanned_rnn import ScannedRNN
 
+pytestmark = pytest.mark.slow
 assert_close = functools.partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-6)
 
 
@@ -129,3 +130,50 @@ def test_the_module_for_nnx_ppo_steps_as_the_cell_does(page, inputs):
     assert_close((state, jnp.stack(outputs)), wanted)
     replay = gru_jax.unroll(module.cell.params, observations, carry, starts=starts)
     assert_close(replay, wanted)
+
+
+def test_the_q_loss_is_that_of_a_scanned_rnn_and_stops_at_the_burn_in(page, inputs):
+    carry, observations, starts = inputs
+    steps, envs = starts.shape
+    keys = jax.random.split(jax.random.key(8), 4)
+    agents = [
+        {"gru": gru_jax.init(key, page["FEATURES"], page["HIDDEN"]), "head": 0.3 * head}
+        for key, head in zip(keys, jax.random.normal(keys[2], (2, page["HIDDEN"], 3)), strict=False)
+    ]
+    actions = jax.random.randint(keys[3], (steps, envs), 0, 3)
+    rewards, dones = observations[..., 0], starts > 0
+    experience = (observations, actions, rewards, dones, carry, starts)
+
+    def expected(agent, target):
+        """Step by step, without a function of the page."""
+        burn_in, q = page["BURN_IN"], []
+        for weights in (agent, target):
+            cell = {"params": {"GRUCell_0": dense_layers(weights["gru"])}}
+            state, _ = ScannedRNN().apply(cell, carry, (observations[:burn_in], starts[:burn_in]))
+            rest = observations[burn_in:], starts[burn_in:]
+            _, ys = ScannedRNN().apply(cell, jax.lax.stop_gradient(state), rest)
+            q.append(ys @ weights["head"])
+        all_envs, squares = jnp.arange(envs), []
+        for t in range(len(q[0]) - 1):
+            at = t + burn_in
+            following = q[1][t + 1, all_envs, jnp.argmax(q[0][t + 1], axis=-1)]
+            wanted = rewards[at] + page["DISCOUNT"] * (1 - starts[at]) * following
+            error = q[0][t, all_envs, actions[at]] - jax.lax.stop_gradient(wanted)
+            squares.append(error**2)
+        return jnp.mean(jnp.stack(squares))
+
+    def dense_layers(cell):
+        """Linen's parameters, as a function of ours that JAX can differentiate."""
+        kernels = {"i": jnp.split(cell.w_x, 3, -1), "h": jnp.split(cell.w_h, 3, -1)}
+        layers = {
+            s + g: {"kernel": k} for s in "ih" for g, k in zip("rzn", kernels[s], strict=True)
+        }
+        for gate, bias in zip("rzn", jnp.split(cell.b, 3), strict=True):
+            layers[f"i{gate}"]["bias"] = bias
+        layers["hn"]["bias"] = cell.b_hn
+        return layers
+
+    found = jax.jit(jax.value_and_grad(page["q_loss"]))(*agents, *experience)
+    assert_close(found, jax.jit(jax.value_and_grad(expected))(*agents))
+    of_state = jax.grad(page["q_loss"], 6)(*agents, *experience)
+    chex.assert_trees_all_equal(of_state, jnp.zeros_like(carry))
