@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,13 @@ from gru_jax import _checks
 from gru_jax._unroll import step, unroll
 from gru_jax.cells import Cell, GRUParams, init, init_lstm, init_rnn
 from gru_jax.cells.gru import Reset
-from gru_jax.nn.sequence import check_options, run_sequence
+from gru_jax.nn.sequence import (
+    cast_inputs,
+    check_cell_options,
+    check_options,
+    refuse_unknown,
+    run_sequence,
+)
 from gru_jax.stack import Merge, Stack
 from gru_jax.typing import (
     Array,
@@ -34,7 +40,8 @@ class CellConfig(nn.Module):
 
     Attributes:
         features: H, features of the state.
-        dtype: inputs are cast to it, and matmuls run in it; None keeps the inputs' dtype.
+        dtype: inputs are cast to it, and matmuls run in it; None keeps the inputs' dtype, but for
+            integers and booleans, which get that of the parameters.
         param_dtype: dtype of all parameters.
         init_cell: initialises one cell, ``(key, input_size, features, *, dtype, **cell_options)``;
             :func:`gru_jax.init` by default.
@@ -46,6 +53,12 @@ class CellConfig(nn.Module):
     param_dtype: DType = jnp.float32
     init_cell: Callable[..., Cell] = init
     cell_options: Mapping[str, Any] = FrozenDict()
+
+    def __new__(cls, *arguments: Any, **options: Any) -> Self:
+        del arguments
+        known = [field.name for field in dataclasses.fields(cls)]
+        refuse_unknown(cls.__name__, [name for name in options if name not in known], known)
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,6 +72,9 @@ class CellConfig(nn.Module):
         _checks.positive_int("features", self.features)
         if self.dtype is not None:
             _checks.floating_dtype("dtype", self.dtype)
+        options = self.all_cell_options()
+        own = (field.name for field in dataclasses.fields(self))
+        check_cell_options(type(self).__name__, self.init_cell, options, own)
         self.param_shapes(1)
 
     @nn.nowrap
@@ -79,8 +95,8 @@ class CellConfig(nn.Module):
 
     @nn.nowrap
     def cast(self, inputs: Array) -> Array:
-        """The inputs in ``dtype``."""
-        return inputs if self.dtype is None else jnp.asarray(inputs, self.dtype)
+        """The inputs in ``dtype``, or without one as floating point numbers."""
+        return cast_inputs(inputs, self.dtype, self.param_dtype)
 
 
 class GRUConfig(nn.Module):
@@ -177,6 +193,9 @@ class RNNCell(RecurrentCell):
     init_cell: Callable[..., Cell] = init_rnn
 
 
+CALL_ARGUMENTS = ("initial_carry", "seq_lengths", "mask", "starts", "deterministic")
+
+
 class RecurrentLayers(CellConfig):
     """Layers of any cell over sequences, with the interface of :class:`flax.linen.RNN`.
 
@@ -222,11 +241,13 @@ class RecurrentLayers(CellConfig):
         mask: TimeMask | None = None,
         starts: TimeMask | None = None,
         deterministic: bool = True,
+        **unknown: Any,
     ) -> Any:
         """Runs the layers; see :meth:`gru_jax.nn.GRU.__call__`.
 
         With ``deterministic=False`` the ``dropout`` stream samples the masks.
         """
+        refuse_unknown(f"the call of {type(self).__name__}", unknown, CALL_ARGUMENTS)
         inputs = self.cast(inputs)
         directions = ("forward", "backward") if self.bidirectional else ("forward",)
         size = inputs.shape[-1]

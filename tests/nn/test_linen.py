@@ -147,6 +147,31 @@ def test_wrong_options_are_named_at_construction(arguments, named):
         linen.GRU(HIDDEN, **arguments)
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"), [("num_layer", "it takes features.*num_layers"), ("keep_order", "aligned")]
+)
+def test_unknown_arguments_name_the_class_and_what_it_takes(name, hint):
+    with pytest.raises(TypeError, match=rf"GRU has no argument '{name}': .*{hint}"):
+        linen.GRU(HIDDEN, **{name: True})
+    with pytest.raises(TypeError, match=f"GRUCell has no argument '{name}'"):
+        linen.GRUCell(HIDDEN, **{name: True})
+    with pytest.raises(TypeError, match=f"RecurrentCell has no argument '{name}'"):
+        linen.RecurrentCell(HIDDEN, cell_options={name: True})
+    with pytest.raises(TypeError, match=f"call of GRU has no argument '{name}'"):
+        linen.GRU(HIDDEN).init(jax.random.key(0), inputs(), **{name: True})
+
+
+def test_integers_are_promoted_as_flax_promotes_them():
+    xs = jnp.asarray(inputs() > 0, "int32")
+    with jax.numpy_dtype_promotion("standard"):
+        flax = nn.RNN(nn.GRUCell(HIDDEN)).init_with_output(jax.random.key(0), xs)[0].dtype
+    for dtype, expected in ((None, flax), (jnp.bfloat16, jnp.bfloat16)):
+        module = linen.GRU(HIDDEN, dtype=dtype)
+        ys, variables = module.init_with_output(jax.random.key(0), xs)
+        assert ys.dtype == expected
+        chex.assert_trees_all_equal(ys, module.apply(variables, xs.astype(expected)))
+
+
 def test_dropout_without_effect_warns_and_needs_no_randomness():
     with pytest.warns(UserWarning, match="dropout=0.5 has no effect"):
         module = linen.GRU(HIDDEN, dropout=0.5)
