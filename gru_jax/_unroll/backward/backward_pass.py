@@ -132,7 +132,8 @@ def weights_of(cell: AffineCell, graph: StepGraph, inputs: ScanInputs, h0: State
         width = weights.shape[-1] // max(1, len(addends))
         return (jnp.zeros((*operand.shape[:-1], width), operand.dtype),) * len(addends)
 
-    zeros = jax.tree.map(jnp.zeros_like, step_avals(cell, inputs, h0))
+    avals = step_avals(cell, inputs, h0)
+    zeros = jax.tree.map(lambda aval: jnp.zeros(aval.shape, aval.dtype), avals)
     trace = run_step(cell, *zeros, affine_fn=no_matmul)
     return [matmul.weights for matmul in trace.matmuls]
 

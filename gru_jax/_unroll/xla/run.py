@@ -35,12 +35,7 @@ Saved = tuple[AffineCell, ScanInputs, State, Residuals]
 
 def unsupported_reasons(spec: CallSpec) -> list[str]:
     """Why this implementation does not support a call; empty if it does."""
-    reasons = []
-    if spec.has_explicit_axes:
-        reasons.append("a mesh with explicit axes is not supported outside of jax.shard_map")
-    if isinstance(spec.step_graph, str):
-        reasons.append(spec.step_graph)
-    return reasons
+    return [spec.step_graph] if isinstance(spec.step_graph, str) else []
 
 
 def run(
