@@ -1,6 +1,7 @@
 """Training of any parameter pytree with Optax: state, step, loop, checkpoints, metrics."""
 
 from gru_jax.training.checkpoint import CheckpointOptions as CheckpointOptions
+from gru_jax.training.data_parallel import DataParallel as DataParallel
 from gru_jax.training.errors import CheckpointError as CheckpointError
 from gru_jax.training.errors import CheckpointMismatchError as CheckpointMismatchError
 from gru_jax.training.errors import MetricsError as MetricsError
