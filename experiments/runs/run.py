@@ -33,11 +33,13 @@ def train_run(
     tensorboard: bool = False,
 ) -> Any:
     """Trains a task, or resumes its training, with :func:`gru_jax.training.fit`."""
-    optimizer = make_optimizer(config)
+    optimizer = make_optimizer(config, task)
     with open_log(run, tensorboard=tensorboard) as log:
         return training.fit(
             training.TrainState.create(task.params, optimizer, task.carry),
-            training.make_train_step(task.loss, optimizer, seed=config.seed),
+            training.make_train_step(
+                task.loss, optimizer, seed=config.seed, batch_weight=task.batch_weight
+            ),
             task.batch_at,
             evaluate=lambda params: task.evaluate(params, "validation"),
             monitor=task.monitor,
@@ -75,7 +77,7 @@ def write_tensorboard(run: RunDirectory) -> None:
         raise UserError(str(error)) from None
 
 
-def make_optimizer(config: ExperimentConfig) -> Any:
+def make_optimizer(config: ExperimentConfig, task: Task) -> Any:
     """Returns the optimiser of a config."""
     options = config.optimizer
     return training.make_optimizer(
@@ -87,7 +89,10 @@ def make_optimizer(config: ExperimentConfig) -> Any:
         final_scale=options.final_scale,
         max_grad_norm=options.max_grad_norm,
         weight_decay=options.weight_decay,
+        # The published results were trained so.
+        weight_decay_mask=None,
         accumulate_steps=options.accumulate_steps,
+        accumulate_by_weight=task.batch_weight is not None,
     )
 
 
@@ -190,7 +195,7 @@ def restore_best(
     if not run.is_finished():
         raise UserError(f"The run in {run.path} is not finished: it has no summary.json.")
     task = load_task(config.task).build(config, data_dir)
-    like = training.TrainState.create(task.params, make_optimizer(config), task.carry)
+    like = training.TrainState.create(task.params, make_optimizer(config, task), task.carry)
     best_step = read_summary(run)["best_step"]
     with CheckpointStore(training.CheckpointOptions(run.checkpoints), read_only=True) as store:
         restored = store.restore(best_step, like)
