@@ -1,6 +1,7 @@
 """One run: training of a config in its own directory, up to the summary."""
 
 import contextlib
+import dataclasses
 import datetime
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from experiments.config import ExperimentConfig
 from experiments.errors import UserError
 from experiments.files import write_json
 from experiments.runs.directory import RunDirectory
+from experiments.runs.mesh import on_this_process
 from experiments.runs.provenance import provenance
 from experiments.runs.records import read_meta, read_summary
 from experiments.tables import model_name
@@ -31,17 +33,29 @@ def train_run(
     resume: Any,
     *,
     tensorboard: bool = False,
-) -> Any:
-    """Trains a task, or resumes its training, with :func:`gru_jax.training.fit`."""
+    parallel: training.DataParallel | None = None,
+) -> training.FitResult:
+    """Trains a task, or resumes its training, with :func:`gru_jax.training.fit`.
+
+    With ``parallel`` over several devices; the best parameters are on one device then, too.
+    """
     optimizer = make_optimizer(config, task)
+    state = training.TrainState.create(task.params, optimizer, task.carry)
+    batch_at, local = task.batch_at, lambda params: params
+    if parallel is not None:
+        state, batch_at, local = (
+            parallel.place_state(state),
+            parallel.batches(task.batch_at),
+            on_this_process,
+        )
     with open_log(run, tensorboard=tensorboard) as log:
-        return training.fit(
-            training.TrainState.create(task.params, optimizer, task.carry),
+        result = training.fit(
+            state,
             training.make_train_step(
                 task.loss, optimizer, seed=config.seed, batch_weight=task.batch_weight
             ),
-            task.batch_at,
-            evaluate=lambda params: task.evaluate(params, "validation"),
+            batch_at,
+            evaluate=lambda params: task.evaluate(local(params), "validation"),
             monitor=task.monitor,
             mode=task.mode,
             patience=config.training.patience,
@@ -50,6 +64,7 @@ def train_run(
             stop=stop.received if stop.is_watching() else None,
             **fit_options(run, config),
         )
+    return dataclasses.replace(result, best_params=local(result.best_params))
 
 
 @contextlib.contextmanager

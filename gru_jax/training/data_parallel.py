@@ -26,7 +26,7 @@ class DataParallel:
         axis: name of the mesh axis, or names of several, along which the batch is split.
         batch_axes: the axis of the sequences in each array of a batch: an integer, or a pytree that
             is a prefix of the batch, as ``in_axes`` of :func:`jax.vmap`. None marks what every
-            device gets as a whole. A time-major batch has 1.
+            device gets as a whole, as it does scalars. A time-major batch has 1.
         carry_axes: the same for the carry of a state.
 
     Raises:
@@ -117,7 +117,8 @@ class DataParallel:
         return jax.tree.map(put, axes, tree, is_leaf=lambda axis: axis is None)
 
     def _place_rows(self, leaf: Any, axis: int | None, is_local: bool) -> jax.Array:
-        if axis is None:
+        leaf = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+        if axis is None or leaf.ndim == 0:
             return _put(leaf, NamedSharding(self.mesh, PartitionSpec()))
         spec = PartitionSpec(*[None] * axis, self.axis)
         sharding = NamedSharding(self.mesh, spec)
