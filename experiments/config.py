@@ -78,9 +78,16 @@ class OptimizerConfig(FrozenModel, frozen=True):
         default=None, gt=0, description="Maximum global norm of the gradient, or None."
     )
     weight_decay: float = Field(
-        default=0.0, ge=0, description="Weight decay; decoupled from the gradient with adamw only."
+        default=0.0,
+        ge=0,
+        description="Weight decay of all parameters, biases too; decoupled from the gradient with "
+        "adamw only.",
     )
-    accumulate_steps: int = Field(default=1, ge=1, description="Batches per parameter update.")
+    accumulate_steps: int = Field(
+        default=1,
+        ge=1,
+        description="Batches per parameter update, which count by their valid elements.",
+    )
 
 
 class TrainingConfig(FrozenModel, frozen=True):

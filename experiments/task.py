@@ -33,6 +33,8 @@ class Task:
         monitor: the validation metric that selects the best parameters.
         baselines: () -> test metrics of models that need no network, by name.
         plot: (params, directory) -> None; writes the task's own plots and texts there.
+        batch_weight: batch -> number of elements over which the loss is a mean, where batches
+            differ in it; None where they do not.
         carry: the carry of the first step, where steps pass one on.
         export_spec: what `export` writes as a program; None if the task does not support it.
         last_step_loss: the loss that `gradients` differentiates, on the test split; None if the
@@ -50,6 +52,7 @@ class Task:
     plot: Callable[[Params, Path], None]
     update: Callable[..., Any] | None = None
     train_metric: str = "loss"
+    batch_weight: Callable[[Batch], Any] | None = None
     carry: Any = None
     export_spec: ExportSpec | None = None
     last_step_loss: LastStepLoss | None = None

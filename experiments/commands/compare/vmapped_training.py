@@ -63,7 +63,7 @@ def train_vmapped(
     }
     group.path.mkdir(parents=True, exist_ok=True)
     task, config = planned[0].task, planned[0].config
-    optimizer = make_optimizer(config)
+    optimizer = make_optimizer(config, task)
     states = [
         training.TrainState.create(plan.task.params, optimizer, plan.task.carry) for plan in planned
     ]
@@ -117,7 +117,9 @@ def _make_step(planned: Sequence[PlannedRun], optimizer: Any) -> TrainStep:
     seeds = [plan.config.seed for plan in planned]
     task = planned[0].task
     if task.update is None:
-        steps = training.make_vmapped_train_step(task.loss, optimizer, seeds=seeds)
+        steps = training.make_vmapped_train_step(
+            task.loss, optimizer, seeds=seeds, batch_weight=task.batch_weight
+        )
     else:
         steps = training.vmap_update(partial(task.update, optimizer), seeds=seeds)
 

@@ -9,6 +9,7 @@ import time
 from experiments import stop
 from experiments.commands.train.options import PROGRAM, TrainOptions
 from experiments.config import ExperimentConfig
+from experiments.runs import processes
 from experiments.runs.cli_options import Parsed
 from experiments.runs.directory import (
     RunDirectory,
@@ -16,6 +17,8 @@ from experiments.runs.directory import (
     new_run_directory,
 )
 from experiments.runs.lock import HeldError, hold
+from experiments.runs.mesh import data_parallel
+from experiments.runs.mesh_options import parse_mesh
 from experiments.runs.records import read_meta, read_summary
 from experiments.runs.run import (
     check_published,
@@ -41,13 +44,19 @@ def main(parsed: Parsed[TrainOptions]) -> int:
     Raises:
         UserError: invalid config, data or run directory; nothing was written.
     """
+    return processes.run(parsed.options, lambda: _main(parsed))
+
+
+def _main(parsed: Parsed[TrainOptions]) -> int:
     options = parsed.options
     with contextlib.ExitStack() as stack:
-        run = _run_directory(parsed.path.stem, options, stack)
-        if run.is_finished():
-            if options.tensorboard:
-                write_tensorboard(run)
-            _print_result(run, options.config)
+        run = processes.in_first(lambda: _run_directory(parsed.path.stem, options, stack))
+        if run is None:
+            # One process of several, which --distributed demands --run-dir of.
+            assert options.run_dir is not None
+            run = RunDirectory(options.run_dir)
+        if processes.of_first(run.is_finished()):
+            processes.in_first(lambda: _show_finished(run, options))
             return 0
         try:
             return _train(run, options, parsed.command)
@@ -58,6 +67,12 @@ def main(parsed: Parsed[TrainOptions]) -> int:
             return _stopped(stopped.signal, run, options)
         except KeyboardInterrupt:
             return _stopped(signal.SIGINT, run, options)
+
+
+def _show_finished(run: RunDirectory, options: TrainOptions[ExperimentConfig]) -> None:
+    if options.tensorboard:
+        write_tensorboard(run)
+    _print_result(run, options.config)
 
 
 def _run_directory(
@@ -82,17 +97,24 @@ def _train(run: RunDirectory, options: TrainOptions[ExperimentConfig], command: 
     config = options.config
     task = load_task(config.task).build(config, options.data_dir)
     check_published(config, task)
+    mesh = None if options.mesh is None else parse_mesh(options.mesh, ("data",))
+    parallel = data_parallel(mesh, config)
     stop.check()
-    meta = start_run(run, config, command)
-    print(f"{model_name(config.model)}, {num_parameters(task.params):,} parameters, in {run.path}")
+    meta = processes.in_first(lambda: start_run(run, config, command))
+    if meta is not None:
+        size = f"{num_parameters(task.params):,} parameters"
+        print(f"{model_name(config.model)}, {size}, in {run.path}")
     stop.check()
     # A run that was stopped before its first checkpoint has a directory, but nothing to resume.
     resume = "auto" if options.resume == "must" else options.resume
-    result = train_run(run, task, config, resume, tensorboard=options.tensorboard)
+    result = train_run(
+        run, task, config, resume, tensorboard=options.tensorboard, parallel=parallel
+    )
     if result.status == "interrupted":
         return _stopped(result.signal or signal.SIGINT, run, options)
-    finalize_run(run, task, config, result, meta, started)
-    _print_result(run, config)
+    if meta is not None:
+        finalize_run(run, task, config, result, meta, started)
+        _print_result(run, config)
     return 0
 
 
@@ -108,7 +130,9 @@ def _stopped(
     received: signal.Signals, run: RunDirectory, options: TrainOptions[ExperimentConfig]
 ) -> int:
     """Prints how to resume, and returns the exit code."""
-    print(f"Stopped by {stop.name_of(received)}. {_how_to_resume(run, options)}", file=sys.stderr)
+    if processes.is_first():
+        how = _how_to_resume(run, options)
+        print(f"Stopped by {stop.name_of(received)}. {how}", file=sys.stderr)
     return 128 + received
 
 
@@ -117,4 +141,6 @@ def _how_to_resume(run: RunDirectory, options: TrainOptions[ExperimentConfig]) -
         return "Nothing was written."
     again = [str(run.config), "--run-dir", str(run.path), "--data-dir", str(options.data_dir)]
     again += ["--tensorboard"] * options.tensorboard
-    return f"To resume: {PROGRAM} {shlex.join(again)}"
+    again += ["--mesh", options.mesh] if options.mesh is not None else []
+    command = f"To resume: {PROGRAM} {shlex.join(again)}"
+    return f"{command} with --distributed in each process" if options.distributed else command
