@@ -10,6 +10,7 @@ from experiments import stop
 from experiments.errors import UserError
 from experiments.extras import install_hint
 from experiments.files import check_local
+from experiments.program import PROGRAM
 from experiments.stop import Stopped
 from experiments.suggest import did_you_mean
 
@@ -153,8 +154,8 @@ def _run(command: Command, name: str, arguments: list[str]) -> int:
 def _help() -> str:
     width = max(map(len, COMMANDS))
     lines = "\n".join(f"  {name:{width}}  {command.help}" for name, command in COMMANDS.items())
-    return f"""usage: python -m experiments COMMAND ...
+    return f"""usage: {PROGRAM} COMMAND ...
 
 {lines}
 
-`python -m experiments COMMAND --help` lists the options of a command."""
+`{PROGRAM} COMMAND --help` lists the options of a command."""

@@ -6,13 +6,14 @@ from typing import Annotated, Generic
 
 import tyro
 
+from experiments import program
 from experiments.datasets.registry import default_data_dir
 from experiments.errors import UserError
 from experiments.extras import require
 from experiments.runs.cli_options import Config, Parsed, parse_options
 from experiments.runs.directory import Resume
 
-PROGRAM = "python -m experiments train"
+PROGRAM = f"{program.PROGRAM} train"
 USAGE = f"""usage: {PROGRAM} CONFIG [--seed 3 --model.hidden-size 64 ...]
 
 Trains the experiment of the YAML file CONFIG, such as configs/digits.yaml, and reports its test
