@@ -2,12 +2,13 @@
 
 import sys
 
-from experiments import stop
+from experiments import status, stop
 
 
 def main() -> int:
     """Runs the command line of this process; returns the exit code."""
     stop.watch()
+    status.turn_on()
     # Imported here, because a signal that comes while it is imported is noted, too.
     from experiments.cli import main
 

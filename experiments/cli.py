@@ -6,7 +6,7 @@ import re
 import sys
 from typing import NamedTuple
 
-from experiments import stop
+from experiments import status, stop
 from experiments.errors import UserError
 from experiments.extras import install_hint
 from experiments.files import check_local
@@ -135,11 +135,13 @@ def _run(command: Command, name: str, arguments: list[str]) -> int:
             if stop.is_watching():
                 stop.unwatch()
             return module.main(arguments)
-        parsed = importlib.import_module(command.options).parse(arguments)
+        with status.doing("Reading the config", after=0.7):
+            parsed = importlib.import_module(command.options).parse(arguments)
         if parsed is None:
             return 0
         stop.check()
-        module = importlib.import_module(command.module)
+        with status.doing("Loading JAX"):
+            module = importlib.import_module(command.module)
         stop.check()
         return module.main(parsed)
     except ModuleNotFoundError as error:

@@ -68,11 +68,18 @@ def test_the_wheel_holds_two_packages_and_no_results(wheel):
     assert wheel.stat().st_size < 1e6
 
 
+def test_the_page_on_an_index_renders(wheel):
+    pytest.importorskip("twine")
+    subprocess.run([sys.executable, "-m", "twine", "check", "--strict", wheel], check=True)
+
+
 def test_the_installed_command_trains_reports_and_exports(run, programs):
     place = run("python", "-c", "import gru_jax; print(gru_jax.__file__)")
     assert Path(place.strip()).is_relative_to(programs.parent)
     train = ("train", "digits", "--training.steps", "2", "--run-dir", "run")
-    assert "nearest neighbour" in run("gru-jax", *train)
+    said = run("gru-jax", *train)
+    assert "nearest neighbour" in said
+    assert "gru-jax compare digits" in said
     meta = (programs.parents[1] / "run" / "meta.json").read_text()
     assert '"command": "gru-jax train digits' in meta
     assert '"git_revision": "unknown"' in meta

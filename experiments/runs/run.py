@@ -16,6 +16,8 @@ from experiments.files import write_json
 from experiments.runs.directory import RunDirectory
 from experiments.runs.provenance import provenance
 from experiments.runs.records import read_meta, read_summary
+from experiments.runs.training_line import TrainingLine
+from experiments.status import Say
 from experiments.tables import model_name
 from experiments.task import Task
 from experiments.tasks import load_task
@@ -31,10 +33,16 @@ def train_run(
     resume: Any,
     *,
     tensorboard: bool = False,
+    say: Say | None = None,
 ) -> Any:
-    """Trains a task, or resumes its training, with :func:`gru_jax.training.fit`."""
+    """Trains a task, or resumes its training, with :func:`gru_jax.training.fit`.
+
+    With `say`, which is called with the state of the training, there is no progress bar.
+    """
     optimizer = make_optimizer(config)
     with open_log(run, tensorboard=tensorboard) as log:
+        if say is not None:
+            log = TrainingLine(log, say, config.training.steps, task.monitor)
         return training.fit(
             training.TrainState.create(task.params, optimizer, task.carry),
             training.make_train_step(task.loss, optimizer, seed=config.seed),
@@ -45,6 +53,7 @@ def train_run(
             patience=config.training.patience,
             resume=resume,
             metrics=log,
+            progress=None if say is None else False,
             stop=stop.received if stop.is_watching() else None,
             **fit_options(run, config),
         )

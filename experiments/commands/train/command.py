@@ -5,10 +5,13 @@ import shlex
 import signal
 import sys
 import time
+from pathlib import Path
 
 from experiments import stop
-from experiments.commands.train.options import PROGRAM, TrainOptions
+from experiments.commands.train.closing import closing_words
+from experiments.commands.train.options import TrainOptions
 from experiments.config import ExperimentConfig
+from experiments.program import typed
 from experiments.runs.cli_options import Parsed
 from experiments.runs.directory import (
     RunDirectory,
@@ -25,6 +28,7 @@ from experiments.runs.run import (
     train_run,
     write_tensorboard,
 )
+from experiments.status import doing, is_on
 from experiments.stop import Stopped
 from experiments.tables import model_name, print_report
 from experiments.tasks import load_task
@@ -47,10 +51,10 @@ def main(parsed: Parsed[TrainOptions]) -> int:
         if run.is_finished():
             if options.tensorboard:
                 write_tensorboard(run)
-            _print_result(run, options.config)
+            _print_result(run, parsed.path, options.config)
             return 0
         try:
-            return _train(run, options, parsed.command)
+            return _train(run, parsed)
         except (training.TrainingError, OSError) as error:
             print(f"{error}\n{_how_to_resume(run, options)}", file=sys.stderr)
             return 1
@@ -77,31 +81,38 @@ def _run_directory(
             return run
 
 
-def _train(run: RunDirectory, options: TrainOptions[ExperimentConfig], command: str) -> int:
+def _train(run: RunDirectory, parsed: Parsed[TrainOptions]) -> int:
     started = time.monotonic()
-    config = options.config
-    task = load_task(config.task).build(config, options.data_dir)
+    options, config = parsed.options, parsed.options.config
+    with doing("Loading the data"):
+        task = load_task(config.task).build(config, options.data_dir)
     check_published(config, task)
     stop.check()
-    meta = start_run(run, config, command)
-    print(f"{model_name(config.model)}, {num_parameters(task.params):,} parameters, in {run.path}")
+    meta = start_run(run, config, parsed.command)
+    model = f"{model_name(config.model)}, {num_parameters(task.params):,} parameters"
+    print(f"{model}, in {run.path}", flush=True)
     stop.check()
     # A run that was stopped before its first checkpoint has a directory, but nothing to resume.
     resume = "auto" if options.resume == "must" else options.resume
-    result = train_run(run, task, config, resume, tensorboard=options.tensorboard)
+    with doing("Compiling the training step") as say:
+        result = train_run(
+            run, task, config, resume, tensorboard=options.tensorboard, say=say if is_on() else None
+        )
     if result.status == "interrupted":
         return _stopped(result.signal or signal.SIGINT, run, options)
-    finalize_run(run, task, config, result, meta, started)
-    _print_result(run, config)
+    with doing("Drawing plots, testing, and computing baselines"):
+        finalize_run(run, task, config, result, meta, started)
+    _print_result(run, parsed.path, config)
     return 0
 
 
-def _print_result(run: RunDirectory, config: ExperimentConfig) -> None:
+def _print_result(run: RunDirectory, path: Path, config: ExperimentConfig) -> None:
     print_report(read_summary(run), read_meta(run), config.published)
     for text in sorted(run.plots.glob("*.txt")):
         print(f"{text}:\n\n{text.read_text(encoding='utf-8')}")
     for plot in sorted(run.plots.glob("*.png")):
         print(plot)
+    print(f"\n{closing_words(run, path, config)}")
 
 
 def _stopped(
@@ -117,4 +128,4 @@ def _how_to_resume(run: RunDirectory, options: TrainOptions[ExperimentConfig]) -
         return "Nothing was written."
     again = [str(run.config), "--run-dir", str(run.path), "--data-dir", str(options.data_dir)]
     again += ["--tensorboard"] * options.tensorboard
-    return f"To resume: {PROGRAM} {shlex.join(again)}"
+    return f"To resume: {typed()} train {shlex.join(again)}"
