@@ -26,6 +26,8 @@ LEVELS = (
     {"nn", "interop"},
     {"export"},
     {"training"},
+    # Runs the experiments.
+    {"__main__"},
 )
 LEVEL_OF = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 

@@ -19,6 +19,7 @@ from experiments.bench.timing import time_interleaved
 from experiments.datasets.registry import default_data_dir
 from experiments.errors import UserError
 from experiments.markdown import write_report
+from experiments.program import PROGRAM
 from experiments.runs.provenance import provenance
 from experiments.suggest import did_you_mean
 
@@ -77,7 +78,7 @@ def main(arguments: list[str]) -> int:
     options = tyro.cli(
         Options,
         args=arguments,
-        prog="python -m experiments bench",
+        prog=f"{PROGRAM} bench",
         config=(tyro.conf.FlagConversionOff,),
     )
     sizes = [parse_size("sizes", text) for text in options.sizes]

@@ -18,6 +18,8 @@ from experiments.runs.directory import RunDirectory
 from experiments.runs.mesh import on_this_process
 from experiments.runs.provenance import provenance
 from experiments.runs.records import read_meta, read_summary
+from experiments.runs.training_line import TrainingLine
+from experiments.status import Say
 from experiments.tables import model_name
 from experiments.task import Task
 from experiments.tasks import load_task
@@ -34,10 +36,12 @@ def train_run(
     *,
     tensorboard: bool = False,
     parallel: training.DataParallel | None = None,
+    say: Say | None = None,
 ) -> training.FitResult:
     """Trains a task, or resumes its training, with :func:`gru_jax.training.fit`.
 
-    With ``parallel`` over several devices; the best parameters are on one device then, too.
+    With `parallel` over several devices; the best parameters are on one device then, too. With
+    `say`, which is called with the state of the training, there is no progress bar.
     """
     optimizer = make_optimizer(config, task)
     state = training.TrainState.create(task.params, optimizer, task.carry)
@@ -49,6 +53,8 @@ def train_run(
             on_this_process,
         )
     with open_log(run, tensorboard=tensorboard) as log:
+        if say is not None:
+            log = TrainingLine(log, say, config.training.steps, task.monitor)
         result = training.fit(
             state,
             _make_train_step(task, optimizer, config.seed),
@@ -59,6 +65,7 @@ def train_run(
             patience=config.training.patience,
             resume=resume,
             metrics=log,
+            progress=None if say is None else False,
             stop=stop.received if stop.is_watching() else None,
             **fit_options(run, config),
         )

@@ -7,6 +7,7 @@ from typing import Annotated, Generic, get_args
 
 import tyro
 
+from experiments import program
 from experiments.commands.compare.averages import averaged_values
 from experiments.config import Cell
 from experiments.datasets.registry import default_data_dir
@@ -16,7 +17,7 @@ from experiments.runs.cli_options import Config, Parsed, parse_options
 from experiments.runs.search_space import check_space
 from experiments.suggest import did_you_mean
 
-PROGRAM = "python -m experiments compare"
+PROGRAM = f"{program.PROGRAM} compare"
 USAGE = f"""usage: {PROGRAM} CONFIG [--search --cells gru,lstm,rnn --seeds 5 ...]
 
 Trains the experiment of the YAML file CONFIG with several cells and seeds. Each cell has the size
