@@ -93,26 +93,26 @@ def check_replay(
         error = np.abs(ours - theirs) / np.maximum(1, np.abs(ours))
         wrong = np.argwhere(~(error <= atol))
         if len(wrong):
-            raise ValueError(_describe_mismatch(tuple(map(int, wrong[0])), error, atol, starts))
+            raise ValueError(_describe_mismatch(wrong[0].tolist(), error, atol, starts))
         largest = max(largest, float(error.max(initial=0)))
     return largest
 
 
 def _describe_mismatch(
-    index: tuple[int, ...], error: np.ndarray, atol: float, starts: TimeMask | None
+    index: list[int], error: np.ndarray, atol: float, starts: TimeMask | None
 ) -> str:
-    where = f"step {index[0]}" + (f", environment {index[1]}" if len(index) > 1 else "")
+    time, *batch = index
+    where = f"step {time}" + (f", environment {batch[0]}" if batch else "")
     message = (
-        f"the replay differs from the rollout by {error[index]:.3g} at {where}, expected at most "
-        f"{atol:g}."
+        f"the replay differs from the rollout by {error[tuple(index)]:.3g} at {where}, "
+        f"expected at most {atol:g}."
     )
-    if index[0] == 0:
+    if time == 0:
         return f"{message} Is the state at the beginning the one that the rollout began with?"
     if starts is None:
         return f"{message} Are `starts` those of gru_jax.starts_from_dones?"
     flags = np.asarray(starts).astype(bool)
-    batch = index[1 : flags.ndim]
-    if flags[(index[0], *batch)]:
+    if flags[tuple(index[: flags.ndim])]:
         return (
             f"{message} The replay resets the state there and the rollout does not: `starts[t]` is "
             "`dones[t - 1]`, see gru_jax.starts_from_dones."

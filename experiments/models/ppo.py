@@ -32,7 +32,9 @@ def generalised_advantages(
     continues = jnp.where(dones, 0.0, 1.0)
     deltas = rewards + discount * continues * following - values
 
-    def body(advantage: jax.Array, step: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
+    def body(
+        advantage: jax.Array, step: tuple[jax.Array, jax.Array]
+    ) -> tuple[jax.Array, jax.Array]:
         delta, continues = step
         advantage = delta + discount * decay * continues * advantage
         return advantage, advantage

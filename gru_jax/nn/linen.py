@@ -31,7 +31,6 @@ from gru_jax.typing import (
     Shape,
     State,
     TimeMask,
-    UnrollOptions,
 )
 
 
@@ -348,8 +347,14 @@ class ScannedRNN(nn.Module):
         params = GRUParams(
             packed("i", "kernel"), packed("h", "kernel"), packed("i", "bias"), dense["hn"]["bias"]
         )
-        options = UnrollOptions(implementation=self.implementation, checkpoint=self.checkpoint)
-        return unroll(params, ins, carry, starts=resets, **options)
+        return unroll(
+            params,
+            ins,
+            carry,
+            starts=resets,
+            implementation=self.implementation,
+            checkpoint=self.checkpoint,
+        )
 
     @staticmethod
     def initialize_carry(batch_size: int | Shape, hidden_size: int) -> Array:
