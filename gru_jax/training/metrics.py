@@ -16,7 +16,6 @@ from gru_jax import _files
 from gru_jax.training.errors import MetricsError, error_message
 from gru_jax.typing import Array
 
-
 MAX_LINE_BYTES = 1 << 20
 SPARE_BYTES = 64 << 20
 

@@ -7,8 +7,11 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 import gru_jax
 from experiments.interop.bad_files.archives import rezip, unzip
@@ -34,7 +37,7 @@ def load(path: Path) -> training.TrainState:
         try:
             options = training.CheckpointOptions(Path(folder, "checkpoints"))
             with CheckpointStore(options, read_only=True) as store:
-                restored = store.restore(1, _state(hidden))
+                restored = store.restore(1, _abstract_state(hidden))
         except CheckpointError as error:
             raise FileError(f"{path}: {error}") from error
     if restored is None:
@@ -63,7 +66,7 @@ def corrupted(good: bytes, count: int, seed: int) -> Iterator[bytes]:
 def adversarial(good: bytes) -> dict[str, bytes]:
     """Archives that must be rejected, by what is wrong with them; all have digests to match."""
     entries = _without_size(good)
-    record = CHECKPOINT + "record/metadata"
+    record = CHECKPOINT + "record/data.json"
     description = json.loads(entries[record])
     larger = unzip(save(40))
     arrays = {name: each for name, each in larger.items() if "/arrays/" in name}
@@ -87,8 +90,8 @@ def constructed(good: bytes, count: int, seed: int) -> Iterator[bytes]:
     """Archives with hostile JSON in one of the files, and digests to match."""
     rng = random.Random(seed)
     entries = _without_size(good)
-    names = [CHECKPOINT + "record/metadata", CHECKPOINT + "arrays/_METADATA", DIGESTS]
-    names.append(CHECKPOINT + "_CHECKPOINT_METADATA")
+    names = ["_CHECKPOINT_METADATA", "digests.json", "record/data.json", "arrays/_METADATA"]
+    names = [CHECKPOINT + name for name in names]
     for _ in range(count):
         name = rng.choice(names)
         changed = entries | {name: hostile_json(json.loads(entries[name]), rng)}
@@ -112,6 +115,24 @@ def _sign(entries: dict[str, bytes]) -> dict[str, bytes]:
     return entries | {DIGESTS: json.dumps(digests).encode()}
 
 
+def _abstract_state(hidden: int) -> Any:
+    """The shapes of a GRU's state with its optimizer, which take no memory."""
+
+    def create() -> training.TrainState:
+        params = gru_jax.init(jax.random.key(0), 3, hidden)
+        return training.TrainState.create(params, training.make_optimizer())
+
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        jax.eval_shape(create),
+    )
+
+
 def _state(hidden: int) -> training.TrainState:
-    params = gru_jax.init(jax.random.key(0), 3, hidden, recurrent_kernel_init="glorot")
-    return training.TrainState.create(params, training.make_optimizer())
+    """Random numbers, which do not compress."""
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape), leaf.dtype),
+        _abstract_state(hidden),
+    )

@@ -201,8 +201,8 @@ def checkpoint(folder: Path) -> Format:
         good,
         checkpoint_archive.adversarial(good),
         functools.partial(checkpoint_archive.constructed, good),
-        # Parameters and two moments, of which the latter are zero and take nothing.
-        lambda size: checkpoint_archive.save(round((size / 4 / 3) ** 0.5)),
+        # Parameters and two moments of each.
+        lambda size: checkpoint_archive.save(round((size / 4 / 9) ** 0.5)),
         functools.partial(checkpoint_archive.corrupted, good),
     )
 

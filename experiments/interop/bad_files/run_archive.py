@@ -77,7 +77,9 @@ def adversarial(good: bytes) -> dict[str, bytes]:
     }
     made["a line of metrics without end"] = {"metrics.jsonl": b"x" * 2**22 + b"\n" + metrics}
     made["millions of short rows"] = {"metrics.jsonl": b'{"step":1}\n' * 4_000_000}
-    aliases = [b"a0: &a0 [1]"] + [b"a%d: &a%d [*a%d, *a%d]" % (n, n, n - 1, n - 1) for n in range(1, 40)]
+    aliases = [b"a0: &a0 [1]"] + [
+        b"a%d: &a%d [*a%d, *a%d]" % (n, n, n - 1, n - 1) for n in range(1, 40)
+    ]
     made["a config of nested aliases"] = {"config.yaml": b"\n".join(aliases)}
     made["a config that is nested deeply"] = {"config.yaml": b"a: " + b"[" * 100_000}
     made["a config larger than the limit"] = {"config.yaml": b"a: " + b"x" * 2**22}
@@ -93,7 +95,12 @@ def constructed(good: bytes, count: int, seed: int) -> Iterator[bytes]:
         name = rng.choice(("summary.json", "meta.json", "metrics.jsonl"))
         if name == "metrics.jsonl":
             line = rng.randrange(len(rows))
-            changed = [*rows[:line], hostile_json(json.loads(rows[line]), rng), *rows[line + 1 :], b""]
+            changed = [
+                *rows[:line],
+                hostile_json(json.loads(rows[line]), rng),
+                *rows[line + 1 :],
+                b"",
+            ]
             yield rezip(entries | {name: b"\n".join(changed)})
         else:
             yield rezip(entries | {name: hostile_json(json.loads(entries[name]), rng)})
