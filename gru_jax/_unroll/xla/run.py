@@ -21,6 +21,7 @@ from gru_jax._unroll.call_spec import CallSpec
 from gru_jax._unroll.carry import batch_shape_of, reset_state_like, step_avals
 from gru_jax._unroll.chunks import divisor_near, run_in_chunks
 from gru_jax._unroll.masking import ScanInputs, mask_outputs, tree_where
+from gru_jax._unroll.partition import partition_derivative
 from gru_jax._unroll.shards import Shards, unshard
 from gru_jax._unroll.xla.concurrent_scan import add_dependency, concurrent_scan, concurrent_scan_fn
 from gru_jax._unroll.xla.schedule import UNSHARDED, Schedule, Sizes, schedule, schedule_any_size
@@ -96,7 +97,11 @@ def run(
             options = options._replace(adjoint_scan=scan, materialize=True)
         return backward.backward_pass(saved, cotangents, options)
 
-    return custom_vjp_with_jvp(function, forward, pullback)(cell, inputs, h0)
+    functions = (function, forward, pullback)
+    if spec.is_partitioned:
+        rank = len(batch_shape_of(cell, inputs.xs))
+        functions = partition_derivative(*functions, rank=rank)
+    return custom_vjp_with_jvp(*functions)(cell, inputs, h0)
 
 
 def forward_scan(
