@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
@@ -156,10 +157,10 @@ def _batching_rule(
     **_: Any,
 ) -> tuple[Leaves, list[int]]:
     moved = [
-        leaf if axis is batching.not_mapped else jax.numpy.moveaxis(leaf, axis, 0)
+        leaf if axis is None else jnp.moveaxis(leaf, axis, 0)
         for leaf, axis in zip(leaves, mapped_axes, strict=True)
     ]
-    vmap_axes = [None if axis is batching.not_mapped else 0 for axis in mapped_axes]
+    vmap_axes = [None if axis is None else 0 for axis in mapped_axes]
 
     def shifted(axis: int, mapped: int | None) -> int:
         return axis if axis == NO_BATCH or mapped is None else axis + 1
