@@ -25,7 +25,7 @@ from gru_jax._unroll.partition import partition_derivative
 from gru_jax._unroll.shards import Shards, unshard
 from gru_jax._unroll.xla.concurrent_scan import add_dependency, concurrent_scan, concurrent_scan_fn
 from gru_jax._unroll.xla.schedule import UNSHARDED, Schedule, Sizes, schedule, schedule_any_size
-from gru_jax._unroll.xla.tuning import tuning_for
+from gru_jax._unroll.xla.tuning import count_cores, tuning_for
 from gru_jax.cells.base import AffineCell
 from gru_jax.cells.linear import affine
 from gru_jax.cells.precision import cast_like, cast_params, promote_state
@@ -181,9 +181,9 @@ def make_schedule(spec: CallSpec, cell: AffineCell, inputs: ScanInputs, h0: Stat
             inputs.resets is None
             and len(batch_shape) == 1
             and jnp.finfo(xs.dtype).bits >= 32
-            and spec.mesh.empty
             and spec.num_devices == 1
         ),
+        cores_per_device=None if spec.mesh.empty else count_cores() // spec.mesh.size,
         recompute=spec.recompute,
         num_live_cells=spec.num_live_cells,
     )
