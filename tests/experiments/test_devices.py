@@ -100,7 +100,7 @@ def ends(processes):
 
 @pytest.mark.slow
 def test_two_processes_write_one_run(adding, write_config):
-    adding["training"] = {**adding["training"], "steps": 3000, "eval_every": 500, "log_every": 100}
+    adding["training"] = {**adding["training"], "steps": 800, "eval_every": 100, "log_every": 50}
     config = write_config(adding)
     processes = start_two(config, "--run-dir", "two")
     log = Path("two", "metrics.jsonl")
