@@ -31,9 +31,10 @@ clean:
 $(VENV)/pyvenv.cfg:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "gru_jax needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Name another: make PYTHON=python3.12 ..." >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@echo "Making the environment $(VENV)" >&2
+	@$(PYTHON) -m venv $(VENV)
 
 # A stamp per set of extras, made only once the installation went through.
 $(addprefix $(VENV)/.,experiments dev docs interop gpu-compiler tpu-compiler): $(VENV)/.%: pyproject.toml | $(VENV)/pyvenv.cfg
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
-	touch $@
+	@$(BIN)/python scripts/install.py $*
+	@touch $@

@@ -1,12 +1,19 @@
 """Runs the command line: `python -m experiments`."""
 
-from experiments import stop
+import sys
 
-if __name__ == "__main__":
+from experiments import status, stop
+
+
+def main() -> int:
+    """Runs the command line of this process; returns the exit code."""
     stop.watch()
-
-    import sys
-
+    status.turn_on()
+    # Imported here, because a signal that comes while it is imported is noted, too.
     from experiments.cli import main
 
-    sys.exit(main(sys.argv[1:]))
+    return main(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

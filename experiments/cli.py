@@ -6,10 +6,11 @@ import re
 import sys
 from typing import NamedTuple
 
-from experiments import stop
+from experiments import status, stop
 from experiments.errors import UserError
 from experiments.extras import install_hint
 from experiments.files import check_local
+from experiments.program import PROGRAM
 from experiments.stop import Stopped
 from experiments.suggest import did_you_mean
 
@@ -137,11 +138,13 @@ def _run(command: Command, name: str, arguments: list[str]) -> int:
             if stop.is_watching():
                 stop.unwatch()
             return module.main(arguments)
-        parsed = importlib.import_module(command.options).parse(arguments)
+        with status.doing("Reading the config", after=0.7):
+            parsed = importlib.import_module(command.options).parse(arguments)
         if parsed is None:
             return 0
         stop.check()
-        module = importlib.import_module(command.module)
+        with status.doing("Loading JAX"):
+            module = importlib.import_module(command.module)
         stop.check()
         return module.main(parsed)
     except ModuleNotFoundError as error:
@@ -156,8 +159,8 @@ def _run(command: Command, name: str, arguments: list[str]) -> int:
 def _help() -> str:
     width = max(map(len, COMMANDS))
     lines = "\n".join(f"  {name:{width}}  {command.help}" for name, command in COMMANDS.items())
-    return f"""usage: python -m experiments COMMAND ...
+    return f"""usage: {PROGRAM} COMMAND ...
 
 {lines}
 
-`python -m experiments COMMAND --help` lists the options of a command."""
+`{PROGRAM} COMMAND --help` lists the options of a command."""

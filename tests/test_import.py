@@ -21,11 +21,13 @@ LEVELS = (
     {"cells"},
     {"_autodiff"},
     {"_unroll"},
-    {"stack"},
+    {"rl", "stack"},
     {"_explain"},
     {"nn", "interop"},
     {"export"},
     {"training"},
+    # Runs the experiments.
+    {"__main__"},
 )
 LEVEL_OF = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 

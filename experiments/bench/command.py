@@ -19,6 +19,7 @@ from experiments.bench.timing import time_interleaved
 from experiments.datasets.registry import default_data_dir
 from experiments.errors import UserError
 from experiments.markdown import write_report
+from experiments.program import PROGRAM
 from experiments.runs.provenance import provenance
 from experiments.suggest import did_you_mean
 
@@ -33,8 +34,8 @@ class Options:
 
     All run in one process, in interleaved rounds, so compare times of one run only. `pip install
     -e ".[bench]"` installs the baselines. Outputs and gradients are compared with ours before
-    anything is timed. `bench --gpu` and `bench --revisions OLD_CHECKOUT` are other benchmarks,
-    with options of their own.
+    anything is timed. `bench --gpu`, `bench --rl` and `bench --revisions OLD_CHECKOUT` are other
+    benchmarks, with options of their own.
     """
 
     sizes: tuple[str, ...] = CPU_SIZES
@@ -77,7 +78,7 @@ def main(arguments: list[str]) -> int:
     options = tyro.cli(
         Options,
         args=arguments,
-        prog="python -m experiments bench",
+        prog=f"{PROGRAM} bench",
         config=(tyro.conf.FlagConversionOff,),
     )
     sizes = [parse_size("sizes", text) for text in options.sizes]

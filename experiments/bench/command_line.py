@@ -4,6 +4,7 @@ import shlex
 
 from experiments.bench.shapes import ProblemSize
 from experiments.errors import UserError
+from experiments.program import PROGRAM
 
 DIRECTORIES = {"--output": None, "--data-dir": None, "--revisions": "OLD_CHECKOUT"}
 """Options whose values are directories, and what a report shows in place of those."""
@@ -30,4 +31,4 @@ def invocation(arguments: list[str]) -> str:
         placeholder = DIRECTORIES[option]
         if placeholder is not None:
             shown += [option, placeholder]
-    return shlex.join(["python", "-m", "experiments", "bench", *shown])
+    return f"{PROGRAM} {shlex.join(['bench', *shown])}"

@@ -12,6 +12,7 @@ from experiments.errors import UserError
 from experiments.export_formats import FORMATS
 from experiments.extras import require
 from experiments.files import write_atomically
+from experiments.program import PROGRAM
 from experiments.runs.config_loading import load_config
 from experiments.runs.directory import RunDirectory
 from experiments.runs.run import restore_best
@@ -46,7 +47,7 @@ def main(arguments: list[str]) -> int:
         UserError: a directory without a finished run, a format that is unknown, needs a package
             that is not installed, or does not support the model, or files that exist already.
     """
-    options = tyro.cli(Options, args=arguments, prog="python -m experiments export")
+    options = tyro.cli(Options, args=arguments, prog=f"{PROGRAM} export")
     if options.to not in FORMATS:
         raise UserError(
             f"There is no format {options.to}.{did_you_mean(options.to, FORMATS)} "

@@ -10,6 +10,7 @@ import tyro
 from experiments.datasets import registry
 from experiments.datasets.download import download
 from experiments.errors import UserError
+from experiments.program import PROGRAM
 from experiments.suggest import did_you_mean
 
 ALL = "all"
@@ -38,7 +39,7 @@ def main(arguments: list[str]) -> int:
     options = tyro.cli(
         _Arguments,
         args=arguments,
-        prog="python -m experiments fetch",
+        prog=f"{PROGRAM} fetch",
         description="Downloads data sets into the data directory and verifies their SHA-256. An "
         "interrupted download is resumed. Without a name, lists the data sets and their "
         "licences:\n\n" + _list(),

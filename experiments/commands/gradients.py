@@ -15,6 +15,7 @@ from experiments.errors import UserError
 from experiments.markdown import markdown_table, write_report
 from experiments.models.state_gradients import LastStepLoss, gradient_norms
 from experiments.plots import save
+from experiments.program import PROGRAM
 from experiments.runs.config_loading import load_config
 from experiments.runs.directory import RunDirectory
 from experiments.runs.provenance import provenance
@@ -66,7 +67,7 @@ def main(arguments: list[str]) -> int:
         UserError: a directory without runs, with unfinished ones, or with runs of a task that has
             no loss of the last step.
     """
-    options = tyro.cli(Options, args=arguments, prog="python -m experiments gradients")
+    options = tyro.cli(Options, args=arguments, prog=f"{PROGRAM} gradients")
     if options.sequences < 1:
         raise UserError(f"--sequences is {options.sequences}, but should be 1 or more.")
     measured = [_measure(run, options) for run in _finished_runs(options.directory)]
@@ -78,7 +79,7 @@ def main(arguments: list[str]) -> int:
     # All runs of a comparison have the same task, length and test sequences.
     _, _, common = measured[0]
     result = {
-        "command": f"python -m experiments gradients {options.directory}",
+        "command": f"{PROGRAM} gradients {options.directory}",
         "name": options.directory.name,
         **provenance(),
         **common,
@@ -122,10 +123,7 @@ def _finished_runs(directory: Path) -> list[RunDirectory]:
     """
     runs = [RunDirectory(path.parent) for path in directory.glob("*/s*/config.yaml")]
     if not runs:
-        raise UserError(
-            f"{directory} holds no runs. "
-            "`python -m experiments compare configs/adding.yaml` makes them."
-        )
+        raise UserError(f"{directory} holds no runs. `{PROGRAM} compare adding` makes them.")
     runs.sort(key=lambda run: (run.path.parent.name, int(run.path.name[1:])))
     unfinished = [str(run.path) for run in runs if not run.is_finished()]
     if unfinished:

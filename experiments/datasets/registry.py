@@ -10,6 +10,7 @@ from pathlib import Path
 
 from experiments.errors import UserError
 from experiments.files import check_local
+from experiments.program import PROGRAM
 
 Opened = io.BufferedReader | io.BytesIO
 
@@ -227,9 +228,7 @@ def hash_mismatch(file: DataFile, found: str) -> str:
 
 def fetch_command(data_set: str, data_dir: Path) -> str:
     """Returns the command that downloads a data set."""
-    return shlex.join(
-        ["python", "-m", "experiments", "fetch", data_set, "--data-dir", str(data_dir)]
-    )
+    return f"{PROGRAM} {shlex.join(['fetch', data_set, '--data-dir', str(data_dir)])}"
 
 
 def default_data_dir() -> Path:

@@ -22,6 +22,7 @@ from experiments.interop.bad_files.fuzz import Outcome
 from experiments.interop.frameworks import FRAMEWORKS
 from experiments.interop.measurements import Measurement, all_measurements
 from experiments.markdown import write_report
+from experiments.program import PROGRAM
 from experiments.runs.provenance import provenance
 
 
@@ -73,11 +74,11 @@ def main(arguments: list[str]) -> int:
     """
     if arguments[:1] == ["fuzz"]:
         return _fuzz(arguments[1:])
-    options = tyro.cli(Options, args=arguments, prog="python -m experiments interop")
+    options = tyro.cli(Options, args=arguments, prog=f"{PROGRAM} interop")
     _check_positive(options, "seeds")
     output = options.output or Path("runs", "interop", time.strftime("%Y%m%d-%H%M%S"))
     result = {
-        "command": shlex.join(["python", "-m", "experiments", "interop", *arguments]),
+        "command": f"{PROGRAM} {shlex.join(['interop', *arguments])}",
         **provenance(),
         "libraries": {
             framework.distribution: framework.version
@@ -114,11 +115,11 @@ def _measure(measurement: Measurement, seeds: int) -> dict[str, Any]:
 
 
 def _fuzz(arguments: list[str]) -> int:
-    options = tyro.cli(FuzzOptions, args=arguments, prog="python -m experiments interop fuzz")
+    options = tyro.cli(FuzzOptions, args=arguments, prog=f"{PROGRAM} interop fuzz")
     _check_positive(options, "files", "constructed", "large_mb")
     output = options.output or Path("runs", "fuzz", time.strftime("%Y%m%d-%H%M%S"))
     result = {
-        "command": shlex.join(["python", "-m", "experiments", "interop", "fuzz", *arguments]),
+        "command": f"{PROGRAM} {shlex.join(['interop', 'fuzz', *arguments])}",
         **provenance(),
         "files": [],
     }

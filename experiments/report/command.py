@@ -8,12 +8,13 @@ from typing import Annotated
 
 import tyro
 
+from experiments import program
 from experiments.errors import UserError
 from experiments.files import write_atomically
 from experiments.report.collect import collect
 from experiments.report.page import render
 
-PROGRAM = "python -m experiments report"
+PROGRAM = f"{program.PROGRAM} report"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from tyro.constructors import (
 
 from experiments.config import METADATA_FIELDS, ExperimentConfig, FrozenModel
 from experiments.errors import UserError
-from experiments.runs.config_loading import check, load_config
+from experiments.runs.config_loading import check, find_config, load_config
 from experiments.runs.memory import check_memory
 
 Config = TypeVar("Config", bound=ExperimentConfig)
@@ -61,7 +61,7 @@ def parse_options(
         return None
     if not arguments or arguments[0].startswith("-"):
         raise UserError(f"The config file is missing; it comes first.\n\n{usage}")
-    path = Path(arguments[0])
+    path = find_config(arguments[0])
     from_file = load_config(path)
     of_config: Any = kind
     options = tyro.cli(

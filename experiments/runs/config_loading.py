@@ -16,8 +16,22 @@ from experiments.suggest import did_you_mean
 from experiments.tasks.configs import CONFIGS
 
 Config = TypeVar("Config", bound=ExperimentConfig)
+CONFIG_DIR = Path(__file__).parents[2] / "configs"
+"""The configs of the project: in a clone of the repository, in a wheel inside the package."""
 MAX_ERRORS = 10
 LONGEST_SHOWN = 200
+
+
+def find_config(name: str) -> Path:
+    """Returns the path of a config: a file, or one of the project's by its name, such as digits."""
+    path = Path(name)
+    included = CONFIG_DIR / f"{name}.yaml"
+    return included if not path.is_file() and name in included_configs() else path
+
+
+def included_configs() -> list[str]:
+    """Returns the names of the project's configs."""
+    return sorted(path.stem for path in CONFIG_DIR.glob("*.yaml"))
 
 
 def load_config(path: Path) -> ExperimentConfig:
@@ -42,6 +56,8 @@ def load_config(path: Path) -> ExperimentConfig:
             with_values(config, {key: value}, where=f"{path}: sweep")
     for cell, of_cell in config.cells.items():
         with_values(config, {"model.cell": cell, **of_cell}, where=f"{path}: cells.{cell}")
+    for name, of_variant in config.variants.items():
+        with_values(config, of_variant, where=f"{path}: variants.{name}")
     return config
 
 
@@ -54,7 +70,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     if not os.path.lexists(path):
         neighbours = [str(file) for file in path.parent.glob("*.yaml")]
-        raise UserError(f"There is no config file {path}.{did_you_mean(str(path), neighbours)}")
+        nearest = did_you_mean(str(path), [*neighbours, *included_configs()])
+        raise UserError(f"There is no config file {path}.{nearest}")
     try:
         values = yaml_files.parse(read_bytes(path, yaml_files.LARGEST).decode())
     except ValueError as error:

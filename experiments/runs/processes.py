@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import jax
 
-from experiments import stop
+from experiments import status, stop
 from experiments.errors import UserError
 from experiments.runs.mesh_options import ProcessOptions
 from gru_jax.training import processes
@@ -44,6 +44,8 @@ def run(options: ProcessOptions, command: Callable[[], int]) -> int:
             f"--distributed: JAX finds no cluster here ({str(error).rstrip('.')}). "
             "Give --coordinator, --num-processes and --process-id."
         ) from None
+    if not processes.is_first():
+        status.turn_off()
     try:
         code = command()
     except UserError as error:

@@ -12,14 +12,15 @@ import jax
 VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2", "avx": "AVX", "sve": "SVE", "asimd": "NEON"}
 """Vector extensions by CPU flag, the widest first."""
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
+JAX_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
+PACKAGES = ("gru-jax", *JAX_PACKAGES, "numpy", "scikit-learn")
 
 
 def provenance() -> dict[str, Any]:
     """Returns the git revision, the versions of Python and the packages, and the device."""
     device = jax.devices()[0]
     return {
-        **git_state(Path(__file__).parent),
+        **git_state(Path(__file__).parents[2]),
         "versions": {
             "python": platform.python_version(),
             **{package: version for package in PACKAGES if (version := _version(package))},
@@ -38,7 +39,10 @@ def provenance() -> dict[str, Any]:
 
 
 def git_state(folder: Path) -> dict[str, Any]:
-    """Returns the git revision of a checkout, and the tracked files that differ from it."""
+    """Returns the git revision of a checkout, and the tracked files that differ from it.
+
+    A folder that is no checkout itself, such as site-packages, has none, even inside of one.
+    """
     changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
     return {
         "git_revision": _git(folder, "rev-parse", "HEAD"),
@@ -81,6 +85,7 @@ def _git(folder: Path, *arguments: str) -> str:
             text=True,
             check=True,
             timeout=10,
+            env={**os.environ, "GIT_CEILING_DIRECTORIES": str(folder.resolve().parent)},
         )
     except (OSError, subprocess.SubprocessError):
         return "unknown"

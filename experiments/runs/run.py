@@ -18,6 +18,8 @@ from experiments.runs.directory import RunDirectory
 from experiments.runs.mesh import on_this_process
 from experiments.runs.provenance import provenance
 from experiments.runs.records import read_meta, read_summary
+from experiments.runs.training_line import TrainingLine
+from experiments.status import Say
 from experiments.tables import model_name
 from experiments.task import Task
 from experiments.tasks import load_task
@@ -34,10 +36,12 @@ def train_run(
     *,
     tensorboard: bool = False,
     parallel: training.DataParallel | None = None,
+    say: Say | None = None,
 ) -> training.FitResult:
     """Trains a task, or resumes its training, with :func:`gru_jax.training.fit`.
 
-    With ``parallel`` over several devices; the best parameters are on one device then, too.
+    With `parallel` over several devices; the best parameters are on one device then, too. With
+    `say`, which is called with the state of the training, there is no progress bar.
     """
     optimizer = make_optimizer(config, task)
     state = training.TrainState.create(task.params, optimizer, task.carry)
@@ -49,11 +53,11 @@ def train_run(
             on_this_process,
         )
     with open_log(run, tensorboard=tensorboard) as log:
+        if say is not None:
+            log = TrainingLine(log, say, config.training.steps, task.monitor)
         result = training.fit(
             state,
-            training.make_train_step(
-                task.loss, optimizer, seed=config.seed, batch_weight=task.batch_weight
-            ),
+            _make_train_step(task, optimizer, config.seed),
             batch_at,
             evaluate=lambda params: task.evaluate(local(params), "validation"),
             monitor=task.monitor,
@@ -61,10 +65,20 @@ def train_run(
             patience=config.training.patience,
             resume=resume,
             metrics=log,
+            progress=None if say is None else False,
             stop=stop.received if stop.is_watching() else None,
             **fit_options(run, config),
         )
     return dataclasses.replace(result, best_params=local(result.best_params))
+
+
+def _make_train_step(task: Task, optimizer: Any, seed: int) -> Any:
+    update = task.update
+    if update is None:
+        return training.make_train_step(
+            task.loss, optimizer, seed=seed, batch_weight=task.batch_weight
+        )
+    return jax.jit(lambda state, batch: update(optimizer, state, batch, seed), donate_argnums=0)
 
 
 @contextlib.contextmanager
@@ -99,7 +113,7 @@ def make_optimizer(config: ExperimentConfig, task: Task) -> Any:
         options.learning_rate,
         name=options.name,
         schedule=options.schedule,
-        steps=config.training.steps,
+        steps=config.optimizer_steps,
         warmup_steps=options.warmup_steps,
         final_scale=options.final_scale,
         max_grad_norm=options.max_grad_norm,
@@ -167,6 +181,7 @@ def finalize_run(
         task.metric_labels,
         result.best_step,
         run.plots / "learning_curves.png",
+        train=task.train_metric,
     )
     stop.check()
     task.plot(result.best_params, run.plots)
@@ -181,7 +196,7 @@ def finalize_run(
             **meta,
             "wall_seconds": round(elapsed, 2),
             "steps_per_second": rate,
-            "sequences_per_second": rate and rate * config.training.batch_size,
+            "sequences_per_second": rate and rate * config.sequences_per_step,
         },
     )
     # The summary is written last: it marks the run as finished.

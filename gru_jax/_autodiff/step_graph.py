@@ -66,6 +66,7 @@ class StepGraph:
     elementwise_leaves: tuple[int, ...]  # projected leaves used other than as addends of a matmul
     num_splits: tuple[int, ...]  # into how many preactivations each matmul's result is split
     operand_state_leaf: tuple[int | None, ...]  # of each matmul; None for an operand computed
+    weights_leaf: tuple[int | None, ...]  # parameter of each matmul; None for weights computed
     dependencies: tuple[tuple[int, ...], ...]  # for each output the inputs it reads, ascending
     output_state_leaves: frozenset[int]  # state leaves that the cell's output depends on
     violations: tuple[str, ...] = ()  # how the cell breaks the rule of AffineCell
@@ -175,6 +176,7 @@ def _trace_step(
     cell, state, projected = jax.eval_shape(arguments, jax.tree.unflatten(treedef, avals), x)
     num_splits: list[int] = []
     operand_state_leaf: list[int | None] = []
+    weights_leaf: list[int | None] = []
 
     def affine_fn(operand: Array, weights: Array, addends: Sequence[Any]) -> tuple[Array, ...]:
         first, splits = sum(num_splits), len(addends)
@@ -185,9 +187,9 @@ def _trace_step(
         """What the elementwise part computes, the addends, the weights, the cell's output."""
         trace = run_step(cell, state, projected, affine_fn)
         computed = jax.tree.leaves(trace.state)
-        leaves = jax.tree.leaves(state)
-        for operand, *_ in trace.matmuls:
-            operand_state_leaf.append(next((i for i, h in enumerate(leaves) if h is operand), None))
+        for operand, weights, *_ in trace.matmuls:
+            operand_state_leaf.append(_leaf_index(state, operand))
+            weights_leaf.append(_leaf_index(cell, weights))
             if operand_state_leaf[-1] is None:
                 computed.append(operand)
         addends = [addend for matmul in trace.matmuls for addend in matmul.addends]
@@ -221,6 +223,7 @@ def _trace_step(
         elementwise_leaves=tuple(used),
         num_splits=tuple(num_splits),
         operand_state_leaf=tuple(operand_state_leaf),
+        weights_leaf=tuple(weights_leaf),
         dependencies=tuple(
             tuple(slot for slot, source in enumerate(inputs) if source in value.sources)
             for value in computed
@@ -230,6 +233,11 @@ def _trace_step(
             dict.fromkeys(_violations(computed, addends, weights, num_splits, names, state))
         ),
     )
+
+
+def _leaf_index(tree: Any, array: Array) -> int | None:
+    """Which leaf of a tree is this very array."""
+    return next((i for i, leaf in enumerate(jax.tree.leaves(tree)) if leaf is array), None)
 
 
 def _positions(values: Sequence[Value], kind: str) -> frozenset[int]:

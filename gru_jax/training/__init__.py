@@ -21,6 +21,7 @@ from gru_jax.training.shuffled_indices import ShuffledIndices as ShuffledIndices
 from gru_jax.training.state import TrainState as TrainState
 from gru_jax.training.step import make_train_step as make_train_step
 from gru_jax.training.step import make_vmapped_train_step as make_vmapped_train_step
+from gru_jax.training.step import vmap_update as vmap_update
 from gru_jax.training.tensorboard import TensorBoardWriter as TensorBoardWriter
 
 _RENAMED = {

@@ -74,14 +74,32 @@ def make_vmapped_train_step(
         The step. Parameters, optimizer states and batches have a leading axis of runs, as in the
         result of :meth:`TrainState.stack`, and so do the metrics.
     """
+
+    def update(state: TrainState, batch: Any, seed: Array) -> tuple[TrainState, Metrics]:
+        return _update(loss_fn, optimizer, state, batch, seed, batch_weight)
+
+    return vmap_update(update, seeds=seeds)
+
+
+def vmap_update(
+    update: Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]], *, seeds: Sequence[int]
+) -> TrainStep:
+    """A jitted train step of several runs, from ``update(state, batch, seed)`` of one.
+
+    For updates that :func:`make_vmapped_train_step` does not make, such as those of reinforcement
+    learning.
+
+    Args:
+        update: returns the state after a step and a dict of scalars.
+        seeds: one per run.
+
+    Returns:
+        The step, as :func:`make_vmapped_train_step` returns it.
+    """
     seed_array = jnp.asarray(seeds, jnp.int32)
     step_axis: Any = None  # The step is the same for all runs.
     state_axes = TrainState(step_axis, params=0, opt_state=0, carry=0)
-
-    def train_step(state: TrainState, batch: Any, seed: Array) -> tuple[TrainState, Metrics]:
-        return _update(loss_fn, optimizer, state, batch, seed, batch_weight)
-
-    vmapped = jax.vmap(train_step, in_axes=(state_axes, 0, 0), out_axes=(state_axes, 0))
+    vmapped = jax.vmap(update, in_axes=(state_axes, 0, 0), out_axes=(state_axes, 0))
     return jax.jit(lambda state, batches: vmapped(state, batches, seed_array), donate_argnums=0)
 
 

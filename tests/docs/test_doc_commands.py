@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -58,10 +59,26 @@ def in_short(command):
 
 def test_commands_are_known():
     """Each is one that this file knows how to run."""
-    known = ("make ", "pip install ", "source .venv/bin/activate", "python ", *NOT_RUN)
+    known = ("make ", "pip install ", "source .venv/bin/activate", "python ", "gru-jax ")
     for page in PAGES:
         for command in commands_of(page):
-            assert command.startswith(known), (name_of(page), command)
+            assert command.startswith((*known, *NOT_RUN)), (name_of(page), command)
+
+
+def test_commands_for_windows_are_those_of_make():
+    (block,) = (b for b in blocks_of(ROOT / "README.md") if b.language == "powershell")
+    commands = [shlex.split(line.replace("\\", "/")) for line in block.code.splitlines()]
+    assert commands[0] == ["py", "-m", "venv", ".venv"]
+    python, *installed = commands[1]
+    assert python == ".venv/Scripts/python"
+    assert installed == ["-m", "pip", "install", "-e", ".[dev]"]
+    assert all(command[0] == python for command in commands[2:])
+    made = (ROOT / "Makefile").read_text()
+    train, test = (shlex.join(command[1:]) for command in commands[2:])
+    assert f"$(BIN)/python {train}\n" in made
+    *pytest, selected = shlex.split(test)
+    assert f"$(BIN)/python {shlex.join(pytest[:2])} " in made
+    assert f'{pytest[2]} "{selected}"\n' in made
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +104,7 @@ def clone(tmp_path_factory):
     programs.mkdir(parents=True)
     scripts = {
         "python": f'exec "{sys.executable}" "$@"',
+        "gru-jax": f'exec "{sys.executable}" -m gru_jax "$@"',
         "pip": "exit 0",
         "activate": f'export PATH="{programs}:$PATH"',
     }

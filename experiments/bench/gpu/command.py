@@ -10,6 +10,7 @@ from experiments.bench.gpu.check import require_checks_pass
 from experiments.bench.gpu.device import require_gpu
 from experiments.bench.gpu.everything import run_everything
 from experiments.errors import UserError
+from experiments.program import PROGRAM
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,7 @@ def main(arguments: list[str]) -> int:
     options = tyro.cli(
         Options,
         args=arguments,
-        prog="python -m experiments bench --gpu",
+        prog=f"{PROGRAM} bench --gpu",
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     sizes = [parse_size("sizes", text) for text in options.sizes]

@@ -23,6 +23,7 @@ from experiments.bench.revisions.report import to_markdown
 from experiments.bench.shapes import ProblemSize
 from experiments.errors import UserError
 from experiments.markdown import write_report
+from experiments.program import PROGRAM
 from experiments.runs.provenance import git_state, provenance
 
 HERE = Path(__file__).resolve().parents[3]
@@ -59,7 +60,7 @@ def main(arguments: list[str]) -> int:
     Raises:
         UserError: if an option is invalid, a process fails, or the time is too short.
     """
-    options = tyro.cli(Options, args=arguments, prog="python -m experiments bench")
+    options = tyro.cli(Options, args=arguments, prog=f"{PROGRAM} bench")
     if options.minutes <= 0:
         raise UserError(f"--minutes is {options.minutes}, but must be above 0.")
     if options.passes < 1:

@@ -7,6 +7,7 @@ from typing import Annotated, Generic, get_args
 
 import tyro
 
+from experiments import program
 from experiments.commands.compare.averages import averaged_values
 from experiments.config import Cell
 from experiments.datasets.registry import default_data_dir
@@ -17,11 +18,12 @@ from experiments.runs.mesh_options import check_batch, parse_mesh
 from experiments.runs.search_space import check_space
 from experiments.suggest import did_you_mean
 
-PROGRAM = "python -m experiments compare"
+PROGRAM = f"{program.PROGRAM} compare"
 USAGE = f"""usage: {PROGRAM} CONFIG [--search --cells gru,lstm,rnn --seeds 5 ...]
 
 Trains the experiment of the YAML file CONFIG with several cells and seeds. Each cell has the size
-that gives equally many parameters, and the values under the key `cells` of CONFIG. With --search,
+that gives equally many parameters, and the values under the key `cells` of CONFIG. The key
+`variants` has further rows, the own cell with other values. With --search,
 each cell gets the best values of the search space under the key `sweep` instead.
 `{PROGRAM} CONFIG --help` lists the options."""
 MESH_AXES = ("data", "seed")
@@ -91,6 +93,8 @@ def parse(arguments: list[str]) -> Parsed[CompareOptions] | None:
         _check_keys(options.config.sweep, where="sweep")
     for cell, values in options.config.cells.items():
         _check_keys(values, where=f"cells.{cell}")
+    for name, values in options.config.variants.items():
+        _check_keys(values, where=f"variants.{name}")
     if options.tensorboard:
         require("tensorboardX", "tensorboard", needed_by="--tensorboard")
     averaged_values(options.config, options.average_over)

@@ -5,6 +5,7 @@ import dataclasses
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -154,9 +155,12 @@ def _make_step(planned: Sequence[PlannedRun], optimizer: Any) -> TrainStep:
     """Returns the train step of all runs; its metrics are means, and each run's, by prefix."""
     seeds = [plan.config.seed for plan in planned]
     task = planned[0].task
-    steps = training.make_vmapped_train_step(
-        task.loss, optimizer, seeds=seeds, batch_weight=task.batch_weight
-    )
+    if task.update is None:
+        steps = training.make_vmapped_train_step(
+            task.loss, optimizer, seeds=seeds, batch_weight=task.batch_weight
+        )
+    else:
+        steps = training.vmap_update(partial(task.update, optimizer), seeds=seeds)
 
     def step(state: training.TrainState, batch: Any) -> tuple[training.TrainState, dict[str, Any]]:
         state, metrics = steps(state, batch)

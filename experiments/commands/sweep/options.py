@@ -6,12 +6,13 @@ from typing import Annotated, Generic
 
 import tyro
 
+from experiments import program
 from experiments.datasets.registry import default_data_dir
 from experiments.errors import UserError
 from experiments.runs.cli_options import Config, Parsed, parse_options
 from experiments.runs.search_space import check_space
 
-PROGRAM = "python -m experiments sweep"
+PROGRAM = f"{program.PROGRAM} sweep"
 USAGE = f"""usage: {PROGRAM} CONFIG [--trials 20 ...]
 
 Trains the experiment of the YAML file CONFIG with values from the ranges under its key `sweep`,

@@ -5,10 +5,13 @@ import shlex
 import signal
 import sys
 import time
+from pathlib import Path
 
 from experiments import stop
-from experiments.commands.train.options import PROGRAM, TrainOptions
+from experiments.commands.train.closing import closing_words
+from experiments.commands.train.options import TrainOptions
 from experiments.config import ExperimentConfig
+from experiments.program import typed
 from experiments.runs import processes
 from experiments.runs.cli_options import Parsed
 from experiments.runs.directory import (
@@ -28,6 +31,7 @@ from experiments.runs.run import (
     train_run,
     write_tensorboard,
 )
+from experiments.status import doing, is_on
 from experiments.stop import Stopped
 from experiments.tables import model_name, print_report
 from experiments.tasks import load_task
@@ -56,10 +60,10 @@ def _main(parsed: Parsed[TrainOptions]) -> int:
             assert options.run_dir is not None
             run = RunDirectory(options.run_dir)
         if processes.of_first(run.is_finished()):
-            processes.in_first(lambda: _show_finished(run, options))
+            processes.in_first(lambda: _show_finished(run, parsed))
             return 0
         try:
-            return _train(run, options, parsed.command)
+            return _train(run, parsed)
         except (training.TrainingError, OSError) as error:
             print(f"{error}\n{_how_to_resume(run, options)}", file=sys.stderr)
             return 1
@@ -69,10 +73,10 @@ def _main(parsed: Parsed[TrainOptions]) -> int:
             return _stopped(signal.SIGINT, run, options)
 
 
-def _show_finished(run: RunDirectory, options: TrainOptions[ExperimentConfig]) -> None:
-    if options.tensorboard:
+def _show_finished(run: RunDirectory, parsed: Parsed[TrainOptions]) -> None:
+    if parsed.options.tensorboard:
         write_tensorboard(run)
-    _print_result(run, options.config)
+    _print_result(run, parsed.path, parsed.options.config)
 
 
 def _run_directory(
@@ -92,38 +96,48 @@ def _run_directory(
             return run
 
 
-def _train(run: RunDirectory, options: TrainOptions[ExperimentConfig], command: str) -> int:
+def _train(run: RunDirectory, parsed: Parsed[TrainOptions]) -> int:
     started = time.monotonic()
-    config = options.config
-    task = load_task(config.task).build(config, options.data_dir)
+    options, config = parsed.options, parsed.options.config
+    with doing("Loading the data"):
+        task = load_task(config.task).build(config, options.data_dir)
     check_published(config, task)
     mesh = None if options.mesh is None else parse_mesh(options.mesh, ("data",))
     parallel = data_parallel(mesh, config)
     stop.check()
-    meta = processes.in_first(lambda: start_run(run, config, command))
+    meta = processes.in_first(lambda: start_run(run, config, parsed.command))
     if meta is not None:
-        size = f"{num_parameters(task.params):,} parameters"
-        print(f"{model_name(config.model)}, {size}, in {run.path}")
+        model = f"{model_name(config.model)}, {num_parameters(task.params):,} parameters"
+        print(f"{model}, in {run.path}", flush=True)
     stop.check()
     # A run that was stopped before its first checkpoint has a directory, but nothing to resume.
     resume = "auto" if options.resume == "must" else options.resume
-    result = train_run(
-        run, task, config, resume, tensorboard=options.tensorboard, parallel=parallel
-    )
+    with doing("Compiling the training step") as say:
+        result = train_run(
+            run,
+            task,
+            config,
+            resume,
+            tensorboard=options.tensorboard,
+            parallel=parallel,
+            say=say if is_on() else None,
+        )
     if result.status == "interrupted":
         return _stopped(result.signal or signal.SIGINT, run, options)
     if meta is not None:
-        finalize_run(run, task, config, result, meta, started)
-        _print_result(run, config)
+        with doing("Drawing plots, testing, and computing baselines"):
+            finalize_run(run, task, config, result, meta, started)
+        _print_result(run, parsed.path, config)
     return 0
 
 
-def _print_result(run: RunDirectory, config: ExperimentConfig) -> None:
+def _print_result(run: RunDirectory, path: Path, config: ExperimentConfig) -> None:
     print_report(read_summary(run), read_meta(run), config.published)
     for text in sorted(run.plots.glob("*.txt")):
         print(f"{text}:\n\n{text.read_text(encoding='utf-8')}")
     for plot in sorted(run.plots.glob("*.png")):
         print(plot)
+    print(f"\n{closing_words(run, path, config)}")
 
 
 def _stopped(
@@ -142,5 +156,5 @@ def _how_to_resume(run: RunDirectory, options: TrainOptions[ExperimentConfig]) -
     again = [str(run.config), "--run-dir", str(run.path), "--data-dir", str(options.data_dir)]
     again += ["--tensorboard"] * options.tensorboard
     again += ["--mesh", options.mesh] if options.mesh is not None else []
-    command = f"To resume: {PROGRAM} {shlex.join(again)}"
+    command = f"To resume: {typed()} train {shlex.join(again)}"
     return f"{command} with --distributed in each process" if options.distributed else command

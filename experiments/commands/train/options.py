@@ -6,6 +6,7 @@ from typing import Annotated, Generic
 
 import tyro
 
+from experiments import program
 from experiments.datasets.registry import default_data_dir
 from experiments.errors import UserError
 from experiments.extras import require
@@ -18,7 +19,7 @@ from experiments.runs.mesh_options import (
     parse_mesh,
 )
 
-PROGRAM = "python -m experiments train"
+PROGRAM = f"{program.PROGRAM} train"
 USAGE = f"""usage: {PROGRAM} CONFIG [--seed 3 --model.hidden-size 64 ...]
 
 Trains the experiment of the YAML file CONFIG, such as configs/digits.yaml, and reports its test

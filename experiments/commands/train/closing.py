@@ -1,0 +1,54 @@
+"""The last words of `train`: what was reached and expected, how long it took, and what is next."""
+
+import shlex
+from pathlib import Path
+
+from experiments.config import ExperimentConfig
+from experiments.program import typed
+from experiments.runs.config_loading import CONFIG_DIR
+from experiments.runs.directory import RunDirectory
+from experiments.runs.expected import expected_metrics
+from experiments.runs.records import read_meta, read_summary
+from experiments.status import duration
+from experiments.tables import number
+
+
+def closing_words(run: RunDirectory, path: Path, config: ExperimentConfig) -> str:
+    """Returns the last words of a finished run.
+
+    Args:
+        run: the run.
+        path: the config file that it was started with.
+        config: its config.
+    """
+    test = read_summary(run)["test"]
+    lines = ["Reached:  " + ", ".join(f"{_words(name)} {number(test[name])}" for name in test)]
+    expected = expected_metrics(config)
+    if expected is not None:
+        shown = [
+            f"{_words(name)} {_spread(of_name['mean'], of_name['deviation'])}"
+            for name, of_name in expected.items()
+        ]
+        seeds = max(len(of_name["values"]) for of_name in expected.values())
+        lines.append(f"Expected: {', '.join(shown)} ({seeds} seeds)")
+    seconds = read_meta(run).get("wall_seconds")
+    if seconds is not None:
+        lines.append(f"Took:     {duration(seconds)}")
+    following = [
+        ["report", str(run.path.parent)],
+        ["export", str(run.path), "--to", "safetensors"],
+        ["compare", path.stem if path.parent == CONFIG_DIR else str(path)],
+    ]
+    lines += ["", "Next:", *(f"  {typed()} {shlex.join(command)}" for command in following)]
+    return "\n".join(lines)
+
+
+def _spread(mean: float, deviation: float) -> str:
+    """Returns a mean and a deviation, with as many decimals as the mean has."""
+    if abs(mean) >= 0.01:
+        return f"{number(mean)} ± {deviation:.4f}"
+    return f"{number(mean)} ± {number(deviation)}"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
