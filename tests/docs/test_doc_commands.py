@@ -104,7 +104,8 @@ def clone(tmp_path_factory):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
     for config in (folder / "configs").glob("*.yaml"):
-        config.write_text(re.sub(r"\bsteps: \d+", "steps: 2", config.read_text()))
+        short = re.sub(r"\bsteps: \d+", "steps: 2", config.read_text())
+        config.write_text(re.sub(r"\bwarmup_steps: \d+", "warmup_steps: 1", short))
 
     # Stands in for the environment that make sets up, whose packages are those of this one.
     programs = folder / ".venv" / "bin"
