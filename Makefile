@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 .PHONY: train test test-all lint docs docs-serve clean
 
 train: $(VENV)/.experiments
-	$(BIN)/python -m experiments train configs/digits.yaml
+	@$(BIN)/python -m experiments train configs/digits.yaml
 
 test: SELECTED := -m "not slow"
 test test-all: $(VENV)/.dev
