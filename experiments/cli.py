@@ -16,6 +16,7 @@ from experiments.suggest import did_you_mean
 
 # The name of an option, where its value is in the same argument.
 OPTION = re.compile(r"--[\w.-]+=")
+COMPLETION = "--tyro-print-completion"
 # Seconds after which it is said that the config is being read.
 SLOW = 0.7
 # Characters of an error of another library.
@@ -97,6 +98,8 @@ def main(arguments: list[str]) -> int:
     try:
         if not arguments:
             raise UserError(f"The command is missing.\n\n{_help()}")
+        if arguments[0] == COMPLETION:
+            return _run(Command("experiments.completion", ""), COMPLETION, arguments)
         name, *rest = arguments
         if name not in COMMANDS:
             raise UserError(

@@ -17,7 +17,7 @@ ALL = "all"
 
 
 @dataclass(frozen=True)
-class _Arguments:
+class Options:
     """Downloads data sets into the data directory and verifies their SHA-256.
 
     An interrupted download is resumed. Without a name, lists the data sets and their licences.
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
         UserError: an unknown name, and as `download`.
     """
     more = f"Data sets:\n{_list()}"
-    options = command_help.parse(_Arguments, arguments, "fetch", "jsb etth1", more=more)
+    options = command_help.parse(Options, arguments, "fetch", "jsb etth1", more=more)
     if not options.names:
         print(_list())
     for data_set in _selected_sets(options.names):

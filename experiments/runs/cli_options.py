@@ -87,7 +87,7 @@ def parse_options(
             "Fields of the config, with their values in it; -H describes them:\n"
             + _fields_text(from_file),
         ),
-        registry=_NO_FIELDS if is_short else _PLAIN_VALUES,
+        registry=_NO_FIELDS if is_short else PLAIN_VALUES,
         # Adds -H; what it shows is the whole help.
         compact_help=True,
     )
@@ -142,10 +142,10 @@ def _no_fields(info: StructTypeInfo) -> StructConstructorSpec | None:
     return StructConstructorSpec(instantiate=dict, fields=())
 
 
-_PLAIN_VALUES = ConstructorRegistry()
+PLAIN_VALUES = ConstructorRegistry()
 
 
-@_PLAIN_VALUES.struct_rule
+@PLAIN_VALUES.struct_rule
 def _plain_values(info: StructTypeInfo) -> StructConstructorSpec | None:
     """Makes tyro return a config's values as a dict, which `check` validates like a file's.
 
