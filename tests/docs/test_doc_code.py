@@ -53,7 +53,13 @@ def missing_frameworks(code):
 
 @pytest.mark.parametrize("page", all_pages(), ids=name_of)
 def test_blocks_are_of_known_languages(page):
-    assert {block.language for block in blocks_of(page)} <= {"python", "sh", "text", "bibtex"}
+    assert {block.language for block in blocks_of(page)} <= {
+        "python",
+        "sh",
+        "powershell",
+        "text",
+        "bibtex",
+    }
 
 
 @pytest.mark.parametrize("page", slow_but([ROOT / "README.md"], PAGES), ids=name_of)
