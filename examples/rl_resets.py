@@ -1,4 +1,4 @@
-"""Episodes inside a rollout: which flag resets the state, and what a flag one step late does.
+"""Episodes inside a rollout: which flag resets the state, and what a flag one step early does.
 
 A recurrent policy acts on the state after the *previous* step's `done`. The replay of the rollout,
 in the loss, must reset at the same steps: `starts[t + 1]` is `done[t]`. Then the replayed action
@@ -52,7 +52,7 @@ def main():
     }
     h0, last_done, xs, actions, old_log_probs, done = rollout(params, jax.random.key(2))
 
-    starts = jnp.concatenate([last_done[None], done[:-1]])  # starts[t + 1] = done[t]
+    starts = gru_jax.starts_from_dones(done, last_done)  # starts[t + 1] = done[t]
     errors = {}
     for name, flags in (("starts[t + 1] = done[t]", starts), ("starts[t] = done[t]", done)):
         ratio = replay_ratio(params, h0, xs, flags, actions, old_log_probs)

@@ -1,6 +1,6 @@
 """Configs of experiments: frozen models whose fields are YAML keys and options."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -8,6 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Cell = Literal["gru", "lstm", "rnn"]
 
 LARGEST_INTEGER = 2**31 - 1
+
+
+# The name of a folder, too.
+VariantName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*( [a-z0-9]+)*$")]
 
 
 class FrozenModel(BaseModel, frozen=True):
@@ -74,9 +78,16 @@ class OptimizerConfig(FrozenModel, frozen=True):
         default=None, gt=0, description="Maximum global norm of the gradient, or None."
     )
     weight_decay: float = Field(
-        default=0.0, ge=0, description="Weight decay; decoupled from the gradient with adamw only."
+        default=0.0,
+        ge=0,
+        description="Weight decay of all parameters, biases too; decoupled from the gradient with "
+        "adamw only.",
     )
-    accumulate_steps: int = Field(default=1, ge=1, description="Batches per parameter update.")
+    accumulate_steps: int = Field(
+        default=1,
+        ge=1,
+        description="Batches per parameter update, which count by their valid elements.",
+    )
 
 
 class TrainingConfig(FrozenModel, frozen=True):
@@ -136,7 +147,7 @@ class Published(FrozenModel, frozen=True):
 
 
 # Keys that describe an experiment and do not affect a run. They are no command-line options.
-METADATA_FIELDS = frozenset({"cells", "published", "sweep"})
+METADATA_FIELDS = frozenset({"cells", "published", "sweep", "variants"})
 
 
 class ExperimentConfig(FrozenModel, frozen=True):
@@ -160,6 +171,11 @@ class ExperimentConfig(FrozenModel, frozen=True):
         default={},
         description="For the command compare: by cell, values by dotted key for that cell only.",
     )
+    variants: dict[VariantName, dict[str, bool | int | float | str | None]] = Field(
+        default={},
+        description="For the command compare: further rows by name, the config's own cell with "
+        "other values by dotted key.",
+    )
     published: list[Published] = Field(
         default=[], description="Published metrics, shown next to the run's own."
     )
@@ -170,6 +186,16 @@ class ExperimentConfig(FrozenModel, frozen=True):
         return 1
 
     @property
+    def sequences_per_step(self) -> int:
+        """Sequences of a training step."""
+        return self.training.batch_size
+
+    @property
+    def optimizer_steps(self) -> int:
+        """Steps of the optimiser, and so of the learning rate's schedule."""
+        return self.training.steps
+
+    @property
     def data_elements(self) -> int:
         """Least elements of the arrays that a task without data files generates first."""
         return 0
@@ -177,11 +203,11 @@ class ExperimentConfig(FrozenModel, frozen=True):
     @model_validator(mode="after")
     def check_schedule(self) -> Self:
         """Rejects inconsistent settings of the learning-rate schedule."""
-        optimizer, steps = self.optimizer, self.training.steps
+        optimizer, steps = self.optimizer, self.optimizer_steps
         if optimizer.warmup_steps >= steps:
             raise ValueError(
                 f"optimizer.warmup_steps is {optimizer.warmup_steps}, but should be less than "
-                f"training.steps, which is {steps}."
+                f"the steps of the optimiser, {steps}."
             )
         if optimizer.schedule == "exponential" and optimizer.final_scale == 0:
             raise ValueError(

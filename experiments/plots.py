@@ -20,6 +20,8 @@ def learning_curves(
     labels: Mapping[str, str],
     best_step: int,
     path: Path,
+    *,
+    train: str = "loss",
 ) -> None:
     """Plots the training and validation loss, and the monitored metric, over the steps.
 
@@ -30,11 +32,12 @@ def learning_curves(
         labels: name and unit of each metric.
         best_step: the step with the best parameters.
         path: the PNG to write.
+        train: the training metric that is drawn with the loss.
     """
     names = [loss] if monitor == loss else [loss, monitor]
     figure = Figure(figsize=(4.8, 1 + 2.5 * len(names)), layout="constrained")
     panels = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
-    _curve(panels[0], rows, "train", "loss", color="tab:gray", alpha=0.6, label="training")
+    _curve(panels[0], rows, "train", train, color="tab:gray", alpha=0.6, label="training")
     for panel, name in zip(panels, names, strict=True):
         _curve(panel, rows, "validation", name, color="tab:blue", label="validation")
         panel.axvline(best_step, color="black", linewidth=0.8, linestyle=":", label="best step")
@@ -43,7 +46,7 @@ def learning_curves(
         panel.legend(frameon=False)
     panels[0].set_title("Learning curves")
     _, losses = _series(rows, "validation", loss)
-    losses += _series(rows, "train", "loss")[1]
+    losses += _series(rows, "train", train)[1]
     if losses and min(losses) > 0 and max(losses) > 10 * min(losses):
         panels[0].set_yscale("log")
     panels[-1].set_xlabel("step")

@@ -26,6 +26,11 @@ def turn_on() -> None:
     _is_on[:] = [True]
 
 
+def turn_off() -> None:
+    """Keeps this process silent, as all but the first of several are."""
+    _is_on.clear()
+
+
 def is_on() -> bool:
     """Whether :func:`turn_on` was called."""
     return bool(_is_on)

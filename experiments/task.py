@@ -9,7 +9,7 @@ from experiments.export_spec import ExportSpec
 from experiments.models.state_gradients import LastStepLoss
 from experiments.typing import Batch, LossFunction, Metrics, Params, Split
 
-HIGHER_IS_BETTER = frozenset({"accuracy", "bleu", "recalled"})
+HIGHER_IS_BETTER = frozenset({"accuracy", "bleu", "recalled", "return"})
 """The metrics of all tasks of which a higher value is better; of all others, a lower one is."""
 
 
@@ -23,13 +23,18 @@ class Task:
         params: the initial parameters, a pytree.
         loss: (params, batch, key) -> (loss, auxiliary scalars by name), differentiable; with a
             carry (params, batch, key, carry) -> (loss, (auxiliary scalars, carry)).
+        update: in place of `loss`, (optimizer, TrainState, batch, seed) -> (TrainState, scalars by
+            name), a whole training step; None for gradient descent on `loss`.
         batch_at: step -> batch, a pytree of arrays; a function of (seed, step) only.
         evaluate: (params, split) -> metrics by name, over the whole split.
         metric_labels: name and unit of each metric, for plots.
         loss_metric: the metric that is the loss over a whole split.
+        train_metric: the training metric that is plotted with it.
         monitor: the validation metric that selects the best parameters.
         baselines: () -> test metrics of models that need no network, by name.
         plot: (params, directory) -> None; writes the task's own plots and texts there.
+        batch_weight: batch -> number of elements over which the loss is a mean, where batches
+            differ in it; None where they do not.
         carry: the carry of the first step, where steps pass one on.
         export_spec: what `export` writes as a program; None if the task does not support it.
         last_step_loss: the loss that `gradients` differentiates, on the test split; None if the
@@ -45,6 +50,9 @@ class Task:
     monitor: str
     baselines: Callable[[], dict[str, Metrics]]
     plot: Callable[[Params, Path], None]
+    update: Callable[..., Any] | None = None
+    train_metric: str = "loss"
+    batch_weight: Callable[[Batch], Any] | None = None
     carry: Any = None
     export_spec: ExportSpec | None = None
     last_step_loss: LastStepLoss | None = None

@@ -32,6 +32,7 @@ from gru_jax.cells import (
     init_lstm,
     init_rnn,
 )
+from gru_jax.rl import check_replay, starts_from_dones
 from gru_jax.stack import Stack, init_stack, unroll_stack
 
 if TYPE_CHECKING:
@@ -65,12 +66,14 @@ __all__ = [
     "RNNParams",
     "Stack",
     "StackExplanation",
+    "check_replay",
     "explain",
     "init",
     "init_lstm",
     "init_rnn",
     "init_stack",
     "initial_state",
+    "starts_from_dones",
     "step",
     "tbptt_windows",
     "unroll",

@@ -155,6 +155,8 @@ def _explain(arguments: CallArguments, options: UnrollOptions, num_live_cells: i
     details += IMPLEMENTATIONS[implementation].describe(spec, params, inputs, h0)
     if inputs.valid is not None:
         details.append("mask: every step is computed, and replaced where it is masked")
+    if inputs.resets is not None:
+        details.append("starts: the state is replaced within the loop; nothing else changes")
     reasons = {
         name: tuple(module.unsupported_reasons(spec)) for name, module in IMPLEMENTATIONS.items()
     }

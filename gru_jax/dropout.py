@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from gru_jax import _checks
 from gru_jax.typing import Array
@@ -32,5 +33,13 @@ def dropout(key: Array, xs: Array, rate: float, *, broadcast_dims: tuple[int, ..
         return xs
     broadcast = {axis % xs.ndim for axis in broadcast_dims}
     mask_shape = tuple(1 if axis in broadcast else size for axis, size in enumerate(xs.shape))
-    mask = jnp.broadcast_to(jax.random.bernoulli(key, 1 - rate, mask_shape), xs.shape)
+    sharding = jax.typeof(xs).sharding
+    if any(entry is not None for entry in sharding.spec):
+        # Sharded over explicit axes of a mesh. Each device draws its part of the same numbers.
+        of_mask = [None if axis in broadcast else entry for axis, entry in enumerate(sharding.spec)]
+        drawn_as = NamedSharding(sharding.mesh, PartitionSpec(*of_mask))
+        mask = jax.random.bernoulli(key, 1 - rate, mask_shape, out_sharding=drawn_as)
+        mask = jnp.broadcast_to(mask, xs.shape, out_sharding=sharding)
+    else:
+        mask = jnp.broadcast_to(jax.random.bernoulli(key, 1 - rate, mask_shape), xs.shape)
     return jnp.where(mask, xs / jnp.asarray(1 - rate, xs.dtype), jnp.zeros_like(xs))

@@ -21,7 +21,7 @@ LEVELS = (
     {"cells"},
     {"_autodiff"},
     {"_unroll"},
-    {"stack"},
+    {"rl", "stack"},
     {"_explain"},
     {"nn", "interop"},
     {"export"},

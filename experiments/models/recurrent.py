@@ -67,6 +67,7 @@ class Network:
         *,
         carry: Any = None,
         lengths: Array | None = None,
+        starts: Array | None = None,
         key: jax.Array | None = None,
     ) -> tuple[jax.Array, Any]:
         """Runs the network on chunks of sequences, with the state carried over.
@@ -74,6 +75,7 @@ class Network:
         Args:
             params, inputs, lengths, key: as for :meth:`apply`.
             carry: the states returned for the previous chunk; None for the first.
+            starts: (batch, T), whether the states are reset before a step is read.
 
         Returns:
             The outputs, as :meth:`apply`, and the states after the last step.
@@ -82,7 +84,7 @@ class Network:
             params = self.drop_recurrent_weights(params, jax.random.fold_in(key, 1))
         lengths = None if lengths is None else jnp.asarray(lengths)
         network = self._merge(params)
-        return network(jnp.asarray(inputs), lengths, key, carry=carry)
+        return network(jnp.asarray(inputs), lengths, key, carry=carry, starts=starts)
 
     def initial_carry(self, inputs: Array | jax.ShapeDtypeStruct) -> Any:
         """Returns the zero states of :meth:`run` for inputs of this shape."""
@@ -216,11 +218,12 @@ class _Network(nnx.Module):
         key: jax.Array | None,
         *,
         carry: Any = None,
+        starts: Array | None = None,
     ) -> tuple[jax.Array, Any]:
         deterministic = key is None
         rngs = None if key is None else nnx.Rngs(dropout=key)
         carry, hidden = run_layers(
-            self.recurrent, inputs, rngs, initial_carry=carry, seq_lengths=lengths
+            self.recurrent, inputs, rngs, initial_carry=carry, seq_lengths=lengths, starts=starts
         )
         if self.reads_last_step:
             hidden = self._last_hidden(carry)

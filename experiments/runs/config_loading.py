@@ -56,6 +56,8 @@ def load_config(path: Path) -> ExperimentConfig:
             with_values(config, {key: value}, where=f"{path}: sweep")
     for cell, of_cell in config.cells.items():
         with_values(config, {"model.cell": cell, **of_cell}, where=f"{path}: cells.{cell}")
+    for name, of_variant in config.variants.items():
+        with_values(config, of_variant, where=f"{path}: variants.{name}")
     return config
 
 

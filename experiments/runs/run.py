@@ -1,6 +1,7 @@
 """One run: training of a config in its own directory, up to the summary."""
 
 import contextlib
+import dataclasses
 import datetime
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from experiments.config import ExperimentConfig
 from experiments.errors import UserError
 from experiments.files import write_json
 from experiments.runs.directory import RunDirectory
+from experiments.runs.mesh import on_this_process
 from experiments.runs.provenance import provenance
 from experiments.runs.records import read_meta, read_summary
 from experiments.runs.training_line import TrainingLine
@@ -33,21 +35,31 @@ def train_run(
     resume: Any,
     *,
     tensorboard: bool = False,
+    parallel: training.DataParallel | None = None,
     say: Say | None = None,
-) -> Any:
+) -> training.FitResult:
     """Trains a task, or resumes its training, with :func:`gru_jax.training.fit`.
 
-    With `say`, which is called with the state of the training, there is no progress bar.
+    With `parallel` over several devices; the best parameters are on one device then, too. With
+    `say`, which is called with the state of the training, there is no progress bar.
     """
-    optimizer = make_optimizer(config)
+    optimizer = make_optimizer(config, task)
+    state = training.TrainState.create(task.params, optimizer, task.carry)
+    batch_at, local = task.batch_at, lambda params: params
+    if parallel is not None:
+        state, batch_at, local = (
+            parallel.place_state(state),
+            parallel.batches(task.batch_at),
+            on_this_process,
+        )
     with open_log(run, tensorboard=tensorboard) as log:
         if say is not None:
             log = TrainingLine(log, say, config.training.steps, task.monitor)
-        return training.fit(
-            training.TrainState.create(task.params, optimizer, task.carry),
-            training.make_train_step(task.loss, optimizer, seed=config.seed),
-            task.batch_at,
-            evaluate=lambda params: task.evaluate(params, "validation"),
+        result = training.fit(
+            state,
+            _make_train_step(task, optimizer, config.seed),
+            batch_at,
+            evaluate=lambda params: task.evaluate(local(params), "validation"),
             monitor=task.monitor,
             mode=task.mode,
             patience=config.training.patience,
@@ -57,6 +69,16 @@ def train_run(
             stop=stop.received if stop.is_watching() else None,
             **fit_options(run, config),
         )
+    return dataclasses.replace(result, best_params=local(result.best_params))
+
+
+def _make_train_step(task: Task, optimizer: Any, seed: int) -> Any:
+    update = task.update
+    if update is None:
+        return training.make_train_step(
+            task.loss, optimizer, seed=seed, batch_weight=task.batch_weight
+        )
+    return jax.jit(lambda state, batch: update(optimizer, state, batch, seed), donate_argnums=0)
 
 
 @contextlib.contextmanager
@@ -84,19 +106,22 @@ def write_tensorboard(run: RunDirectory) -> None:
         raise UserError(str(error)) from None
 
 
-def make_optimizer(config: ExperimentConfig) -> Any:
+def make_optimizer(config: ExperimentConfig, task: Task) -> Any:
     """Returns the optimiser of a config."""
     options = config.optimizer
     return training.make_optimizer(
         options.learning_rate,
         name=options.name,
         schedule=options.schedule,
-        steps=config.training.steps,
+        steps=config.optimizer_steps,
         warmup_steps=options.warmup_steps,
         final_scale=options.final_scale,
         max_grad_norm=options.max_grad_norm,
         weight_decay=options.weight_decay,
+        # The published results were trained so.
+        weight_decay_mask=None,
         accumulate_steps=options.accumulate_steps,
+        accumulate_by_weight=task.batch_weight is not None,
     )
 
 
@@ -156,6 +181,7 @@ def finalize_run(
         task.metric_labels,
         result.best_step,
         run.plots / "learning_curves.png",
+        train=task.train_metric,
     )
     stop.check()
     task.plot(result.best_params, run.plots)
@@ -170,7 +196,7 @@ def finalize_run(
             **meta,
             "wall_seconds": round(elapsed, 2),
             "steps_per_second": rate,
-            "sequences_per_second": rate and rate * config.training.batch_size,
+            "sequences_per_second": rate and rate * config.sequences_per_step,
         },
     )
     # The summary is written last: it marks the run as finished.
@@ -199,7 +225,7 @@ def restore_best(
     if not run.is_finished():
         raise UserError(f"The run in {run.path} is not finished: it has no summary.json.")
     task = load_task(config.task).build(config, data_dir)
-    like = training.TrainState.create(task.params, make_optimizer(config), task.carry)
+    like = training.TrainState.create(task.params, make_optimizer(config, task), task.carry)
     best_step = read_summary(run)["best_step"]
     with CheckpointStore(training.CheckpointOptions(run.checkpoints), read_only=True) as store:
         restored = store.restore(best_step, like)

@@ -235,6 +235,75 @@ class VideoConfig(ExperimentConfig, frozen=True):
         return 2 * self.held_out * self.frames * self.size**2
 
 
+class RlConfig(UnidirectionalConfig, frozen=True):
+    """Learns to act in environments that need memory, by recurrent PPO.
+
+    A training step is `updates_per_step` updates, each a rollout of `training.batch_size`
+    environments and the epochs that learn from it.
+    """
+
+    task: Literal["rl"] = "rl"
+    environment: Literal["memory-chain", "umbrella-chain", "bandit", "cart-pole"] = Field(
+        default="memory-chain",
+        description="The environment; cart-pole is without its velocities.",
+    )
+    length: int = Field(
+        default=10, ge=1, description="Steps of a chain, over which is to be remembered."
+    )
+    rollout: int = Field(default=32, ge=1, description="Steps of each environment per update.")
+    updates_per_step: int = Field(default=2, ge=1, description="Updates per training step.")
+    epochs: int = Field(default=4, ge=1, description="Passes over a rollout.")
+    minibatches: int = Field(
+        default=2, ge=1, description="Minibatches of a pass; each has whole environments."
+    )
+    discount: float = Field(default=0.99, ge=0, le=1, description="Discount of rewards, gamma.")
+    gae_decay: float = Field(
+        default=0.95, ge=0, le=1, description="Decay of the advantage estimate, lambda."
+    )
+    clip: float = Field(default=0.2, gt=0, description="Largest change of the ratio.")
+    value_weight: float = Field(default=0.5, ge=0, description="Weight of the value loss.")
+    entropy_weight: float = Field(default=0.01, ge=0, description="Weight of the entropy.")
+    memory: bool = Field(
+        default=True, description="Whether the state is kept between steps of an episode."
+    )
+    replay_flags: Literal["starts", "dones"] = Field(
+        default="starts",
+        description="Flags that reset the state in the loss: those of the rollout, or the flag "
+        "after the step, which is a common mistake.",
+    )
+    held_out: int = Field(
+        default=256, ge=1, description="Episodes of the validation and of the test, each."
+    )
+
+    @model_validator(mode="after")
+    def check_minibatches(self) -> Self:
+        """Rejects environments that cannot be split evenly, and regularisers."""
+        if self.training.batch_size % self.minibatches:
+            raise ValueError(
+                f"minibatches is {self.minibatches}, but should divide training.batch_size, which "
+                f"is {self.training.batch_size}."
+            )
+        for name in ("dropout", "dropconnect"):
+            if getattr(self.model, name):
+                raise ValueError(
+                    f"model.{name} is {getattr(self.model, name)}, but should be 0: the policy of "
+                    "the rollout and of the loss would differ."
+                )
+        return self
+
+    @property
+    def sequence_steps(self) -> int:
+        return self.rollout
+
+    @property
+    def sequences_per_step(self) -> int:
+        return self.training.batch_size * self.updates_per_step
+
+    @property
+    def optimizer_steps(self) -> int:
+        return self.training.steps * self.updates_per_step * self.epochs * self.minibatches
+
+
 CONFIGS: dict[str, type[ExperimentConfig]] = {
     "digits": DigitsConfig,
     "adding": AddingConfig,
@@ -245,5 +314,6 @@ CONFIGS: dict[str, type[ExperimentConfig]] = {
     "speech": SpeechConfig,
     "translation": TranslationConfig,
     "video": VideoConfig,
+    "rl": RlConfig,
 }
 """The configs by the name of their task; an entry here registers a task."""

@@ -75,6 +75,7 @@ def build(config: Config, data_dir: Path) -> Task:
         monitor="nll_per_frame",
         baselines=partial(baselines, pieces["train"], pieces["test"]),
         plot=plot,
+        batch_weight=lambda batch: jnp.sum(batch.lengths - 1),
         export_spec=make_export_spec(
             network, PrePost(), ("batch", "time", KEYS), ("batch", "time", KEYS), lengths=True
         ),

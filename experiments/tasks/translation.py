@@ -97,6 +97,7 @@ def build(config: Config, data_dir: Path) -> Task:
         monitor="bleu",
         baselines=partial(baselines, corpus.texts),
         plot=plot,
+        batch_weight=lambda batch: jnp.sum(batch.target_lengths),
     )
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jax.sharding import NamedSharding, PartitionSpec
 
 Tree = Any
 Leaves = list[jax.Array]
@@ -147,11 +148,37 @@ def _batching_rule(
         jnp.broadcast_to(argument, (size, *argument.shape)) if axis is None else argument
         for argument, axis in zip(linear_args, linear_axes, strict=True)
     ]
+    mapped = [array for array, axis in zip(residuals, residual_axes, strict=True) if axis == 0]
+    alike = iter(_shard_alike([*mapped, *linear_args]))
+    residuals = [
+        array if axis is None else next(alike)
+        for array, axis in zip(residuals, residual_axes, strict=True)
+    ]
+    linear_args = list(alike)
     in_axes = (residual_axes, 0)
     fun, fun_transpose = jax.vmap(call.fun, in_axes), jax.vmap(call.fun_transpose, in_axes)
-    mapped = _LinearCall(fun, fun_transpose, call.num_residuals)
-    values = _linear.bind(*residuals, *linear_args, call=mapped)
+    mapped_call = _LinearCall(fun, fun_transpose, call.num_residuals)
+    values = _linear.bind(*residuals, *linear_args, call=mapped_call)
     return values, [0] * len(values)
+
+
+def _shard_alike(arrays: Leaves) -> Leaves:
+    """The arrays with their leading axes sharded as that of the first one which is.
+
+    Under a mesh with explicit axes, vmap asks for that.
+    """
+    shardings = [jax.typeof(array).sharding for array in arrays]
+    sharded = next((each for each in shardings if each.spec[0] is not None), None)
+    if sharded is None:
+        return arrays
+
+    def reshard(array: jax.Array, sharding: NamedSharding) -> jax.Array:
+        if sharding.spec[0] is not None:
+            return array
+        spec = PartitionSpec(sharded.spec[0], *sharding.spec[1:])
+        return jax.sharding.reshard(array, NamedSharding(sharded.mesh, spec))
+
+    return list(map(reshard, arrays, shardings))
 
 
 ad.primitive_jvps[_linear] = _jvp_rule

@@ -10,10 +10,16 @@ from gru_jax import _checks, typing
 from gru_jax._autodiff.step_graph import node_types
 from gru_jax._unroll import validation
 from gru_jax._unroll.call_spec import CallOptions, CallSpec, make_call_spec
-from gru_jax._unroll.carry import initial_carry, match_carry_sharding, pvary_to_common_axes
+from gru_jax._unroll.carry import (
+    initial_carry,
+    match_carry_sharding,
+    pvary_to_common_axes,
+    reshard_like,
+)
 from gru_jax._unroll.chunks import run_with_remat
 from gru_jax._unroll.dispatch import IMPLEMENTATIONS, select_implementation
 from gru_jax._unroll.masking import ScanInputs, make_scan_inputs
+from gru_jax._unroll.mesh import run_per_shard
 from gru_jax._unroll.tbptt import run_truncated
 from gru_jax._unroll.validation import CallArguments, validate_call
 from gru_jax.cells.base import Cell
@@ -33,7 +39,7 @@ def step(params: Cell, state: State, x: typing.StepInputs) -> State:
         x: inputs (*batch, D).
 
     Returns:
-        The new state, of the old one's shapes and dtypes.
+        The new state, of the old one's shapes, dtypes and sharding.
 
     Raises:
         TypeError: an argument of the wrong type or dtype.
@@ -160,7 +166,9 @@ def unroll_truncated(
 @functools.partial(jax.jit, inline=True, static_argnames="cell_types")
 def _step(params: Cell, state: State, x: Array, *, cell_types: tuple[type, ...]) -> State:
     del cell_types
-    return cast_and_step(params, state, project(params, x), x.dtype)
+    new = cast_and_step(params, state, project(params, x), x.dtype)
+    # Sharding is part of its type, too, and a scan's carry keeps its type.
+    return reshard_like(new, state)
 
 
 def unroll_with_policy(
@@ -212,6 +220,13 @@ def unroll_both(
 def _unroll_both(
     arguments: tuple[CallArguments, ...], options: tuple[CallOptions, ...]
 ) -> list[tuple[State, Array]]:
+    run = functools.partial(_run_both, options)
+    return run_per_shard(run, arguments, lambda on: [(on.of_state, on.of_sequence)] * 2)
+
+
+def _run_both(
+    options: tuple[CallOptions, ...], *arguments: CallArguments
+) -> list[tuple[State, Array]]:
     prepared = list(map(prepare_call, arguments, options))
     specs, names, cells, h0 = zip(*prepared, strict=True)
     implementation = IMPLEMENTATIONS[names[0]]
@@ -244,10 +259,10 @@ def prepare_call(
     arguments: CallArguments, options: CallOptions
 ) -> tuple[CallSpec, str, Cell, State]:
     """A call's description, its implementation, its parameters in float32 at least, its carry."""
-    params, xs, h0, controls = arguments
+    params, xs, h0, _ = arguments
     # Outside of all loops, so that gradients accumulate in float32 over windows and chunks, too.
     params = promote_params(params, xs.dtype)
-    spec = make_call_spec(params, xs, h0, options, has_resets=controls.starts is not None)
+    spec = make_call_spec(params, xs, h0, options)
     h0 = initial_carry(params, xs) if h0 is None else h0
     return spec, select_implementation(options.requested, spec), params, h0
 
@@ -255,7 +270,10 @@ def prepare_call(
 # Not inlined, as above.
 @functools.partial(jax.jit, static_argnames="options")
 def _unroll(arguments: CallArguments, options: CallOptions) -> tuple[State, Array]:
-    return _run(arguments, options, prepare_call(arguments, options))
+    def run(arguments: CallArguments) -> tuple[State, Array]:
+        return _run(arguments, options, prepare_call(arguments, options))
+
+    return run_per_shard(run, [arguments], lambda on: (on.of_state, on.of_sequence))
 
 
 def _run(

@@ -31,7 +31,6 @@ class CallSpec:
     shape: Shape  # of the inputs, (T, *batch, D); sizes may be symbolic, see has_static_shape
     dtype: DType  # of the inputs
     state_dtypes: tuple[DType, ...]  # of the carry's leaves
-    has_resets: bool  # whether starts was given
     precision: str | None  # what jax.default_matmul_precision is set to
     # Where the program most likely runs: "cpu", "gpu" or "tpu". That is certain only once it is
     # lowered, see gru_jax._unroll.fused.transforms.
@@ -70,9 +69,7 @@ class CallSpec:
         return graph
 
 
-def make_call_spec(
-    cell: Cell, xs: Array, h0: State | None, options: CallOptions, *, has_resets: bool
-) -> CallSpec:
+def make_call_spec(cell: Cell, xs: Array, h0: State | None, options: CallOptions) -> CallSpec:
     """The call of ``unroll`` with these arguments, made here and now."""
     device = default_device()
     state_dtypes = tuple(leaf.dtype for leaf in jax.tree.leaves(h0)) or (accum_dtype(xs.dtype),)
@@ -83,7 +80,6 @@ def make_call_spec(
         shape=xs.shape,
         dtype=xs.dtype,
         state_dtypes=state_dtypes,
-        has_resets=has_resets,
         precision=jax.config.jax_default_matmul_precision,  # pyright: ignore[reportAttributeAccessIssue]
         platform=device.platform,
         device_kind=device.device_kind,

@@ -122,9 +122,11 @@ def check_state(name: str, params: Cell, state: State, batch_shape: Shape) -> St
     if fields and type(state) in (tuple, list) and len(state) == len(fields):
         state = type(expected)(*state)
     if jax.tree.structure(state) != jax.tree.structure(expected):
+        shapes = dict.fromkeys(str(leaf.shape) for leaf in jax.tree.leaves(expected))
+        arrays = f"arrays {' and '.join(shapes)} in " if fields else ""
         raise TypeError(
             f"{name} must be a state as gru_jax.initial_state(params) returns, "
-            f"{describe(expected)}; got {describe(state)}"
+            f"{arrays}{describe(expected)}; got {describe(state)}"
         )
 
     def check_leaf(path: Any, want: jax.ShapeDtypeStruct, leaf: object) -> Array:
@@ -175,9 +177,12 @@ def describe(state: Any) -> str:
     """A state's structure in words, such as ``LSTMState(h, c)`` or ``an array (4, 16)``."""
     if fields := getattr(state, "_fields", None):
         parts = zip(fields, state, strict=True)
-        arrays = (name if hasattr(part, "shape") else f"{name}={part!r}" for name, part in parts)
+        arrays = (
+            name if hasattr(part, "shape") else f"{name}={part!r:.50}" for name, part in parts
+        )
         return f"{type(state).__name__}({', '.join(arrays)})"
     if isinstance(state, (tuple, list)):
-        return f"a {type(state).__name__} of {len(state)}"
+        arrays = all(hasattr(part, "shape") for part in state)
+        return f"a {type(state).__name__} of {len(state)} {'arrays' if arrays else 'entries'}"
     shape = getattr(state, "shape", None)
     return type(state).__name__ if shape is None else f"an array {tuple(shape)}"

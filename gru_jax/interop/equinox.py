@@ -12,6 +12,7 @@ from gru_jax.interop.gate_layout import (
     GateLayout,
     as_array,
     check_gru,
+    check_unknown_options,
     dump_cells,
     has_bias,
     load_bias,
@@ -23,6 +24,8 @@ from gru_jax.interop.gate_layout import (
 from gru_jax.stack import Stack
 
 LAYOUT = GateLayout("rzn", gates_first=True)
+
+KNOWN_OPTIONS = frozenset({"input_size", "hidden_size", "use_bias", "dtype", "key"})
 
 
 def load(source: Any) -> GRUParams | Stack:
@@ -37,7 +40,7 @@ def load(source: Any) -> GRUParams | Stack:
 
     Raises:
         TypeError: ``source`` is not a GRUCell or is of a subclass, or a weight has a wrong dtype.
-        ValueError: a weight has a wrong shape.
+        ValueError: a weight has a wrong shape, or the cell an option that is not known.
     """
     return load_cells(_load_cell, source)
 
@@ -60,6 +63,7 @@ def dump(params: GRUParams | Stack) -> Any:
 def _load_cell(cell: Any) -> GRUParams:
     if not is_exactly(cell, "equinox.nn", "GRUCell"):
         raise TypeError(f"expected exactly an equinox.nn.GRUCell, got {type(cell).__name__}")
+    check_unknown_options(cell, type(cell), KNOWN_OPTIONS)
     w_x, w_h = load_matrices(LAYOUT, ("weight_ih", cell.weight_ih), ("weight_hh", cell.weight_hh))
     if cell.bias is None:
         return make_gru(w_x, w_h)

@@ -5,8 +5,9 @@ layout with a :class:`GateLayout` and shares the rest of this module.
 """
 
 import dataclasses
+import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, TypeAlias
 
 import jax
@@ -213,6 +214,25 @@ def check_keys(names: Sequence[str], found: Any, what: str) -> None:
             f"expected {what}, with {', '.join(map(repr, names))}; "
             f"got {', '.join(map(repr, found)) or 'nothing'}"
         )
+
+
+def check_unknown_options(layer: Any, kind: type, known: Set[str]) -> None:
+    """ValueError if an argument of a layer's constructor differs from its default.
+
+    So an option that a later version of the framework adds is not ignored.
+
+    Args:
+        layer: the layer, with the arguments of its constructor as attributes.
+        kind: the class whose constructor has the options.
+        known: the arguments that are checked elsewhere, or need no check.
+    """
+    # Of the class itself, NNX's metaclass hides the signature.
+    options = list(inspect.signature(kind.__init__).parameters.items())[1:]
+    for name, parameter in options:
+        if name not in known and getattr(layer, name, parameter.default) is not parameter.default:
+            raise ValueError(
+                f"{name} of {type(layer).__name__} is not supported, except as its default"
+            )
 
 
 def check_gru(params: Any, framework: str, resets: Sequence[Reset]) -> None:

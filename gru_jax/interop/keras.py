@@ -32,6 +32,27 @@ MERGES: dict[str, Merge] = {"concat": "concat", "sum": "sum", "ave": "mean", "mu
 KINDS = ("GRU", "GRUCell", "RNN", "Bidirectional")
 ACTIVATIONS = {"activation": "tanh", "recurrent_activation": "sigmoid"}
 
+LAYER_OPTIONS = {"name", "trainable", "dtype", "activity_regularizer"}
+CELL_OPTIONS = LAYER_OPTIONS | {
+    *("units", "activation", "recurrent_activation", "use_bias", "reset_after", "seed"),
+    *("kernel_initializer", "recurrent_initializer", "bias_initializer"),
+    *("kernel_regularizer", "recurrent_regularizer", "bias_regularizer"),
+    *("kernel_constraint", "recurrent_constraint", "bias_constraint"),
+    *("dropout", "recurrent_dropout", "implementation"),
+}
+SEQUENCE_OPTIONS = LAYER_OPTIONS | {
+    *("return_sequences", "return_state", "go_backwards", "stateful", "unroll"),
+    "zero_output_for_mask",
+}
+KNOWN_OPTIONS = {
+    "GRU": CELL_OPTIONS | SEQUENCE_OPTIONS,
+    "GRUCell": CELL_OPTIONS,
+    "RNN": SEQUENCE_OPTIONS | {"cell"},
+    "StackedRNNCells": LAYER_OPTIONS | {"cells"},
+    "Bidirectional": LAYER_OPTIONS | {"merge_mode", "layer", "backward_layer"},
+}
+"""By class, what a layer's description may have; an option of a later version is not ignored."""
+
 ReadWeights: TypeAlias = Callable[[str, int], Sequence[Any]]
 """`(group, count) -> arrays`: the weights of a cell."""
 
@@ -71,7 +92,7 @@ def load(
         FileError: the file cannot be read or holds no such layer; a ValueError that names the file.
         TypeError: a layer of another class; a subclass counts as another.
         ValueError: an option that is not supported (``activation``, ``go_backwards``, ``stateful``,
-            ``unroll``, masks), or weights whose shapes do not fit together.
+            ``unroll``, masks) or not known, or weights whose shapes do not fit together.
         ImportError: h5py is not installed.
     """
     options = KerasOptions(reset_after, merge)
@@ -249,6 +270,7 @@ def _cells(
 ) -> Any:
     """Converts a Keras layer: returns its cells by layer and direction, and its merge mode."""
     kind, config, group = layer.kind, layer.config, layer.group
+    _check_known(kind, config)
     if kind == "Bidirectional":
         directions = []
         for key, direction in (("layer", "forward"), ("backward_layer", "backward")):
@@ -268,13 +290,13 @@ def _cells(
         raise TypeError(f"expected a layer {', '.join(KINDS)}; got {kind}")
     _check_sequence(config, backwards)
     if kind == "GRU":
-        cell = Layer("GRUCell", config, f"{group}cell/")
-        return _cells(cell, read_weights, options)
+        return [(_cell(config, read_weights(f"{group}cell/", _count(config)), options),)], None
     inner = _child(config["cell"], f"{group}cell/")
     if inner.kind != "StackedRNNCells":
         if inner.kind != "GRUCell":
             raise TypeError(f"expected RNN of GRUCell, got RNN of {inner.kind}")
         return _cells(inner, read_weights, options)
+    _check_known(inner.kind, inner.config)
     cells = inner.config["cells"]
     groups = numbered([cell["class_name"] for cell in cells])
     layers = []
@@ -299,6 +321,13 @@ def _merge(config: Mapping[str, Any], options: KerasOptions) -> Merge:
 
 def _count(config: Mapping[str, Any]) -> int:
     return 3 if config.get("use_bias", True) else 2
+
+
+def _check_known(kind: str, config: Mapping[str, Any]) -> None:
+    """ValueError if a layer has an option, other than None or False, that is not known."""
+    for option, value in config.items():
+        if option not in KNOWN_OPTIONS.get(kind, config) and value not in (None, False):
+            raise ValueError(f"{option}={value!r} of {kind} is not known, and so not supported")
 
 
 def _check_sequence(config: Mapping[str, Any], backwards: bool) -> None:

@@ -5,10 +5,12 @@ from typing import Any
 import numpy as np
 
 from gru_jax.cells import GRUParams
+from gru_jax.interop.files import import_optional, is_exactly
 from gru_jax.interop.gate_layout import (
     as_array,
     check_gru,
     check_keys,
+    check_unknown_options,
     dump_cells,
     load_cells,
     make_gru,
@@ -19,23 +21,35 @@ from gru_jax.stack import Stack
 
 GATES = "rzn"
 
+KNOWN_OPTIONS = frozenset(
+    {
+        *("features", "dtype", "param_dtype", "parent", "name"),
+        *("kernel_init", "recurrent_kernel_init", "bias_init"),
+    }
+)
+"""Fields of a cell that do not change what it computes from its parameters."""
+
 
 def load(source: Any) -> GRUParams | Stack:
     """Loads parameters from Linen.
 
-    Linen's parameters do not record ``gate_fn`` and ``activation_fn``; the defaults are assumed.
+    Linen's parameters do not record ``gate_fn``, ``activation_fn`` and ``carry_init``; the defaults
+    are assumed. A cell that is bound to its parameters has them, and they are checked. Its
+    ``dtype`` is that in which it multiplies: pass inputs of that dtype to :func:`gru_jax.unroll`.
 
     Args:
         source: a cell's mapping, ``{"ir": {"kernel", "bias"}, ..., "hn": ...}``, either bare or as
-            ``init`` of the cell or of ``flax.linen.RNN`` returns it; or a tuple of layers, each a
-            cell or a pair of cells. The second cell of a pair reads backward.
+            ``init`` of the cell or of ``flax.linen.RNN`` returns it; a ``flax.linen.GRUCell`` that
+            is bound to its parameters, ``cell.bind(variables)``; or a tuple of layers, each a cell
+            or a pair of cells. The second cell of a pair reads backward.
 
     Returns:
         GRUParams for one cell, a Stack for a tuple.
 
     Raises:
-        ValueError, TypeError: ``source`` is not the mapping of a GRUCell, or a weight has a wrong
-            shape or dtype.
+        ValueError, TypeError: ``source`` is neither the mapping of a GRUCell nor a bound one, of
+            exactly that class, its activations are not tanh and sigmoid, it has a ``carry_init``
+            other than zeros or an option that is not known, or a weight has a wrong shape or dtype.
     """
     return load_cells(_load_cell, source)
 
@@ -57,6 +71,11 @@ def dump(params: GRUParams | Stack) -> Any:
 
 
 def _load_cell(source: Any) -> GRUParams:
+    if is_exactly(source, "flax.linen", "GRUCell"):
+        if source.scope is None:
+            raise ValueError("the cell has no parameters: pass cell.bind(variables)")
+        check_unknown_options(source, import_optional("flax.linen").GRUCell, KNOWN_OPTIONS)
+        source = source.variables
     cell = unwrap_params(source, "ir", "the parameters of flax.linen.GRUCell")
     check_keys([f"{side}{gate}" for side in "ih" for gate in GATES], cell, "a flax.linen.GRUCell")
     for name, dense in cell.items():

@@ -11,6 +11,7 @@ from gru_jax.interop.gate_layout import (
     GateLayout,
     check_gru,
     check_keys,
+    check_unknown_options,
     dump_cells,
     load_bias,
     load_cells,
@@ -23,11 +24,21 @@ from gru_jax.stack import Stack
 
 LAYOUT = GateLayout("rzn")
 
+KNOWN_OPTIONS = frozenset(
+    {
+        *("in_features", "hidden_features", "dtype", "param_dtype", "keep_rngs", "rngs"),
+        *("kernel_init", "recurrent_kernel_init", "bias_init", "gate_fn", "activation_fn"),
+        *("carry_init", "kernel_metadata", "recurrent_kernel_metadata", "bias_metadata"),
+    }
+)
+"""Arguments of a cell that are checked here, or do not change what it computes."""
+
 
 def load(source: Any) -> GRUParams | Stack:
     """Loads parameters from NNX.
 
-    A state does not record the activations; the defaults are assumed.
+    A state does not record the activations; the defaults are assumed. The ``dtype`` of a cell is
+    that in which it multiplies: pass inputs of that dtype to :func:`gru_jax.unroll`.
 
     Args:
         source: a ``flax.nnx.GRUCell``; its state, as ``nnx.state`` or a mapping
@@ -40,7 +51,8 @@ def load(source: Any) -> GRUParams | Stack:
     Raises:
         TypeError: ``source`` is neither a GRUCell, of exactly that class, nor a state.
         ValueError, TypeError: its activations are not tanh and sigmoid, it has a ``carry_init``
-            other than zeros, or a weight is missing or has a wrong shape or dtype.
+            other than zeros, a ``promote_dtype`` of its own or an option that is not known, or a
+            weight is missing or has a wrong shape or dtype.
     """
     return load_cells(_load_cell, source)
 
@@ -81,6 +93,7 @@ def _state_of(module: Any) -> Mapping[str, Any]:
             f"expected exactly a flax.nnx.GRUCell, or its state; got {type(module).__name__}"
         )
     nnx = import_optional("flax.nnx")
+    check_unknown_options(module, nnx.GRUCell, KNOWN_OPTIONS)
     if module.carry_init not in (None, nnx.initializers.zeros_init()):
         raise ValueError(
             "carry_init is not supported: load nnx.state(cell), and pass the initial state to "

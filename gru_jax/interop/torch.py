@@ -21,6 +21,7 @@ from gru_jax.interop.gate_layout import (
     GateLayout,
     check_gru,
     check_stack,
+    check_unknown_options,
     has_bias,
     load_bias,
     load_matrices,
@@ -33,6 +34,14 @@ from gru_jax.interop.torch_pickle import read_torch_file
 from gru_jax.stack import Stack
 
 LAYOUT = GateLayout("rzn", gates_first=True)
+
+KNOWN_OPTIONS = frozenset(
+    {
+        *("mode", "input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout"),
+        *("bidirectional", "proj_size", "device", "dtype"),
+    }
+)
+"""Arguments of a module that its weights show, or that do not change what it computes."""
 
 MAX_SHARED_BYTES = 16 << 20
 """Tensors may share elements, as long as they have no more bytes than this or than the file."""
@@ -58,7 +67,7 @@ def load(source: Any, *, prefix: str = "") -> GRUParams | Stack:
         FileError: the file cannot be read or holds no GRU; a ValueError that names the file.
         TypeError: a module of another class; a subclass counts as another.
         ValueError: a weight is missing, unknown or of a wrong shape, as with an LSTM or
-            ``proj_size``.
+            ``proj_size``; or the module has an option that is not known.
     """
     if is_path(source):
         with file_errors(source):
@@ -73,6 +82,10 @@ def load(source: Any, *, prefix: str = "") -> GRUParams | Stack:
         raise TypeError(
             f"expected exactly a torch.nn.GRU or torch.nn.GRUCell, got {type(module).__name__}"
         )
+    if module is not None:
+        library = import_optional("torch").nn
+        kind = library.RNNBase if type(module) is library.GRU else library.GRUCell
+        check_unknown_options(module, kind, KNOWN_OPTIONS)
     return _load_state_dict(source.state_dict(), prefix)
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,16 @@ from flax import linen as nn
 from flax.core import FrozenDict
 
 from gru_jax import _checks
-from gru_jax._unroll import step
-from gru_jax.cells import Cell, init, init_lstm, init_rnn
+from gru_jax._unroll import step, unroll
+from gru_jax.cells import Cell, GRUParams, init, init_lstm, init_rnn
 from gru_jax.cells.gru import Reset
-from gru_jax.nn.sequence import check_options, run_sequence
+from gru_jax.nn.sequence import (
+    cast_inputs,
+    check_cell_options,
+    check_options,
+    refuse_unknown,
+    run_sequence,
+)
 from gru_jax.stack import Merge, Stack
 from gru_jax.typing import (
     Array,
@@ -33,7 +39,8 @@ class CellConfig(nn.Module):
 
     Attributes:
         features: H, features of the state.
-        dtype: inputs are cast to it, and matmuls run in it; None keeps the inputs' dtype.
+        dtype: inputs are cast to it, and matmuls run in it; None keeps the inputs' dtype, but for
+            integers and booleans, which get that of the parameters.
         param_dtype: dtype of all parameters.
         init_cell: initialises one cell, ``(key, input_size, features, *, dtype, **cell_options)``;
             :func:`gru_jax.init` by default.
@@ -45,6 +52,12 @@ class CellConfig(nn.Module):
     param_dtype: DType = jnp.float32
     init_cell: Callable[..., Cell] = init
     cell_options: Mapping[str, Any] = FrozenDict()
+
+    def __new__(cls, *arguments: Any, **options: Any) -> Self:
+        del arguments
+        known = [field.name for field in dataclasses.fields(cls)]
+        refuse_unknown(cls.__name__, [name for name in options if name not in known], known)
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -58,6 +71,9 @@ class CellConfig(nn.Module):
         _checks.positive_int("features", self.features)
         if self.dtype is not None:
             _checks.floating_dtype("dtype", self.dtype)
+        options = self.all_cell_options()
+        own = (field.name for field in dataclasses.fields(self))
+        check_cell_options(type(self).__name__, self.init_cell, options, own)
         self.param_shapes(1)
 
     @nn.nowrap
@@ -78,8 +94,8 @@ class CellConfig(nn.Module):
 
     @nn.nowrap
     def cast(self, inputs: Array) -> Array:
-        """The inputs in ``dtype``."""
-        return inputs if self.dtype is None else jnp.asarray(inputs, self.dtype)
+        """The inputs in ``dtype``, or without one as floating point numbers."""
+        return cast_inputs(inputs, self.dtype, self.param_dtype)
 
 
 class GRUConfig(nn.Module):
@@ -176,6 +192,9 @@ class RNNCell(RecurrentCell):
     init_cell: Callable[..., Cell] = init_rnn
 
 
+CALL_ARGUMENTS = ("initial_carry", "seq_lengths", "mask", "starts", "deterministic")
+
+
 class RecurrentLayers(CellConfig):
     """Layers of any cell over sequences, with the interface of :class:`flax.linen.RNN`.
 
@@ -221,11 +240,13 @@ class RecurrentLayers(CellConfig):
         mask: TimeMask | None = None,
         starts: TimeMask | None = None,
         deterministic: bool = True,
+        **unknown: Any,
     ) -> Any:
         """Runs the layers; see :meth:`gru_jax.nn.GRU.__call__`.
 
         With ``deterministic=False`` the ``dropout`` stream samples the masks.
         """
+        refuse_unknown(f"the call of {type(self).__name__}", unknown, CALL_ARGUMENTS)
         inputs = self.cast(inputs)
         directions = ("forward", "backward") if self.bidirectional else ("forward",)
         size = inputs.shape[-1]
@@ -279,3 +300,64 @@ class RNN(RecurrentLayers):
     """Layers of plain RNNs over sequences; see :class:`RecurrentLayers`."""
 
     init_cell: Callable[..., Cell] = init_rnn
+
+
+class ScannedRNN(nn.Module):
+    """A GRU with resets, with the interface and the parameters of PureJaxRL's ``ScannedRNN``.
+
+    Replaces that class, which many repositories of reinforcement learning have a copy of: the names
+    of the parameters are the same (``ScannedRNN_0/GRUCell_0/...``), so that checkpoints load as
+    they are, and so are the values at initialisation.
+
+    Attributes:
+        features: H, features of the state; None for those of the carry.
+        implementation, checkpoint: as for :func:`gru_jax.unroll`.
+    """
+
+    features: int | None = None
+    implementation: ImplementationName | None = None
+    checkpoint: Checkpoint = None
+
+    @nn.compact
+    def __call__(self, carry: Array, x: tuple[Array, TimeMask]) -> tuple[Array, Array]:
+        """Runs over time.
+
+        Args:
+            carry: the state (*batch, H) before the first step; the batch is environments, agents.
+            x: ``(ins, resets)``: inputs (T, *batch, D), and flags (T, *batch), booleans or numbers.
+                Where a flag is true, zeros replace the state before the inputs are read. It is the
+                ``done`` of the step before, see :func:`gru_jax.starts_from_dones`.
+
+        Returns:
+            The state after the last step, and outputs (T, *batch, H).
+
+        Raises:
+            TypeError, ValueError: arguments that do not fit, as :func:`gru_jax.unroll`.
+        """
+        ins, resets = x
+        cell = nn.GRUCell(self.features or carry.shape[-1], name="GRUCell_0")
+        if self.is_initializing():
+            cell(carry, ins[0])
+        dense = self.variables["params"]["GRUCell_0"]
+        ins = jnp.asarray(ins, jnp.promote_types(ins.dtype, dense["ir"]["kernel"].dtype))
+
+        def packed(side: str, leaf: str) -> Array:
+            return jnp.concatenate([dense[side + gate][leaf] for gate in "rzn"], axis=-1)
+
+        params = GRUParams(
+            packed("i", "kernel"), packed("h", "kernel"), packed("i", "bias"), dense["hn"]["bias"]
+        )
+        return unroll(
+            params,
+            ins,
+            carry,
+            starts=resets,
+            implementation=self.implementation,
+            checkpoint=self.checkpoint,
+        )
+
+    @staticmethod
+    def initialize_carry(batch_size: int | Shape, hidden_size: int) -> Array:
+        """The state before the first step: zeros (*batch, H), of an integer or a shape."""
+        batch_shape = (batch_size,) if isinstance(batch_size, int) else tuple(batch_size)
+        return jnp.zeros((*batch_shape, hidden_size))

@@ -13,7 +13,13 @@ from flax import nnx
 from gru_jax import _checks
 from gru_jax._unroll import initial_state, step
 from gru_jax.cells import Cell, init, init_lstm, init_rnn
-from gru_jax.nn.sequence import check_cell_options, check_options, run_sequence
+from gru_jax.nn.sequence import (
+    cast_inputs,
+    check_cell_options,
+    check_options,
+    refuse_unknown,
+    run_sequence,
+)
 from gru_jax.stack import Merge, Stack
 from gru_jax.typing import (
     Array,
@@ -45,7 +51,8 @@ class RecurrentCell(nnx.RNNCellBase):
         hidden_features: H, features of the state.
         init_cell: initialises the cell, ``(key, in_features, hidden_features, *, dtype,
             **cell_options)``; by default that of the class, here :func:`gru_jax.init`.
-        dtype: inputs are cast to it, and matmuls run in it; None keeps the inputs' dtype.
+        dtype: inputs are cast to it, and matmuls run in it; None keeps the inputs' dtype, but for
+            integers and booleans, which get that of the parameters.
         param_dtype: dtype of all parameters.
         kernel_metadata: metadata of ``w_x``, such as ``{"out_sharding": ("data", "model")}``;
             an initialiser wrapped by :func:`flax.nnx.with_partitioning` has the same effect.
@@ -114,8 +121,8 @@ class RecurrentCell(nnx.RNNCellBase):
 
     def __call__(self, carry: State, inputs: Array) -> tuple[State, Array]:
         """One step: carry (*batch, H) and inputs (*batch, D) to (carry, outputs)."""
-        inputs = _cast(inputs, self.dtype)
         params = self.params
+        inputs = cast_inputs(inputs, self.dtype, _dtype_of(params))
         carry = step(params, carry, inputs)
         return carry, params.output(carry).astype(inputs.dtype)
 
@@ -176,6 +183,9 @@ class CallOptions(TypedDict, total=False):
     reverse: bool | None
     deterministic: bool | None
     rngs: RandomSource
+
+
+CALL_ARGUMENTS = (*CallOptions.__annotations__, "return_carry")
 
 
 class RecurrentLayers(nnx.Module):
@@ -321,6 +331,7 @@ class RecurrentLayers(nnx.Module):
         return_carry: bool | None = None,
         deterministic: bool | None = None,
         rngs: RandomSource = None,
+        **unknown: Any,
     ) -> Any:
         """Runs the layers; omitted arguments default to those of the constructor.
 
@@ -348,11 +359,13 @@ class RecurrentLayers(nnx.Module):
             TypeError, ValueError, NotImplementedError: as :func:`gru_jax.unroll`; ValueError if
                 dropout has an effect and there is no source of randomness.
         """
+        refuse_unknown(f"the call of {type(self).__name__}", unknown, CALL_ARGUMENTS)
         deterministic = self.deterministic if deterministic is None else deterministic
         dropout = 0.0 if deterministic or len(self.layers) == 1 else self.dropout
+        stack = self.stack
         return run_sequence(
-            self.stack,
-            _cast(inputs, self.layers[0][0].dtype),
+            stack,
+            cast_inputs(inputs, self.layers[0][0].dtype, _dtype_of(stack)),
             initial_carry=initial_carry,
             seq_lengths=seq_lengths,
             mask=mask,
@@ -388,8 +401,8 @@ class RNN(RecurrentLayers):
     cell_type = RNNCell
 
 
-def _cast(inputs: Array, dtype: DType | None) -> Array:
-    return inputs if dtype is None else jnp.asarray(inputs, dtype)
+def _dtype_of(params: Cell | Stack) -> DType:
+    return jax.tree.leaves(params)[0].dtype
 
 
 def _next_key(rngs: RandomSource) -> Array:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Unpack, get_args
 
 import jax.numpy as jnp
+import numpy as np
 
 from gru_jax import _checks
 from gru_jax._unroll.validation import check_checkpoint, check_lengths, check_state
@@ -17,7 +18,7 @@ from gru_jax.stack import (
     check_sequence,
     unroll_stack,
 )
-from gru_jax.typing import Array, Checkpoint, ImplementationName, Lengths, Shape, TimeMask
+from gru_jax.typing import Array, Checkpoint, DType, ImplementationName, Lengths, Shape, TimeMask
 
 
 def run_sequence(
@@ -72,6 +73,15 @@ def run_sequence(
     return (_flatten_carry(states), outputs) if return_carry else outputs
 
 
+def cast_inputs(inputs: Array, dtype: DType | None, param_dtype: DType) -> Array:
+    """The inputs in ``dtype``; without one, integers in the parameters' dtype, as in Flax."""
+    if dtype is None:
+        kind = getattr(inputs, "dtype", np.dtype(object))
+        if jnp.issubdtype(kind, jnp.integer) or kind == np.bool_:
+            dtype = param_dtype
+    return inputs if dtype is None else jnp.asarray(inputs, dtype)
+
+
 def check_options(
     *,
     num_layers: int,
@@ -107,10 +117,14 @@ def check_cell_options(
         return
     # The first three are the key and the sizes.
     known = [parameter.name for parameter in parameters][3:]
-    for name in options:
-        if name not in known:
-            hint = ELSEWHERE.get(name) or f"it takes {', '.join(dict.fromkeys([*own, *known]))}"
-            raise TypeError(f"{module} has no argument {name!r}: {hint}")
+    refuse_unknown(module, [name for name in options if name not in known], [*own, *known])
+
+
+def refuse_unknown(what: str, unknown: Iterable[str], known: Iterable[str]) -> None:
+    """TypeError that names the first unknown argument, and what to write instead of it."""
+    for name in unknown:
+        hint = ELSEWHERE.get(name) or f"it takes {', '.join(dict.fromkeys(known))}"
+        raise TypeError(f"{what} has no argument {name!r}: {hint}")
 
 
 ELSEWHERE = {
@@ -118,6 +132,7 @@ ELSEWHERE = {
     "activation_fn": "gates are sigmoid and tanh; for others write a gru_jax.AffineCell",
     "carry_init": "pass initial_carry to the call, or learned_h0=True here",
     "gate_fn": "gates are sigmoid and tanh; for others write a gru_jax.AffineCell",
+    "init_key": "the carry is zeros, initial_carry, or learned with learned_h0=True",
     "go_backwards": "it is reverse=True, and outputs stay aligned with inputs",
     "keep_order": "outputs always stay aligned with inputs",
     "recurrent_activation": "gates are sigmoid and tanh; for others write a gru_jax.AffineCell",

@@ -1,6 +1,8 @@
 """Training of any parameter pytree with Optax: state, step, loop, checkpoints, metrics."""
 
+from gru_jax.training.accumulation import weighted_accumulation as weighted_accumulation
 from gru_jax.training.checkpoint import CheckpointOptions as CheckpointOptions
+from gru_jax.training.data_parallel import DataParallel as DataParallel
 from gru_jax.training.errors import CheckpointError as CheckpointError
 from gru_jax.training.errors import CheckpointMismatchError as CheckpointMismatchError
 from gru_jax.training.errors import MetricsError as MetricsError
@@ -14,10 +16,12 @@ from gru_jax.training.metrics import mean_metrics as mean_metrics
 from gru_jax.training.metrics import read_metrics as read_metrics
 from gru_jax.training.optimizer import make_optimizer as make_optimizer
 from gru_jax.training.optimizer import make_schedule as make_schedule
+from gru_jax.training.optimizer import matrices_only as matrices_only
 from gru_jax.training.shuffled_indices import ShuffledIndices as ShuffledIndices
 from gru_jax.training.state import TrainState as TrainState
 from gru_jax.training.step import make_train_step as make_train_step
 from gru_jax.training.step import make_vmapped_train_step as make_vmapped_train_step
+from gru_jax.training.step import vmap_update as vmap_update
 from gru_jax.training.tensorboard import TensorBoardWriter as TensorBoardWriter
 
 _RENAMED = {

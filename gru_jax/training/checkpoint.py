@@ -1,4 +1,4 @@
-"""Checkpoints on disk: Orbax's CheckpointManager with digests and with errors for users."""
+"""Checkpoints on disk: Orbax's v1 Checkpointer with digests and with errors for users."""
 
 import contextlib
 import dataclasses
@@ -9,15 +9,15 @@ import logging
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import orbax.checkpoint as ocp
+import jax
+from orbax.checkpoint import v1 as ocp
 
 from gru_jax import _checks
-from gru_jax.training import host_tree
+from gru_jax.training import host_tree, processes
 from gru_jax.training.errors import CheckpointError, CheckpointMismatchError, error_message
 from gru_jax.training.progress import Progress
 from gru_jax.training.state import TrainState
@@ -52,7 +52,9 @@ class CheckpointStore:
 
     Each checkpoint holds the arrays of a :class:`TrainState` by their paths, a record with the
     run's :class:`Progress` and a description of the tree, and the SHA-256 digests of the files of
-    both. All arrays must be addressable by this process.
+    both. Of several processes each writes the shards on its own devices, all into one directory
+    that they share, and each calls the same methods with the same arguments. An array may be
+    restored with another sharding than it was saved with.
 
     Args:
         options: directory and number of checkpoints.
@@ -67,7 +69,13 @@ class CheckpointStore:
         self.directory = Path(options.directory).absolute()
         self._retention = _LatestAndBest(options.max_to_keep)
         self._pending_step: int | None = None
-        self._read_only = read_only
+        self._checkpointer: ocp.training.Checkpointer | None = None
+        self._context = ocp.Context()
+        registry = ocp.handlers.local_registry()
+        registry.add(ocp.handlers.JsonHandler, checkpointable_name="record")
+        self._context.checkpointables_options.registry = registry
+        # A function: Orbax copies its options deeply, a bound method's object too.
+        self._context.async_options.post_finalization_callback = lambda: self._write_digests()
         try:
             if read_only:
                 # Where there is no directory, this raises the error.
@@ -76,23 +84,16 @@ class CheckpointStore:
                 self.directory.mkdir(parents=True, exist_ok=True)
                 with tempfile.TemporaryFile(dir=self.directory):
                     pass
-                _remove_unfinished(self.directory)
-            # Orbax warns of each option that read_only implies.
-            logging.getLogger("absl").addFilter(_is_not_from_orbax)
-            self._manager = ocp.CheckpointManager(
-                self.directory,
-                options=ocp.CheckpointManagerOptions(
-                    read_only=read_only,
+                self._checkpointer = ocp.training.Checkpointer(
+                    str(self.directory),
+                    context=self._context,
                     preservation_policy=self._retention,
-                    async_options=ocp.AsyncOptions(post_finalization_callback=self._write_digests),
-                ),
-            )
+                    cleanup_tmp_directories=True,
+                )
         except OSError as error:
             raise CheckpointError(
                 f"The checkpoint directory {self.directory} cannot be used: {error_message(error)}."
             ) from error
-        finally:
-            logging.getLogger("absl").removeFilter(_is_not_from_orbax)
 
     def __enter__(self) -> "CheckpointStore":
         # Orbax logs a traceback of each error that is raised here as one message.
@@ -107,15 +108,16 @@ class CheckpointStore:
             if kind is None:
                 raise
         finally:
-            with contextlib.suppress(Exception):
-                self._manager.close()
+            if self._checkpointer is not None:
+                with contextlib.suppress(Exception):
+                    self._checkpointer.close()
             logging.getLogger("absl").removeFilter(_is_not_from_orbax)
 
     def latest(self) -> Path | None:
         """Waits for a pending save and returns the path of the latest checkpoint."""
         with contextlib.suppress(CheckpointError):
             self._wait()
-        steps = self._manager.all_steps()
+        steps = self._steps()
         return self._path(max(steps)) if steps else None
 
     def save(self, state: TrainState, progress: Progress) -> None:
@@ -124,23 +126,19 @@ class CheckpointStore:
         Raises:
             CheckpointError: this save cannot start, or the previous one has failed.
         """
+        assert self._checkpointer is not None
         self._wait()
         self._pending_step = progress.step
         record = {
             "progress": dataclasses.asdict(progress),
             "description": host_tree.tree_spec(state),
         }
-        arrays = host_tree.to_host(state)
+        arrays = host_tree.named_arrays(state)
         self._retention.best_step = progress.best_step
         try:
             self._check_space(sum(array.nbytes for array in arrays.values()))
-            self._manager.save(
-                progress.step,
-                args=ocp.args.Composite(
-                    record=ocp.args.JsonSave(record),
-                    arrays=ocp.args.StandardSave(arrays),
-                ),
-                force=True,
+            self._checkpointer.save_checkpointables_async(
+                progress.step, {"record": record, "arrays": arrays}, force=True
             )
         except Exception as error:
             self._raise_save_error(error)
@@ -151,7 +149,7 @@ class CheckpointStore:
         Raises:
             CheckpointError: as in :meth:`restore`.
         """
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        for step in sorted(self._steps(), reverse=True):
             restored = self.restore(step, like)
             if restored is not None:
                 return restored
@@ -160,29 +158,40 @@ class CheckpointStore:
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, Progress] | None:
         """Restores the checkpoint of one step; warns and returns None if it is corrupted or absent.
 
+        Args:
+            step: its number of steps.
+            like: a state of the same structure, whose shardings the arrays get.
+
         Raises:
             CheckpointMismatchError: the checkpoint's tree differs from ``like``.
             CheckpointError: it is intact but cannot be read, or corrupted and cannot be moved, as
                 with ``read_only``.
         """
-        if step not in self._manager.all_steps():
-            logger.warning("There is no checkpoint %s.", self._path(step))
+        if step not in self._steps():
+            self._warn("There is no checkpoint %s.", self._path(step))
             return None
-        corruption = _find_corruption(self._path(step))
-        if corruption is not None and self._read_only:
+        corruption = self._find_corruption(step)
+        if corruption is not None and self._checkpointer is None:
             raise CheckpointError(f"The checkpoint {self._path(step)} is corrupted ({corruption}).")
         if corruption is not None:
             self._quarantine(step, corruption)
             return None
-        record = self._read(step, record=ocp.args.JsonRestore())
+        record = self._read(step, "record", None)
         mismatch = host_tree.first_mismatch(record["description"], host_tree.tree_spec(like))
         if mismatch is not None:
             raise CheckpointMismatchError(
                 f"The checkpoint {self._path(step)} belongs to another model or optimizer. "
                 f"The first difference is {mismatch}."
             )
-        arrays = self._read(step, arrays=ocp.args.StandardRestore())
-        return host_tree.to_device(arrays, like), Progress(**record["progress"])
+        abstract = {
+            name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
+            for name, array in host_tree.named_arrays(like).items()
+        }
+        arrays = self._read(step, "arrays", abstract)
+        return host_tree.from_named_arrays(arrays, like), Progress(**record["progress"])
+
+    def _steps(self) -> list[int]:
+        return [int(path.name) for path in self.directory.iterdir() if path.name.isdecimal()]
 
     def _check_space(self, needed: int) -> None:
         # Checked in advance, a full disk gives one message instead of one from each writer.
@@ -190,10 +199,10 @@ class CheckpointStore:
         if free < needed:
             raise OSError(errno.ENOSPC, f"{needed} bytes are needed, and the disk has {free} left")
 
-    def _read(self, step: int, **item: ocp.args.CheckpointArgs) -> dict[str, Any]:
-        (name,) = item
+    def _read(self, step: int, name: str, abstract: Any) -> Any:
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(**item))[name]
+            with self._context:
+                return ocp.load_checkpointables(str(self._path(step)), {name: abstract})[name]
         except Exception as error:
             raise CheckpointError(
                 f"The checkpoint {self._path(step)} is intact, but cannot be read: "
@@ -201,41 +210,57 @@ class CheckpointStore:
             ) from error
 
     def _write_digests(self) -> None:
-        # All files are written, and Orbax is about to rename the directory to its final name.
-        temporary = f"{self._pending_step}{ocp.path.atomicity_types.TMP_DIR_SUFFIX}"
-        checkpoint = self.directory / temporary
+        # All processes have written their files, and Orbax is about to rename the directory to the
+        # step's number, with which its name begins.
+        (checkpoint,) = self.directory.glob(f"{self._pending_step}.*")
         (checkpoint / _DIGESTS).write_text(json.dumps(_file_digests(checkpoint), indent=1))
 
+    def _find_corruption(self, step: int) -> str | None:
+        """Returns what is wrong with a checkpoint, for all processes as process 0 sees it."""
+        corruption = _find_corruption(self._path(step)) if processes.is_first() else None
+        (is_corrupted,) = processes.of_first([corruption is not None])
+        return corruption or ("process 0 found it so" if is_corrupted else None)
+
     def _quarantine(self, step: int, corruption: str) -> None:
+        assert self._checkpointer is not None
         quarantine = self.directory / "corrupted"
         try:
-            quarantine.mkdir(exist_ok=True)
-            target = Path(tempfile.mkdtemp(prefix=f"{step}-", dir=quarantine))
-            self._path(step).replace(target)
+            if processes.is_first():
+                quarantine.mkdir(exist_ok=True)
+                target = Path(tempfile.mkdtemp(prefix=f"{step}-", dir=quarantine))
+                self._path(step).replace(target)
+                self._warn(
+                    "The checkpoint %s is corrupted (%s); it was moved to %s.",
+                    self._path(step),
+                    corruption,
+                    target,
+                )
         except OSError as error:
             raise CheckpointError(
                 f"The checkpoint {self._path(step)} is corrupted ({corruption}), and cannot be "
                 f"moved to {quarantine}: {error_message(error)}."
             ) from error
-        self._manager.reload()
-        logger.warning(
-            "The checkpoint %s is corrupted (%s); it was moved to %s.",
-            self._path(step),
-            corruption,
-            target,
-        )
+        # The others go on once it is moved.
+        processes.of_first([0.0])
+        self._checkpointer.reload()
+
+    def _warn(self, message: str, *arguments: object) -> None:
+        if processes.is_first():
+            logger.warning(message, *arguments)
 
     def _wait(self) -> None:
         try:
-            self._manager.wait_until_finished()
+            if self._checkpointer is not None:
+                self._checkpointer.wait()
         except Exception as error:
             self._raise_save_error(error)
         self._pending_step = None
 
     def _raise_save_error(self, error: Exception) -> None:
+        assert self._checkpointer is not None
         step, self._pending_step = self._pending_step, None
-        self._manager.reload()
-        others = [other for other in self._manager.all_steps() if other != step]
+        self._checkpointer.reload()
+        others = [other for other in self._steps() if other != step]
         earlier = (
             f"The latest one before it, {self._path(max(others))}, is intact."
             if others
@@ -251,39 +276,21 @@ class CheckpointStore:
 
 
 @dataclasses.dataclass
-class _LatestAndBest(ocp.checkpoint_managers.PreservationPolicy):
+class _LatestAndBest(ocp.training.preservation_policies.PreservationPolicy):
     max_to_keep: int
     best_step: int | None = None
 
     def should_preserve(
         self,
-        checkpoints: Sequence[ocp.checkpoint_managers.PolicyCheckpointInfo],
+        checkpoints: Sequence[ocp.training.CheckpointMetadata],
         *,
-        context: ocp.checkpoint_managers.PreservationContext,
+        context: ocp.training.preservation_policies.PreservationContext,
     ) -> Sequence[bool]:
         first = len(checkpoints) - self.max_to_keep
         return [
             index >= first or checkpoint.step == self.best_step
             for index, checkpoint in enumerate(checkpoints)
         ]
-
-
-def _remove_unfinished(directory: Path) -> None:
-    """Removes the temporary directories of saves that were killed or failed.
-
-    After a save that failed in this process, its writers may still be adding or removing files.
-    Orbax's own cleanup would raise an error there.
-    """
-    for unfinished in directory.glob(f"*{ocp.path.atomicity_types.TMP_DIR_SUFFIX}"):
-        for pause in (0.01, 0.1, 1.0, None):
-            try:
-                shutil.rmtree(unfinished)
-            except OSError:
-                if pause is None and unfinished.exists():
-                    raise
-            if not unfinished.exists():
-                break
-            time.sleep(pause or 0)
 
 
 def _find_corruption(checkpoint: Path) -> str | None:

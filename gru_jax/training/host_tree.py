@@ -1,4 +1,4 @@
-"""Conversion of a pytree to named arrays on the host with a description, and back."""
+"""A pytree as named arrays with a description, and snapshots of its arrays in host memory."""
 
 import dataclasses
 import re
@@ -10,31 +10,72 @@ import jax.numpy as jnp
 import numpy as np
 
 TreeSpec = dict[str, dict[str, str]]
+Bounds = tuple[tuple[int, int], ...]
 
 
-def to_host(tree: Any) -> dict[str, np.ndarray]:
+def named_arrays(tree: Any) -> dict[str, jax.Array]:
     """Returns the leaves of ``tree`` by path; random keys as raw data, empty leaves not at all."""
-    arrays = {
+    return {
         name: jax.random.key_data(leaf) if _is_key(leaf) else leaf
         for name, leaf in _named_leaves(tree)
         if leaf.size
     }
-    return {name: np.asarray(array) for name, array in jax.device_get(arrays).items()}
 
 
-def to_device(arrays: Mapping[str, np.ndarray], like: Any) -> Any:
-    """Inverse of :func:`to_host`; ``like`` gives the structure and the shardings."""
+def from_named_arrays(arrays: Mapping[str, jax.Array], like: Any) -> Any:
+    """Inverse of :func:`named_arrays`; ``like`` gives the structure."""
 
-    def place(path: jax.tree_util.KeyPath, leaf: jax.Array) -> jax.Array:
+    def find(path: jax.tree_util.KeyPath, leaf: jax.Array) -> jax.Array:
         if leaf.size == 0:
             return leaf
         array = arrays[jax.tree_util.keystr(path)]
         if _is_key(leaf):
-            key_data = jnp.asarray(array)
-            array = jax.random.wrap_key_data(key_data, impl=jax.random.key_impl(leaf))
-        return jax.device_put(array, leaf.sharding)
+            return jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf))
+        return array
 
-    return jax.tree_util.tree_map_with_path(place, like)
+    return jax.tree_util.tree_map_with_path(find, like)
+
+
+@dataclasses.dataclass(frozen=True)
+class HostArray:
+    """An array in host memory: of each process, the shards on its own devices.
+
+    Attributes:
+        shape, sharding: those of the array.
+        shards: the shards by their bounds along each axis; one that several devices hold is once.
+    """
+
+    shape: tuple[int, ...]
+    sharding: jax.sharding.Sharding
+    shards: Mapping[Bounds, np.ndarray]
+
+    def to_device(self) -> jax.Array:
+        """Returns the array again."""
+        return jax.make_array_from_callback(
+            self.shape, self.sharding, lambda index: self.shards[_bounds(index, self.shape)]
+        )
+
+
+def to_host(tree: Any) -> dict[str, HostArray]:
+    """Copies the leaves of ``tree`` to host memory, by path as :func:`named_arrays`."""
+    arrays = named_arrays(tree)
+    # One transfer of all shards.
+    shards = jax.device_get(
+        {
+            name: {
+                _bounds(shard.index, array.shape): shard.data for shard in array.addressable_shards
+            }
+            for name, array in arrays.items()
+        }
+    )
+    return {
+        name: HostArray(array.shape, array.sharding, shards[name]) for name, array in arrays.items()
+    }
+
+
+def to_device(arrays: Mapping[str, HostArray], like: Any) -> Any:
+    """Inverse of :func:`to_host`; ``like`` gives the structure."""
+    return from_named_arrays({name: array.to_device() for name, array in arrays.items()}, like)
 
 
 def tree_spec(tree: Any) -> TreeSpec:
@@ -59,6 +100,11 @@ def first_mismatch(there: TreeSpec, here: TreeSpec) -> str | None:
 def _named_leaves(tree: Any) -> list[tuple[str, Any]]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
+
+
+def _bounds(index: tuple[slice, ...] | None, shape: tuple[int, ...]) -> Bounds:
+    assert index is not None
+    return tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
 
 
 def _is_key(leaf: Any) -> bool:

@@ -6,13 +6,16 @@ import signal
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+import jax
+
 from gru_jax import _checks
+from gru_jax.training import processes
 from gru_jax.training.checkpoint import CheckpointOptions, CheckpointStore
 from gru_jax.training.errors import CheckpointError
 from gru_jax.training.loop_state import LoopState
 from gru_jax.training.metrics import MetricsWriter, progress_bar
 from gru_jax.training.progress import Mode, Progress
-from gru_jax.training.signals import SignalHandler
+from gru_jax.training.signals import AgreedSignalHandler, SignalHandler
 from gru_jax.training.state import TrainState
 from gru_jax.training.step import TrainStep
 
@@ -69,13 +72,19 @@ def fit(
     same call. It then gives the same result as an uninterrupted run: state, best evaluation and
     rows of metrics (except their times), bit for bit if the device is deterministic.
 
+    On several devices, :class:`gru_jax.training.DataParallel` places the state and the batches. In
+    a run of several processes (`jax.distributed.initialize`) each one calls this function with the
+    same arguments. Process 0 alone writes metrics, messages and the progress bar, all take part in
+    checkpoints, whose directory they share, and a signal to one stops all at the same step.
+
     Args:
         state: the initial state, as from :meth:`TrainState.create`. It is donated.
         train_step: as from :func:`gru_jax.training.make_train_step`.
         batch_at: returns the batch of a given index, a pytree of arrays. The order of the data
             must be a function of the index alone, see :class:`gru_jax.training.ShuffledIndices`.
         steps: total number of steps, including those before a resume.
-        evaluate: returns the validation metrics of given parameters.
+        evaluate: returns the validation metrics of given parameters. Of several processes' metrics
+            those of process 0 count.
         monitor: the metric that decides which evaluation is best.
         mode: whether the lowest (``"min"``) or the highest (``"max"``) value is best.
         eval_every: steps between evaluations; the last step is always evaluated.
@@ -93,6 +102,7 @@ def fit(
         progress: whether to show a progress bar; None shows it if stderr is a terminal.
         stop: returns the signal that asks the run to stop, or None; called between two steps. For
             programs that handle signals themselves. By default the run handles SIGTERM and Ctrl-C.
+            Of several processes all must get the same answer at the same step.
 
     Raises:
         CheckpointError: checkpoints cannot be written, or ``resume`` does not permit what exists.
@@ -113,14 +123,16 @@ def fit(
 
     with contextlib.ExitStack() as stack:
         if stop is None:
-            stop = stack.enter_context(SignalHandler()).first
+            handler = SignalHandler() if jax.process_count() == 1 else AgreedSignalHandler()
+            stop = stack.enter_context(handler).first
         store = None
         if checkpoints is not None:
             store = stack.enter_context(CheckpointStore(checkpoints))
         loop = _start(state, store, resume, metrics)
         if loop.progress.step > steps:
             raise ValueError(f"steps={steps}, but the run has taken {loop.progress.step} already")
-        bar = progress_bar(initial=loop.progress.step, total=steps, show=progress)
+        show = progress if processes.is_first() else False
+        bar = progress_bar(initial=loop.progress.step, total=steps, show=show)
         loop.bar = stack.enter_context(bar)
 
         while not (
@@ -162,6 +174,8 @@ def _start(
     resume: Resume,
     writer: MetricsWriter | None,
 ) -> LoopState:
+    if not processes.is_first():
+        writer = None
     loop = LoopState(state, Progress(step=int(state.step)), store, writer)
     if store is not None:
         latest = store.latest()

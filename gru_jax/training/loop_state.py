@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from gru_jax.training import host_tree
+from gru_jax.training import host_tree, processes
 from gru_jax.training.checkpoint import CheckpointStore
 from gru_jax.training.errors import NonFiniteLossError
 from gru_jax.training.metrics import MetricsWriter
@@ -50,7 +50,7 @@ class LoopState:
         # Metrics of steps that were dispatched and not waited for: the loop runs ahead of the
         # device.
         self._pending: list[Metrics] = []
-        self._best: dict[str, Any] | None = None
+        self._best: dict[str, host_tree.HostArray] | None = None
 
     def resume(self, state: TrainState, progress: Progress) -> None:
         """Resumes from a checkpoint."""
@@ -67,7 +67,10 @@ class LoopState:
                 # The checkpoint of an earlier best step is deleted once a later step is better. If
                 # that later checkpoint is corrupted, the run reaches the better step again and
                 # nothing is lost.
-                logger.warning("The best parameters are gone; the next evaluation counts as best.")
+                if processes.is_first():
+                    logger.warning(
+                        "The best parameters are gone; the next evaluation counts as best."
+                    )
                 progress.best_step = progress.best_metrics = None
                 return
             best, _ = restored
@@ -121,9 +124,11 @@ class LoopState:
             ValueError: ``monitor`` is not among the metrics.
         """
         metrics = {name: float(value) for name, value in evaluate(self.state.params).items()}
+        # Differences in the last bit must not let processes disagree on which step is best.
+        metrics = dict(zip(metrics, processes.of_first([*metrics.values()]), strict=True))
         if monitor not in metrics:
             raise ValueError(f"monitor={monitor!r} is none of evaluate's metrics: {list(metrics)}")
-        if not math.isfinite(metrics[monitor]):
+        if not math.isfinite(metrics[monitor]) and processes.is_first():
             logger.warning(
                 "The validation metric %r is %s at step %d.",
                 monitor,

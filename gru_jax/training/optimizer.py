@@ -1,13 +1,24 @@
 """Common optimizers and schedules by name; any other Optax transformation works as well."""
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
+import jax
 import optax
 
 from gru_jax import _checks
+from gru_jax.training.accumulation import weighted_accumulation
 
 OptimizerName = Literal["adam", "adamw", "sgd", "rmsprop"]
 ScheduleName = Literal["constant", "cosine", "exponential", "linear"]
+
+
+def matrices_only(params: Any) -> Any:
+    """A mask of weight decay: True for leaves of two axes or more.
+
+    It spares biases, learned initial states, and the scales and shifts of norms.
+    """
+    return jax.tree.map(lambda leaf: leaf.ndim >= 2, params)
 
 
 def make_optimizer(
@@ -20,7 +31,9 @@ def make_optimizer(
     final_scale: float = 0.0,
     max_grad_norm: float | None = None,
     weight_decay: float = 0.0,
+    weight_decay_mask: Any | Callable[[Any], Any] | None = matrices_only,
     accumulate_steps: int = 1,
+    accumulate_by_weight: bool = False,
 ) -> optax.GradientTransformation:
     """Returns an optimizer that accumulates, clips, decays and scales, in that order.
 
@@ -33,11 +46,16 @@ def make_optimizer(
         final_scale: learning rate at the end, as a fraction of ``learning_rate``.
         max_grad_norm: gradients whose global norm exceeds it are scaled down to it (Pascanu et al.
             2013, arXiv 1211.5063, algorithm 1). None does not clip.
-        weight_decay: decay of every parameter. With ``"adamw"`` it is decoupled from the gradient
+        weight_decay: decay of the parameters. With ``"adamw"`` it is decoupled from the gradient
             (Loshchilov & Hutter 2019, arXiv 1711.05101, algorithm 2); with the others
             ``weight_decay * params`` is added to the clipped gradient.
-        accumulate_steps: train steps per update. The update uses the mean of their gradients; the
-            steps in between leave the parameters unchanged.
+        weight_decay_mask: which parameters decay, as Optax's ``mask``: a prefix of their tree with
+            booleans, or a function from the parameters to one. None decays all.
+        accumulate_steps: train steps per update. The update uses the mean of their gradients
+            (:class:`optax.MultiSteps`); the steps in between leave the parameters unchanged.
+        accumulate_by_weight: whether that mean is weighted by the ``batch_weight`` of
+            :func:`make_train_step`. The update is then that of one large batch even if the batches
+            have different numbers of valid elements.
 
     Raises:
         TypeError: an argument of the wrong type.
@@ -61,15 +79,17 @@ def make_optimizer(
         _finite_number("max_grad_norm", max_grad_norm, above_zero=True)
         chain.append(optax.clip_by_global_norm(max_grad_norm))
     if name == "adamw":
-        chain.append(optax.adamw(scheduled_rate, weight_decay=weight_decay))
+        chain.append(optax.adamw(scheduled_rate, weight_decay=weight_decay, mask=weight_decay_mask))
     else:
         if weight_decay:
-            chain.append(optax.add_decayed_weights(weight_decay))
+            chain.append(optax.add_decayed_weights(weight_decay, weight_decay_mask))
         optimizers = {"adam": optax.adam, "sgd": optax.sgd, "rmsprop": optax.rmsprop}
         chain.append(optimizers[name](scheduled_rate))
     optimizer = optax.chain(*chain)
     if accumulate_steps == 1:
         return optimizer
+    if accumulate_by_weight:
+        return weighted_accumulation(optimizer, accumulate_steps)
     return optax.MultiSteps(optimizer, accumulate_steps).gradient_transformation()
 
 

@@ -1,9 +1,15 @@
 """SIGTERM and Ctrl-C as requests to stop, which the training loop obeys between two steps."""
 
+import itertools
 import signal
 import threading
 from types import FrameType
 from typing import Any
+
+from jax.experimental import multihost_utils
+
+# Asked at each step in every process. Unlike a step's number it never begins again at a resume.
+_inquiries = itertools.count()
 
 
 class SignalHandler:
@@ -22,7 +28,7 @@ class SignalHandler:
 
     def __enter__(self) -> "SignalHandler":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in self._handled():
                 self._previous[number] = signal.signal(number, self._record)
         return self
 
@@ -35,8 +41,37 @@ class SignalHandler:
         """Returns the first signal received; None before that."""
         return self.received
 
+    def _handled(self) -> tuple[signal.Signals, ...]:
+        return (signal.SIGTERM, signal.SIGINT)
+
     def _record(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
             self.received = signal.Signals(number)
         elif number == signal.SIGINT:
             raise KeyboardInterrupt
+
+
+class AgreedSignalHandler(SignalHandler):
+    """The same for several processes, which all stop at the same step when one gets a signal.
+
+    `jax.distributed.initialize` has JAX itself handle SIGTERM. Its coordinator asks all processes
+    how far they are and names a step that none has passed. Ctrl-C is handed on as SIGTERM.
+    """
+
+    def first(self) -> signal.Signals | None:
+        """Returns SIGTERM from the agreed step on; None before. Every process asks at each step.
+
+        Raises:
+            RuntimeError: JAX's preemption service is disabled.
+        """
+        if self.received is None and multihost_utils.reached_preemption_sync_point(
+            next(_inquiries)
+        ):
+            self.received = signal.SIGTERM
+        return self.received
+
+    def _handled(self) -> tuple[signal.Signals, ...]:
+        return (signal.SIGINT,)
+
+    def _record(self, number: int, frame: FrameType | None) -> None:
+        signal.raise_signal(signal.SIGTERM)

@@ -12,11 +12,16 @@ from gru_jax.typing import Array
 
 Metrics: TypeAlias = Mapping[str, Array]
 LossFunction: TypeAlias = Callable[..., tuple[Array, Any]]
+BatchWeight: TypeAlias = Callable[[Any], Array | float]
 TrainStep: TypeAlias = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 
 
 def make_train_step(
-    loss_fn: LossFunction, optimizer: optax.GradientTransformation, *, seed: int = 0
+    loss_fn: LossFunction,
+    optimizer: optax.GradientTransformation,
+    *,
+    seed: int = 0,
+    batch_weight: BatchWeight | None = None,
 ) -> TrainStep:
     """Returns ``train_step(state, batch) -> (state, metrics)``, jitted.
 
@@ -30,23 +35,31 @@ def make_train_step(
             carry: ``(params, batch, key, carry) -> (loss, (metrics, carry))``.
         optimizer: the result of :func:`gru_jax.training.make_optimizer`, or any Optax optimizer.
         seed: seed of the random keys.
+        batch_weight: ``batch -> scalar``, the number of elements over which ``loss_fn`` takes its
+            mean, for an optimizer that accumulates gradients by weight. None weighs all batches
+            the same.
 
     Returns:
         The step. Its metrics are those of ``loss_fn``, ``loss``, and ``grad_norm``, the global
         norm of the gradients before any clipping, in float32 at least.
 
     Raises:
-        ValueError: at the first call, if a metric is not a scalar.
+        ValueError: at the first call, if a metric is not a scalar, or if ``batch_weight`` is given
+            and the optimizer accumulates without weights (:class:`optax.MultiSteps`).
     """
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
-        return _update(loss_fn, optimizer, state, batch, seed)
+        return _update(loss_fn, optimizer, state, batch, seed, batch_weight)
 
     return jax.jit(train_step, donate_argnums=0)
 
 
 def make_vmapped_train_step(
-    loss_fn: LossFunction, optimizer: optax.GradientTransformation, *, seeds: Sequence[int]
+    loss_fn: LossFunction,
+    optimizer: optax.GradientTransformation,
+    *,
+    seeds: Sequence[int],
+    batch_weight: BatchWeight | None = None,
 ) -> TrainStep:
     """Vectorised :func:`make_train_step`: one program for runs that differ only in their seeds.
 
@@ -54,21 +67,39 @@ def make_vmapped_train_step(
     device idle.
 
     Args:
-        loss_fn, optimizer: as for :func:`make_train_step`; the same for all runs.
+        loss_fn, optimizer, batch_weight: as for :func:`make_train_step`; the same for all runs.
         seeds: seeds of the random keys, one per run.
 
     Returns:
         The step. Parameters, optimizer states and batches have a leading axis of runs, as in the
         result of :meth:`TrainState.stack`, and so do the metrics.
     """
+
+    def update(state: TrainState, batch: Any, seed: Array) -> tuple[TrainState, Metrics]:
+        return _update(loss_fn, optimizer, state, batch, seed, batch_weight)
+
+    return vmap_update(update, seeds=seeds)
+
+
+def vmap_update(
+    update: Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]], *, seeds: Sequence[int]
+) -> TrainStep:
+    """A jitted train step of several runs, from ``update(state, batch, seed)`` of one.
+
+    For updates that :func:`make_vmapped_train_step` does not make, such as those of reinforcement
+    learning.
+
+    Args:
+        update: returns the state after a step and a dict of scalars.
+        seeds: one per run.
+
+    Returns:
+        The step, as :func:`make_vmapped_train_step` returns it.
+    """
     seed_array = jnp.asarray(seeds, jnp.int32)
     step_axis: Any = None  # The step is the same for all runs.
     state_axes = TrainState(step_axis, params=0, opt_state=0, carry=0)
-
-    def train_step(state: TrainState, batch: Any, seed: Array) -> tuple[TrainState, Metrics]:
-        return _update(loss_fn, optimizer, state, batch, seed)
-
-    vmapped = jax.vmap(train_step, in_axes=(state_axes, 0, 0), out_axes=(state_axes, 0))
+    vmapped = jax.vmap(update, in_axes=(state_axes, 0, 0), out_axes=(state_axes, 0))
     return jax.jit(lambda state, batches: vmapped(state, batches, seed_array), donate_argnums=0)
 
 
@@ -78,6 +109,7 @@ def _update(
     state: TrainState,
     batch: Any,
     seed: int | Array,
+    batch_weight: BatchWeight | None,
 ) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     value_and_gradients = jax.value_and_grad(loss_fn, has_aux=True)
@@ -89,9 +121,15 @@ def _update(
             state.params, batch, key, state.carry
         )
     _check_scalars(metrics)
+    extra = {}
+    if batch_weight is not None:
+        _check_accumulation(state.opt_state)
+        extra["weight"] = jnp.asarray(batch_weight(batch), jnp.float32)
     # Optax relies on implicit promotion, which the caller may have turned off.
     with jax.numpy_dtype_promotion("standard"):
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        updates, opt_state = optax.with_extra_args_support(optimizer).update(
+            gradients, state.opt_state, state.params, **extra
+        )
         params = optax.apply_updates(state.params, updates)
         grad_norm = optax.tree.norm(jax.tree.map(_at_least_float32, gradients))
     new_state = TrainState(state.step + 1, params, opt_state, carry)
@@ -108,3 +146,15 @@ def _check_scalars(metrics: Metrics) -> None:
             raise ValueError(
                 f"loss_fn must return scalar metrics, got {name!r} of shape {jnp.shape(value)}"
             )
+
+
+def _check_accumulation(opt_state: Any) -> None:
+    def is_multi_steps(node: Any) -> bool:
+        return isinstance(node, optax.MultiStepsState)
+
+    if any(map(is_multi_steps, jax.tree.leaves(opt_state, is_leaf=is_multi_steps))):
+        raise ValueError(
+            "batch_weight needs an optimizer that accumulates by weight, such as "
+            "make_optimizer(..., accumulate_by_weight=True); optax.MultiSteps weighs all batches "
+            "the same"
+        )

@@ -85,7 +85,7 @@ def _kernels(params: Any, gpu: str, inputs: str) -> str:
 
     def spec(requested: Any) -> CallSpec:
         return make_call_spec(
-            params, xs, None, CallOptions(node_types(params), requested=requested), has_resets=False
+            params, xs, None, CallOptions(node_types(params), requested=requested)
         )
 
     with (

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import gru_jax
-from experiments.bench import implementations, report
+from experiments.bench import implementations, report, rl
 from experiments.bench.baselines import (
     as_reset_before,
     from_jax,
@@ -194,3 +194,26 @@ def test_the_processor_is_in_the_headline():
 def test_tables_are_those_of_the_results(name):
     result = json.loads((ROOT / "benchmarks" / f"{name}.json").read_text())
     assert (ROOT / "benchmarks" / f"{name}.md").read_text() == report.to_markdown(result)
+
+
+@pytest.mark.slow
+def test_gradients_over_rollouts_are_timed_for_agents_that_compute_the_same(monkeypatch, workplace):
+    small = ProblemSize(batch=3, time=4, input=5, hidden=6)
+    monkeypatch.setattr(rl, "CASES", ((1, small), (2, small)))
+    assert main(["bench", "--rl", "--seconds", "0.01", "--output", "out"]) == 0
+    result = json.loads(Path("out", "rl.json").read_text())
+    assert list(result["gradient"]) == ["3,4,5,6", "2 seeds of 3,4,5,6"]
+    for times in result["gradient"].values():
+        assert set(times) == {rl.LINEN, rl.NNX, rl.OURS, rl.PLAIN}
+    assert "Geometric mean" in Path("out", "rl.md").read_text()
+    # A ScannedRNN that never resets computes something else.
+    monkeypatch.setattr(rl, "START_PROBABILITY", 1.0)
+    unchanged = rl.losses
+
+    def without_resets(seeds, size):
+        found = unchanged(seeds, size)
+        return {**found, rl.OURS: found[rl.PLAIN]}
+
+    monkeypatch.setattr(rl, "losses", without_resets)
+    with pytest.raises(UserError, match="differ"):
+        rl.time_gradients(1, small, 0.01)

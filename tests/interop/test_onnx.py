@@ -126,6 +126,27 @@ def test_inputs_may_be_left_out_and_lengths_go_beyond():
             np.testing.assert_array_equal(actual, expected)
 
 
+@pytest.mark.parametrize("learned_h0", [False, True])
+def test_onnxruntime_loads_without_a_warning(learned_h0, capfd):
+    """An input with an initializer of its name is warned of at each load."""
+    for params in (gru(learned_h0=learned_h0), stack(learned_h0=learned_h0, bidirectional=True)):
+        content = converter.dump(params).SerializeToString()
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        session.run(None, {"xs": np.zeros((2, 1, 3), np.float32)})
+    assert capfd.readouterr().err == ""
+
+
+def test_the_default_of_an_optional_input_is_read_and_no_other_condition():
+    params = gru(learned_h0=True)
+    model = converter.dump(params)
+    assert_equal(converter.load(model), params)
+    condition = next(node for node in model.graph.node if node.op_type == "If")
+    branch = next(each.g for each in condition.attribute if each.name == "then_branch")
+    branch.node[0].op_type = "Identity"
+    assert converter.load(model).h0 is None
+    assert converter.read(model).given_states
+
+
 def test_swapped_gates_are_seen():
     """A check of the checks: the weights are such that no other order of gates computes alike."""
     params = gru()

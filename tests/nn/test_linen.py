@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec
 import gru_jax
 import gru_jax.nn
 from gru_jax.nn import linen
+from tests.scanned_rnn import ScannedRNN
 
 BATCH, TIME, INPUT, HIDDEN = 3, 6, 4, 5
 
@@ -146,6 +147,31 @@ def test_wrong_options_are_named_at_construction(arguments, named):
         linen.GRU(HIDDEN, **arguments)
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"), [("num_layer", "it takes features.*num_layers"), ("keep_order", "aligned")]
+)
+def test_unknown_arguments_name_the_class_and_what_it_takes(name, hint):
+    with pytest.raises(TypeError, match=rf"GRU has no argument '{name}': .*{hint}"):
+        linen.GRU(HIDDEN, **{name: True})
+    with pytest.raises(TypeError, match=f"GRUCell has no argument '{name}'"):
+        linen.GRUCell(HIDDEN, **{name: True})
+    with pytest.raises(TypeError, match=f"RecurrentCell has no argument '{name}'"):
+        linen.RecurrentCell(HIDDEN, cell_options={name: True})
+    with pytest.raises(TypeError, match=f"call of GRU has no argument '{name}'"):
+        linen.GRU(HIDDEN).init(jax.random.key(0), inputs(), **{name: True})
+
+
+def test_integers_are_promoted_as_flax_promotes_them():
+    xs = jnp.asarray(inputs() > 0, "int32")
+    with jax.numpy_dtype_promotion("standard"):
+        flax = nn.RNN(nn.GRUCell(HIDDEN)).init_with_output(jax.random.key(0), xs)[0].dtype
+    for dtype, expected in ((None, flax), (jnp.bfloat16, jnp.bfloat16)):
+        module = linen.GRU(HIDDEN, dtype=dtype)
+        ys, variables = module.init_with_output(jax.random.key(0), xs)
+        assert ys.dtype == expected
+        chex.assert_trees_all_equal(ys, module.apply(variables, xs.astype(expected)))
+
+
 def test_dropout_without_effect_warns_and_needs_no_randomness():
     with pytest.warns(UserWarning, match="dropout=0.5 has no effect"):
         module = linen.GRU(HIDDEN, dropout=0.5)
@@ -178,3 +204,37 @@ def test_chrono_bias_is_that_of_the_initialiser():
         variables = nn.RNN(cell).init(jax.random.key(0), inputs())
         expected = init(jax.random.key(0), INPUT, HIDDEN, chrono_bias=50.0).b
         np.testing.assert_array_equal(variables["params"]["cell"]["b"], expected)
+
+
+def test_a_scanned_rnn_loads_checkpoints_of_the_class_that_it_replaces():
+    envs, steps = 4, 9
+
+    def agent(scanned_rnn):
+        class Agent(nn.Module):
+            @nn.compact
+            def __call__(self, carry, x):
+                carry, ys = scanned_rnn()(carry, x)
+                return carry, nn.Dense(2)(ys)
+
+        return Agent()
+
+    theirs, ours = agent(ScannedRNN), agent(linen.ScannedRNN)
+    keys = jax.random.split(jax.random.key(5), 3)
+    xs = jax.random.normal(keys[0], (steps, envs, INPUT))
+    resets = jax.random.bernoulli(keys[1], 0.3, (steps, envs)).astype(jnp.float32)
+    carry = jax.random.normal(keys[2], (envs, HIDDEN))
+    variables = theirs.init(jax.random.key(0), carry, (xs[:1], resets[:1]))
+    chex.assert_trees_all_equal(
+        ours.init(jax.random.key(0), carry, (xs[:1], resets[:1])), variables
+    )
+
+    def loss(variables, carry, xs, model):
+        carry, ys = model.apply(variables, carry, (xs, resets))
+        return jnp.sum(jnp.sin(ys)) + jnp.sum(carry**2), (carry, ys)
+
+    gradient = jax.grad(loss, (0, 1, 2), has_aux=True)
+    trained = noisy(variables)
+    results = [gradient(trained, carry, xs, model) for model in (theirs, ours)]
+    chex.assert_trees_all_close(*results, atol=1e-6, rtol=1e-5)
+    zeros = linen.ScannedRNN.initialize_carry(envs, HIDDEN)
+    chex.assert_trees_all_equal(zeros, ScannedRNN.initialize_carry(envs, HIDDEN))

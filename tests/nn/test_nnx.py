@@ -299,6 +299,30 @@ def test_unknown_arguments_name_the_class_and_what_it_takes(name, hint):
     LSTM(INPUT, HIDDEN, forget_bias=1.0, param_dtype="bfloat16", rngs=nnx.Rngs(0))
 
 
+def test_unknown_arguments_of_a_call_are_named():
+    module = GRU(INPUT, HIDDEN, rngs=nnx.Rngs(0))
+    with pytest.raises(TypeError, match=r"call of GRU has no argument 'keep_order': .*aligned"):
+        module(inputs(), keep_order=True)
+    with pytest.raises(TypeError, match=r"'lengths': it takes initial_carry, seq_lengths"):
+        module(inputs(), lengths=jnp.ones(BATCH, int))
+
+
+@pytest.mark.parametrize("kind", ["int32", "uint8", "bool"])
+def test_integers_are_promoted_as_flax_promotes_them(kind):
+    """To ``dtype``, and without one to the dtype of the parameters."""
+    xs = jnp.asarray(inputs() > 0, kind)
+    with jax.numpy_dtype_promotion("standard"):
+        flax = nnx.RNN(nnx.GRUCell(INPUT, HIDDEN, rngs=nnx.Rngs(0)))(xs).dtype
+    for dtype, expected in ((None, flax), (jnp.bfloat16, jnp.bfloat16)):
+        module = GRU(INPUT, HIDDEN, dtype=dtype, rngs=nnx.Rngs(0))
+        cell = module.layers[0][0]
+        carry = cell.initialize_carry((BATCH, INPUT))
+        floating = xs.astype(expected)
+        assert module(xs).dtype == cell(carry, xs[:, 0])[1].dtype == expected
+        chex.assert_trees_all_equal(module(xs), module(floating))
+        chex.assert_trees_all_equal(cell(carry, xs[:, 0]), cell(carry, floating[:, 0]))
+
+
 def test_dropout_without_effect_warns_and_needs_no_randomness():
     with pytest.warns(UserWarning, match="dropout=0.5 has no effect"):
         module = GRU(INPUT, HIDDEN, dropout=0.5, rngs=nnx.Rngs(params=0))

@@ -1,15 +1,15 @@
 """Checkpoints are restored exactly or not at all, and errors name the cause."""
 
-import errno
 import json
 import logging
 import resource
 import shutil
+import zipfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import optax
-import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -18,7 +18,10 @@ import gru_jax
 from gru_jax import training
 from gru_jax.training.checkpoint import CheckpointStore
 from gru_jax.training.progress import Progress
+from tests.golden import make_checkpoint
 from tests.training import regression_problem as problem
+
+GOLDEN = Path(make_checkpoint.__file__).parent
 
 PROGRESS = {
     step: Progress(step=step, best_step=1, best_metrics={"loss": 0.1 + 0.2}, seconds=1.5)
@@ -125,9 +128,10 @@ KINDS_OF_FILES = [
     "_CHECKPOINT_METADATA",
     "commit_success.txt",
     "digests.json",
-    "record/metadata",
+    "record/data.json",
     "record/commit_success.txt",
     "arrays/_METADATA",
+    "arrays/array_metadatas/*",
     "arrays/commit_success.txt",
     "arrays/manifest.ocdbt",
     "arrays/d/*",
@@ -190,7 +194,7 @@ def test_all_checkpoints_corrupted(tmp_path, two_checkpoints):
     directory = tmp_path / "copy"
     shutil.copytree(two_checkpoints, directory)
     for step in ("1", "2"):
-        truncate(directory / step / "record" / "metadata")
+        truncate(directory / step / "record" / "data.json")
     assert restore(directory, problem.make_state()) is None
     assert len(list((directory / "corrupted").iterdir())) == 2
 
@@ -288,29 +292,25 @@ def test_a_write_that_fails_in_the_background_raises(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
 
 
-def test_files_of_an_unfinished_save_may_vanish_during_cleanup(tmp_path, monkeypatch):
-    """As after a save that failed in this process and whose writers have not finished."""
-    unfinished = tmp_path / f"2{ocp.path.atomicity_types.TMP_DIR_SUFFIX}"
-    (unfinished / "arrays").mkdir(parents=True)
-    rmtree = shutil.rmtree
-    raised = []
-
-    def rmtree_with_concurrent_removal(path, *args, **kwargs):
-        if str(path) == str(unfinished) and not raised:
-            raised.append(FileNotFoundError(errno.ENOENT, "No such file or directory", "arrays"))
-            raise raised[0]
-        rmtree(path, *args, **kwargs)
-
-    monkeypatch.setattr(shutil, "rmtree", rmtree_with_concurrent_removal)
+def test_what_a_killed_save_left_is_removed(tmp_path):
     with CheckpointStore(training.CheckpointOptions(tmp_path)) as store:
-        store.save(problem.make_state(2), PROGRESS[2])
-    assert raised
-    problem.assert_same(restore(tmp_path, problem.make_state())[0], problem.make_state(2))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["2"]
+        store.save(problem.make_state(1), PROGRESS[1])
+    shutil.copytree(tmp_path / "1", tmp_path / "2.orbax-checkpoint-tmp")
+    with CheckpointStore(training.CheckpointOptions(tmp_path)) as store:
+        problem.assert_same(store.restore_latest(problem.make_state())[0], problem.make_state(1))
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+
+
+def test_a_checkpoint_written_by_the_v0_api_is_read(tmp_path):
+    with zipfile.ZipFile(GOLDEN / "orbax_v0_checkpoint.zip") as archive:
+        archive.extractall(tmp_path)
+    restored, progress = restore(tmp_path, problem.make_state(0, hidden=2))
+    problem.assert_same(restored, make_checkpoint.make_state())
+    assert progress == make_checkpoint.PROGRESS
 
 
 def test_record_is_plain_json(two_checkpoints):
-    record = json.loads((two_checkpoints / "2" / "record" / "metadata").read_text())
+    record = json.loads((two_checkpoints / "2" / "record" / "data.json").read_text())
     assert record["progress"]["step"] == 2
     assert record["progress"]["best_metrics"] == PROGRESS[2].best_metrics
 

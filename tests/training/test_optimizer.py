@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import gru_jax
 from gru_jax import training
 
 RATE = 0.25
@@ -90,12 +91,12 @@ def test_accumulated_schedule_counts_train_steps():
 
 def test_weight_decay_is_decoupled_in_adamw_alone():
     """Adam's update does not depend on the gradient's scale: only decoupled decay shows through."""
-    params = {"a": jnp.array([2.0])}
-    gradients = {"a": jnp.array([1000.0])}
+    params = {"a": jnp.array([[2.0]])}
+    gradients = {"a": jnp.array([[1000.0]])}
 
     def displacement(name, weight_decay):
         optimizer = training.make_optimizer(RATE, name=name, weight_decay=weight_decay)
-        return float(update(optimizer, gradients, params)["a"][0])
+        return float(update(optimizer, gradients, params)["a"][0, 0])
 
     decay = 0.5
     assert displacement("adamw", decay) - displacement("adamw", 0.0) == pytest.approx(
@@ -105,6 +106,24 @@ def test_weight_decay_is_decoupled_in_adamw_alone():
     assert displacement("sgd", decay) - displacement("sgd", 0.0) == pytest.approx(
         -RATE * decay * 2.0, rel=1e-3
     )
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+@pytest.mark.parametrize(
+    ("mask", "decayed"),
+    [
+        ({}, {"w_x", "w_h"}),
+        ({"weight_decay_mask": None}, {"w_x", "w_h", "b", "b_hn", "h0"}),
+        ({"weight_decay_mask": lambda params: jax.tree.map(lambda _: False, params)}, set()),
+    ],
+    ids=["default", "None", "function"],
+)
+def test_weight_decay_spares_what_is_no_matrix(name, mask, decayed):
+    params = gru_jax.init(jax.random.key(0), 3, 4, learned_h0=True)
+    params = jax.tree.map(jnp.ones_like, params)
+    optimizer = training.make_optimizer(RATE, name=name, weight_decay=0.1, **mask)
+    updates = update(optimizer, jax.tree.map(jnp.zeros_like, params), params)
+    assert {name for name, leaf in vars(updates).items() if np.any(leaf)} - {"reset"} == decayed
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "rmsprop"])

@@ -43,6 +43,39 @@ def test_accumulating_equal_micro_batches_equals_one_batch(accumulate_steps):
     problem.assert_same(train(accumulate_steps, micro_batches[:-1]), initial)
 
 
+def test_accumulating_weighted_micro_batches_equals_one_batch():
+    """Of unequal sizes; one has no elements, and so a loss and a gradient that are no numbers."""
+    inputs, targets = (array[:8] for array in problem.make_data())
+    options = {"learning_rate": 0.1, "max_grad_norm": 0.5}
+    sizes = [5, 0, 1, 2]
+
+    def train(batches, **accumulation):
+        optimizer = training.make_optimizer(**options, **accumulation)
+        step = training.make_train_step(
+            quiet_loss, optimizer, batch_weight=lambda batch: batch[0].shape[0]
+        )
+        state = training.TrainState.create(problem.make_params(), optimizer)
+        for batch in batches:
+            state, _ = step(state, batch)
+        return state.params
+
+    bounds = np.cumsum(sizes)[:-1]
+    micro_batches = list(zip(np.split(inputs, bounds), np.split(targets, bounds), strict=True))
+    whole = train([(inputs, targets)] * 3)
+    accumulated = train(micro_batches * 3, accumulate_steps=4, accumulate_by_weight=True)
+    chex.assert_trees_all_close(whole, accumulated, rtol=2e-5, atol=1e-6)
+    waiting = train(micro_batches[:3], accumulate_steps=4, accumulate_by_weight=True)
+    problem.assert_same(waiting, problem.make_params())
+
+
+def test_weights_that_the_optimizer_would_ignore_are_refused():
+    optimizer = training.make_optimizer(accumulate_steps=2)
+    step = training.make_train_step(quiet_loss, optimizer, batch_weight=lambda batch: 1)
+    state = training.TrainState.create(problem.make_params(), optimizer)
+    with pytest.raises(ValueError, match="accumulate_by_weight=True"):
+        step(state, problem.batch_at(0))
+
+
 def test_metrics_are_those_of_the_loss_function_and_the_gradients():
     optimizer = training.make_optimizer(0.1, max_grad_norm=1e-3)
     params, batch = problem.make_params(), problem.batch_at(0)
@@ -116,20 +149,26 @@ def test_one_compilation_though_parameters_began_as_python_numbers():
 
 
 @pytest.mark.parametrize(
-    ("name", "accumulate_steps"),
+    ("name", "accumulate_steps", "by_weight"),
     [
-        slow("adam", 1),
-        ("adamw", 2),
-        slow("sgd", 1),
-        ("rmsprop", 2),
-        *(slow(name, 1) for name in ("adamw", "rmsprop")),
-        *(slow(name, 2) for name in ("adam", "sgd")),
+        slow("adam", 1, False),
+        ("adamw", 2, True),
+        slow("adamw", 2, False),
+        slow("sgd", 1, False),
+        ("rmsprop", 2, False),
+        *(slow(name, 1, False) for name in ("adamw", "rmsprop")),
+        *(slow(name, 2, False) for name in ("adam", "sgd")),
     ],
 )
-def test_bfloat16_parameters_stay_bfloat16(name, accumulate_steps):
+def test_bfloat16_parameters_stay_bfloat16(name, accumulate_steps, by_weight):
     params = gru_jax.init(jax.random.key(0), 3, 4, dtype=jnp.bfloat16)
     optimizer = training.make_optimizer(
-        0.1, name=name, accumulate_steps=accumulate_steps, max_grad_norm=1.0, weight_decay=0.1
+        0.1,
+        name=name,
+        accumulate_steps=accumulate_steps,
+        accumulate_by_weight=by_weight,
+        max_grad_norm=1.0,
+        weight_decay=0.1,
     )
 
     def loss(params, batch, key):

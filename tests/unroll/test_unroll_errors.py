@@ -88,6 +88,15 @@ def test_lstm_state_must_be_a_pair_of_arrays():
         gru_jax.unroll(cell, xs, state._replace(c=state.c[:, :-1]))
 
 
+def test_a_wrong_state_of_an_lstm_is_described_by_fields_and_shapes():
+    cell, xs, state = Problem.sample(LSTM, SHAPE).inputs("float32")
+    expected = r"arrays \(3, 4\) in LSTMState\(h, c\); got an array \(3, 4\)"
+    with pytest.raises(TypeError, match=expected):
+        gru_jax.unroll(cell, xs, state.h)
+    with pytest.raises(TypeError, match=r"an array \(3, 4\); got LSTMState\(h, c\)"):
+        gru_jax.unroll(CELL, XS, state)
+
+
 def test_message_says_what_came_and_what_was_expected():
     with pytest.raises(ValueError, match=r"mask.*\(3, 5\).*\(5, 3\)"):
         gru_jax.unroll(CELL, XS, mask=np.ones((3, 5), bool))
@@ -143,8 +152,8 @@ def test_integers_and_lists_are_refused_with_a_hint():
 @pytest.mark.parametrize(
     ("state", "got"),
     [
-        ((H0, H0), "a tuple of 2"),
-        ([H0, H0], "a list of 2"),
+        ((H0, H0), "a tuple of 2 arrays"),
+        ([H0, None], "a list of 2 entries"),
         ({"h": H0}, "dict"),
         (gru_jax.LSTMState(H0, None), r"LSTMState\(h, c=None\)"),
     ],

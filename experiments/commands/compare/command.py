@@ -14,7 +14,7 @@ from experiments.commands.compare import report
 from experiments.commands.compare.averages import AveragedValues, average, averaged_values
 from experiments.commands.compare.options import CompareOptions, listed_cells
 from experiments.commands.compare.search import search_cells, write_search
-from experiments.commands.compare.sizes import count_parameters, with_cell
+from experiments.commands.compare.sizes import count_parameters, with_row
 from experiments.commands.compare.vmapped_training import PlannedRun, train_vmapped
 from experiments.config import ExperimentConfig
 from experiments.errors import UserError
@@ -131,14 +131,16 @@ def _plan(
         changes = {averaged.field: value} if averaged else {}
         of_value = with_values(config, changes, where="--average-over")
         plans[value] = {}
-        for cell in cells:
-            of_cell = with_cell(of_value, cell, options.data_dir)
+        for cell in [*cells, *config.variants]:
+            of_cell = with_row(of_value, cell, options.data_dir)
             configs = [
                 of_cell.model_copy(update={"seed": seed})
                 for seed in range(config.seed, config.seed + options.seeds)
             ]
             runs = [
-                chosen_run_directory(output / value / cell / f"s{of_seed.seed}", of_seed, "auto")
+                chosen_run_directory(
+                    output / value / cell.replace(" ", "-") / f"s{of_seed.seed}", of_seed, "auto"
+                )
                 for of_seed in configs
             ]
             plans[value][cell] = runs, configs
@@ -252,7 +254,7 @@ def _write(
             average(list(summaries.values())),
             average(list(metas.values())),
             config.published,
-            config.cells,
+            {**config.cells, **config.variants},
         ),
     }
     if averaged:

@@ -23,8 +23,9 @@ USAGE = described(
     "compare digits --search --seeds 5",
     "Trains the experiment of CONFIG, a YAML file or a config of the project by its name, with "
     "several cells and seeds. Each cell has the size that gives equally many parameters, and the "
-    "values under the key `cells` of CONFIG. With --search, each cell gets the best values of the "
-    "search space under the key `sweep` instead.",
+    "values under the key `cells` of CONFIG. The key `variants` has further rows, the own cell "
+    "with other values. With --search, each cell gets the best values of the search space under "
+    "the key `sweep` instead.",
 )
 CELLS: tuple[str, ...] = get_args(Cell)
 
@@ -89,6 +90,8 @@ def parse(arguments: list[str]) -> Parsed[CompareOptions] | None:
         _check_keys(options.config.sweep, where="sweep")
     for cell, values in options.config.cells.items():
         _check_keys(values, where=f"cells.{cell}")
+    for name, values in options.config.variants.items():
+        _check_keys(values, where=f"variants.{name}")
     if options.tensorboard:
         require("tensorboardX", "tensorboard", needed_by="--tensorboard")
     averaged_values(options.config, options.average_over)

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args
 
 from matplotlib.figure import Figure
 
@@ -13,7 +13,7 @@ from experiments.commands.compare.significance import (
     compare_cells,
     significantly_best,
 )
-from experiments.config import Published
+from experiments.config import Cell, Published
 from experiments.markdown import markdown_table
 from experiments.plots import save
 from experiments.tables import baseline_rows, number, published_rows, sources
@@ -44,7 +44,7 @@ def gather(
     models = [
         {
             "cell": cell,
-            "model": of_cell[0]["model"],
+            "model": _row_name(cell, of_cell[0]["model"]),
             "parameters": of_cell[0]["parameters"],
             "own": dict(overrides.get(cell, {})),
             "seeds": [summary["seed"] for summary in of_cell],
@@ -58,6 +58,11 @@ def gather(
         "baselines": next(iter(summaries.values()))[0]["baselines"],
         "published": [entry.model_dump() for entry in published],
     }
+
+
+def _row_name(cell: str, model: str) -> str:
+    """The model, and the variant if it is one."""
+    return model if cell in get_args(Cell) else f"{model}, {cell}"
 
 
 def test_metrics(summaries: Mapping[str, Sequence[Result]]) -> dict[str, dict[str, Any]]:

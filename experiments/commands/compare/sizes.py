@@ -44,6 +44,19 @@ def with_cell(config: ExperimentConfig, cell: str, data_dir: Path) -> Experiment
     return _with_model(other, hidden_size=best)
 
 
+def with_row(config: ExperimentConfig, name: str, data_dir: Path) -> ExperimentConfig:
+    """Returns the config of a row of the table: of a cell, or of a variant of the config's own.
+
+    Raises:
+        UserError: as :func:`with_cell`.
+    """
+    if name not in config.variants:
+        return with_cell(config.model_copy(update={"variants": {}}), name, data_dir)
+    values, config = config.variants[name], config.model_copy(update={"variants": {}})
+    own = with_cell(config, config.model.cell, data_dir)
+    return with_values(own, values, where=f"variants.{name}")
+
+
 def count_parameters(config: ExperimentConfig, data_dir: Path) -> int:
     """Returns the number of parameters of a config's network."""
     build = load_task(config.task).build

@@ -5,6 +5,7 @@ import dataclasses
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -62,7 +63,7 @@ def train_vmapped(
     }
     group.path.mkdir(parents=True, exist_ok=True)
     task, config = planned[0].task, planned[0].config
-    optimizer = make_optimizer(config)
+    optimizer = make_optimizer(config, task)
     states = [
         training.TrainState.create(plan.task.params, optimizer, plan.task.carry) for plan in planned
     ]
@@ -114,7 +115,13 @@ def train_vmapped(
 def _make_step(planned: Sequence[PlannedRun], optimizer: Any) -> TrainStep:
     """Returns the train step of all runs; its metrics are means, and each run's, by prefix."""
     seeds = [plan.config.seed for plan in planned]
-    steps = training.make_vmapped_train_step(planned[0].task.loss, optimizer, seeds=seeds)
+    task = planned[0].task
+    if task.update is None:
+        steps = training.make_vmapped_train_step(
+            task.loss, optimizer, seeds=seeds, batch_weight=task.batch_weight
+        )
+    else:
+        steps = training.vmap_update(partial(task.update, optimizer), seeds=seeds)
 
     def step(state: training.TrainState, batch: Any) -> tuple[training.TrainState, dict[str, Any]]:
         state, metrics = steps(state, batch)

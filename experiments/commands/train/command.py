@@ -12,6 +12,7 @@ from experiments.commands.train.closing import closing_words
 from experiments.commands.train.options import TrainOptions
 from experiments.config import ExperimentConfig
 from experiments.program import typed
+from experiments.runs import processes
 from experiments.runs.cli_options import Parsed
 from experiments.runs.directory import (
     RunDirectory,
@@ -19,6 +20,8 @@ from experiments.runs.directory import (
     new_run_directory,
 )
 from experiments.runs.lock import HeldError, hold
+from experiments.runs.mesh import data_parallel
+from experiments.runs.mesh_options import parse_mesh
 from experiments.runs.records import read_meta, read_summary
 from experiments.runs.run import (
     check_published,
@@ -45,13 +48,19 @@ def main(parsed: Parsed[TrainOptions]) -> int:
     Raises:
         UserError: invalid config, data or run directory; nothing was written.
     """
+    return processes.run(parsed.options, lambda: _main(parsed))
+
+
+def _main(parsed: Parsed[TrainOptions]) -> int:
     options = parsed.options
     with contextlib.ExitStack() as stack:
-        run = _run_directory(parsed.path.stem, options, stack)
-        if run.is_finished():
-            if options.tensorboard:
-                write_tensorboard(run)
-            _print_result(run, parsed.path, options.config)
+        run = processes.in_first(lambda: _run_directory(parsed.path.stem, options, stack))
+        if run is None:
+            # One process of several, which --distributed demands --run-dir of.
+            assert options.run_dir is not None
+            run = RunDirectory(options.run_dir)
+        if processes.of_first(run.is_finished()):
+            processes.in_first(lambda: _show_finished(run, parsed))
             return 0
         try:
             return _train(run, parsed)
@@ -62,6 +71,12 @@ def main(parsed: Parsed[TrainOptions]) -> int:
             return _stopped(stopped.signal, run, options)
         except KeyboardInterrupt:
             return _stopped(signal.SIGINT, run, options)
+
+
+def _show_finished(run: RunDirectory, parsed: Parsed[TrainOptions]) -> None:
+    if parsed.options.tensorboard:
+        write_tensorboard(run)
+    _print_result(run, parsed.path, parsed.options.config)
 
 
 def _run_directory(
@@ -87,22 +102,32 @@ def _train(run: RunDirectory, parsed: Parsed[TrainOptions]) -> int:
     with doing("Loading the data"):
         task = load_task(config.task).build(config, options.data_dir)
     check_published(config, task)
+    mesh = None if options.mesh is None else parse_mesh(options.mesh, ("data",))
+    parallel = data_parallel(mesh, config)
     stop.check()
-    meta = start_run(run, config, parsed.command)
-    model = f"{model_name(config.model)}, {num_parameters(task.params):,} parameters"
-    print(f"{model}, in {run.path}", flush=True)
+    meta = processes.in_first(lambda: start_run(run, config, parsed.command))
+    if meta is not None:
+        model = f"{model_name(config.model)}, {num_parameters(task.params):,} parameters"
+        print(f"{model}, in {run.path}", flush=True)
     stop.check()
     # A run that was stopped before its first checkpoint has a directory, but nothing to resume.
     resume = "auto" if options.resume == "must" else options.resume
     with doing("Compiling the training step") as say:
         result = train_run(
-            run, task, config, resume, tensorboard=options.tensorboard, say=say if is_on() else None
+            run,
+            task,
+            config,
+            resume,
+            tensorboard=options.tensorboard,
+            parallel=parallel,
+            say=say if is_on() else None,
         )
     if result.status == "interrupted":
         return _stopped(result.signal or signal.SIGINT, run, options)
-    with doing("Drawing plots, testing, and computing baselines"):
-        finalize_run(run, task, config, result, meta, started)
-    _print_result(run, parsed.path, config)
+    if meta is not None:
+        with doing("Drawing plots, testing, and computing baselines"):
+            finalize_run(run, task, config, result, meta, started)
+        _print_result(run, parsed.path, config)
     return 0
 
 
@@ -119,7 +144,9 @@ def _stopped(
     received: signal.Signals, run: RunDirectory, options: TrainOptions[ExperimentConfig]
 ) -> int:
     """Prints how to resume, and returns the exit code."""
-    print(f"Stopped by {stop.name_of(received)}. {_how_to_resume(run, options)}", file=sys.stderr)
+    if processes.is_first():
+        how = _how_to_resume(run, options)
+        print(f"Stopped by {stop.name_of(received)}. {how}", file=sys.stderr)
     return 128 + received
 
 
@@ -128,4 +155,6 @@ def _how_to_resume(run: RunDirectory, options: TrainOptions[ExperimentConfig]) -
         return "Nothing was written."
     again = [str(run.config), "--run-dir", str(run.path), "--data-dir", str(options.data_dir)]
     again += ["--tensorboard"] * options.tensorboard
-    return f"To resume: {typed()} train {shlex.join(again)}"
+    again += ["--mesh", options.mesh] if options.mesh is not None else []
+    command = f"To resume: {typed()} train {shlex.join(again)}"
+    return f"{command} with --distributed in each process" if options.distributed else command

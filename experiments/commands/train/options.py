@@ -13,6 +13,12 @@ from experiments.errors import UserError
 from experiments.extras import require
 from experiments.runs.cli_options import Config, Parsed, parse_options
 from experiments.runs.directory import Resume
+from experiments.runs.mesh_options import (
+    ProcessOptions,
+    check_batch,
+    check_processes,
+    parse_mesh,
+)
 
 PROGRAM = f"{program.PROGRAM} train"
 USAGE = described(
@@ -23,7 +29,7 @@ USAGE = described(
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainOptions(Generic[Config]):
+class TrainOptions(ProcessOptions, Generic[Config]):
     """Options of `train`; the fields of `config` are options without a prefix."""
 
     config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
@@ -35,6 +41,9 @@ class TrainOptions(Generic[Config]):
     """Directory of data files; the default is $GRU_JAX_DATA, then ~/.cache/gru_jax."""
     tensorboard: tyro.conf.FlagCreatePairsOff[bool] = False
     """Also writes the metrics as TensorBoard event files, to tensorboard/ of the run."""
+    mesh: str | None = None
+    """Devices, such as data=4: each batch is split over four. The default is one device, and with
+    --distributed all devices of all processes."""
 
 
 def parse(arguments: list[str]) -> Parsed[TrainOptions] | None:
@@ -50,4 +59,8 @@ def parse(arguments: list[str]) -> Parsed[TrainOptions] | None:
         require("tensorboardX", "tensorboard", needed_by="--tensorboard")
     if parsed.options.resume == "must" and parsed.options.run_dir is None:
         raise UserError("--resume must needs --run-dir, the directory of the run to resume.")
+    check_processes(parsed.options, parsed.options.run_dir)
+    if parsed.options.mesh is not None:
+        mesh = parse_mesh(parsed.options.mesh, ("data",))
+        check_batch(parsed.options.config, mesh["data"], "--mesh")
     return parsed

@@ -34,14 +34,19 @@ class AdjointRecurrence(NamedTuple):
     resets: Array | None  # (T, *batch), see ScanInputs
 
 
-# Cotangents of the state, and of the reset state (None without resets).
-AdjointCarry: TypeAlias = tuple[Leaves, Leaves | None]
-# The carry before all steps, and the cotangents (T, *batch, H) of each step's outputs.
-AdjointResult: TypeAlias = tuple[AdjointCarry, dict[int, Array]]
+# Cotangents of the state before all steps, and of each step's outputs, (T, *batch, H).
+AdjointResult: TypeAlias = tuple[Leaves, dict[int, Array]]
 # Solves a recurrence with the transposed weights of each matmul; called as adjoint_scan is.
 AdjointScan: TypeAlias = Callable[..., AdjointResult]
-# ``lax.scan`` of ``body(consts, carry, x)``: called as lax_scan is.
+# ``lax.scan`` of ``body(consts, carry, x)``, with ScanConsts: called as lax_scan is.
 ScanFn: TypeAlias = Callable[..., tuple[Any, Any]]
+
+
+class ScanConsts(NamedTuple):
+    """What every step of a scan reads."""
+
+    shared: Any  # by all sequences, such as weights
+    batched: Any = None  # leaves (batch, ...)
 
 
 def lax_scan(body: Any, consts: Any, init: Any, xs: Any, *, reverse: bool) -> tuple[Any, Any]:
@@ -53,27 +58,27 @@ def adjoint_scan(
     graph: StepGraph,
     weights_t: Leaves,
     recurrence: AdjointRecurrence,
-    carry: AdjointCarry,
+    d_last: Leaves,
     *,
     reverse: bool,
     scan_fn: ScanFn = lax_scan,
 ) -> AdjointResult:
     """The ``AdjointScan`` for every affine cell."""
 
-    def body(weights_t: Leaves, carry: AdjointCarry, step: AdjointRecurrence) -> tuple[Any, Leaves]:
-        return _adjoint_step(graph, weights_t, carry, step)
+    def body(consts: ScanConsts, d_new: Leaves, step: AdjointRecurrence) -> tuple[Leaves, Leaves]:
+        return _adjoint_step(graph, consts.shared, d_new, step)
 
+    consts = ScanConsts(weights_t)
     first = jax.tree.map(lambda leaf: leaf[0], recurrence)
-    carry = match_carry_sharding(lambda carry: body(weights_t, carry, first)[0], carry)
-    carry, d_outputs = scan_fn(body, weights_t, carry, recurrence, reverse=reverse)
-    return carry, dict(enumerate(d_outputs))
+    d_last = match_carry_sharding(lambda d_last: body(consts, d_last, first)[0], d_last)
+    d_first, d_outputs = scan_fn(body, consts, d_last, recurrence, reverse=reverse)
+    return d_first, dict(enumerate(d_outputs))
 
 
 def _adjoint_step(
-    graph: StepGraph, weights_t: Leaves, carry: AdjointCarry, step: AdjointRecurrence
-) -> tuple[AdjointCarry, Leaves]:
+    graph: StepGraph, weights_t: Leaves, d_new: Leaves, step: AdjointRecurrence
+) -> tuple[Leaves, Leaves]:
     """The cotangents before one step, and those of its outputs."""
-    d_new, d_reset_state = carry
     preactivation_jacobian, state_jacobian, d_from_outputs, reset = step
     d_outputs = dict(enumerate(d_new))
     d_outputs |= {leaf: d_outputs[leaf] + d for leaf, d in d_from_outputs.items()}
@@ -93,11 +98,8 @@ def _adjoint_step(
             if leaf in state_jacobian[slot]:
                 d_previous[leaf] += state_jacobian[slot][leaf] * d_operand
     if reset is not None:
-        zeros = [jnp.zeros_like(d) for d in d_previous]
-        added = tree_where(reset, d_previous, zeros)
-        d_reset_state = jax.tree.map(jnp.add, d_reset_state, added)
-        d_previous = tree_where(reset, zeros, d_previous)
-    return (d_previous, d_reset_state), [d_outputs[slot] for slot in sorted(d_outputs)]
+        d_previous = tree_where(reset, [jnp.zeros_like(d) for d in d_previous], d_previous)
+    return d_previous, [d_outputs[slot] for slot in sorted(d_outputs)]
 
 
 def preactivation_cotangent(jacobian: dict[int, Array], d_outputs: dict[int, Array]) -> Array:

@@ -20,7 +20,7 @@ from gru_jax._unroll.chunks import divisor_near, scan_chunks
 from gru_jax._unroll.masking import ScanInputs, broadcast_mask, mask_outputs, tree_where
 from gru_jax._unroll.shards import unshard
 from gru_jax.cells.base import AffineCell
-from gru_jax.cells.linear import accum_dtype
+from gru_jax.cells.linear import accum_dtype, dot
 from gru_jax.cells.precision import cast_like, cast_params, promote_state
 from gru_jax.typing import Array, State
 
@@ -132,7 +132,8 @@ def weights_of(cell: AffineCell, graph: StepGraph, inputs: ScanInputs, h0: State
         width = weights.shape[-1] // max(1, len(addends))
         return (jnp.zeros((*operand.shape[:-1], width), operand.dtype),) * len(addends)
 
-    zeros = jax.tree.map(jnp.zeros_like, step_avals(cell, inputs, h0))
+    avals = step_avals(cell, inputs, h0)
+    zeros = jax.tree.map(lambda aval: jnp.zeros(aval.shape, aval.dtype), avals)
     trace = run_step(cell, *zeros, affine_fn=no_matmul)
     return [matmul.weights for matmul in trace.matmuls]
 
@@ -189,12 +190,16 @@ def _chunk_backward(
     states_only = [{i: row[i] for i in row if i < graph.num_states} for row in jacobian]
     stacked = [_stack_jacobian(jacobian, slots) for slots in slots_of]
     recurrence = adjoint.AdjointRecurrence(stacked, states_only, d_from_outputs, resets)
-    (d_state, d_reset_state), d_outputs = options.adjoint_scan(
-        graph, weights_t, recurrence, (carry.state, carry.reset_state), reverse=not options.reverse
+    d_state, d_outputs = options.adjoint_scan(
+        graph, weights_t, recurrence, carry.state, reverse=not options.reverse
     )
 
     # From here on time and batch are one axis: XLA lays out a matmul that contracts two badly.
     d_joined = [adjoint.preactivation_cotangent(row, d_outputs) for row in stacked]
+    d_reset_state = carry.reset_state
+    if resets is not None and d_reset_state is not None:
+        added = _reset_cotangent(graph, jacobian, weights_t, d_outputs, d_joined, resets)
+        d_reset_state = _add(d_reset_state, added)
     d_joined = _flatten_time_batch(d_joined)
     operands = _flatten_time_batch(graph.elementwise(compute_cell, inputs)[1])
     d_weights = [
@@ -288,6 +293,32 @@ def _output_vjp(
     return d_cell, {
         leaf: leaves[leaf].astype(accum_dtype(dtype)) for leaf in sorted(graph.output_state_leaves)
     }
+
+
+def _reset_cotangent(
+    graph: StepGraph,
+    jacobian: adjoint.ElementwiseJacobian,
+    weights_t: Leaves,
+    d_outputs: dict[int, Array],
+    d_joined: Leaves,
+    resets: Array,
+) -> Leaves:
+    """The cotangent (*batch, H) of the state that resets put in: what those steps pass back.
+
+    Without a learned initial state nobody reads it, and XLA leaves it out.
+    """
+
+    def at_resets(d: Array) -> Array:
+        return jnp.where(broadcast_mask(resets, d), d, jnp.zeros_like(d)).sum(axis=0)
+
+    passed_back = [
+        at_resets(adjoint.cotangent_of_input(jacobian, d_outputs, leaf))
+        for leaf in range(graph.num_states)
+    ]
+    for weights, d, leaf in zip(weights_t, d_joined, graph.operand_state_leaf, strict=True):
+        if leaf is not None:
+            passed_back[leaf] += dot(at_resets(d), weights)
+    return passed_back
 
 
 def _weight_gradient(operand: Array, d_preactivations: Array, options: BackwardOptions) -> Array:

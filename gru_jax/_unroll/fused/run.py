@@ -21,7 +21,6 @@ from gru_jax._unroll.fused.interface import BackwardArgs, ForwardArgs, FusedKern
 from gru_jax._unroll.masking import ScanInputs, broadcast_mask, mask_outputs
 from gru_jax.cells.base import AffineCell
 from gru_jax.cells.gru import GRUParams
-from gru_jax.cells.linear import dot
 from gru_jax.cells.precision import cast_params
 from gru_jax.typing import Array, DType
 
@@ -157,7 +156,7 @@ def _adjoint_scan(
     graph: StepGraph,
     weights_t: adjoint.Leaves,
     recurrence: adjoint.AdjointRecurrence,
-    carry: adjoint.AdjointCarry,
+    d_last: adjoint.Leaves,
     *,
     reverse: bool,
 ) -> adjoint.AdjointResult:
@@ -166,7 +165,6 @@ def _adjoint_scan(
     w_h_t = weights_t[0].astype(matmul_dtype)
     (by_output,), (by_leaf,), d_from_outputs, resets = recurrence
     gate_jacobian, state_jacobian = by_output[0], by_leaf[0]
-    (d_h_last,), d_reset_state = carry
 
     # A step that resets passes nothing on to the state before it.
     def unless_reset(jacobian: Array) -> Array:
@@ -176,12 +174,6 @@ def _adjoint_scan(
 
     r, z, n = jnp.moveaxis(unless_reset(gate_jacobian).astype(w_h_t.dtype), -2, 0)
     masked_state = unless_reset(state_jacobian)
-    args = BackwardArgs(d_from_outputs[0], masked_state, (r, z, n), w_h_t, d_h_last)
+    args = BackwardArgs(d_from_outputs[0], masked_state, (r, z, n), w_h_t, d_last[0])
     d, d_h0 = kernels.backward(args, reverse=reverse)
-    if d_reset_state is not None and resets is not None:
-        d_preactivations = (gate_jacobian * d[..., None, :]).reshape(*d.shape[:-1], -1)
-        d_previous = state_jacobian * d + dot(d_preactivations, w_h_t)
-        does_reset = broadcast_mask(resets, d_previous)
-        d_replaced = jnp.where(does_reset, d_previous, jnp.zeros_like(d_previous))
-        d_reset_state = [d_reset_state[0] + d_replaced.sum(0)]
-    return ([d_h0], d_reset_state), {0: d}
+    return [d_h0], {0: d}

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun, jaxprs_in_params
 
-from gru_jax._unroll.backward.adjoint_scan import ScanFn, lax_scan
+from gru_jax._unroll.backward.adjoint_scan import ScanConsts, ScanFn, lax_scan
 from gru_jax._unroll.shards import Sharded, Shards, slice_batch, unshard
 from gru_jax._unroll.transform_rules import with_reference_fallback
 from gru_jax.typing import Array
@@ -41,7 +41,13 @@ class ShardedScan(NamedTuple):
 
 
 def concurrent_scan(
-    body: Callable[..., Any], consts: Any, init: Any, xs: Any, *, shards: Shards, reverse: bool
+    body: Callable[..., Any],
+    consts: ScanConsts,
+    init: Any,
+    xs: Any,
+    *,
+    shards: Shards,
+    reverse: bool,
 ) -> ShardedScan:
     """``lax.scan`` of ``body(consts, carry, x)``, of all shards of the batch concurrently.
 
@@ -49,10 +55,16 @@ def concurrent_scan(
     (rows, ...), for any number of rows. There is a step at least; the first input is floating.
     """
 
-    def concurrent(consts: Any, init: Any, xs: Any) -> ShardedScan:
-        # It is traced once for all shards of a size.
-        run = jax.jit(functools.partial(_run, functools.partial(body, consts), reverse=reverse))
-        loops = [run(slice_batch(init, rows), xs, jnp.int32(rows.start)) for rows in shards]
+    def concurrent(consts: ScanConsts, init: Any, xs: Any) -> ShardedScan:
+        @jax.jit  # It is traced once for all shards of a size.
+        def run(batched: Any, init: Any, xs: Any, start: Array) -> Any:
+            of_shard = ScanConsts(consts.shared, batched)
+            return _run(functools.partial(body, of_shard), init, xs, start, reverse=reverse)
+
+        loops = [
+            run(*slice_batch((consts.batched, init), rows), xs, jnp.int32(rows.start))
+            for rows in shards
+        ]
         ends, owned = zip(*loops, strict=True)
         done = _compute_once(_opaque_zero(owned)).astype(jnp.int32)
         time = jax.tree.leaves(xs)[0].shape[0]
@@ -63,7 +75,7 @@ def concurrent_scan(
         last = jax.tree.map(lambda *rows: jnp.concatenate(rows), *lasts)
         return ShardedScan(last, jax.tree.map(lambda *leaves: Sharded(list(leaves)), *ys), done)
 
-    def plain(consts: Any, init: Any, xs: Any) -> ShardedScan:
+    def plain(consts: ScanConsts, init: Any, xs: Any) -> ShardedScan:
         last, ys = lax_scan(body, consts, init, xs, reverse=reverse)
 
         def split(leaf: Array) -> Sharded:

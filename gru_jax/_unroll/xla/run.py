@@ -15,7 +15,7 @@ from gru_jax._autodiff.custom_vjp import custom_vjp_with_jvp
 from gru_jax._autodiff.step_graph import StepGraph, run_step
 from gru_jax._unroll import reference
 from gru_jax._unroll.backward import backward_pass as backward
-from gru_jax._unroll.backward.adjoint_scan import ScanFn, adjoint_scan, lax_scan
+from gru_jax._unroll.backward.adjoint_scan import ScanConsts, ScanFn, adjoint_scan, lax_scan
 from gru_jax._unroll.backward.backward_pass import BackwardOptions, Residuals
 from gru_jax._unroll.call_spec import CallSpec
 from gru_jax._unroll.carry import batch_shape_of, reset_state_like, step_avals
@@ -35,12 +35,7 @@ Saved = tuple[AffineCell, ScanInputs, State, Residuals]
 
 def unsupported_reasons(spec: CallSpec) -> list[str]:
     """Why this implementation does not support a call; empty if it does."""
-    reasons = []
-    if spec.has_explicit_axes:
-        reasons.append("a mesh with explicit axes is not supported outside of jax.shard_map")
-    if isinstance(spec.step_graph, str):
-        reasons.append(spec.step_graph)
-    return reasons
+    return [spec.step_graph] if isinstance(spec.step_graph, str) else []
 
 
 def run(
@@ -124,13 +119,14 @@ def forward_scan(
     compute_cell = cast_params(cell, dtype)
     # Hoisted: with ``reset="before"`` the loop would split the weights at each step.
     weights = backward.weights_of(compute_cell, graph, inputs, h0)
-    consts = (compute_cell, weights, reset_state_like(cell, inputs, h0))
+    reset_state = None if inputs.resets is None else reset_state_like(cell, inputs, h0)
+    consts = ScanConsts(shared=(compute_cell, weights), batched=reset_state)
 
-    def body(consts: Any, state: State, x: Any) -> tuple[State, Any]:
-        compute_cell, weights, reset_state = consts
+    def body(consts: ScanConsts, state: State, x: Any) -> tuple[State, Any]:
+        compute_cell, weights = consts.shared
         read, valid, reset = x
         if reset is not None:
-            state = tree_where(reset, reset_state, state)
+            state = tree_where(reset, consts.batched, state)
         projected = compute_cell.project(read) if project_in_loop else read
         hoisted = iter(weights)
         trace = run_step(
@@ -178,8 +174,7 @@ def make_schedule(spec: CallSpec, cell: AffineCell, inputs: ScanInputs, h0: Stat
         jacobians=sum(map(len, graph.dependencies)),
         residuals=sum(graph.num_splits) + len(graph.elementwise_leaves),
         can_shard=(
-            inputs.resets is None
-            and len(batch_shape) == 1
+            len(batch_shape) == 1
             and jnp.finfo(xs.dtype).bits >= 32
             and spec.mesh.empty
             and spec.num_devices == 1
@@ -203,8 +198,6 @@ def describe(spec: CallSpec, cell: AffineCell, inputs: ScanInputs, h0: State) ->
         f"saved for the backward pass: {SAVED[gradient.save]}",
         f"backward pass: in chunks of {steps} steps",
     ]
-    if spec.has_resets:
-        lines.append("starts: the batch is not split over CPU cores")
     return lines
 
 

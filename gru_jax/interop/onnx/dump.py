@@ -26,8 +26,8 @@ def dump(
     Each layer is a node of ONNX's operator GRU. The numbers of steps and of sequences are dynamic;
     with no sequence at all, onnxruntime 1.31 crashes in the operator. The dtype is the widest of
     the parameters', float32, float64 or float16; onnxruntime runs the operator in float32.
-    onnxruntime warns about optional inputs that they are not constants; ``h0=None`` and
-    ``lengths=None`` omit the inputs and the warning.
+    Optional inputs have ONNX's type ``optional``, which not every runtime supports; ``h0=None`` and
+    ``lengths=None`` omit them.
 
     Args:
         params: a GRU, or a stack of GRUs with the same ``reset`` and hidden size.

@@ -63,6 +63,7 @@ class Graph:
         self.latest_form: dict[tuple[int, ...], GruOutputs] = {}
         self.nested: str | None = None
         self._values: dict[str, Value] = {}
+        self._presence: dict[str, str] = {}
         # Bounds the memory and time of folding, for any number of nodes that copy or examine
         # constants, by twice the size of the constants: float16 weights may become float32.
         self._budget = SPARE_BYTES
@@ -97,6 +98,10 @@ class Graph:
         if node.domain in ("", "ai.onnx"):
             if node.op_type == "GRU":
                 found = self._gru(node, inputs)
+            elif node.op_type == "OptionalHasElement" and len(node.input) == len(node.output) == 1:
+                self._presence[node.output[0]] = node.input[0]
+            elif node.op_type == "If":
+                found = self._default(node)
             elif node.op_type in PROPAGATION_RULES and self._has_room(node, inputs):
                 try:
                     found = PROPAGATION_RULES[node.op_type](inputs, self._attributes(node))
@@ -138,6 +143,20 @@ class Graph:
         name = node.name or next(filter(None, node.output), "")
         self.nodes.append(Node(name, attributes, tuple(inputs), outputs))
         return [outputs]
+
+    def _default(self, node: onnx.NodeProto) -> list[Value] | None:
+        """Of `If(OptionalHasElement(x), OptionalGetElement(x), default)`: the default."""
+        given = self._presence.get(next(iter(node.input), ""))
+        branches = {
+            each.name: (each.g.node[0].op_type, *each.g.node[0].input)
+            for each in node.attribute
+            if len(each.g.node) == 1
+        }
+        if given is None or branches.get("then_branch") != ("OptionalGetElement", given):
+            return None
+        operator, *names = branches.get("else_branch", ("",))
+        default = self._values.get(names[0]) if operator == "Identity" and names else None
+        return None if default is None else [default]
 
     def _has_room(self, node: onnx.NodeProto, inputs: Sequence[Value | None]) -> bool:
         """Whether a node can be evaluated within the budget, which it is charged for."""

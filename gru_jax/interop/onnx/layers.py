@@ -122,7 +122,7 @@ def _limits(writer: Writer, lengths: str | None, time: str, batch: str) -> str:
     if lengths is None:
         return ""
     default = np.array([NO_LIMIT], np.int32)
-    given = writer.input(lengths, ["batch or 1"], dtype="int32", default=default)
+    given = writer.optional_input(lengths, ["batch or 1"], default, "int32")
     each = writer.node("Expand", given, batch)
     limited = writer.node("Min", each, writer.cast(time, "int32"))
     return writer.node("Max", limited, writer.constant(0, "int32"))
@@ -145,10 +145,10 @@ def _states(
     if h0 is None:
         given = writer.constant(default)
     elif single:
-        given = writer.input(h0, ["batch or 1", hidden], default=default[0])
+        given = writer.optional_input(h0, ["batch or 1", hidden], default[0])
         given = writer.node("Unsqueeze", given, writer.integers(0))
     else:
-        given = writer.input(h0, [len(cells), "batch or 1", hidden], default=default)
+        given = writer.optional_input(h0, [len(cells), "batch or 1", hidden], default)
     one = writer.integers(1)
     return writer.node("Expand", given, writer.node("Concat", one, batch, one, axis=0))
 

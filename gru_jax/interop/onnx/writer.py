@@ -36,20 +36,37 @@ class Writer:
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
 
-    def input(
-        self,
-        name: str,
-        shape: Sequence[int | str],
-        *,
-        dtype: str | None = None,
-        default: np.ndarray | None = None,
-    ) -> str:
-        """Adds an input, optional if it has a default; returns its name."""
-        kind = TensorProto.INT32 if dtype == INTEGER else TYPES[self.dtype]
-        self._inputs.append(helper.make_tensor_value_info(name, kind, shape))
-        if default is not None:
-            self._constants.append(numpy_helper.from_array(default, name))
+    def input(self, name: str, shape: Sequence[int | str], *, dtype: str | None = None) -> str:
+        """Adds an input; returns its name."""
+        self._inputs.append(helper.make_tensor_value_info(name, self._type(dtype), shape))
         return name
+
+    def optional_input(
+        self, name: str, shape: Sequence[int | str], default: np.ndarray, dtype: str | None = None
+    ) -> str:
+        """Adds an input that may be absent; returns the name of its value, or else the default.
+
+        An input with an initializer of its name would do as well, but onnxruntime warns of it
+        whenever it loads the model.
+        """
+        kind = self._type(dtype)
+        tensor = helper.make_tensor_type_proto(kind, shape)
+        self._inputs.append(helper.make_value_info(name, helper.make_optional_type_proto(tensor)))
+        constant = self.constant(default, dtype)
+        branches = {
+            "then_branch": helper.make_node("OptionalGetElement", [name], [f"{constant}/given"]),
+            "else_branch": helper.make_node("Identity", [constant], [f"{constant}/default"]),
+        }
+        graphs = {
+            branch: helper.make_graph(
+                [node], branch, [], [helper.make_tensor_value_info(node.output[0], kind, None)]
+            )
+            for branch, node in branches.items()
+        }
+        return self.node("If", self.node("OptionalHasElement", name), **graphs)
+
+    def _type(self, dtype: str | None) -> int:
+        return TensorProto.INT32 if dtype == INTEGER else TYPES[self.dtype]
 
     def output(self, name: str, value: str, shape: Sequence[int | str]) -> None:
         """Makes a value an output."""

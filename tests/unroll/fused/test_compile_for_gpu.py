@@ -46,7 +46,7 @@ def run(cell, xs, h0, lengths, starts):
     from gru_jax._unroll.fused.hopper.launch import make_kernels
 
     options = CallOptions(node_types(cell), requested="mosaic_gpu")
-    spec = make_call_spec(cell, xs, h0, options, has_resets=True)
+    spec = make_call_spec(cell, xs, h0, options)
     inputs = make_scan_inputs(xs, SequenceControls(lengths, None, starts), reverse=True)
     kernels = with_transform_rules(make_kernels(), "cuda")
     return fused.run(spec, cell, inputs, h0, reverse=True, kernels=kernels)

@@ -97,7 +97,7 @@ def test_a_sequence_and_its_gradients(interpreter):  # noqa: F811
     controls = SequenceControls(jnp.array([4, 0, 2]), None, starts)
     weights = jax.random.normal(jax.random.key(4), (time, batch, hidden)).astype(jnp.bfloat16)
     options = CallOptions(node_types(cell), requested="mosaic_gpu")
-    spec = make_call_spec(cell, xs, h0, options, has_resets=True)
+    spec = make_call_spec(cell, xs, h0, options)
 
     def by(kernels):
         def run(cell, xs, h0):

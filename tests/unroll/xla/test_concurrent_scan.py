@@ -26,6 +26,7 @@ from tests.unroll.tuning_overrides import force_chunks, force_time_blocks, overr
 # Three shards, of one, two and two sequences; chunks of three steps, and a last one of one step.
 SHAPE = ProblemSize(time=7, batch=(5,), input=2, hidden=3)
 LENGTHS = np.array([7, 0, 3, 6, 1])
+STARTS = np.random.default_rng(0).random((7, 5)) < 0.4
 
 
 def in_shards(shards: int, tuning: Tuning | None = None) -> Tuning:
@@ -55,6 +56,9 @@ def shards_seen(monkeypatch):
     [
         (GRU_AFTER, True, None, {}),
         (GRU_AFTER, False, "step", {"reverse": True, "lengths": LENGTHS}),
+        (GRU_AFTER, True, None, {"starts": STARTS, "lengths": LENGTHS}),
+        slow(GRU_BEFORE, False, None, {"starts": STARTS, "reverse": True}),
+        slow(LSTM, True, "step", {"starts": STARTS, "mask": ~STARTS}),
         slow(GRU_BEFORE, True, "step", {"lengths": LENGTHS}),
         slow(GRU_BEFORE, False, None, {"reverse": True}),
         slow(LSTM, True, None, {"lengths": LENGTHS}),
@@ -152,7 +156,6 @@ def trace_in_shards(case=GRU_AFTER, shape=SHAPE, tuning=None, dtype="float32", *
 
 
 NOT_SPLIT = {
-    "starts": {"starts": np.zeros((7, 5), bool)},
     "no batch axis": {"shape": SHAPE._replace(batch=())},
     "two batch axes": {"shape": SHAPE._replace(batch=(2, 3))},
     "one sequence": {"shape": SHAPE._replace(batch=(1,))},
@@ -209,6 +212,10 @@ def loss(params, xs):
     return jnp.sum(forward(params, xs) ** 2)
 def gradient(params, xs):
     return jax.grad(loss, (0, 1))(params, xs)
+def loss_with_starts(params, xs):
+    return jnp.sum(gru_jax.unroll(params, xs, starts=xs[:, :, 0])[1] ** 2)
+def gradient_with_starts(params, xs):
+    return jax.grad(loss_with_starts, (0, 1))(params, xs)
 shards = ShardTuning(max_shards=2)
 plain = Tuning(shards=shards)
 blocks = Tuning(
@@ -217,7 +224,9 @@ blocks = Tuning(
     time_block=TimeBlockTuning(elements=2**16),
 )
 params = eval("gru_jax." + sys.argv[1])
-for function, chosen in ((forward, plain), (time_blocks, blocks), (gradient, plain)):
+for function, chosen in (
+    (forward, plain), (time_blocks, blocks), (gradient, plain), (gradient_with_starts, plain)
+):
     tuning.CPU_TUNING = chosen
     jax.clear_caches()
     jax.jit(function).lower(params, xs).compile()
@@ -240,13 +249,19 @@ def compiled(request, tmp_path_factory) -> dict[str, Path]:
     command = [sys.executable, "-c", PROGRAM, CELLS[request.param]]
     subprocess.run(command, env=environment, cwd=root, check=True)
     paths = {}
-    for function in ("forward", "time_blocks", "gradient"):
+    for function in ("forward", "time_blocks", "gradient", "gradient_with_starts"):
         (paths[function],) = dumped.glob(f"*jit_{function}.cpu_after_optimizations.txt")
     return paths
 
 
 @pytest.mark.parametrize(
-    ("function", "pairs"), [slow("forward", 1), slow("time_blocks", 1), ("gradient", 2)]
+    ("function", "pairs"),
+    [
+        slow("forward", 1),
+        slow("time_blocks", 1),
+        ("gradient", 2),
+        ("gradient_with_starts", 2),
+    ],
 )
 def test_no_loop_writes_what_another_one_uses(function, pairs, compiled):
     """Otherwise XLA runs them one after another."""

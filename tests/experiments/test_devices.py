@@ -1,0 +1,128 @@
+"""Runs on several devices and as several processes."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.cli import main
+from gru_jax import training
+from tests.slow import slow
+
+REPOSITORY = Path(__file__).parents[2]
+TIMEOUT = 240
+
+
+def summary(run):
+    return json.loads(Path(run, "summary.json").read_text())
+
+
+def losses(run):
+    rows = training.read_metrics(Path(run, "metrics.jsonl"))
+    return [row["loss"] for row in rows if row["split"] == "train"]
+
+
+TASKS = {
+    "adding": {},
+    "copy": {"task": "copy", "length": 3, "held_out": 16},
+    "language": {"task": "language", "data_file": "text.txt", "window": 5, "sample": 5},
+}
+
+
+@pytest.mark.parametrize("task", ["adding", slow("copy"), slow("language")])
+def test_a_mesh_changes_nothing_but_the_devices(adding, write_config, task):
+    Path("text.txt").write_text("to be or not to be, that is the question. " * 500)
+    values = {name: adding[name] for name in ("model", "optimizer", "training")}
+    config = str(write_config({**(adding if task == "adding" else values), **TASKS[task]}))
+    assert main(["train", config, "--run-dir", "one"]) == 0
+    assert main(["train", config, "--run-dir", "two", "--mesh", "data=2"]) == 0
+    np.testing.assert_allclose(losses("two"), losses("one"), rtol=1e-5)
+    one, two = summary("one"), summary("two")
+    for split in ("validation", "test"):
+        for name, value in one.pop(split).items():
+            assert two[split][name] == pytest.approx(value, rel=1e-4)
+        del two[split]
+    assert two == one
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--mesh", "data=3"], "training.batch_size is 8, but should be a multiple of 3"),
+        (["--mesh", "data=8"], "--mesh needs 8 devices, but there are 2 (cpu)"),
+        (["--mesh", "seed=2"], "--mesh is 'seed=2', but should give a number of devices for data"),
+        (["--mesh", "data"], "such as data=2"),
+        (["--coordinator", "host:1"], "--coordinator needs --distributed"),
+        (["--distributed"], "--distributed needs --run-dir"),
+        (
+            ["--distributed", "--run-dir", "r", "--num-processes", "2", "--process-id", "2"],
+            "--process-id is 2, but should be from 0 to 1",
+        ),
+        (
+            ["--distributed", "--run-dir", "r", "--coordinator", "host"],
+            "--coordinator is 'host', but should be HOST:PORT",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused(adding, write_config, refused, options, expected):
+    assert expected in refused("train", write_config(adding), *options)
+
+
+def start_two(config, *options):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "experiments", "train", str(config), "--distributed"]
+    command += ["--coordinator", f"127.0.0.1:{port}", "--num-processes", "2", *options]
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu"}
+    return [
+        subprocess.Popen(
+            [*command, "--process-id", str(number)],
+            env={**env, "JAX_NUM_CPU_DEVICES": "2", "TF_CPP_MIN_LOG_LEVEL": "3"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+
+
+def ends(processes):
+    return [(*process.communicate(timeout=TIMEOUT), process.returncode) for process in processes]
+
+
+@pytest.mark.slow
+def test_two_processes_write_one_run(adding, write_config):
+    adding["training"] = {**adding["training"], "steps": 3000, "eval_every": 500, "log_every": 100}
+    config = write_config(adding)
+    processes = start_two(config, "--run-dir", "two")
+    log = Path("two", "metrics.jsonl")
+    while not (log.exists() and "validation" in log.read_text()):
+        assert processes[0].poll() is None, processes[0].communicate()
+        time.sleep(0.02)
+    processes[1].send_signal(signal.SIGTERM)
+    first, second = ends(processes)
+    assert [first[2], second[2]] == [143, 143]
+    assert "Stopped by SIGTERM. To resume: python -m experiments train" in first[1]
+    assert "Stopped" not in second[1]
+    assert [end[2] for end in ends(start_two(config, "--run-dir", "two"))] == [0, 0]
+    assert main(["train", str(config), "--run-dir", "one"]) == 0
+    np.testing.assert_allclose(losses("two"), losses("one"), rtol=1e-3)
+    assert len(json.loads(Path("two/meta.json").read_text())["earlier_sessions"]) == 1
+
+
+@pytest.mark.slow
+def test_what_process_0_refuses_ends_both(adding, write_config):
+    config = write_config(adding)
+    assert main(["train", str(config), "--run-dir", "used"]) == 0
+    first, second = ends(start_two(config, "--run-dir", "used", "--seed", "7"))
+    assert [first[2], second[2]] == [2, 2]
+    assert "used holds another experiment" in first[1]
+    assert "Process 0 ended with an error." in second[1]
