@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 .PHONY: train test test-all lint docs docs-serve clean
 
 train: $(VENV)/.experiments
-	$(BIN)/python -m experiments train configs/digits.yaml
+	@$(BIN)/python -m experiments train configs/digits.yaml
 
 test: SELECTED := -m "not slow"
 test test-all: $(VENV)/.dev
@@ -35,6 +35,6 @@ $(VENV)/pyvenv.cfg:
 	@$(PYTHON) -m venv $(VENV)
 
 # A stamp per set of extras, made only once the installation went through.
-$(addprefix $(VENV)/.,experiments dev docs interop gpu-compiler tpu-compiler): $(VENV)/.%: pyproject.toml | $(VENV)/pyvenv.cfg
+$(addprefix $(VENV)/.,experiments dev docs interop test gpu-compiler tpu-compiler): $(VENV)/.%: pyproject.toml | $(VENV)/pyvenv.cfg
 	@$(BIN)/python scripts/install.py $*
 	@touch $@

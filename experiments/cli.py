@@ -18,6 +18,9 @@ from experiments.suggest import did_you_mean
 OPTION = re.compile(r"--[\w.-]+=")
 # The option whose value is a URL.
 STORAGE = "--storage"
+COMPLETION = "--tyro-print-completion"
+# Seconds after which it is said that the config is being read.
+SLOW = 0.7
 # Characters of an error of another library.
 LONGEST = 300
 
@@ -42,26 +45,26 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command(
         "experiments.commands.train.command",
-        "trains the experiment of a YAML file and reports it next to its baselines",
+        "trains an experiment and reports it next to its baselines",
         options="experiments.commands.train.options",
     ),
     "compare": Command(
         "experiments.commands.compare.command",
-        "trains it with several cells and seeds, and compares their metrics",
+        "trains it with several cells and seeds",
         options="experiments.commands.compare.options",
     ),
     "sweep": Command(
         "experiments.commands.sweep.command",
-        "searches for better hyper-parameters in the search space of the YAML file",
+        "searches for better hyper-parameters",
         options="experiments.commands.sweep.options",
     ),
     "gradients": Command(
         "experiments.commands.gradients",
-        "measures how far a loss reaches back in time, on runs of compare",
+        "measures how far a loss reaches back in time",
     ),
     "export": Command(
         "experiments.commands.export",
-        "writes a trained model as ONNX, StableHLO, safetensors or for PyTorch",
+        "writes a trained model: ONNX, StableHLO, safetensors, PyTorch",
     ),
     "report": Command(
         "experiments.report",
@@ -69,12 +72,12 @@ COMMANDS = {
     ),
     "bench": Command(
         "experiments.bench",
-        "times our GRU and other libraries' and writes a table and a plot",
+        "times our GRU and those of other libraries",
         extra="bench",
     ),
     "interop": Command(
         "experiments.interop",
-        "converts weights to and from other libraries and writes the differences",
+        "converts weights to and from other libraries",
         extra="interop,experiments",
     ),
     "fetch": Command(
@@ -97,6 +100,8 @@ def main(arguments: list[str]) -> int:
     try:
         if not arguments:
             raise UserError(f"The command is missing.\n\n{_help()}")
+        if arguments[0] == COMPLETION:
+            return _run(Command("experiments.completion", ""), COMPLETION, arguments)
         name, *rest = arguments
         if name not in COMMANDS:
             raise UserError(
@@ -138,7 +143,7 @@ def _run(command: Command, name: str, arguments: list[str]) -> int:
             if stop.is_watching():
                 stop.unwatch()
             return module.main(arguments)
-        with status.doing("Reading the config", after=0.7):
+        with status.doing("Reading the config", after=SLOW):
             parsed = importlib.import_module(command.options).parse(arguments)
         if parsed is None:
             return 0
@@ -160,6 +165,7 @@ def _help() -> str:
     width = max(map(len, COMMANDS))
     lines = "\n".join(f"  {name:{width}}  {command.help}" for name, command in COMMANDS.items())
     return f"""usage: {PROGRAM} COMMAND ...
+Example: {PROGRAM} train digits
 
 {lines}
 

@@ -35,7 +35,7 @@ def learning_curves(
         train: the training metric that is drawn with the loss.
     """
     names = [loss] if monitor == loss else [loss, monitor]
-    figure = Figure(figsize=(7, 1.5 + 2.7 * len(names)), layout="constrained")
+    figure = Figure(figsize=(4.8, 1 + 2.5 * len(names)), layout="constrained")
     panels = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
     _curve(panels[0], rows, "train", train, color="tab:gray", alpha=0.6, label="training")
     for panel, name in zip(panels, names, strict=True):
@@ -46,11 +46,9 @@ def learning_curves(
         panel.legend(frameon=False)
     panels[0].set_title("Learning curves")
     _, losses = _series(rows, "validation", loss)
+    losses += _series(rows, "train", train)[1]
     if losses and min(losses) > 0 and max(losses) > 10 * min(losses):
         panels[0].set_yscale("log")
-    if losses and train == "loss":
-        # The first training losses are far higher, and would squeeze the rest of the curve.
-        panels[0].set_ylim(top=1.2 * max(losses))
     panels[-1].set_xlabel("step")
     save(figure, path)
 
@@ -76,7 +74,7 @@ def gate_activity(
 ) -> None:
     """Plots gates (steps, units) as images over the steps, below the input (steps,)."""
     heights = [1] + [2.5] * len(gates)
-    figure = Figure(figsize=(8, sum(heights)), layout="constrained")
+    figure = Figure(figsize=(5.2, 0.8 * sum(heights)), layout="constrained")
     panels = figure.subplots(len(heights), 1, sharex=True, gridspec_kw={"height_ratios": heights})
     panels[0].bar(np.arange(len(inputs)), np.asarray(inputs), width=1.0, color="black")
     panels[0].set(ylabel="input", title=title)
@@ -106,7 +104,7 @@ def scatter(truth: Array, predicted: Array, title: str, path: Path) -> None:
 
 def confidence(probabilities: np.ndarray, targets: Array, title: str, path: Path) -> None:
     """Plots class probabilities (classes, steps) over the steps, with circles at the targets."""
-    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    figure = Figure(figsize=(5, 3.4), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(probabilities, cmap="Blues", vmin=0, vmax=1, origin="lower", aspect="auto")
     steps = range(len(targets))
@@ -209,7 +207,7 @@ def piano_roll(
         title: of the plot.
         path: the PNG to write.
     """
-    figure = Figure(figsize=(9, 6), layout="constrained")
+    figure = Figure(figsize=(5.2, 4.8), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, sharey=True)
     keys = np.flatnonzero(played.any(axis=0))
     first, last = max(keys.min() - 3, 0), min(keys.max() + 4, played.shape[1])
@@ -253,5 +251,5 @@ def save(figure: Figure, path: Path) -> None:
         OSError: the file cannot be written.
     """
     png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=130)
+    figure.savefig(png, format="png", dpi=160)
     write_atomically(path, png.getvalue())

@@ -32,6 +32,29 @@ def test_the_oldest_python_is_classified():
     assert versions[0] == oldest
 
 
+def test_the_floors_are_what_is_tested():
+    """.ci/run installs the versions of floor.txt, which are those that the project asks for."""
+    extras = PROJECT["optional-dependencies"]
+    asked = [*PROJECT["dependencies"], *extras["flax"], *extras["train"]]
+    floors = dict(re.match(r"([\w-]+)>=([\d.]+)", each).groups() for each in asked if ">=" in each)
+    lines = (ROOT / ".ci" / "floor.txt").read_text().splitlines()
+    tested = dict(line.split("==") for line in lines if not line.startswith("#"))
+    assert tested.pop("jaxlib") == tested["jax"]
+    assert tested.items() <= floors.items()
+    assert floors.keys() - tested.keys() == {"tqdm"}
+
+
+def test_the_library_has_no_upper_bounds():
+    """Except Orbax, whose version 1 moves the API."""
+    extras = PROJECT["optional-dependencies"]
+    bounded = [
+        each
+        for each in [*PROJECT["dependencies"], *extras["flax"], *extras["train"]]
+        if "<" in each
+    ]
+    assert [each.split(">")[0] for each in bounded] == ["orbax-checkpoint"]
+
+
 def test_requirements_of_an_extra_include_those_of_its_extras():
     found = requirements("experiments")
     assert {"jax", "flax", "optax", "tyro", "onnx"} <= found

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import tyro
 from tqdm import tqdm
 
+from experiments import command_help
 from experiments.bench import cells, implementations, layers, music, report, streaming
 from experiments.bench.baselines import make_problem
 from experiments.bench.command_line import invocation, parse_size
@@ -19,7 +20,6 @@ from experiments.bench.timing import time_interleaved
 from experiments.datasets.registry import default_data_dir
 from experiments.errors import UserError
 from experiments.markdown import write_report
-from experiments.program import PROGRAM
 from experiments.runs.provenance import provenance
 from experiments.suggest import did_you_mean
 
@@ -75,12 +75,9 @@ def main(arguments: list[str]) -> int:
     Raises:
         UserError: if an option is invalid, or a baseline computes another function than ours.
     """
-    options = tyro.cli(
-        Options,
-        args=arguments,
-        prog=f"{PROGRAM} bench",
-        config=(tyro.conf.FlagConversionOff,),
-    )
+    off = (tyro.conf.FlagConversionOff,)
+    example = "--sizes 32,256,64,128"
+    options = command_help.parse(Options, arguments, "bench", example, config=off, is_compact=True)
     sizes = [parse_size("sizes", text) for text in options.sizes]
     long = None if options.long is None else parse_size("long", options.long)
     of_layers = None if options.layers is None else parse_size("layers", options.layers)

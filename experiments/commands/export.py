@@ -7,12 +7,12 @@ from typing import Annotated
 
 import tyro
 
+from experiments import command_help
 from experiments.datasets.registry import default_data_dir
 from experiments.errors import UserError
 from experiments.export_formats import FORMATS
 from experiments.extras import require
 from experiments.files import write_atomically
-from experiments.program import PROGRAM
 from experiments.runs.config_loading import load_config
 from experiments.runs.directory import RunDirectory
 from experiments.runs.run import restore_best
@@ -24,16 +24,20 @@ from gru_jax import training
 class Options:
     """Exports the model of a finished run with its best parameters.
 
-    onnx: model.onnx, the whole model with ONNX's GRU operator, for any batch size and length.
-    stablehlo: model.zip, and step.zip for streaming, which `gru_jax.export.load` or JAX itself runs
-    on CPU, GPU and TPU. safetensors: all parameters by their paths. torch: a state dict for
-    torch.nn.GRU and torch.nn.Linear, as safetensors.
+    onnx writes model.onnx, the whole model with ONNX's GRU operator, for any batch size and length.
+
+    stablehlo writes model.zip, and step.zip for streaming, which `gru_jax.export.load` or JAX
+    itself runs on CPU, GPU and TPU.
+
+    safetensors writes all parameters by their paths.
+
+    torch writes a state dict for torch.nn.GRU and torch.nn.Linear, as safetensors.
     """
 
     run_dir: Annotated[Path, tyro.conf.Positional]
     """Directory of a finished run of `train`."""
-    to: str
-    """Format: onnx, stablehlo, safetensors or torch."""
+    to: Annotated[str, tyro.conf.arg(metavar=f"{{{','.join(FORMATS)}}}")]
+    """Format."""
     output: Path | None = None
     """Directory of the files; the default is export/ of the run."""
     data_dir: Path = dataclasses.field(default_factory=default_data_dir)
@@ -47,7 +51,7 @@ def main(arguments: list[str]) -> int:
         UserError: a directory without a finished run, a format that is unknown, needs a package
             that is not installed, or does not support the model, or files that exist already.
     """
-    options = tyro.cli(Options, args=arguments, prog=f"{PROGRAM} export")
+    options = command_help.parse(Options, arguments, "export", "runs/served --to onnx")
     if options.to not in FORMATS:
         raise UserError(
             f"There is no format {options.to}.{did_you_mean(options.to, FORMATS)} "

@@ -7,17 +7,22 @@ from typing import Annotated
 
 import tyro
 
+from experiments import command_help
 from experiments.datasets import registry
 from experiments.datasets.download import download
 from experiments.errors import UserError
-from experiments.program import PROGRAM
 from experiments.suggest import did_you_mean
 
 ALL = "all"
 
 
 @dataclass(frozen=True)
-class _Arguments:
+class Options:
+    """Downloads data sets into the data directory and verifies their SHA-256.
+
+    An interrupted download is resumed. Without a name, lists the data sets and their licences.
+    """
+
     names: Annotated[
         tyro.conf.Positional[tuple[str, ...]],
         tyro.conf.arg(
@@ -36,14 +41,8 @@ def main(arguments: list[str]) -> int:
     Raises:
         UserError: an unknown name, and as `download`.
     """
-    options = tyro.cli(
-        _Arguments,
-        args=arguments,
-        prog=f"{PROGRAM} fetch",
-        description="Downloads data sets into the data directory and verifies their SHA-256. An "
-        "interrupted download is resumed. Without a name, lists the data sets and their "
-        "licences:\n\n" + _list(),
-    )
+    more = f"Data sets:\n{_list()}"
+    options = command_help.parse(Options, arguments, "fetch", "jsb etth1", more=more)
     if not options.names:
         print(_list())
     for data_set in _selected_sets(options.names):

@@ -9,6 +9,7 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
+from experiments import command_help
 from experiments.config import ExperimentConfig
 from experiments.datasets.registry import default_data_dir
 from experiments.errors import UserError
@@ -67,7 +68,7 @@ def main(arguments: list[str]) -> int:
         UserError: a directory without runs, with unfinished ones, or with runs of a task that has
             no loss of the last step.
     """
-    options = tyro.cli(Options, args=arguments, prog=f"{PROGRAM} gradients")
+    options = command_help.parse(Options, arguments, "gradients", "runs/compare/adding")
     if options.sequences < 1:
         raise UserError(f"--sequences is {options.sequences}, but should be 1 or more.")
     measured = [_measure(run, options) for run in _finished_runs(options.directory)]

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import tyro
 from tqdm import tqdm
 
+from experiments import command_help
 from experiments.errors import UserError
 from experiments.files import write_json
 from experiments.interop import report
@@ -74,7 +74,7 @@ def main(arguments: list[str]) -> int:
     """
     if arguments[:1] == ["fuzz"]:
         return _fuzz(arguments[1:])
-    options = tyro.cli(Options, args=arguments, prog=f"{PROGRAM} interop")
+    options = command_help.parse(Options, arguments, "interop", "--seeds 10")
     _check_positive(options, "seeds")
     output = options.output or Path("runs", "interop", time.strftime("%Y%m%d-%H%M%S"))
     result = {
@@ -115,7 +115,7 @@ def _measure(measurement: Measurement, seeds: int) -> dict[str, Any]:
 
 
 def _fuzz(arguments: list[str]) -> int:
-    options = tyro.cli(FuzzOptions, args=arguments, prog=f"{PROGRAM} interop fuzz")
+    options = command_help.parse(FuzzOptions, arguments, "interop fuzz", "--files 1000")
     _check_positive(options, "files", "constructed", "large_mb")
     output = options.output or Path("runs", "fuzz", time.strftime("%Y%m%d-%H%M%S"))
     result = {

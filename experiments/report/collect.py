@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from experiments.config import Published
+from experiments.config import METADATA_FIELDS, Published
 from experiments.errors import UserError
 from experiments.files import read_bytes
 from experiments.report.schema import Comparison, Config
-from experiments.runs.config_loading import read_yaml
+from experiments.runs.config_loading import flat, read_yaml
 from experiments.runs.directory import RunDirectory
 from experiments.runs.records import (
     META_ADVICE,
@@ -142,7 +142,10 @@ class ComparisonRecord(Attachments):
 
 @dataclass
 class Experiment:
-    """The runs of one task in one directory, and their comparison, if there is one."""
+    """The runs of one task in one directory, and their comparison, if there is one.
+
+    Directories with runs of equal settings are one experiment.
+    """
 
     path: Path
     name: str
@@ -179,6 +182,7 @@ def collect(folder: Path) -> tuple[list[Experiment], list[str]]:
     for run in runs:
         key = _experiment_path(run.path, set(comparisons)), run.task
         grouped.setdefault(key, []).append(run)
+    grouped = _joined(grouped, set(comparisons))
     for path in comparisons.keys() - {path for path, _ in grouped}:
         grouped[path, ""] = []
     experiments = []
@@ -199,6 +203,40 @@ def _experiment_path(path: Path, comparisons: set[Path]) -> Path:
     # A run of an unfinished comparison.
     is_compared = path.parent.name in CELLS and re.fullmatch(r"s\d+", path.name)
     return path.parent.parent if is_compared else path.parent
+
+
+def _joined(
+    grouped: dict[tuple[Path, str], list[RunRecord]], comparisons: set[Path]
+) -> dict[tuple[Path, str], list[RunRecord]]:
+    """Joins directories with runs of equal settings, whatever their seeds.
+
+    The path of joined ones is the directory above them. Comparisons stay as they are.
+    """
+    joined: list[tuple[str, list[RunRecord]]] = []
+    result, of_settings = {}, {}
+    for (path, task), members in sorted(grouped.items(), key=lambda item: item[0]):
+        if path in comparisons or any(run.path.parent != path for run in members):
+            result[path, task] = members
+            continue
+        settings = {text for run in members if (text := _settings(run))}
+        group = next((of_settings[text] for text in settings if text in of_settings), None)
+        if group is None:
+            group = []
+            joined.append((task, group))
+        group += members
+        of_settings |= dict.fromkeys(settings, group)
+    for task, members in joined:
+        path = Path(os.path.commonpath([run.path.parent for run in members]))
+        result.setdefault((path, task), []).extend(members)
+    return result
+
+
+def _settings(run: RunRecord) -> str:
+    """Returns a run's config without seed and metadata, as a text; empty if it is unknown."""
+    values = {
+        key: value for key, value in run.values.items() if key not in {"seed", *METADATA_FIELDS}
+    }
+    return repr(sorted(flat(values))) if values else ""
 
 
 def _order(run: RunRecord) -> list[str | int]:

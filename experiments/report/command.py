@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from experiments import program
+from experiments import command_help, program
 from experiments.errors import UserError
 from experiments.files import write_atomically
 from experiments.report.collect import collect
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
     Raises:
         UserError: an absent folder or one without runs, or a page that cannot be written.
     """
-    options = tyro.cli(Options, args=arguments, prog=PROGRAM)
+    options = command_help.parse(Options, arguments, "report", "runs")
     if not options.folder.is_dir():
         what = "is a file" if options.folder.exists() else "does not exist"
         raise UserError(f"The folder {options.folder} {what}; expected a folder of runs.")

@@ -10,8 +10,9 @@ from typing import Any
 import jinja2
 
 from experiments.commands.compare import report
+from experiments.report.captions import caption
 from experiments.report.collect import Experiment
-from experiments.report.curves import plot_curves
+from experiments.report.curves import Curves, plot_curves
 from experiments.report.run_table import Row, below, run_table, typeset
 from experiments.tables import sources
 
@@ -25,7 +26,7 @@ class Section:
     comparison: tuple[Sequence[str], Sequence[Row]] | None
     runs: tuple[Sequence[str], Sequence[Row]] | None
     sources: str | None
-    curves: bytes | None
+    curves: Sequence[Curves]
 
 
 def render(
@@ -42,7 +43,9 @@ def render(
     environment.filters["data_uri"] = _data_uri
     environment.filters["key_values"] = _key_values
     environment.filters["below"] = below
+    environment.filters["caption"] = caption
     environment.filters["paragraphs"] = _paragraphs
+    environment.filters["zip"] = zip
     return environment.get_template("page.html").render(
         folder=folder,
         command=command,
@@ -61,6 +64,7 @@ def _section(experiment: Experiment, number: int) -> Section:
         values = result.model_dump()
         published += report.published_metrics(values)
         header, rows = report.table(values)
+        header = header[:3] + [f"test {name}" for name in header[3:]]
         models = {model.model for model in result.models}
         comparison = (
             header,

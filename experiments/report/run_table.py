@@ -53,7 +53,7 @@ def run_table(experiment: Experiment, anchor: str) -> tuple[list[str], list[Row]
         if len({of_run.get(key, "") for of_run in settings if of_run}) > 1
     ]
     after = ["best step", "steps", "parameters", "seconds"]
-    titles = [name.replace("_", " ") for name in metrics]
+    titles = [f"test {name.replace('_', ' ')}" for name in metrics]
     header = ["run", "status", "model", "seed", *varying, *titles, *after]
     is_compared = experiment.comparison and experiment.comparison.result
     baselines = [] if is_compared else _baselines(runs, metrics)

@@ -2,8 +2,11 @@
 
 import dataclasses
 import shlex
+import textwrap
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from types import NoneType, UnionType
+from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
 
 import tyro
 from tyro.constructors import (
@@ -13,9 +16,11 @@ from tyro.constructors import (
     StructTypeInfo,
 )
 
+from experiments.command_help import WIDTH, described
 from experiments.config import METADATA_FIELDS, ExperimentConfig, FrozenModel
 from experiments.errors import UserError
-from experiments.runs.config_loading import check, find_config, load_config
+from experiments.program import PROGRAM
+from experiments.runs.config_loading import check, find_config, included_configs, load_config
 from experiments.runs.memory import check_memory
 
 Config = TypeVar("Config", bound=ExperimentConfig)
@@ -56,6 +61,10 @@ def parse_options(
             the sizes are beyond the machine's memory.
         SystemExit: by tyro, after --help (0) or an option that it cannot parse (2).
     """
+    usage = (
+        f"usage: {program} CONFIG [OPTIONS]\n\n{usage}\n\n"
+        f"`{program} CONFIG --help` lists the options.\n\nConfigs:\n{_indented(included_configs())}"
+    )
     if arguments in (["-h"], ["--help"]):
         print(usage)
         return None
@@ -64,13 +73,23 @@ def parse_options(
     path = find_config(arguments[0])
     from_file = load_config(path)
     of_config: Any = kind
+    # --help names the fields of the config only, so that it fits a screen.
+    is_short = bool({"-h", "--help"} & set(arguments))
+    command = program.removeprefix(f"{PROGRAM} ")
     options = tyro.cli(
         of_config[type(from_file)],
         default=of_config(config=from_file),
-        args=arguments[1:],
-        prog=f"{program} {path}",
-        description=(type(from_file).__doc__ or "").strip(),
-        registry=_PLAIN_VALUES,
+        args=["--help"] if is_short else arguments[1:],
+        prog=f"{program} {arguments[0]}",
+        description=described(
+            f"{command} {arguments[0]} --model.hidden-size 32 --seed 3",
+            type(from_file).__doc__ or "",
+            "Fields of the config, with their values in it; -H describes them:\n"
+            + _fields_text(from_file),
+        ),
+        registry=_NO_FIELDS if is_short else PLAIN_VALUES,
+        # Adds -H; what it shows is the whole help.
+        compact_help=True,
     )
     config = check(type(from_file), options.config, where="Command line", options=True)
     check_memory(config)
@@ -78,10 +97,55 @@ def parse_options(
     return Parsed(path, options, f"{program} {shlex.join(arguments)}")
 
 
-_PLAIN_VALUES = ConstructorRegistry()
+def _fields_text(config: FrozenModel) -> str:
+    """Returns the options of a config's fields with their types and values, in lines."""
+    return _indented([option.replace(" ", "\0") for option in _field_options(config, "--")])
 
 
-@_PLAIN_VALUES.struct_rule
+def _indented(words: Iterable[str]) -> str:
+    """Returns words in indented lines, with a space in place of each zero byte."""
+    lines = textwrap.wrap(
+        "  ".join(words), WIDTH - 4, break_on_hyphens=False, break_long_words=False
+    )
+    return "\n".join(f"  {line}" for line in lines).replace("\0", " ")
+
+
+def _field_options(config: FrozenModel, prefix: str) -> Iterator[str]:
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        option = prefix + name.replace("_", "-")
+        if isinstance(value, FrozenModel):
+            yield from _field_options(value, f"{option}.")
+        elif name not in {"task", *METADATA_FIELDS}:
+            yield f"{option} {_type_name(field.annotation)} ({value})"
+
+
+def _type_name(annotation: Any) -> str:
+    """Returns a type as the help shows it: INT, {gru,lstm,rnn} or INT|None."""
+    if get_origin(annotation) is Literal:
+        return f"{{{','.join(get_args(annotation))}}}"
+    if get_origin(annotation) is UnionType:
+        return "|".join(map(_type_name, get_args(annotation)))
+    if annotation is NoneType:
+        return "None"
+    return "{True,False}" if annotation is bool else annotation.__name__.upper()
+
+
+_NO_FIELDS = ConstructorRegistry()
+
+
+@_NO_FIELDS.struct_rule
+def _no_fields(info: StructTypeInfo) -> StructConstructorSpec | None:
+    """Makes tyro show no options of a config."""
+    if not (isinstance(info.type, type) and issubclass(info.type, FrozenModel)):
+        return None
+    return StructConstructorSpec(instantiate=dict, fields=())
+
+
+PLAIN_VALUES = ConstructorRegistry()
+
+
+@PLAIN_VALUES.struct_rule
 def _plain_values(info: StructTypeInfo) -> StructConstructorSpec | None:
     """Makes tyro return a config's values as a dict, which `check` validates like a file's.
 

@@ -38,7 +38,7 @@ class TrainingLine:
         self.writer.write(row)
         step, now = row["step"], time.monotonic()
         if row["split"] == "train":
-            self._shown["loss"] = number(row["loss"])
+            self._shown["loss"] = number(row.get("loss"))
         else:
             name = f"validation {self.monitor.replace('_', ' ')}"
             if name not in self._shown:

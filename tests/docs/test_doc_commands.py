@@ -30,6 +30,8 @@ NOT_RUN = (
     ".venv-tpu/",
     ".venv-gpu/",
     "python -m venv",
+    "python -m build",
+    "python -m twine",
 )
 """Commands that need a network, or an environment of their own."""
 

@@ -14,6 +14,7 @@ from experiments.cli import main
 from experiments.commands.compare import report as comparison
 from experiments.files import write_json
 from experiments.report import page
+from experiments.report.captions import CAPTIONS
 from experiments.runs.config_loading import check
 from experiments.runs.directory import RunDirectory
 from experiments.tables import model_name, number
@@ -101,7 +102,7 @@ def make_run(published, workplace):
 @pytest.fixture
 def no_curves(monkeypatch):
     """Skips the plotting, which is slow, in tests of other things."""
-    monkeypatch.setattr(page, "plot_curves", lambda runs: None)
+    monkeypatch.setattr(page, "plot_curves", lambda runs: [])
 
 
 def page_of(*arguments, out="runs/report.html"):
@@ -132,8 +133,8 @@ def test_the_page_is_self_contained(make_run):
     make_run("runs/sums/s0")
     document = page_of()
     images = document.all("img")
-    # The curves of all runs, and the run's own.
-    assert len(images) == 2
+    # The curves of all runs, of loss and metric, and the run's own.
+    assert len(images) == 2 + 1
     assert all(image["src"].startswith("data:image/png;base64,") for image in images)
     assert all(image["alt"] for image in images)
     assert not {tag for tag, _ in document.elements} & {
@@ -152,8 +153,9 @@ def test_the_page_is_self_contained(make_run):
 
 
 def test_links_have_targets(no_curves, make_run):
-    for path in ("runs/sums/s0", "runs/sums/s1", "runs/others/s0"):
+    for path in ("runs/sums/s0", "runs/sums/s1"):
         make_run(path)
+    make_run("runs/others/s0", length=7)
     document = page_of()
     targets = [attributes["id"] for _, attributes in document.elements if "id" in attributes]
     assert len(targets) == len(set(targets)) == 2 + 3
@@ -208,7 +210,7 @@ def test_columns_show_what_differs_between_runs(no_curves, make_run):
     make_run("runs/sums/a", optimizer={"learning_rate": 0.125})
     make_run("runs/sums/b", optimizer={"learning_rate": 0.375}, seed=1)
     text = page_of().text
-    assert "run status model seed optimizer.learning_rate mse" in text
+    assert "run status model seed optimizer.learning_rate test mse" in text
     assert "a finished GRU, 4 units 0 0.125 0.5000" in text
     assert "mean of" not in text.replace("mean of all sums", "")
 
@@ -248,7 +250,7 @@ def test_a_run_of_another_version_is_not_corrupted(no_curves, make_run):
     del values["model"]["dropout"], values["published"]
     run.config.write_text(yaml.safe_dump(values))
     text = page_of().text
-    assert "run status model seed model.dropout model.gates mse" in text
+    assert "run status model seed model.dropout model.gates test mse" in text
     assert "s1 unfinished GRU, 4 units 1 5 6 of 6" in text
 
 
@@ -257,7 +259,7 @@ def test_a_corrupted_plot_is_named(make_run, capsys):
     (run.plots / "learning_curves.png").write_text("<svg>")
     document = page_of()
     assert "learning_curves.png is not a PNG file." in capsys.readouterr().err
-    assert len(document.all("img")) == 1
+    assert len(document.all("img")) == 2
 
 
 @pytest.fixture
@@ -298,8 +300,9 @@ def test_a_comparison_has_its_own_table(make_comparison):
     assert "compare them" in document.text
     assert len(document.all("section")) == 1
     assert "gru/s0 finished" in document.text
-    # Its plot, the curves, and the plot of each of the four runs.
-    assert len(document.all("img")) == 2 + 4
+    # Its plot, the curves of loss and metric, and the plot of each of the four runs.
+    assert len(document.all("img")) == 3 + 4
+    assert "model parameters seeds test mse" in document.text
     assert document.text.count("mean of all sums") == 1
 
 
@@ -340,6 +343,44 @@ def test_a_corrupted_comparison_is_named(no_curves, make_comparison, capsys, cha
     assert "gru/s0 finished" in text
 
 
+def test_runs_of_equal_settings_are_side_by_side(no_curves, make_run):
+    for path, changed in (("a/1", {}), ("b/1", {"seed": 1}), ("c/1", {"length": 7})):
+        make_run(f"runs/{path}", **changed)
+    document = page_of()
+    assert len(document.all("section")) == 2
+    assert "a/1 finished GRU, 4 units 0" in document.text
+    assert "b/1 finished GRU, 4 units 1" in document.text
+    assert "mean of 2 seeds" in document.text
+
+
+def test_plots_have_captions_in_words(make_run):
+    run = make_run("runs/sums/s0")
+    (run.plots / "my_own.png").write_bytes(PNG)
+    alternatives = {image["alt"] for image in page_of().all("img")}
+    assert "Training loss over the steps, of one run." in alternatives
+    assert "Validation mse over the steps, of one run." in alternatives
+    assert "My own" in alternatives
+    assert CAPTIONS["learning_curves.png"] in alternatives
+
+
+def test_every_plot_of_the_tasks_has_a_caption():
+    source = Path(task.__file__).parents[1]
+    names = {
+        name
+        for path in source.rglob("*.py")
+        for name in re.findall(r'directory / "(\w+\.(?:png|txt))"', path.read_text())
+    }
+    assert len(names) >= 10
+    assert names <= CAPTIONS.keys()
+
+
+def test_cells_name_their_columns_where_rows_are_stacked(no_curves, make_run):
+    make_run("runs/sums/s0")
+    columns = [cell["data-column"] for cell in page_of().all("td")]
+    assert columns[:4] == ["status", "model", "seed", "test mse"]
+    assert len(columns) % 8 == 0
+
+
 def test_a_folder_with_one_run_has_a_page(no_curves, make_run):
     make_run("runs/sums/s0")
     assert "s0 finished" in page_of("runs/sums/s0", out="runs/sums/s0/report.html").text
@@ -361,8 +402,8 @@ def test_the_files_of_train_are_on_the_page(adding, write_config, workplace, cap
     assert number(summary["test"]["mse"]) in document.text
     assert number(summary["baselines"]["mean of all sums"]["mse"]) in document.text
     assert f"train {config}" in document.text
-    # Learning curves, predictions, gates, and the curves of all runs.
-    assert len(document.all("img")) == 4
+    # Learning curves, predictions, gates, and the curves of all runs, of loss and metric.
+    assert len(document.all("img")) == 3 + 2
 
 
 def test_a_folder_without_runs_is_rejected(workplace, refused):

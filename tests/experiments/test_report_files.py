@@ -29,7 +29,7 @@ def trained(tmp_path_factory):
 @pytest.fixture
 def run(trained, workplace, monkeypatch):
     """A copy of it in `runs`."""
-    monkeypatch.setattr(page, "plot_curves", lambda runs: None)
+    monkeypatch.setattr(page, "plot_curves", lambda runs: [])
     return shutil.copytree(trained, workplace / "runs" / "a")
 
 

@@ -194,6 +194,13 @@ def test_help_lists_fields_with_types_and_defaults(adding, write_config, capsys)
     with pytest.raises(SystemExit) as stop:
         main(["train", str(path), "--help"])
     assert stop.value.code == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "--model.hidden-size INT (37)" in printed
+    assert "--model.cell {gru,lstm,rnn} (gru)" in printed
+    assert "--length INT" in printed
+    assert "--run-dir {None}|PATH" in printed
+    with pytest.raises(SystemExit):
+        main(["train", str(path), "-H"])
     printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "--model.hidden-size INT Units of a layer, in each direction. (default: 37)" in printed
     assert "--model.cell {gru,lstm,rnn} Recurrent cell. (default: gru)" in printed

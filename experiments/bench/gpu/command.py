@@ -10,7 +10,6 @@ from experiments.bench.gpu.check import require_checks_pass
 from experiments.bench.gpu.device import require_gpu
 from experiments.bench.gpu.everything import run_everything
 from experiments.errors import UserError
-from experiments.program import PROGRAM
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +46,10 @@ def main(arguments: list[str]) -> int:
     """
     import tyro
 
-    options = tyro.cli(
-        Options,
-        args=arguments,
-        prog=f"{PROGRAM} bench --gpu",
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    from experiments import command_help
+
+    off = (tyro.conf.FlagCreatePairsOff,)
+    options = command_help.parse(Options, arguments, "bench --gpu", "--all", config=off)
     sizes = [parse_size("sizes", text) for text in options.sizes]
     for name in ("seconds", "minutes"):
         if getattr(options, name) <= 0:

@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import tyro
 from tqdm import tqdm
 
+from experiments import command_help
 from experiments.bench.command_line import invocation, parse_size
 from experiments.bench.revisions.measure import (
     CASES,
@@ -23,7 +23,6 @@ from experiments.bench.revisions.report import to_markdown
 from experiments.bench.shapes import ProblemSize
 from experiments.errors import UserError
 from experiments.markdown import write_report
-from experiments.program import PROGRAM
 from experiments.runs.provenance import git_state, provenance
 
 HERE = Path(__file__).resolve().parents[3]
@@ -60,7 +59,7 @@ def main(arguments: list[str]) -> int:
     Raises:
         UserError: if an option is invalid, a process fails, or the time is too short.
     """
-    options = tyro.cli(Options, args=arguments, prog=f"{PROGRAM} bench")
+    options = command_help.parse(Options, arguments, "bench", "--revisions ../older")
     if options.minutes <= 0:
         raise UserError(f"--minutes is {options.minutes}, but must be above 0.")
     if options.passes < 1:

@@ -8,6 +8,7 @@ from typing import Annotated, Generic, get_args
 import tyro
 
 from experiments import program
+from experiments.command_help import described
 from experiments.commands.compare.averages import averaged_values
 from experiments.config import Cell
 from experiments.datasets.registry import default_data_dir
@@ -19,13 +20,14 @@ from experiments.runs.search_space import check_space
 from experiments.suggest import did_you_mean
 
 PROGRAM = f"{program.PROGRAM} compare"
-USAGE = f"""usage: {PROGRAM} CONFIG [--search --cells gru,lstm,rnn --seeds 5 ...]
-
-Trains the experiment of the YAML file CONFIG with several cells and seeds. Each cell has the size
-that gives equally many parameters, and the values under the key `cells` of CONFIG. The key
-`variants` has further rows, the own cell with other values. With --search,
-each cell gets the best values of the search space under the key `sweep` instead.
-`{PROGRAM} CONFIG --help` lists the options."""
+USAGE = described(
+    "compare digits --search --seeds 5",
+    "Trains the experiment of CONFIG, a YAML file or a config of the project by its name, with "
+    "several cells and seeds. Each cell has the size that gives equally many parameters, and the "
+    "values under the key `cells` of CONFIG. The key `variants` has further rows, the own cell "
+    "with other values. With --search, each cell gets the best values of the search space under "
+    "the key `sweep` instead.",
+)
 MESH_AXES = ("data", "seed")
 CELLS: tuple[str, ...] = get_args(Cell)
 

@@ -7,17 +7,19 @@ from typing import Annotated, Generic
 import tyro
 
 from experiments import program
+from experiments.command_help import described
 from experiments.datasets.registry import default_data_dir
 from experiments.errors import UserError
 from experiments.runs.cli_options import Config, Parsed, parse_options
 from experiments.runs.search_space import check_space
 
 PROGRAM = f"{program.PROGRAM} sweep"
-USAGE = f"""usage: {PROGRAM} CONFIG [--trials 20 ...]
-
-Trains the experiment of the YAML file CONFIG with values from the ranges under its key `sweep`,
-and writes the best as a config. Where every key has choices, that is the whole grid.
-`{PROGRAM} CONFIG --help` lists the options."""
+USAGE = described(
+    "sweep digits --trials 20",
+    "Trains the experiment of CONFIG, a YAML file or a config of the project by its name, with "
+    "values from the ranges under its key `sweep`, and writes the best as a config. Where every "
+    "key has choices, that is the whole grid.",
+)
 
 
 @dataclasses.dataclass(frozen=True)

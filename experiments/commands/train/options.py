@@ -7,6 +7,7 @@ from typing import Annotated, Generic
 import tyro
 
 from experiments import program
+from experiments.command_help import described
 from experiments.datasets.registry import default_data_dir
 from experiments.errors import UserError
 from experiments.extras import require
@@ -20,10 +21,11 @@ from experiments.runs.mesh_options import (
 )
 
 PROGRAM = f"{program.PROGRAM} train"
-USAGE = f"""usage: {PROGRAM} CONFIG [--seed 3 --model.hidden-size 64 ...]
-
-Trains the experiment of the YAML file CONFIG, such as configs/digits.yaml, and reports its test
-metrics next to baselines. `{PROGRAM} CONFIG --help` lists the fields of that config."""
+USAGE = described(
+    "train digits --seed 3 --model.hidden-size 64",
+    "Trains the experiment of CONFIG, a YAML file or a config of the project by its name, and "
+    "reports its test metrics next to baselines.",
+)
 
 
 @dataclasses.dataclass(frozen=True)

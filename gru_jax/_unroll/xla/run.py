@@ -179,9 +179,7 @@ def make_schedule(spec: CallSpec, cell: AffineCell, inputs: ScanInputs, h0: Stat
         jacobians=sum(map(len, graph.dependencies)),
         residuals=sum(graph.num_splits) + len(graph.elementwise_leaves),
         can_shard=(
-            len(batch_shape) == 1
-            and jnp.finfo(xs.dtype).bits >= 32
-            and spec.num_devices == 1
+            len(batch_shape) == 1 and jnp.finfo(xs.dtype).bits >= 32 and spec.num_devices == 1
         ),
         cores_per_device=None if spec.mesh.empty else count_cores() // spec.mesh.size,
         recompute=spec.recompute,
