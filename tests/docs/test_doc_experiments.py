@@ -120,6 +120,6 @@ def test_baselines_of_the_table(name, published_data):
 
 def is_rounded(text, value):
     """Whether a printed number is this value, to its number of digits."""
-    number, digits, power = re.search(r"((?:\d+)\.(\d+))(?:e(-?\d+))?", text).groups()
+    number, digits, power = re.search(r"(-?\d+\.(\d+))(?:e(-?\d+))?", text).groups()
     power = int(power or 0) + (-2 if "%" in text else 0)
     return abs(float(number) * 10**power - value) <= 0.501 * 10.0 ** (power - len(digits))
