@@ -2,11 +2,15 @@
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the command; with `--gpu` or `--revisions` one that has other options."""
+    """Runs the command; with `--gpu`, `--devices` or `--revisions` one that has other options."""
     if "--gpu" in arguments:
         from experiments.bench import gpu
 
         return gpu.main([argument for argument in arguments if argument != "--gpu"])
+    if "--devices" in arguments:
+        from experiments.bench import devices
+
+        return devices.main([argument for argument in arguments if argument != "--devices"])
     if any(argument.split("=")[0] == "--revisions" for argument in arguments):
         from experiments.bench import revisions
 

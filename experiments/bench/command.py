@@ -33,8 +33,8 @@ class Options:
 
     All run in one process, in interleaved rounds, so compare times of one run only. `pip install
     -e ".[bench]"` installs the baselines. Outputs and gradients are compared with ours before
-    anything is timed. `bench --gpu` and `bench --revisions OLD_CHECKOUT` are other benchmarks,
-    with options of their own.
+    anything is timed. `bench --gpu`, `bench --devices` and `bench --revisions OLD_CHECKOUT` are
+    other benchmarks, with options of their own.
     """
 
     sizes: tuple[str, ...] = CPU_SIZES

@@ -42,6 +42,7 @@ class CallSpec:
     # mesh it is known only once the program is lowered, and here as many as there are.
     num_devices: int
     mesh: jax.sharding.AbstractMesh  # in whose context the call is made
+    is_tensor_parallel: bool  # whether XLA partitions the loop over axes that shard parameters
     is_explicit: bool  # whether an implementation was explicitly requested
     recompute: bool  # whether to save the states alone for the backward pass
     num_live_cells: int
@@ -58,9 +59,9 @@ class CallSpec:
 
     @property
     def is_partitioned(self) -> bool:
-        """Whether XLA may partition the program, over automatic axes alone."""
-        kinds = set(self.mesh.axis_types)
-        return self.num_devices > 1 and kinds <= {jax.sharding.AxisType.Auto}
+        """Whether XLA may partition the program, over automatic axes alone and the batch's."""
+        is_automatic = set(self.mesh.axis_types) <= {jax.sharding.AxisType.Auto}
+        return self.num_devices > 1 and is_automatic and not self.is_tensor_parallel
 
     @functools.cached_property
     def step_graph(self) -> StepGraph | str:
@@ -80,7 +81,13 @@ class CallSpec:
 
 
 def make_call_spec(
-    cell: Cell, xs: Array, h0: State | None, options: CallOptions, *, has_resets: bool
+    cell: Cell,
+    xs: Array,
+    h0: State | None,
+    options: CallOptions,
+    *,
+    has_resets: bool,
+    is_tensor_parallel: bool = False,
 ) -> CallSpec:
     """The call of ``unroll`` with these arguments, made here and now."""
     device = default_device()
@@ -97,6 +104,7 @@ def make_call_spec(
         device_kind=device.device_kind,
         num_devices=count_devices(device) if mesh.empty else _count_partitions(mesh),
         mesh=mesh,
+        is_tensor_parallel=is_tensor_parallel,
         is_explicit=options.requested is not None,
         recompute=options.checkpoint == "step",
         num_live_cells=options.num_live_cells,
