@@ -1,7 +1,7 @@
 """Which implementation a call of :func:`gru_jax.unroll` takes, and why."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Unpack, overload
 
 import jax
@@ -144,8 +144,9 @@ def _explain_cell(
 def _explain(arguments: CallArguments, options: UnrollOptions, num_live_cells: int) -> Explanation:
     found: list[Explanation] = []
 
-    def look(arguments: CallArguments) -> tuple[()]:
-        found.append(_explain_shard(arguments, options, num_live_cells))
+    def look(calls: Sequence[CallArguments], is_tensor_parallel: bool) -> tuple[()]:
+        (call,) = calls
+        found.append(_explain_shard(call, options, num_live_cells, is_tensor_parallel))
         return ()
 
     run_per_shard(look, [arguments], lambda on: ())
@@ -158,12 +159,14 @@ def _explain(arguments: CallArguments, options: UnrollOptions, num_live_cells: i
 
 
 def _explain_shard(
-    arguments: CallArguments, options: UnrollOptions, num_live_cells: int
+    arguments: CallArguments, options: UnrollOptions, num_live_cells: int, is_tensor_parallel: bool
 ) -> Explanation:
     """What one device does with the sequences that it holds."""
     checkpoint = options.get("checkpoint")
     call_options = make_call_options(arguments.params, options, None, num_live_cells)
-    spec, implementation, params, h0 = prepare_call(arguments, call_options)
+    spec, implementation, params, h0 = prepare_call(
+        arguments, call_options, is_tensor_parallel=is_tensor_parallel
+    )
     details = []
     if spec.is_partitioned:
         details.append(

@@ -41,6 +41,7 @@ class CallSpec:
     # mesh it is known only once the program is lowered, and here as many as there are.
     num_devices: int
     mesh: jax.sharding.AbstractMesh  # in whose context the call is made
+    is_tensor_parallel: bool  # whether XLA partitions the loop over axes that shard parameters
     is_explicit: bool  # whether an implementation was explicitly requested
     recompute: bool  # whether to save the states alone for the backward pass
     num_live_cells: int
@@ -57,9 +58,9 @@ class CallSpec:
 
     @property
     def is_partitioned(self) -> bool:
-        """Whether XLA may partition the program, over automatic axes alone."""
-        kinds = set(self.mesh.axis_types)
-        return self.num_devices > 1 and kinds <= {jax.sharding.AxisType.Auto}
+        """Whether XLA may partition the program, over automatic axes alone and the batch's."""
+        is_automatic = set(self.mesh.axis_types) <= {jax.sharding.AxisType.Auto}
+        return self.num_devices > 1 and is_automatic and not self.is_tensor_parallel
 
     @functools.cached_property
     def step_graph(self) -> StepGraph | str:
@@ -78,7 +79,14 @@ class CallSpec:
         return graph
 
 
-def make_call_spec(cell: Cell, xs: Array, h0: State | None, options: CallOptions) -> CallSpec:
+def make_call_spec(
+    cell: Cell,
+    xs: Array,
+    h0: State | None,
+    options: CallOptions,
+    *,
+    is_tensor_parallel: bool = False,
+) -> CallSpec:
     """The call of ``unroll`` with these arguments, made here and now."""
     device = default_device()
     state_dtypes = tuple(leaf.dtype for leaf in jax.tree.leaves(h0)) or (accum_dtype(xs.dtype),)
@@ -93,6 +101,7 @@ def make_call_spec(cell: Cell, xs: Array, h0: State | None, options: CallOptions
         device_kind=device.device_kind,
         num_devices=count_devices(device) if mesh.empty else _count_partitions(mesh),
         mesh=mesh,
+        is_tensor_parallel=is_tensor_parallel,
         is_explicit=options.requested is not None,
         recompute=options.checkpoint == "step",
         num_live_cells=options.num_live_cells,

@@ -65,9 +65,11 @@ def reasons_of_all_kernels(spec: CallSpec) -> list[str]:
             "it cannot be mapped by vmap over an axis that is sharded over explicit axes of a "
             "mesh, which unroll takes as an axis of the batch"
         )
+    elif spec.is_tensor_parallel:
+        reasons.append("parameters are sharded over axes of a mesh, and it needs all of them")
     elif spec.num_devices > 1 and not spec.is_partitioned:
         reasons.append(
-            "XLA partitions the loop over automatic axes of a mesh whose other axes are manual"
+            "XLA may partition it over the automatic axes of a mesh whose other axes are manual"
         )
     return reasons
 
