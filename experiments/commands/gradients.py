@@ -234,7 +234,7 @@ def plot(result: Result, path: Path) -> None:
 
     Lines are geometric means over the seeds, bands reach from the least to the greatest.
     """
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    figure = Figure(figsize=(8, 3.8), layout="constrained")
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     for panel, (when, text) in zip(panels, WHEN.items(), strict=True):
         for color, (cell, of_cell) in enumerate(result["cells"].items()):
