@@ -138,6 +138,7 @@ def _shared_storage(folder: Path, url: str) -> optuna.storages.RDBStorage:
         (folder / directory(trial) / LOCK).unlink(missing_ok=True)
         _enqueue_again(study, trial)
 
+    shown = url
     try:
         shown = make_url(url).render_as_string(hide_password=True)
         with _experimental():

@@ -15,7 +15,7 @@ from experiments.interop.bad_files.constructed import hostile_json
 from experiments.runs.config_loading import read_yaml
 from experiments.runs.directory import RunDirectory
 from experiments.runs.records import read_meta, read_summary
-from experiments.tasks.configs import CONFIGS
+from experiments.tasks.configs import AddingConfig
 from gru_jax.interop.files import FileError
 from gru_jax.training.errors import MetricsError
 from gru_jax.training.metrics import read_metrics
@@ -40,7 +40,7 @@ def load(path: Path) -> list[Any]:
 
 def save(rows: int) -> bytes:
     """An archive of a run with that many rows of metrics."""
-    config = CONFIGS["adding"]().model_dump()
+    config = AddingConfig().model_dump()
     summary = {"task": "adding", "seed": 0, "model": "gru", "parameters": 9, "status": "finished"}
     summary |= {"steps": 9, "best_step": 9, "test": {"mse": 0.1}, "baselines": {"mean": {"mse": 1}}}
     meta = {"command": "train", "git_revision": "0", "versions": {"jax": "0"}, "device": {"n": 1}}
