@@ -156,9 +156,8 @@ def to_markdown(result: dict[str, Any]) -> str:
         "",
         f"`{result['command']}`, jax {result['versions']['jax']}, {', '.join(kinds)}.",
         "",
-        "The gradient of a GRU with respect to its parameters, float32. Counted in the compiled",
-        "program of one device, with the trip counts of its loops. Shares are of one device's "
-        "work.",
+        "The gradient of a GRU with respect to its parameters, in float32. Counted in the compiled",
+        "program of one device, with its loops' trip counts. Shares are of one device's work.",
     ]
     for size, measured in result["sizes"].items():
         batch, _, features, hidden = size.split(",")
