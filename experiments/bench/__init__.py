@@ -2,7 +2,7 @@
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the command; with `--gpu`, `--rl`, `--devices` or `--revisions` one of other options."""
+    """Runs the command; `--gpu`, `--rl`, `--devices` and `--revisions` have other options."""
     if "--gpu" in arguments:
         from experiments.bench import gpu
 
