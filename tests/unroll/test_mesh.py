@@ -5,15 +5,19 @@ import operator
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import gru_jax
 from gru_jax._unroll import api, dispatch
 from gru_jax._unroll.mesh import batch_sharding, merge_entries
+from gru_jax._unroll.xla import tuning as tuning_module
+from gru_jax._unroll.xla.tuning import CPU_TUNING
 from tests.assert_trees import assert_close
 from tests.unroll.collectives import collectives
 from tests.unroll.mesh_cases import CASES, PARAMS, XS
+from tests.unroll.tuning_overrides import override
 
 
 def explicit_mesh(shape):
@@ -114,6 +118,25 @@ def test_a_gradient_sums_over_devices_once(axis_type):
             found = collectives(gradient.lower(params, xs).compile().as_text())
         assert set(found) == {("all-reduce", False)}
         assert 1 <= found["all-reduce", False] <= len(jax.tree.leaves(params))
+
+
+def test_each_device_of_a_cpu_runs_as_many_shards_as_are_its_cores(monkeypatch):
+    """With resets, whose state is split as well."""
+    monkeypatch.setattr("gru_jax._unroll.xla.run.count_cores", lambda: 8)
+    split = override(CPU_TUNING, shards={"max_shards": 4, "min_rows": 1, "threshold": 0})
+    monkeypatch.setattr(tuning_module, "CPU_TUNING", split)
+    mesh = explicit_mesh({"data": 4})
+    starts = np.arange(XS[..., 0].size).reshape(XS.shape[:2]) % 3 == 0
+
+    @jax.jit
+    def gradient(params, xs):
+        return jax.grad(lambda params: loss(gru_jax.unroll(params, xs, starts=starts)))(params)
+
+    expected = jax.device_get(gradient(PARAMS, XS))
+    with jax.set_mesh(mesh):
+        xs = place(XS, PartitionSpec(None, "data"), mesh)
+        assert "2 loops on as many CPU cores" in str(gru_jax.explain(PARAMS, xs))
+        assert_close(jax.device_get(gradient(PARAMS, xs)), expected, "float32")
 
 
 def test_tensor_parallel_calls_are_told():
