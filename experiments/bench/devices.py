@@ -120,7 +120,7 @@ def _main(text: str) -> None:
         with jax.set_mesh(mesh):
             xs = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=of_inputs)
             compiled = gradient.lower(placed, xs).compile()
-            work = dataclasses.asdict(work_of(compiled.as_text()))
+            work = dataclasses.asdict(work_of(compiled.as_text() or ""))
             if is_real:
                 zeros = jax.device_put(jnp.zeros(shape), of_inputs)
                 work["ms"] = 1e3 * _seconds(lambda: jax.block_until_ready(compiled(placed, zeros)))

@@ -187,10 +187,13 @@ def _explicit_axes(mesh: AbstractMesh) -> set[str]:
 
 
 def _in_specs(call: CallArguments, sharding: BatchSharding) -> CallArguments:
-    state, sequence = sharding.of_state, sharding.of_sequence
-    controls = SequenceControls(state, sequence, sequence)
+    # Specs in place of arrays.
+    state: Any = sharding.of_state
+    sequence: Any = sharding.of_sequence
     replicated: Any = PartitionSpec()
-    return CallArguments(replicated, sequence, state, controls)
+    return CallArguments(
+        replicated, sequence, state, SequenceControls(state, sequence, sequence)
+    )
 
 
 def _place(call: CallArguments, mesh: AbstractMesh, sharding: BatchSharding) -> CallArguments:
@@ -212,12 +215,12 @@ def _place(call: CallArguments, mesh: AbstractMesh, sharding: BatchSharding) -> 
     def reshard_all(tree: Any, spec: PartitionSpec) -> Any:
         return jax.tree.map(lambda leaf: reshard(leaf, spec), tree)
 
-    specs = _in_specs(call, sharding)
+    specs: Any = _in_specs(call, sharding)
     params = jax.tree.map(lambda leaf: reshard(leaf, of_param(leaf)), call.params)
-    rest = map(reshard_all, call.controls, specs.controls)
+    controls = zip(call.controls, specs.controls, strict=True)
     return CallArguments(
         params,
         reshard_all(call.xs, specs.xs),
         reshard_all(call.h0, specs.h0),
-        SequenceControls(*rest),
+        SequenceControls(*(reshard_all(array, spec) for array, spec in controls)),
     )
