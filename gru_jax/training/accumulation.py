@@ -55,14 +55,16 @@ def weighted_accumulation(
             jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32), zeros, inner.init(params)
         )
 
+    # Named as Optax calls it.
     def update(
-        gradients: Any,
-        state: WeightedAccumulationState,
+        updates: Any,
+        state: Any,
         params: Any = None,
         *,
         weight: Array | float = 1.0,
         **extra: Any,
     ) -> tuple[Any, WeightedAccumulationState]:
+        gradients = updates
         total = state.weight + weight
         share = jnp.where(total > 0, weight / jnp.where(total > 0, total, 1), 0)
 
@@ -77,10 +79,10 @@ def weighted_accumulation(
             averaged = jax.tree.map(
                 lambda mean, gradient: mean.astype(gradient.dtype), means, gradients
             )
-            updates, inner_state = inner.update(averaged, state.inner_state, params, **extra)
-            updates = jax.tree.map(lambda of, like: of.astype(like.dtype), updates, gradients)
+            of_inner, inner_state = inner.update(averaged, state.inner_state, params, **extra)
+            of_inner = jax.tree.map(lambda of, like: of.astype(like.dtype), of_inner, gradients)
             zeros = jax.tree.map(jnp.zeros_like, means)
-            return updates, WeightedAccumulationState(
+            return of_inner, WeightedAccumulationState(
                 jnp.zeros_like(state.mini_step), jnp.zeros_like(total), zeros, inner_state
             )
 
