@@ -156,7 +156,7 @@ def run_per_shard(
     if found is None:
         return function(calls, False)
     mesh, sharding = found
-    in_specs = tuple(_in_specs(call, sharding) for call in calls)
+    in_specs = (_in_specs(sharding),) * len(calls)
     specs = out_specs(sharding)
     is_tensor_parallel = bool(sharding.tensor_axes)
     axes = _explicit_axes(mesh) - set(sharding.tensor_axes)
@@ -164,8 +164,10 @@ def run_per_shard(
         # XLA fails to compile a program with manual axes of size 1 beside those that it partitions.
         axes = {name for name in axes if mesh.shape[name] > 1}
 
-    def run(*calls: CallArguments) -> Any:
+    def of_shard(*calls: CallArguments) -> Any:
         return function(calls, is_tensor_parallel)
+
+    run: Any = of_shard
 
     # Outside of jax.set_mesh, the mesh of the arrays.
     with jax.sharding.use_abstract_mesh(mesh):
@@ -186,14 +188,13 @@ def _explicit_axes(mesh: AbstractMesh) -> set[str]:
     return {name for name, kind in kinds if kind == AxisType.Explicit}
 
 
-def _in_specs(call: CallArguments, sharding: BatchSharding) -> CallArguments:
-    # Specs in place of arrays.
+def _in_specs(sharding: BatchSharding) -> Any:
+    """The shardings of a call's arguments, with shardings in place of arrays."""
     state: Any = sharding.of_state
     sequence: Any = sharding.of_sequence
     replicated: Any = PartitionSpec()
-    return CallArguments(
-        replicated, sequence, state, SequenceControls(state, sequence, sequence)
-    )
+    controls = SequenceControls(state, sequence, sequence)
+    return CallArguments(replicated, sequence, state, controls)
 
 
 def _place(call: CallArguments, mesh: AbstractMesh, sharding: BatchSharding) -> CallArguments:
@@ -215,12 +216,12 @@ def _place(call: CallArguments, mesh: AbstractMesh, sharding: BatchSharding) -> 
     def reshard_all(tree: Any, spec: PartitionSpec) -> Any:
         return jax.tree.map(lambda leaf: reshard(leaf, spec), tree)
 
-    specs: Any = _in_specs(call, sharding)
+    specs = _in_specs(sharding)
     params = jax.tree.map(lambda leaf: reshard(leaf, of_param(leaf)), call.params)
-    controls = zip(call.controls, specs.controls, strict=True)
+    rest = map(reshard_all, call.controls, specs.controls)
     return CallArguments(
         params,
         reshard_all(call.xs, specs.xs),
         reshard_all(call.h0, specs.h0),
-        SequenceControls(*(reshard_all(array, spec) for array, spec in controls)),
+        SequenceControls(*rest),
     )

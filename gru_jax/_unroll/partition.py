@@ -30,7 +30,7 @@ def partition_derivative(
     *,
     rank: int,
     others: int = 0,
-) -> tuple[Callable[..., Any], ...]:
+) -> tuple[Any, Any, Any]:
     """:func:`partition_over_batch` of the functions of a call and of its derivative.
 
     Args:
@@ -58,9 +58,9 @@ def partition_derivative(
         value, residuals = partitioned(*arguments)
         return value, (*arguments, *residuals)
 
-    def pullback_of(*arguments: Any) -> tuple[Any, ...]:
-        *arguments, residuals, cotangents = arguments
-        return pullback((*arguments, *residuals), cotangents)
+    def pullback_of(*saved_and_cotangents: Any) -> tuple[Any, ...]:
+        *shared, residuals, cotangents = saved_and_cotangents
+        return pullback((*shared, *residuals), cotangents)
 
     partitioned_pullback = partition_over_batch(
         pullback_of, (*arguments, residuals, value), arguments, rank=rank
@@ -97,11 +97,10 @@ def partition_over_batch(
             return jax.tree.leaves(function(*jax.tree.unflatten(treedef, leaves)))
 
         result = jax.eval_shape(function, *arguments)
-        axes = [
-            tuple(jax.tree.leaves(jax.tree.broadcast(prefix, tree)))
-            for prefix, tree in ((in_axes, arguments), (out_axes, result))
-        ]
-        return jax.tree.unflatten(jax.tree.structure(result), _bind(flat, *axes, rank, leaves))
+        of_leaves = tuple(jax.tree.leaves(jax.tree.broadcast(in_axes, arguments)))
+        of_results = tuple(jax.tree.leaves(jax.tree.broadcast(out_axes, result)))
+        values = _bind(flat, of_leaves, of_results, rank, leaves)
+        return jax.tree.unflatten(jax.tree.structure(result), values)
 
     return call
 

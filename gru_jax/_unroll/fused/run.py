@@ -6,6 +6,7 @@ computed outside them. The backward pass recomputes the gates from the states, t
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -134,7 +135,7 @@ def run(
         options = backward.BackwardOptions(spec.step_graph, reverse, max_chunk_steps, scan)
         return backward.backward_pass(saved, cotangents, options)
 
-    functions = (function, forward, pullback)
+    functions: tuple[Any, Any, Any] = (function, forward, pullback)
     if spec.is_partitioned:
         functions = partition_derivative(*functions, rank=1)
     h_last, ys = custom_vjp_with_jvp(*functions)(cell, inputs, h0)

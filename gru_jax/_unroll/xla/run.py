@@ -97,7 +97,7 @@ def run(
             options = options._replace(adjoint_scan=scan, materialize=True)
         return backward.backward_pass(saved, cotangents, options)
 
-    functions = (function, forward, pullback)
+    functions: tuple[Any, Any, Any] = (function, forward, pullback)
     if spec.is_partitioned:
         rank = len(batch_shape_of(cell, inputs.xs))
         functions = partition_derivative(*functions, rank=rank)

@@ -137,7 +137,7 @@ def run(
         d_xs = dot(d, w_x.T).astype(inputs.xs.dtype)
         return d_cell, ScanInputs(d_xs, inputs.valid, inputs.resets), d_h0, saved.reverse
 
-    functions = (function, forward, pullback)
+    functions: tuple[Any, Any, Any] = (function, forward, pullback)
     if spec.is_partitioned:
         functions = partition_derivative(*functions, rank=1, others=1)
     h_last, ys = custom_vjp_with_jvp(*functions)(cell, inputs, h0, reverse)
