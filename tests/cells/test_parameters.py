@@ -64,7 +64,7 @@ def test_the_equation_is_structure():
     after, before = sample_cell(GRU_AFTER, bias=False), sample_cell(GRU_BEFORE, bias=False)
     assert jax.tree.structure(after) != jax.tree.structure(before)
     # JAX 0.10.1 says "node data".
-    with pytest.raises(ValueError, match="metadata|node data"):
+    with pytest.raises(ValueError, match=r"metadata|node data"):
         jax.tree.map(lambda a, b: a + b, after, before)
 
 
