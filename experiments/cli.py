@@ -16,6 +16,8 @@ from experiments.suggest import did_you_mean
 
 # The name of an option, where its value is in the same argument.
 OPTION = re.compile(r"--[\w.-]+=")
+# The option whose value is a URL.
+STORAGE = "--storage"
 COMPLETION = "--tyro-print-completion"
 # Seconds after which it is said that the config is being read.
 SLOW = 0.7
@@ -132,8 +134,9 @@ def main(arguments: list[str]) -> int:
 
 def _run(command: Command, name: str, arguments: list[str]) -> int:
     """Imports the module of a command and runs it; most import JAX, which takes seconds."""
-    for argument in arguments:
-        check_local(OPTION.sub("", argument, count=1))
+    for option, argument in zip(["", *arguments], arguments, strict=False):
+        if option != STORAGE and not argument.startswith(f"{STORAGE}="):
+            check_local(OPTION.sub("", argument, count=1))
     try:
         if command.options is None:
             module = importlib.import_module(command.module)

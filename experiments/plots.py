@@ -47,7 +47,7 @@ def learning_curves(
     panels[0].set_title("Learning curves")
     _, losses = _series(rows, "validation", loss)
     losses += _series(rows, "train", train)[1]
-    if losses and min(losses) > 0 and max(losses) > 10 * min(losses):
+    if train == "loss" and losses and min(losses) > 0 and max(losses) > 10 * min(losses):
         panels[0].set_yscale("log")
     panels[-1].set_xlabel("step")
     save(figure, path)

@@ -1,7 +1,7 @@
 """Which implementation a call of :func:`gru_jax.unroll` takes, and why."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Unpack, overload
 
 import jax
@@ -10,6 +10,7 @@ from gru_jax._unroll.api import make_call_options, prepare_call
 from gru_jax._unroll.chunks import default_chunk_size
 from gru_jax._unroll.dispatch import IMPLEMENTATIONS
 from gru_jax._unroll.masking import make_scan_inputs
+from gru_jax._unroll.mesh import find_batch_sharding, run_per_shard
 from gru_jax._unroll.validation import CallArguments, validate_call
 from gru_jax.cells.base import Cell
 from gru_jax.stack import Stack, unroll_stack
@@ -141,10 +142,37 @@ def _explain_cell(
 
 
 def _explain(arguments: CallArguments, options: UnrollOptions, num_live_cells: int) -> Explanation:
+    found: list[Explanation] = []
+
+    def look(calls: Sequence[CallArguments], is_tensor_parallel: bool) -> tuple[()]:
+        (call,) = calls
+        found.append(_explain_shard(call, options, num_live_cells, is_tensor_parallel))
+        return ()
+
+    run_per_shard(look, [arguments], lambda on: ())
+    spread = find_batch_sharding([arguments])
+    if spread is None:
+        return found[0]
+    _, sharding = spread
+    details = (*sharding.describe(), *found[0].details)
+    return dataclasses.replace(found[0], details=details)
+
+
+def _explain_shard(
+    arguments: CallArguments, options: UnrollOptions, num_live_cells: int, is_tensor_parallel: bool
+) -> Explanation:
+    """What one device does with the sequences that it holds."""
     checkpoint = options.get("checkpoint")
     call_options = make_call_options(arguments.params, options, None, num_live_cells)
-    spec, implementation, params, h0 = prepare_call(arguments, call_options)
+    spec, implementation, params, h0 = prepare_call(
+        arguments, call_options, is_tensor_parallel=is_tensor_parallel
+    )
     details = []
+    if spec.is_partitioned:
+        details.append(
+            "devices: in a program for several, each runs the sequences that it holds, with all "
+            "parameters"
+        )
     reverse = options.get("reverse", False)
     inputs = make_scan_inputs(arguments.xs, arguments.controls, reverse=reverse)
     if checkpoint not in (None, "step"):

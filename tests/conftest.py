@@ -1,4 +1,4 @@
-"""Settings of all tests: no implicit promotion of dtypes or ranks, two CPU devices."""
+"""Settings of all tests: no implicit promotion of dtypes or ranks, four CPU devices."""
 
 import atexit
 import os
@@ -27,7 +27,7 @@ import jax
 import pytest
 
 jax.config.update("jax_platforms", "cpu")
-jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

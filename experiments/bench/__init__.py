@@ -2,7 +2,7 @@
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the command; with `--gpu`, `--rl` or `--revisions` one that has other options."""
+    """Runs the command; `--gpu`, `--rl`, `--devices` and `--revisions` have other options."""
     if "--gpu" in arguments:
         from experiments.bench import gpu
 
@@ -11,6 +11,10 @@ def main(arguments: list[str]) -> int:
         from experiments.bench import rl
 
         return rl.main([argument for argument in arguments if argument != "--rl"])
+    if "--devices" in arguments:
+        from experiments.bench import devices
+
+        return devices.main([argument for argument in arguments if argument != "--devices"])
     if any(argument.split("=")[0] == "--revisions" for argument in arguments):
         from experiments.bench import revisions
 

@@ -34,8 +34,8 @@ class Options:
 
     All run in one process, in interleaved rounds, so compare times of one run only. `pip install
     -e ".[bench]"` installs the baselines. Outputs and gradients are compared with ours before
-    anything is timed. `bench --gpu`, `bench --rl` and `bench --revisions OLD_CHECKOUT` are other
-    benchmarks, with options of their own.
+    anything is timed. `bench --gpu`, `bench --rl`, `bench --devices` and `bench --revisions
+    OLD_CHECKOUT` are other benchmarks, with options of their own.
     """
 
     sizes: tuple[str, ...] = CPU_SIZES

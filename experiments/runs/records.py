@@ -12,7 +12,8 @@ from experiments.files import read_bytes
 from experiments.runs.directory import RunDirectory
 from experiments.typing import Metrics
 
-LARGEST = 64 * 2**20
+# Python's objects need up to 30 times as much memory as the JSON.
+LARGEST = 2 * 2**20
 SUMMARY_ADVICE = (
     "Delete it and call the command that made it again: "
     "it is written anew, from the checkpoints of the run."

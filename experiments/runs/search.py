@@ -6,21 +6,24 @@ import math
 import signal
 import sqlite3
 import sys
+import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError, DatabaseError, SQLAlchemyError
 
 from experiments import stop
 from experiments.config import ExperimentConfig, Range
 from experiments.errors import UserError
 from experiments.runs.config_loading import differences
 from experiments.runs.directory import chosen_run_directory
-from experiments.runs.lock import hold
+from experiments.runs.lock import LOCK, HeldError, hold
 from experiments.runs.run import finalize_run, start_run, train_run
 from experiments.runs.search_space import Space, grid
 from experiments.tasks import load_task
@@ -30,11 +33,16 @@ from gru_jax import training
 # A trial is compared with the median of the others only when there are this many, and only in the
 # second half of its training: on some tasks a network makes no progress for a long time.
 PRUNING_STARTUP_TRIALS = 3
+# A worker that gave no sign of life for twice as long is taken for dead.
+HEARTBEAT_SECONDS = 30
+# Between two looks at what other workers do, and the longest wait for one that opens the study.
+POLL_SECONDS = 0.5
+OPENING_SECONDS = 120
 
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """A search in a directory of its own.
+    """A search in a directory of its own, which several workers share if it has a storage URL.
 
     Attributes:
         folder: directory of the study and of the trials' runs. A study in it is resumed.
@@ -47,6 +55,8 @@ class Search:
         command: the user's command line.
         evaluate_test: whether a completed trial becomes a finished run, with test metrics. Without
             it the test split is never evaluated.
+        storage: Optuna's URL of the database of a study that several workers share; None for a file
+            in the directory, which one process at a time uses.
     """
 
     folder: Path
@@ -57,15 +67,23 @@ class Search:
     data_dir: Path
     command: str
     evaluate_test: bool
+    storage: str | None = None
 
 
 @contextlib.contextmanager
-def open_storage(folder: Path) -> Iterator[optuna.storages.RDBStorage]:
-    """Opens the storage of the study in a directory."""
-    # Optuna leaves its connection to a file that is no database open.
-    with contextlib.closing(sqlite3.connect(folder / "study.db")) as connection:
-        connection.execute("PRAGMA schema_version")
-    storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'study.db'}")
+def open_storage(folder: Path, url: str | None = None) -> Iterator[optuna.storages.RDBStorage]:
+    """Opens the storage of the study in a directory, or the shared one at a URL.
+
+    Raises:
+        UserError: nothing can be opened at the URL.
+    """
+    if url is None:
+        # Optuna leaves its connection to a file that is no database open.
+        with contextlib.closing(sqlite3.connect(folder / "study.db")) as connection:
+            connection.execute("PRAGMA schema_version")
+        storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'study.db'}")
+    else:
+        storage = _shared_storage(folder, url)
     try:
         yield storage
     finally:
@@ -81,15 +99,70 @@ def open_study(search: Search) -> Iterator[optuna.Study]:
         UserError: the directory holds a study of another search space or a damaged one, or is in
             use.
     """
-    with hold(search.folder), contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
+        opening = stack if search.storage is None else contextlib.ExitStack()
+        _hold(search, opening)
         try:
-            study = _open(search, stack.enter_context(open_storage(search.folder)))
+            storage = stack.enter_context(open_storage(search.folder, search.storage))
+            study = _open(search, storage)
         except (sqlite3.DatabaseError, DatabaseError, optuna.exceptions.StorageInternalError):
             raise UserError(
                 f"{search.folder / 'study.db'} is corrupted. Give another --output, or delete "
                 f"{search.folder}: its trials are lost."
             ) from None
+        finally:
+            if search.storage is not None:
+                opening.close()
         yield study
+
+
+def _hold(search: Search, stack: contextlib.ExitStack) -> None:
+    """Locks the directory; waits where other workers lock it for as long as they open the study."""
+    end = time.monotonic() + (0 if search.storage is None else OPENING_SECONDS)
+    while True:
+        try:
+            stack.enter_context(hold(search.folder))
+            return
+        except HeldError:
+            if time.monotonic() >= end:
+                raise
+        stop.check()
+        time.sleep(POLL_SECONDS)
+
+
+def _shared_storage(folder: Path, url: str) -> optuna.storages.RDBStorage:
+    """Opens a storage whose trials are taken up by another worker if theirs is dead."""
+
+    def take_up(study: optuna.Study, trial: FrozenTrial) -> None:
+        # The dead worker may have run on another host, where its lock cannot be looked at.
+        (folder / directory(trial) / LOCK).unlink(missing_ok=True)
+        _enqueue_again(study, trial)
+
+    shown = url
+    try:
+        shown = make_url(url).render_as_string(hide_password=True)
+        with _experimental():
+            return optuna.storages.RDBStorage(
+                url,
+                heartbeat_interval=HEARTBEAT_SECONDS,
+                heartbeat_stale_trial_callback=take_up,
+            )
+    except (ArgumentError, ValueError):
+        raise UserError(
+            f"--storage is {url!r}, but should be a URL of SQLAlchemy, such as "
+            "sqlite:////shared/study.db or postgresql://user@host/database."
+        ) from None
+    except (ImportError, SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0].rstrip(".")
+        raise UserError(f"--storage {shown} cannot be opened: {reason}.") from None
+
+
+def _enqueue_again(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Enqueues an interrupted trial, which is resumed from its checkpoints."""
+    study.enqueue_trial(
+        trial.system_attrs.get("fixed_params", trial.params),
+        user_attrs={"directory": directory(trial), **trial.user_attrs},
+    )
 
 
 def _open(search: Search, storage: optuna.storages.RDBStorage) -> optuna.Study:
@@ -98,7 +171,8 @@ def _open(search: Search, storage: optuna.storages.RDBStorage) -> optuna.Study:
     of_training = search.config.training
     study = optuna.create_study(
         storage=storage,
-        study_name="sweep",
+        # A shared database may hold many studies.
+        study_name="sweep" if search.storage is None else str(search.folder),
         direction="minimize" if task.mode == "min" else "maximize",
         load_if_exists=True,
         pruner=optuna.pruners.MedianPruner(
@@ -114,14 +188,16 @@ def _open(search: Search, storage: optuna.storages.RDBStorage) -> optuna.Study:
             "Restore the ranges, or give another --output."
         )
     study.set_user_attr("ranges", ranges)
-    # With the seed of the first call, a resumed study would sample the same values again.
-    study.sampler = optuna.samplers.TPESampler(seed=search.config.seed + len(study.trials))
-    for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        study.enqueue_trial(
-            trial.system_attrs.get("fixed_params", trial.params),
-            user_attrs={"directory": directory(trial), **trial.user_attrs},
-        )
-        study.tell(trial.number, state=TrialState.FAIL)
+    if search.storage is None:
+        # With the seed of the first call, a resumed study would sample the same values again.
+        study.sampler = optuna.samplers.TPESampler(seed=search.config.seed + len(study.trials))
+        for trial in study.get_trials(states=(TrialState.RUNNING,)):
+            _enqueue_again(study, trial)
+            study.tell(trial.number, state=TrialState.FAIL)
+    else:
+        # Each worker samples for itself, and away from what the others are trying.
+        with _experimental():
+            study.sampler = optuna.samplers.TPESampler(constant_liar=True)
     for point in grid(search.space) or []:
         study.enqueue_trial(point, skip_if_exists=True)
     return study
@@ -137,12 +213,73 @@ def run_trials(study: optuna.Study, search: Search) -> signal.Signals | None:
     num_trials = search.num_trials if points is None else len(points)
     while len(ended_trials(study)) < num_trials:
         stop.check()
-        trial = study.ask()
-        with hold(search.folder / directory(trial)):
+        if search.storage is not None:
+            with _experimental():
+                optuna.storages.fail_stale_trials(study)
+            if _all_begun(study, num_trials):
+                # The others finish theirs; if one dies, its trial is waiting again.
+                time.sleep(POLL_SECONDS)
+                continue
+        with _experimental():
+            trial = study.ask()
+        if trial.number not in _begun_first(study, num_trials):
+            # Another worker asked at the same time and got the last one.
+            study.tell(trial, state=TrialState.FAIL)
+            continue
+        with hold(search.folder / directory(trial)), _heartbeats(study, trial, search):
             received = _run_trial(study, trial, search)
         if received is not None:
+            if search.storage is not None:
+                _enqueue_again(study, study.get_trials()[trial.number])
+                study.tell(trial, state=TrialState.FAIL)
             return received
     return None
+
+
+def _begun_first(study: optuna.Study, num_trials: int) -> list[int]:
+    """Returns the numbers of the first trials that ended, run or wait, not of interrupted ones."""
+    open_states = (TrialState.RUNNING, TrialState.WAITING)
+    valid = [t.number for t in study.get_trials() if state(t) is not None or t.state in open_states]
+    return valid[:num_trials]
+
+
+def _all_begun(study: optuna.Study, num_trials: int) -> bool:
+    """Whether other workers run all trials that have not ended."""
+    is_waiting = bool(study.get_trials(states=(TrialState.WAITING,)))
+    return not is_waiting and len(_begun_first(study, num_trials)) == num_trials
+
+
+@contextlib.contextmanager
+def _experimental() -> Iterator[None]:
+    """Hides that Optuna's support of several workers is experimental, and meant for `optimize`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        warnings.filterwarnings("ignore", "Heartbeat of storage")
+        yield
+
+
+@contextlib.contextmanager
+def _heartbeats(study: optuna.Study, trial: optuna.Trial, search: Search) -> Iterator[None]:
+    """Tells other workers that this one is alive, as Optuna itself does in `Study.optimize`."""
+    if search.storage is None:
+        yield
+        return
+    storage: Any = study._storage
+    ended = threading.Event()
+
+    def beat() -> None:
+        while True:
+            storage.record_heartbeat(trial._trial_id)
+            if ended.wait(HEARTBEAT_SECONDS):
+                return
+
+    thread = threading.Thread(target=beat, name="heartbeats", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def ended_trials(study: optuna.Study) -> list[FrozenTrial]:

@@ -225,9 +225,12 @@ def _unroll_both(
 
 
 def _run_both(
-    options: tuple[CallOptions, ...], *arguments: CallArguments
+    options: tuple[CallOptions, ...], arguments: Sequence[CallArguments], is_tensor_parallel: bool
 ) -> list[tuple[State, Array]]:
-    prepared = list(map(prepare_call, arguments, options))
+    prepared = [
+        prepare_call(each, option, is_tensor_parallel=is_tensor_parallel)
+        for each, option in zip(arguments, options, strict=True)
+    ]
     specs, names, cells, h0 = zip(*prepared, strict=True)
     implementation = IMPLEMENTATIONS[names[0]]
     is_whole = options[0].checkpoint in (None, "step")
@@ -256,13 +259,13 @@ def make_call_options(
 
 
 def prepare_call(
-    arguments: CallArguments, options: CallOptions
+    arguments: CallArguments, options: CallOptions, *, is_tensor_parallel: bool
 ) -> tuple[CallSpec, str, Cell, State]:
     """A call's description, its implementation, its parameters in float32 at least, its carry."""
     params, xs, h0, _ = arguments
     # Outside of all loops, so that gradients accumulate in float32 over windows and chunks, too.
     params = promote_params(params, xs.dtype)
-    spec = make_call_spec(params, xs, h0, options)
+    spec = make_call_spec(params, xs, h0, options, is_tensor_parallel=is_tensor_parallel)
     h0 = initial_carry(params, xs) if h0 is None else h0
     return spec, select_implementation(options.requested, spec), params, h0
 
@@ -270,8 +273,10 @@ def prepare_call(
 # Not inlined, as above.
 @functools.partial(jax.jit, static_argnames="options")
 def _unroll(arguments: CallArguments, options: CallOptions) -> tuple[State, Array]:
-    def run(arguments: CallArguments) -> tuple[State, Array]:
-        return _run(arguments, options, prepare_call(arguments, options))
+    def run(calls: Sequence[CallArguments], is_tensor_parallel: bool) -> tuple[State, Array]:
+        (call,) = calls
+        prepared = prepare_call(call, options, is_tensor_parallel=is_tensor_parallel)
+        return _run(call, options, prepared)
 
     return run_per_shard(run, [arguments], lambda on: (on.of_state, on.of_sequence))
 

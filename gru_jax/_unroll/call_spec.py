@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -36,8 +37,11 @@ class CallSpec:
     # lowered, see gru_jax._unroll.fused.transforms.
     platform: str
     device_kind: str  # of a device of that platform, as JAX names it
-    num_devices: int  # that the compiler may spread the program over; 1 within jax.shard_map
+    # That XLA may partition the program over: those of the mesh axes that are not manual. Without a
+    # mesh it is known only once the program is lowered, and here as many as there are.
+    num_devices: int
     mesh: jax.sharding.AbstractMesh  # in whose context the call is made
+    is_tensor_parallel: bool  # whether XLA partitions the loop over axes that shard parameters
     is_explicit: bool  # whether an implementation was explicitly requested
     recompute: bool  # whether to save the states alone for the backward pass
     num_live_cells: int
@@ -51,6 +55,12 @@ class CallSpec:
     def has_explicit_axes(self) -> bool:
         """Whether sharding is part of the arrays' types."""
         return jax.sharding.AxisType.Explicit in self.mesh.axis_types
+
+    @property
+    def is_partitioned(self) -> bool:
+        """Whether XLA may partition the program, over automatic axes alone and the batch's."""
+        is_automatic = set(self.mesh.axis_types) <= {jax.sharding.AxisType.Auto}
+        return self.num_devices > 1 and is_automatic and not self.is_tensor_parallel
 
     @functools.cached_property
     def step_graph(self) -> StepGraph | str:
@@ -69,12 +79,18 @@ class CallSpec:
         return graph
 
 
-def make_call_spec(cell: Cell, xs: Array, h0: State | None, options: CallOptions) -> CallSpec:
+def make_call_spec(
+    cell: Cell,
+    xs: Array,
+    h0: State | None,
+    options: CallOptions,
+    *,
+    is_tensor_parallel: bool = False,
+) -> CallSpec:
     """The call of ``unroll`` with these arguments, made here and now."""
     device = default_device()
     state_dtypes = tuple(leaf.dtype for leaf in jax.tree.leaves(h0)) or (accum_dtype(xs.dtype),)
     mesh = jax.sharding.get_abstract_mesh()
-    is_manual = not mesh.empty and mesh.are_all_axes_manual
     return CallSpec(
         cell=cell,
         shape=xs.shape,
@@ -83,8 +99,9 @@ def make_call_spec(cell: Cell, xs: Array, h0: State | None, options: CallOptions
         precision=jax.config.jax_default_matmul_precision,  # pyright: ignore[reportAttributeAccessIssue]
         platform=device.platform,
         device_kind=device.device_kind,
-        num_devices=1 if is_manual else count_devices(device),
+        num_devices=count_devices(device) if mesh.empty else _count_partitions(mesh),
         mesh=mesh,
+        is_tensor_parallel=is_tensor_parallel,
         is_explicit=options.requested is not None,
         recompute=options.checkpoint == "step",
         num_live_cells=options.num_live_cells,
@@ -102,6 +119,12 @@ def default_device() -> Any:
     if device is None or isinstance(device, str):
         return jax.devices(device)[0]
     return device
+
+
+def _count_partitions(mesh: jax.sharding.AbstractMesh) -> int:
+    """Over how many devices XLA may partition a program in the context of a mesh."""
+    axes = zip(mesh.axis_sizes, mesh.axis_types, strict=True)
+    return math.prod(size for size, kind in axes if kind != jax.sharding.AxisType.Manual)
 
 
 def count_devices(device: Any) -> int:

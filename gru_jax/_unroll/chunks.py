@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gru_jax._unroll.carry import match_carry_sharding
+from gru_jax._unroll.carry import match_carry_sharding, reshard_like
 from gru_jax._unroll.masking import ScanInputs
 from gru_jax.typing import Array, State
 
@@ -50,6 +50,8 @@ def scan_chunks(
         run_chunk = jax.checkpoint(
             run_chunk, prevent_cse=False, static_argnums=3, policy=remat_policy
         )
+    elif rest and count:
+        return _write_chunks(run_chunk, carry, time, chunk_size, per_chunk, reverse=reverse)
     has_tail = bool(rest) or not count
     ys, ys_tail = None, None
     if has_tail and reverse:
@@ -62,7 +64,7 @@ def scan_chunks(
             carry = match_carry_sharding(
                 lambda carry: run_chunk(carry, 0, first, chunk_size)[0], carry
             )
-            if rest or remat_policy is not None:
+            if remat_policy is not None:
                 starts = chunk_size * jnp.arange(count)
                 carry, ys = lax.scan(
                     lambda carry, x: run_chunk(carry, *x, chunk_size),
@@ -82,6 +84,44 @@ def scan_chunks(
     if not (count and has_tail):
         return carry, ys if count else ys_tail
     return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), ys, ys_tail)
+
+
+def _write_chunks(
+    run_chunk: Callable[..., tuple[Any, Any]],
+    carry: Any,
+    time: int,
+    chunk_size: int,
+    per_chunk: tuple[Any, Any],
+    *,
+    reverse: bool,
+) -> tuple[Any, Any]:
+    """:func:`scan_chunks` with a shorter last chunk, whose ``ys`` are not copied to be joined."""
+    count, rest = divmod(time, chunk_size)
+    first = jax.tree.map(lambda leaf: leaf[0], per_chunk[0])
+    carry = match_carry_sharding(lambda carry: run_chunk(carry, 0, first, chunk_size)[0], carry)
+    of_chunk = jax.eval_shape(lambda carry: run_chunk(carry, 0, first, chunk_size)[1], carry)
+    ys = jax.tree.map(lambda y: jnp.zeros((time, *y.shape[1:]), y.dtype), of_chunk)
+    ys = reshard_like(ys, of_chunk)
+
+    def write(carry: tuple[Any, Any], start: Any, extra: Any, steps: int) -> tuple[Any, Any]:
+        carry, ys = carry
+        carry, written = run_chunk(carry, start, extra, steps)
+        return carry, jax.tree.map(
+            lambda y, part: lax.dynamic_update_slice_in_dim(y, part, start, 0), ys, written
+        )
+
+    def scan(carry: tuple[Any, Any]) -> tuple[Any, Any]:
+        return lax.scan(
+            lambda carry, x: (write(carry, *x, chunk_size), None),
+            carry,
+            (chunk_size * jnp.arange(count), per_chunk[0]),
+            reverse=reverse,
+        )[0]
+
+    both = carry, ys
+    if reverse:
+        return scan(write(both, count * chunk_size, per_chunk[1], rest))
+    return write(scan(both), count * chunk_size, per_chunk[1], rest)
 
 
 def divisor_near(time: int, most: int) -> int:

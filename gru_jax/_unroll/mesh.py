@@ -147,30 +147,38 @@ def run_per_shard(
     is; parameters are replicated, so that their gradients are summed once.
 
     Args:
-        function: takes the calls and returns arrays.
+        function: takes the calls and whether XLA partitions them over sharded parameters; returns
+            arrays.
         calls: see :func:`find_batch_sharding`.
         out_specs: the shardings of the results.
     """
     found = find_batch_sharding(calls)
     if found is None:
-        return function(*calls)
+        return function(calls, False)
     mesh, sharding = found
     in_specs = tuple(_in_specs(call, sharding) for call in calls)
     specs = out_specs(sharding)
+    is_tensor_parallel = bool(sharding.tensor_axes)
+    axes = _explicit_axes(mesh) - set(sharding.tensor_axes)
+    if is_tensor_parallel:
+        # XLA fails to compile a program with manual axes of size 1 beside those that it partitions.
+        axes = {name for name in axes if mesh.shape[name] > 1}
+
+    def run(*calls: CallArguments) -> Any:
+        return function(calls, is_tensor_parallel)
+
     # Outside of jax.set_mesh, the mesh of the arrays.
     with jax.sharding.use_abstract_mesh(mesh):
         placed = tuple(_place(call, mesh, sharding) for call in calls)
-        axes = _explicit_axes(mesh) - set(sharding.tensor_axes)
         if axes:
             # All axes is the default, which leaves out those that vmap maps away. No public
             # function of JAX tells which these are.
             names = frozenset() if len(axes) == len(mesh.axis_names) else frozenset(axes)
-            function = jax.shard_map(function, in_specs=in_specs, out_specs=specs, axis_names=names)
-        if sharding.tensor_axes:
-            function = jax.sharding.auto_axes(
-                function, axes=sharding.tensor_axes, out_sharding=specs
-            )
-        return function(*placed)
+            run = jax.shard_map(run, in_specs=in_specs, out_specs=specs, axis_names=names)
+        if is_tensor_parallel:
+            automatic = tuple(_explicit_axes(mesh) - axes)
+            run = jax.sharding.auto_axes(run, axes=automatic, out_sharding=specs)
+        return run(*placed)
 
 
 def _explicit_axes(mesh: AbstractMesh) -> set[str]:

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,11 @@ from gru_jax.training.state import TrainState
 logger = logging.getLogger("gru_jax.training")
 
 _DIGESTS = "digests.json"
+MAX_JSON_BYTES = 2 << 20
+"""Limit of a small checkpoint's JSON, and a tenth of a large one's files is that of a large one's.
+
+Python's objects need up to 30 times as much memory as their JSON.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,18 +183,26 @@ class CheckpointStore:
             self._quarantine(step, corruption)
             return None
         record = self._read(step, "record", None)
-        mismatch = host_tree.first_mismatch(record["description"], host_tree.tree_spec(like))
+        try:
+            progress = Progress(**record["progress"])
+            mismatch = host_tree.first_mismatch(record["description"], host_tree.tree_spec(like))
+        except (AttributeError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"The checkpoint {self._path(step)} is intact, but its record describes no run: "
+                f"{error_message(error)}."
+            ) from error
         if mismatch is not None:
             raise CheckpointMismatchError(
                 f"The checkpoint {self._path(step)} belongs to another model or optimizer. "
                 f"The first difference is {mismatch}."
             )
+        # Arrays of these shapes, whatever the files say, take as much memory as the state at hand.
         abstract = {
             name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
             for name, array in host_tree.named_arrays(like).items()
         }
         arrays = self._read(step, "arrays", abstract)
-        return host_tree.from_named_arrays(arrays, like), Progress(**record["progress"])
+        return host_tree.from_named_arrays(arrays, like), progress
 
     def _steps(self) -> list[int]:
         return [int(path.name) for path in self.directory.iterdir() if path.name.isdecimal()]
@@ -294,16 +308,38 @@ class _LatestAndBest(ocp.training.preservation_policies.PreservationPolicy):
 
 
 def _find_corruption(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint's files, in time and memory bounded by their sizes."""
     try:
+        if fault := _find_unbounded(checkpoint):
+            return fault
         expected = dict(json.loads((checkpoint / _DIGESTS).read_text()))
         found = _file_digests(checkpoint)
     except (OSError, TypeError, ValueError, RecursionError) as error:
         return f"its digests cannot be checked: {error_message(error)}"
-    for name, digest in expected.items():
+    for name in expected | found:
         if name not in found:
             return f"its file {name} is missing"
-        if found[name] != digest:
+        if name not in expected:
+            return f"its file {name} is not one of those that were saved"
+        if found[name] != expected[name]:
             return f"its file {name} was changed"
+    return None
+
+
+def _find_unbounded(checkpoint: Path) -> str | None:
+    """An entry whose reading may never end, or would take more memory than the bound."""
+    sizes = {}
+    for path in checkpoint.rglob("*"):
+        status, name = path.lstat(), path.relative_to(checkpoint).as_posix()
+        if stat.S_ISREG(status.st_mode):
+            sizes[name] = status.st_size
+        elif not stat.S_ISDIR(status.st_mode):
+            return f"its {name} is neither a file nor a directory"
+    limit = max(MAX_JSON_BYTES, sum(sizes.values()) // 10)
+    for name, size in sizes.items():
+        # The elements of the arrays are in directories of this name.
+        if "/d/" not in name and size > limit:
+            return f"its file {name} has {size} bytes, more than the limit of {limit}"
     return None
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +15,9 @@ from tqdm import tqdm
 from gru_jax import _files
 from gru_jax.training.errors import MetricsError, error_message
 from gru_jax.typing import Array
+
+MAX_LINE_BYTES = 1 << 20
+SPARE_BYTES = 64 << 20
 
 
 class MetricsWriter(Protocol):
@@ -82,27 +86,54 @@ class JsonlWriter:
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Returns the rows of a :class:`JsonlWriter`, without an incomplete last line.
 
+    The rows take at most 3 times the file's size and 64 MiB.
+
     Raises:
-        MetricsError: the file cannot be read, or has a line that is not a row.
+        MetricsError: the file cannot be read, has a line that is not a row or is longer than
+            :data:`MAX_LINE_BYTES`, or has so many short rows that they take more memory.
     """
+    rows, wrong, memory = [], "", 0
     try:
-        lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+        with open(path, "rb") as file:
+            most = SPARE_BYTES + 3 * os.fstat(file.fileno()).st_size
+            number = 0
+            while line := file.readline(MAX_LINE_BYTES + 1):
+                number += 1
+                if wrong:
+                    raise MetricsError(wrong)
+                row = _parse_row(line)
+                if row is None:
+                    # An error, if another line follows: the last one may be incomplete.
+                    wrong = _wrong_line(number, path, line)
+                    continue
+                rows.append(row)
+                # Numbers take 24 to 32 bytes; the names are shared.
+                memory += sys.getsizeof(row) + 32 * len(row)
+                if memory > most:
+                    raise MetricsError(
+                        f"The rows of {path} take more memory than 3 times its size and 64 MiB: "
+                        f"from line {number} on they are too many and too short."
+                    )
     except OSError as error:
         raise MetricsError(f"The metrics file {path} cannot be read: {error.strerror}.") from error
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        if _is_row(row):
-            rows.append(row)
-        elif number < len(lines):
-            raise MetricsError(
-                f"Line {number} of {path} is not a row of metrics: {line[:80]!r}. "
-                "Delete that line: only its point of the learning curves is lost."
-            )
     return rows
+
+
+def _parse_row(line: bytes) -> dict[str, Any] | None:
+    if len(line) > MAX_LINE_BYTES:
+        return None
+    try:
+        row = json.loads(line.decode(errors="replace"))
+    except (ValueError, RecursionError):
+        return None
+    return {sys.intern(name): value for name, value in row.items()} if _is_row(row) else None
+
+
+def _wrong_line(number: int, path: str | os.PathLike[str], line: bytes) -> str:
+    return (
+        f"Line {number} of {path} is not a row of metrics: {line[:80].decode(errors='replace')!r}. "
+        "Delete that line: only its point of the learning curves is lost."
+    )
 
 
 def _is_row(row: Any) -> bool:

@@ -53,13 +53,8 @@ def missing_frameworks(code):
 
 @pytest.mark.parametrize("page", all_pages(), ids=name_of)
 def test_blocks_are_of_known_languages(page):
-    assert {block.language for block in blocks_of(page)} <= {
-        "python",
-        "sh",
-        "powershell",
-        "text",
-        "bibtex",
-    }
+    known = {"python", "sh", "powershell", "text", "bibtex"}
+    assert {block.language for block in blocks_of(page)} <= known
 
 
 @pytest.mark.parametrize("page", slow_but([ROOT / "README.md"], PAGES), ids=name_of)

@@ -22,7 +22,10 @@ METRICS = {
     "nats per frame": "nll_per_frame",
     "bits": "bits_per_character",
     "BLEU": "bleu",
+    "return": "return",
 }
+CELLS = ("gru", "lstm", "rnn")
+VARIANTS = ("no memory", "shifted flags")
 
 
 def results():
@@ -42,7 +45,8 @@ def test_table_of_experiments(path):
     metric, *means, significant, _ = row_of(path)
     result = json.loads(path.read_text())
     models = {model["cell"]: model for model in result["models"]}
-    shown = dict(zip(("gru", "lstm", "rnn"), means, strict=True))
+    columns = CELLS if models.keys() <= set(CELLS) else (*CELLS, *VARIANTS)
+    shown = dict(zip(columns, means, strict=True))
     assert models.keys() == {cell for cell, text in shown.items() if text}
     for cell, model in models.items():
         of_metric = model["test"][METRICS[metric]]
@@ -116,6 +120,6 @@ def test_baselines_of_the_table(name, published_data):
 
 def is_rounded(text, value):
     """Whether a printed number is this value, to its number of digits."""
-    number, digits, power = re.search(r"((?:\d+)\.(\d+))(?:e(-?\d+))?", text).groups()
+    number, digits, power = re.search(r"(-?\d+\.(\d+))(?:e(-?\d+))?", text).groups()
     power = int(power or 0) + (-2 if "%" in text else 0)
     return abs(float(number) * 10**power - value) <= 0.501 * 10.0 ** (power - len(digits))

@@ -17,7 +17,7 @@ from gru_jax import training
 from tests.slow import slow
 
 REPOSITORY = Path(__file__).parents[2]
-TIMEOUT = 240
+TIMEOUT = 600
 
 
 def summary(run):
@@ -75,6 +75,34 @@ def test_what_does_not_fit_is_refused(adding, write_config, refused, options, ex
     assert expected in refused("train", write_config(adding), *options)
 
 
+@pytest.mark.parametrize("mesh", ["seed=2", slow("data=2"), slow("data=1,seed=2")])
+def test_compare_spreads_seeds_over_devices(adding, write_config, mesh):
+    config = str(write_config(adding))
+    for output, options in {"one": [], "two": ["--mesh", mesh]}.items():
+        command = ["compare", config, "--cells", "gru", "--seeds", "2", "--output", output]
+        assert main([*command, *options]) == 0
+    for seed in ("s0", "s1"):
+        one, two = (losses(f"{output}/gru/{seed}") for output in ("one", "two"))
+        np.testing.assert_allclose(two, one, rtol=1e-5)
+        assert json.loads(Path(f"two/gru/{seed}/meta.json").read_text())["vmapped_seeds"] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--mesh", "seed=2", "--seeds", "3"], "--seeds is 3, but should be a multiple of 2"),
+        (["--mesh", "seed=2", "--seeds", "2", "--training.patience", "1"], "training.patience"),
+        (["--mesh", "data=3"], "training.batch_size is 8, but should be a multiple of 3"),
+        (
+            ["--mesh", "seed=2", "--seeds", "2", "--vmap-seeds", "False"],
+            "cannot be given with --vmap-seeds False",
+        ),
+    ],
+)
+def test_compare_refuses_what_does_not_fit(adding, write_config, refused, options, expected):
+    assert expected in refused("compare", write_config(adding), *options)
+
+
 def start_two(config, *options):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -100,7 +128,7 @@ def ends(processes):
 
 @pytest.mark.slow
 def test_two_processes_write_one_run(adding, write_config):
-    adding["training"] = {**adding["training"], "steps": 3000, "eval_every": 500, "log_every": 100}
+    adding["training"] = {**adding["training"], "steps": 800, "eval_every": 100, "log_every": 50}
     config = write_config(adding)
     processes = start_two(config, "--run-dir", "two")
     log = Path("two", "metrics.jsonl")
@@ -110,7 +138,8 @@ def test_two_processes_write_one_run(adding, write_config):
     processes[1].send_signal(signal.SIGTERM)
     first, second = ends(processes)
     assert [first[2], second[2]] == [143, 143]
-    assert "Stopped by SIGTERM. To resume: python -m experiments train" in first[1]
+    assert "Stopped by SIGTERM. To resume: " in first[1]
+    assert "with --distributed in each process" in first[1]
     assert "Stopped" not in second[1]
     assert [end[2] for end in ends(start_two(config, "--run-dir", "two"))] == [0, 0]
     assert main(["train", str(config), "--run-dir", "one"]) == 0

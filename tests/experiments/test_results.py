@@ -62,8 +62,10 @@ def test_the_config_has_the_values_that_the_search_chose(path):
 def test_the_compared_cells_have_the_values_that_the_search_chose(path):
     search = json.loads(path.read_text())
     result = json.loads(path.with_name("compare.json").read_text())
+    variants = config_of(path).variants
+    chosen = {cell: of_cell["chosen"] for cell, of_cell in search["cells"].items()}
     for model in result["models"]:
-        assert model["own"] == search["cells"][model["cell"]]["chosen"]
+        assert model["own"] == {**chosen, **variants}[model["cell"]]
 
 
 def test_there_are_results():

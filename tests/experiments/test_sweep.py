@@ -1,15 +1,22 @@
 """Sweeps: trials within the ranges, pruned, interrupted and resumed."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import optuna
 import pytest
+from optuna.trial import TrialState
 
 from experiments.cli import main
+from experiments.runs import search
 from experiments.runs.config_loading import load_config
 from experiments.runs.search import open_storage
 
+REPOSITORY = Path(__file__).parents[2]
 RANGES = {
     "optimizer.learning_rate": {"low": 1e-3, "high": 1e-1, "log": True},
     "model.hidden_size": {"low": 2, "high": 3},
@@ -145,6 +152,104 @@ def test_other_ranges_are_another_study(swept, write_config, refused):
 
 def test_training_ignores_ranges(swept, write_config):
     assert main(["train", str(write_config(swept)), "--run-dir", "out"]) == 0
+
+
+STORAGE = "sqlite:///shared.db"
+
+
+def shared_trials(output):
+    with open_storage(Path(output), STORAGE) as storage:
+        return optuna.load_study(study_name=str(output), storage=storage).get_trials()
+
+
+def test_a_stopped_worker_hands_its_trial_on(swept, write_config, interrupted_at_step):
+    swept["sweep"] = {"model.hidden_size": {"choices": [2, 3]}}
+    config = write_config(swept)
+    with interrupted_at_step(4, in_run=Path("out/trial-1")):
+        assert sweep(config, "out", "--storage", STORAGE) == 130
+    assert shared_trials("out")[-1].state == TrialState.WAITING
+    assert sweep(config, "out", f"--storage={STORAGE}") == 0
+    states = [trial.state for trial in shared_trials("out")]
+    assert states == [TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE]
+    meta = json.loads(Path("out/trial-1/meta.json").read_text())
+    assert len(meta["earlier_sessions"]) == 1
+
+
+def test_a_worker_takes_up_the_trial_of_a_dead_one(swept, write_config, monkeypatch):
+    monkeypatch.setattr(search, "HEARTBEAT_SECONDS", 1)
+    swept["sweep"] = {"model.hidden_size": {"choices": [2, 3]}}
+    config = write_config(swept)
+    dead = search.Search(
+        folder=Path("out"),
+        config=load_config(config),
+        space=load_config(config).sweep,
+        num_trials=2,
+        make_config=None,
+        data_dir=Path(),
+        command="",
+        evaluate_test=True,
+        storage=STORAGE,
+    )
+    with search.open_study(dead) as study:
+        # It gets a trial, gives a sign of life, and dies.
+        with search._experimental():
+            trial = study.ask()
+        with search._heartbeats(study, trial, dead):
+            pass
+        locked = Path("out/trial-0/.lock")
+        locked.parent.mkdir(parents=True)
+        locked.write_text('{"pid": 1, "host": "elsewhere", "since": "yesterday"}')
+    assert sweep(config, "out", "--storage", STORAGE) == 0
+    trials = shared_trials("out")
+    assert [trial.state for trial in trials] == [
+        TrialState.FAIL,
+        TrialState.COMPLETE,
+        TrialState.COMPLETE,
+    ]
+    assert trials[2].user_attrs["directory"] == "trial-0"
+    assert len(summaries("out")) == 2
+
+
+@pytest.mark.slow
+def test_workers_share_a_study(swept, write_config):
+    """Two at the same time, of which one is killed: each point of the grid ends once."""
+    swept["sweep"] = {"model.hidden_size": {"choices": [2, 3, 4, 5, 6]}}
+    swept["training"] = {**swept["training"], "steps": 200, "eval_every": 10}
+    config = write_config(swept)
+    code = (
+        "import sys; from experiments import cli; from experiments.runs import search;"
+        "search.HEARTBEAT_SECONDS = 5; sys.exit(cli.main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "sweep", str(config), "--output", "out"]
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu"}
+    workers = [
+        subprocess.Popen([*command, "--storage", STORAGE], env=env, stderr=subprocess.PIPE)
+        for _ in range(3)
+    ]
+    while len(list(Path("out").glob("trial-*/metrics.jsonl"))) < 3:
+        assert all(worker.poll() is None for worker in workers)
+        time.sleep(0.02)
+    workers[0].kill()
+    errors = [worker.communicate(timeout=300)[1] for worker in workers]
+    assert [worker.returncode for worker in workers[1:]] == [0, 0], errors
+    ended = [
+        trial.params["model.hidden_size"]
+        for trial in shared_trials("out")
+        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+    ]
+    assert sorted(ended) == [2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("study.db", "--storage is 'study.db', but should be a URL of SQLAlchemy"),
+        ("nothing://host/database", "--storage is 'nothing://host/database', but should be"),
+        ("sqlite:////nowhere/at/all/study.db", "cannot be opened: unable to open database file"),
+    ],
+)
+def test_a_storage_that_cannot_be_opened(swept, write_config, refused, url, expected):
+    assert expected in refused("sweep", write_config(swept), "--output", "out", "--storage", url)
 
 
 @pytest.mark.parametrize("content", [b"no database", b"SQLite format 3\0" + bytes(500)])

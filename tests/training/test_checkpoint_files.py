@@ -1,7 +1,9 @@
 """Checkpoints are restored exactly or not at all, and errors name the cause."""
 
+import hashlib
 import json
 import logging
+import os
 import resource
 import shutil
 import zipfile
@@ -191,6 +193,50 @@ def test_a_corrupted_checkpoint_is_detected_or_harmless(
         assert str(directory / "2") in record.getMessage()
         assert str(quarantined) in record.getMessage()
         assert sorted(path.name for path in directory.iterdir()) == ["1", "corrupted"]
+
+
+UNBOUNDED = {
+    "a link": lambda path: path.symlink_to("/dev/zero"),
+    "a pipe": os.mkfifo,
+    "an unknown file": lambda path: path.write_bytes(b"1"),
+}
+
+
+@pytest.mark.parametrize("make", UNBOUNDED.values(), ids=UNBOUNDED)
+def test_a_checkpoint_with_more_than_was_saved_is_corrupted(tmp_path, two_checkpoints, make):
+    """Reading it might never end."""
+    directory = tmp_path / "copy"
+    shutil.copytree(two_checkpoints, directory)
+    make(directory / "2" / "arrays" / "more")
+    assert restore(directory, problem.make_state(0))[1] == PROGRESS[1]
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        ("x" * (3 << 20), "more than the limit of 2097152"),
+        ("null", "describes no run"),
+        ('{"progress": {}}', "describes no run"),
+        ('{"progress": {"x": 1}, "description": {}}', "describes no run"),
+        ("[" * 100_000, "cannot be read"),
+    ],
+    ids=["large", "null", "no description", "unknown progress", "deep"],
+)
+def test_a_record_with_a_digest_to_match_is_one_error(tmp_path, two_checkpoints, record, words):
+    """The digests find damage, not intent."""
+    directory = tmp_path / "copy"
+    shutil.copytree(two_checkpoints, directory)
+    path, digests = (directory / "2" / name for name in ("record/data.json", "digests.json"))
+    path.write_text(record)
+    known = json.loads(digests.read_text())
+    known["record/data.json"] = hashlib.sha256(record.encode()).hexdigest()
+    digests.write_text(json.dumps(known))
+    options = training.CheckpointOptions(directory)
+    with (
+        CheckpointStore(options, read_only=True) as store,
+        pytest.raises(training.CheckpointError, match=words),
+    ):
+        store.restore(2, problem.make_state(0))
 
 
 def test_all_checkpoints_corrupted(tmp_path, two_checkpoints):

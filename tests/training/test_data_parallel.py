@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
+from jax.sharding import AxisType, PartitionSpec
 
 from gru_jax import training
 from tests.training import parallel_problem as problem
@@ -79,6 +79,12 @@ def test_curves_are_those_of_one_device(tmp_path, on_one_device, num_devices, sh
     assert result.state.params.w_h.sharding.is_fully_replicated == is_replicated
     assert result.best_params.w_h.sharding.is_fully_replicated == is_replicated
     assert result.best_step == on_one_device[1].best_step
+
+
+def test_a_mesh_with_explicit_axes(tmp_path, on_one_device):
+    mesh = jax.make_mesh((2,), ("data",), (AxisType.Explicit,))
+    problem.fit(tmp_path, mesh, sharded=True)
+    assert_same_curves(tmp_path, on_one_device[0])
 
 
 @pytest.mark.parametrize("layouts", [(2, 1), (1, 2)], ids=str)

@@ -61,6 +61,17 @@ def test_a_line_that_is_not_a_row_is_named(writer):
         training.read_metrics(writer.path)
 
 
+def test_memory_is_bounded_whatever_the_lines(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    row = '{"step": 1, "loss": 0.5}'
+    path.write_text("x" * (2 << 20) + "\n" + row + "\n")
+    with pytest.raises(training.MetricsError, match=r"Line 1 .* is not a row"):
+        training.read_metrics(path)
+    path.write_text('{"step":1}\n' * 400_000)
+    with pytest.raises(training.MetricsError, match=r"more memory than 3 times its size"):
+        training.read_metrics(path)
+
+
 def test_unwritable_file_is_named(tmp_path):
     (tmp_path / "file").touch()
     writer = training.JsonlWriter(tmp_path / "file" / "metrics.jsonl")

@@ -113,16 +113,15 @@ def size_of_inputs(time: int) -> int:
     return 4 * time * BATCH * INPUT
 
 
-def working_memory(function, time: int, **options) -> int:
+def working_memory(function, time: int, *, of_inputs: bool = False, **options) -> int:
     """Bytes that a gradient allocates; inputs are arguments, and much wider than states."""
     cell = jax.eval_shape(lambda: gru_jax.init(jax.random.key(0), INPUT, 16))
     xs = jax.ShapeDtypeStruct((time, BATCH, INPUT), "float32")
 
-    @jax.jit
-    @jax.grad
-    def gradient(cell, xs):
+    def loss(cell, xs):
         return function(cell, xs, **options)[1].sum()
 
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1) if of_inputs else 0))
     return gradient.lower(cell, xs).compile().memory_analysis().temp_size_in_bytes
 
 
@@ -130,7 +129,10 @@ def working_memory(function, time: int, **options) -> int:
     ("function", "options"),
     [
         (gru_jax.unroll, {}),
+        (gru_jax.unroll, {"of_inputs": True}),
         (gru_jax.unroll, {"checkpoint": "chunk"}),
+        slow(gru_jax.unroll, {"of_inputs": True, "reverse": True}),
+        slow(gru_jax.unroll, {"of_inputs": True, "checkpoint": "chunk"}),
         (gru_jax.unroll_truncated, {"window": 50}),
         slow(gru_jax.unroll, {"checkpoint": 50}),
         slow(gru_jax.unroll, {"checkpoint": "step"}),

@@ -103,7 +103,13 @@ def test_float32_inputs_that_permit_bfloat16():
         assert KERNEL in lower(gru_jax.unroll, params(), xs)
 
 
-def test_several_devices_need_shard_map_or_an_explicit_request():
+@pytest.mark.parametrize("count", [1, 8])
+def test_a_program_on_one_of_several_devices_gets_the_kernels(count):
+    with fake_default_device("tpu", "TPU v5e", count=count):
+        assert lower(gru_jax.unroll, params(), XS).count(KERNEL) == 1
+
+
+def test_on_several_devices_each_shard_gets_the_kernels():
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
     batch = PartitionSpec(None, "data")
 
@@ -117,9 +123,6 @@ def test_several_devices_need_shard_map_or_an_explicit_request():
         return jax.grad(lambda params: sharded(params, xs).astype(jnp.float32).sum())(params)
 
     with fake_default_device("tpu", "TPU v5e", count=2):
-        assert KERNEL not in lower(gru_jax.unroll, params(), XS)
-        named = functools.partial(gru_jax.unroll, implementation="pallas_tpu")
-        assert KERNEL in lower(named, params(), XS)
         assert lower(gradient, params(), XS).count(KERNEL) == 2
 
 

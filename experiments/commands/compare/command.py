@@ -1,6 +1,7 @@
 """Trains the missing runs of all cells and seeds, and writes a table and a plot."""
 
 import contextlib
+import math
 import signal
 import sys
 import time
@@ -12,7 +13,7 @@ from rich.console import Console
 from experiments import stop
 from experiments.commands.compare import report
 from experiments.commands.compare.averages import AveragedValues, average, averaged_values
-from experiments.commands.compare.options import CompareOptions, listed_cells
+from experiments.commands.compare.options import MESH_AXES, CompareOptions, listed_cells
 from experiments.commands.compare.search import search_cells, write_search
 from experiments.commands.compare.sizes import count_parameters, with_row
 from experiments.commands.compare.vmapped_training import PlannedRun, train_vmapped
@@ -23,6 +24,8 @@ from experiments.runs.cli_options import Parsed
 from experiments.runs.config_loading import with_values
 from experiments.runs.directory import RunDirectory, chosen_run_directory
 from experiments.runs.lock import hold
+from experiments.runs.mesh import data_parallel, make_mesh
+from experiments.runs.mesh_options import parse_mesh
 from experiments.runs.provenance import provenance
 from experiments.runs.records import read_meta, read_summary
 from experiments.runs.run import (
@@ -163,7 +166,8 @@ def _train_missing(
                 write_tensorboard(run)
     if not missing:
         return None
-    vmapped = options.vmap_seeds
+    mesh = {} if options.mesh is None else parse_mesh(options.mesh, MESH_AXES)
+    vmapped = True if "seed" in mesh else options.vmap_seeds
     if vmapped is None:
         vmapped = count_parameters(configs[0], options.data_dir) <= MAX_VMAPPED_PARAMETERS
     # With early stopping, each run ends at another step.
@@ -185,7 +189,15 @@ def _train_missing(
         with contextlib.ExitStack() as stack:
             for plan in planned:
                 stack.enter_context(hold(plan.run.path))
-            return train_vmapped(planned, RunDirectory(group[0]), command, options.tensorboard)
+            # Fewer than all seeds are missing when others were finished by an earlier call.
+            sizes = mesh and {**mesh, "seed": math.gcd(mesh.get("seed", 1), len(seeds))}
+            return train_vmapped(
+                planned,
+                RunDirectory(group[0]),
+                command,
+                options.tensorboard,
+                make_mesh(sizes) if sizes else None,
+            )
     for plan in planned:
         stop.check()
         with hold(plan.run.path):
@@ -201,7 +213,16 @@ def _train_run(
     """Trains one run; returns the signal that stopped it, or None."""
     started = time.monotonic()
     meta = start_run(plan.run, plan.config, command)
-    result = train_run(plan.run, plan.task, plan.config, "auto", tensorboard=options.tensorboard)
+    sizes = {} if options.mesh is None else parse_mesh(options.mesh, MESH_AXES)
+    parallel = data_parallel({"data": sizes["data"]}, plan.config) if "data" in sizes else None
+    result = train_run(
+        plan.run,
+        plan.task,
+        plan.config,
+        "auto",
+        tensorboard=options.tensorboard,
+        parallel=parallel,
+    )
     if result.status == "interrupted":
         return result.signal
     finalize_run(plan.run, plan.task, plan.config, result, meta, started)

@@ -15,6 +15,7 @@ from experiments.datasets.registry import default_data_dir
 from experiments.errors import UserError
 from experiments.extras import require
 from experiments.runs.cli_options import Config, Parsed, parse_options
+from experiments.runs.mesh_options import check_batch, parse_mesh
 from experiments.runs.search_space import check_space
 from experiments.suggest import did_you_mean
 
@@ -27,6 +28,7 @@ USAGE = described(
     "with other values. With --search, each cell gets the best values of the search space under "
     "the key `sweep` instead.",
 )
+MESH_AXES = ("data", "seed")
 CELLS: tuple[str, ...] = get_args(Cell)
 
 
@@ -52,6 +54,9 @@ class CompareOptions(Generic[Config]):
     vmap_seeds: bool | None = None
     """Whether to train the seeds of a cell as one vmapped program; the default is to do so for
     networks of at most 30,000 parameters."""
+    mesh: str | None = None
+    """Devices, such as seed=4 or data=2,seed=2: the seeds of a cell are one vmapped program, spread
+    over the devices of seed, and each batch over those of data."""
     output: Path | None = None
     """Directory of the runs, the table and the plot; the default is runs/compare/NAME. Finished
     runs in it are reused, and interrupted ones are resumed."""
@@ -97,6 +102,8 @@ def parse(arguments: list[str]) -> Parsed[CompareOptions] | None:
     averaged_values(options.config, options.average_over)
     if options.source is not None:
         _check_source(options, options.source)
+    if options.mesh is not None:
+        _check_mesh(options, options.mesh)
     return parsed
 
 
@@ -107,13 +114,32 @@ def _check_keys(keys: Iterable[str], *, where: str) -> None:
             raise UserError(f"{where}: {key} is chosen by the command compare.")
 
 
+def _check_mesh(options: CompareOptions, text: str) -> None:
+    mesh = parse_mesh(text, MESH_AXES)
+    check_batch(options.config, mesh.get("data", 1), "--mesh")
+    if "seed" not in mesh:
+        return
+    if options.seeds % mesh["seed"]:
+        raise UserError(
+            f"--seeds is {options.seeds}, but should be a multiple of {mesh['seed']}, the devices "
+            "that --mesh spreads the seeds over."
+        )
+    if options.vmap_seeds is False:
+        raise UserError("--mesh with seed cannot be given with --vmap-seeds False.")
+    if options.config.training.patience is not None:
+        raise UserError(
+            f"--mesh with seed needs training.patience to be None, but it is "
+            f"{options.config.training.patience}: seeds that stop early end at different steps."
+        )
+
+
 def listed_cells(options: CompareOptions) -> list[str]:
     """Returns the cells to compare."""
     return list(dict.fromkeys(options.cells.split(",")))
 
 
 def _check_source(options: CompareOptions, source: Path) -> None:
-    for name in ("search", "tensorboard"):
+    for name in ("search", "tensorboard", "mesh"):
         if getattr(options, name):
             raise UserError(f"--{name} cannot be given with --from, which trains nothing.")
     if not source.is_dir():

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments import stop
 from experiments.config import ExperimentConfig
@@ -34,7 +35,11 @@ class PlannedRun:
 
 
 def train_vmapped(
-    planned: Sequence[PlannedRun], group: RunDirectory, command: str, tensorboard: bool
+    planned: Sequence[PlannedRun],
+    group: RunDirectory,
+    command: str,
+    tensorboard: bool,
+    mesh: Mesh | None = None,
 ) -> Any:
     """Trains runs as one vmapped program; each directory gets the files of an ordinary run.
 
@@ -46,6 +51,8 @@ def train_vmapped(
         group: the directory that they share during the training.
         command: the user's command line.
         tensorboard: whether to write TensorBoard's event files of each run.
+        mesh: devices for the runs, its axis `seed`, and for their batches, its axis `data`; None
+            for the default device.
 
     Returns:
         The signal that stopped the training, which can then be resumed, or None.
@@ -80,12 +87,18 @@ def train_vmapped(
             if not plan.run.is_finished()
         ]
         result = training.fit(
-            training.TrainState.stack(states),
+            _place_state(training.TrainState.stack(states), mesh),
             _make_step(planned, optimizer),
-            lambda step: jax.tree.map(
-                lambda *leaves: np.stack(leaves), *(plan.task.batch_at(step) for plan in planned)
+            lambda step: _place_batches(
+                jax.tree.map(
+                    lambda *leaves: np.stack(leaves),
+                    *(plan.task.batch_at(step) for plan in planned),
+                ),
+                mesh,
             ),
-            evaluate=lambda params: _evaluate(planned, params),
+            evaluate=lambda params: _evaluate(
+                planned, params if mesh is None else jax.device_get(params)
+            ),
             monitor=task.monitor,
             mode=task.mode,
             stop=stop.received if stop.is_watching() else None,
@@ -107,9 +120,35 @@ def train_vmapped(
                     f"missing. Remove {group.path} to train these runs again."
                 )
             best = restored[0].unstack(index)
+            if mesh is not None:
+                best = jax.tree.map(jnp.asarray, jax.device_get(best))
             _write_run(plan, best, progress, result, metas[plan.config.seed], started)
     shutil.rmtree(group.path)
     return None
+
+
+def _place_state(state: training.TrainState, mesh: Mesh | None) -> training.TrainState:
+    if mesh is None:
+        return state
+    params, opt_state = (_place(tree, mesh, "seed") for tree in (state.params, state.opt_state))
+    carry = _place_batches(state.carry, mesh)
+    return training.TrainState(_place(state.step, mesh), params, opt_state, carry)
+
+
+def _place_batches(batches: Any, mesh: Mesh | None) -> Any:
+    """Spreads the runs over an axis of the mesh, and the sequences of each over another."""
+    return batches if mesh is None else _place(batches, mesh, "seed", "data")
+
+
+def _place(tree: Any, mesh: Mesh, *axes: str) -> Any:
+    names = [axis if axis in mesh.axis_names else None for axis in axes]
+
+    def place(leaf: Any) -> jax.Array:
+        # What has no axis of sequences, as the flags of a stream, is the same for all of a run's.
+        spec = PartitionSpec(*names[: np.ndim(leaf)])
+        return jax.device_put(leaf, NamedSharding(mesh, spec))
+
+    return jax.tree.map(place, tree)
 
 
 def _make_step(planned: Sequence[PlannedRun], optimizer: Any) -> TrainStep:

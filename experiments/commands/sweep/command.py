@@ -47,6 +47,7 @@ def main(parsed: Parsed[SweepOptions]) -> int:
         data_dir=options.data_dir,
         command=parsed.command,
         evaluate_test=True,
+        storage=options.storage,
     )
     with open_study(search) as study:
         return _run(study, search)

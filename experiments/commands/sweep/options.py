@@ -32,7 +32,12 @@ class SweepOptions(Generic[Config]):
     choices, each point of the grid is one trial, and this option has no effect."""
     output: Path | None = None
     """Directory of the study, its runs and the best config; the default is runs/sweep/NAME. A
-    study in it is resumed. A second process on it is refused."""
+    study in it is resumed. Without --storage a second process on it is refused."""
+    storage: str | None = None
+    """URL of a database for Optuna, such as sqlite:////shared/study.db or
+    postgresql://user@host/database. Any number of processes with the same --storage and --output,
+    on one machine or many, work on one study. What a killed one was training another takes up. The
+    URL is recorded: leave the password to the driver, as in ~/.pgpass."""
     data_dir: Path = dataclasses.field(default_factory=default_data_dir)
     """Directory of data files; the default is $GRU_JAX_DATA, then ~/.cache/gru_jax."""
 

@@ -14,7 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import gru_jax
-from experiments.interop.bad_files import adversarial, constructed, pt
+from experiments.interop.bad_files import (
+    adversarial,
+    checkpoint_archive,
+    constructed,
+    pt,
+    run_archive,
+)
 from experiments.interop.bad_files.archives import rezip
 from experiments.interop.bad_files.fuzz import Outcome, corrupt, corrupt_entries, fuzz
 from gru_jax import export
@@ -40,6 +46,7 @@ class Format:
         adversarial: files by what is wrong with them; each must be rejected.
         constructed: makes valid containers with hostile content.
         large: makes a valid file whose size in bytes is about that of the argument.
+        changed: makes corrupted copies, `(count, seed) -> files`; None for those of the content.
     """
 
     module: str
@@ -48,14 +55,20 @@ class Format:
     adversarial: dict[str, bytes]
     constructed: Constructed
     large: Callable[[int], bytes]
+    changed: Callable[[int, int], Iterator[bytes]] | None = None
 
     @property
     def name(self) -> str:
         """The name in a table."""
-        return f"{self.module.removeprefix('gru_jax.').removeprefix('interop.')}: {self.suffix}"
+        module = self.module
+        for prefix in ("gru_jax.", "interop.", "experiments.interop.bad_files."):
+            module = module.removeprefix(prefix)
+        return f"{module}: {self.suffix}"
 
     def corrupted(self, count: int, seed: int = 0) -> Iterator[bytes]:
         """Corrupted copies; of an archive, half are valid archives with a corrupted entry."""
+        if self.changed is not None:
+            return self.changed(count, seed)
         if not self.good.startswith(b"PK"):
             return corrupt(self.good, count, seed)
         within = corrupt_entries(self.good, count // 2, seed)
@@ -179,6 +192,35 @@ def program(folder: Path) -> Format:
     )
 
 
+def checkpoint(folder: Path) -> Format:
+    """A checkpoint of a GRU with its optimizer, as an archive of its directory."""
+    good = checkpoint_archive.save(4)
+    return Format(
+        checkpoint_archive.__name__,
+        ".zip",
+        good,
+        checkpoint_archive.adversarial(good),
+        functools.partial(checkpoint_archive.constructed, good),
+        # Parameters and two moments of each.
+        lambda size: checkpoint_archive.save(round((size / 4 / 9) ** 0.5)),
+        functools.partial(checkpoint_archive.corrupted, good),
+    )
+
+
+def run_directory(folder: Path) -> Format:
+    """The records of a run, as an archive of its directory."""
+    good = run_archive.save(20)
+    return Format(
+        run_archive.__name__,
+        ".zip",
+        good,
+        run_archive.adversarial(good),
+        functools.partial(run_archive.constructed, good),
+        lambda size: run_archive.save(size // 163),
+        functools.partial(corrupt_entries, good),
+    )
+
+
 def _of_size(size: int) -> gru_jax.GRUParams:
     """A GRU whose float32 parameters take about ``size`` bytes."""
     hidden = max(2, round((size / 4 / 6) ** 0.5))
@@ -219,6 +261,8 @@ FORMATS = {
         keras_archive,
         onnx_model,
         program,
+        checkpoint,
+        run_directory,
     )
 }
 """`(folder) -> Format`; files that the adversarial ones refer to are written into the folder."""

@@ -19,6 +19,7 @@ from gru_jax._unroll.call_spec import CallSpec
 from gru_jax._unroll.carry import pvary_to_common_axes, reset_state_like
 from gru_jax._unroll.fused.interface import BackwardArgs, ForwardArgs, FusedKernels
 from gru_jax._unroll.masking import ScanInputs, broadcast_mask, mask_outputs
+from gru_jax._unroll.partition import partition_derivative
 from gru_jax.cells.base import AffineCell
 from gru_jax.cells.gru import GRUParams
 from gru_jax.cells.precision import cast_params
@@ -60,11 +61,15 @@ def reasons_of_all_kernels(spec: CallSpec) -> list[str]:
     if others := [dtype for dtype in spec.state_dtypes if dtype != jnp.float32]:
         reasons.append(f"the state must be float32, got {others[0]}")
     if spec.has_explicit_axes:
-        reasons.append("under a mesh with explicit axes it must be called within jax.shard_map")
-    if spec.num_devices > 1 and not spec.is_explicit:
         reasons.append(
-            f"it runs on one device, and XLA may partition the program over {spec.num_devices}: "
-            "call it within jax.shard_map, or request it explicitly"
+            "it cannot be mapped by vmap over an axis that is sharded over explicit axes of a "
+            "mesh, which unroll takes as an axis of the batch"
+        )
+    elif spec.is_tensor_parallel:
+        reasons.append("parameters are sharded over axes of a mesh, and it needs all of them")
+    elif spec.num_devices > 1 and not spec.is_partitioned:
+        reasons.append(
+            "XLA may partition it over the automatic axes of a mesh whose other axes are manual"
         )
     return reasons
 
@@ -129,7 +134,10 @@ def run(
         options = backward.BackwardOptions(spec.step_graph, reverse, max_chunk_steps, scan)
         return backward.backward_pass(saved, cotangents, options)
 
-    h_last, ys = custom_vjp_with_jvp(function, forward, pullback)(cell, inputs, h0)
+    functions = (function, forward, pullback)
+    if spec.is_partitioned:
+        functions = partition_derivative(*functions, rank=1)
+    h_last, ys = custom_vjp_with_jvp(*functions)(cell, inputs, h0)
     return h_last.reshape(*batch_shape, -1), ys.reshape(time, *batch_shape, -1)
 
 

@@ -21,10 +21,11 @@ from gru_jax._unroll.call_spec import CallSpec
 from gru_jax._unroll.carry import batch_shape_of, reset_state_like, step_avals
 from gru_jax._unroll.chunks import divisor_near, run_in_chunks
 from gru_jax._unroll.masking import ScanInputs, mask_outputs, tree_where
+from gru_jax._unroll.partition import partition_derivative
 from gru_jax._unroll.shards import Shards, unshard
 from gru_jax._unroll.xla.concurrent_scan import add_dependency, concurrent_scan, concurrent_scan_fn
 from gru_jax._unroll.xla.schedule import UNSHARDED, Schedule, Sizes, schedule, schedule_any_size
-from gru_jax._unroll.xla.tuning import tuning_for
+from gru_jax._unroll.xla.tuning import count_cores, tuning_for
 from gru_jax.cells.base import AffineCell
 from gru_jax.cells.linear import affine
 from gru_jax.cells.precision import cast_like, cast_params, promote_state
@@ -96,7 +97,11 @@ def run(
             options = options._replace(adjoint_scan=scan, materialize=True)
         return backward.backward_pass(saved, cotangents, options)
 
-    return custom_vjp_with_jvp(function, forward, pullback)(cell, inputs, h0)
+    functions = (function, forward, pullback)
+    if spec.is_partitioned:
+        rank = len(batch_shape_of(cell, inputs.xs))
+        functions = partition_derivative(*functions, rank=rank)
+    return custom_vjp_with_jvp(*functions)(cell, inputs, h0)
 
 
 def forward_scan(
@@ -174,11 +179,9 @@ def make_schedule(spec: CallSpec, cell: AffineCell, inputs: ScanInputs, h0: Stat
         jacobians=sum(map(len, graph.dependencies)),
         residuals=sum(graph.num_splits) + len(graph.elementwise_leaves),
         can_shard=(
-            len(batch_shape) == 1
-            and jnp.finfo(xs.dtype).bits >= 32
-            and spec.mesh.empty
-            and spec.num_devices == 1
+            len(batch_shape) == 1 and jnp.finfo(xs.dtype).bits >= 32 and spec.num_devices == 1
         ),
+        cores_per_device=None if spec.mesh.empty else count_cores() // spec.mesh.size,
         recompute=spec.recompute,
         num_live_cells=spec.num_live_cells,
     )

@@ -26,6 +26,7 @@ class Sizes:
     jacobians: int  # derivatives between leaves that a step of the backward pass has
     residuals: int  # arrays of a step that are saved with its preactivations
     can_shard: bool = False  # whether the batch may be split over cores at all
+    cores_per_device: int | None = None  # None: this device has all of them
     recompute: bool = False  # whether nothing but the states may be saved
     num_live_cells: int = 1  # cells whose residuals share the fast memory
 
@@ -110,6 +111,8 @@ def schedule_gradient(sizes: Sizes, tuning: Tuning, shards: Shards) -> GradientS
 
 def _choose_shards(sizes: Sizes, tuning: Tuning) -> Shards:
     most, batch = tuning.shards.max_shards, sizes.sequences
+    if sizes.cores_per_device is not None:
+        most = min(most, sizes.cores_per_device)
     if most < 2 or not sizes.can_shard or sizes.time * sizes.state < tuning.shards.threshold:
         return UNSHARDED
     count = min(most, batch // tuning.shards.min_rows)

@@ -96,14 +96,14 @@ class Tuning:
     max_transposed_ratio: int = 0  # see BackwardOptions
 
 
-def _count_cores() -> int:
+def count_cores() -> int:
     """How many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-CPU_TUNING = Tuning(shards=ShardTuning(max_shards=min(4, _count_cores())), max_transposed_ratio=12)
+CPU_TUNING = Tuning(shards=ShardTuning(max_shards=min(4, count_cores())), max_transposed_ratio=12)
 """Measured on two cores, with AVX-512 and with AVX2."""
 
 ACCELERATOR_TUNING = Tuning(

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import gru_jax
 from gru_jax._autodiff.step_graph import node_types
@@ -16,6 +16,7 @@ from gru_jax._unroll.fused import run as fused
 from gru_jax._unroll.fused.transforms import with_transform_rules
 from gru_jax._unroll.masking import make_scan_inputs
 from gru_jax._unroll.validation import SequenceControls
+from tests.unroll.collectives import collectives
 from tests.unroll.fake_device import fake_default_device
 from tests.unroll.fused import compile_for_gpu
 from tests.unroll.hlo_launch_count import launches
@@ -96,30 +97,54 @@ def test_a_mapped_axis():
     assert kernels_in(mapped.lower(*compile_for_gpu.on_h100((cell, *stacked))).compile()) == 2
 
 
+def place(specs, trees, mesh):
+    """Types of arrays on a mesh, by their specs."""
+
+    def of_leaf(spec, leaf):
+        sharding = NamedSharding(mesh, spec)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return [
+        jax.tree.map(functools.partial(of_leaf, spec), tree)
+        for spec, tree in zip(specs, trees, strict=True)
+    ]
+
+
+SPECS = (
+    PartitionSpec(),
+    PartitionSpec(None, "data"),
+    PartitionSpec("data"),
+    PartitionSpec("data"),
+    PartitionSpec(None, "data"),
+)
+
+
 def test_shard_map_over_the_batch():
     mesh = compile_for_gpu.mesh(2)
-    replicated, time_major, batch_major = (
-        PartitionSpec(),
-        PartitionSpec(None, "data"),
-        PartitionSpec("data"),
-    )
-    specs = (replicated, time_major, batch_major, batch_major, time_major)
 
     def total(*args):
         return jax.lax.psum(loss(*args), "data")
 
-    sharded = jax.shard_map(total, mesh=mesh, in_specs=specs, out_specs=replicated)
-
-    def place(spec, tree):
-        return jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(
-                leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec)
-            ),
-            tree,
-        )
-
-    placed = [place(spec, tree) for spec, tree in zip(specs, arguments(2 * BATCH), strict=True)]
+    sharded = jax.shard_map(total, mesh=mesh, in_specs=SPECS, out_specs=PartitionSpec())
+    placed = place(SPECS, arguments(2 * BATCH), mesh)
     assert kernels_in(jax.jit(jax.grad(sharded)).lower(*placed).compile()) == 2
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=str)
+def test_a_batch_sharded_over_several_gpus(axis_type):
+    """By default each runs the kernels for its own sequences, and gradients are summed once."""
+    devices = compile_for_gpu.mesh(2).devices
+    mesh = Mesh(devices, ("data",), axis_types=(axis_type,))
+    placed = place(SPECS, arguments(2 * BATCH), mesh)
+
+    def by_default(cell, xs, h0, lengths, starts):
+        last, ys = gru_jax.unroll(cell, xs, h0, lengths=lengths, starts=starts)
+        return last.sum() + ys.astype(jnp.float32).sum()
+
+    with fake_default_device("gpu", "NVIDIA H100 80GB HBM3", count=2):
+        compiled = jax.jit(jax.grad(by_default)).lower(*placed).compile()
+    assert kernels_in(compiled) == 2
+    assert set(collectives(compiled.as_text())) == {("all-reduce", False)}
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])

@@ -48,11 +48,19 @@ def test_a_large_batch_is_split_over_two_cores():
         gru_sizes(32, 256, 64, 128, can_shard=False),
         gru_sizes(15, 256, 64, 128),  # shards of fewer than eight rows
         gru_sizes(32, 16, 64, 128),  # fewer states than the threshold
+        gru_sizes(32, 256, 64, 128, cores_per_device=1),  # two devices on two cores
     ],
 )
 def test_a_batch_that_is_not_split(sizes):
     plan = schedule(sizes, TUNING)
     assert plan.forward.shards == plan.gradient.shards == UNSHARDED
+
+
+def test_devices_share_the_cores():
+    tuning = dataclasses.replace(CPU_TUNING, shards=ShardTuning(max_shards=4))
+    for cores, shards in ((None, 4), (8, 4), (3, 3), (2, 2), (0, 1)):
+        plan = schedule(gru_sizes(64, 256, 64, 128, cores_per_device=cores), tuning)
+        assert len(plan.gradient.shards) == shards
 
 
 def test_many_parameters_are_split_for_a_gradient_alone():

@@ -21,6 +21,7 @@ from gru_jax._unroll.fused.interface import pack_flags
 from gru_jax._unroll.fused.one_block.interface import BackwardArgs, ForwardArgs
 from gru_jax._unroll.fused.one_block.kernels import Kernels
 from gru_jax._unroll.masking import ScanInputs, mask_outputs, tree_where
+from gru_jax._unroll.partition import partition_derivative
 from gru_jax.cells.gru import GRUParams
 from gru_jax.cells.linear import add_bias, dot
 from gru_jax.cells.precision import cast_params
@@ -102,8 +103,9 @@ def run(
         return outputs, Saved(cell, inputs, h0, reverse, *residuals)
 
     def pullback(
-        saved: Saved, cotangents: tuple[Array, Array]
+        saved: Sequence[Any], cotangents: tuple[Array, Array]
     ) -> tuple[GRUParams, ScanInputs, Array, Array]:
+        saved = Saved(*saved)
         cell, inputs = saved.cell, saved.inputs
         d_h_last, d_ys = cotangents
         compute_cell = cast_params(cell, inputs.xs.dtype)
@@ -135,7 +137,10 @@ def run(
         d_xs = dot(d, w_x.T).astype(inputs.xs.dtype)
         return d_cell, ScanInputs(d_xs, inputs.valid, inputs.resets), d_h0, saved.reverse
 
-    h_last, ys = custom_vjp_with_jvp(function, forward, pullback)(cell, inputs, h0, reverse)
+    functions = (function, forward, pullback)
+    if spec.is_partitioned:
+        functions = partition_derivative(*functions, rank=1, others=1)
+    h_last, ys = custom_vjp_with_jvp(*functions)(cell, inputs, h0, reverse)
     h_last, ys = h_last[..., :hidden], ys[..., :hidden]
     return h_last.reshape(*batch_shape, hidden), ys.reshape(time, *batch_shape, hidden)
 
