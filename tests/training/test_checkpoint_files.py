@@ -171,7 +171,10 @@ def test_a_corrupted_checkpoint_is_detected_or_harmless(
 ):
     directory = tmp_path / "copy"
     shutil.copytree(two_checkpoints, directory)
-    for path in (directory / "2").glob(kind):
+    paths = list((directory / "2").glob(kind))
+    if not paths and kind.endswith("/commit_success.txt"):
+        pytest.skip("Orbax 0.12.0 writes no such file")
+    for path in paths:
         corrupt(path)
     before = {path.name for path in (directory / "2").rglob("*")}
 
