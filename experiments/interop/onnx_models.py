@@ -84,8 +84,15 @@ def run(model: Model, onnx_model: Any, xs: np.ndarray, states: list[np.ndarray])
     session = onnxruntime.InferenceSession(
         onnx_model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    axes = {value.name: len(value.type.tensor_type.shape.dim) for value in onnx_model.graph.input}
     # `dump` of a single cell gives states (batch, H).
-    h0 = states[0] if axes["h0"] == 2 else np.stack(states)
+    h0 = states[0] if _num_axes(onnx_model, "h0") == 2 else np.stack(states)
     ys, last = map(np.asarray, session.run(["ys", "h_last"], {"xs": xs, "h0": h0}))
     return ys, list(last.reshape(-1, *last.shape[-2:]))
+
+
+def _num_axes(onnx_model: Any, name: str) -> int:
+    """The rank of an input, which may be optional."""
+    (of_input,) = (value.type for value in onnx_model.graph.input if value.name == name)
+    if of_input.HasField("optional_type"):
+        of_input = of_input.optional_type.elem_type
+    return len(of_input.tensor_type.shape.dim)

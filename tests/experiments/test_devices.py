@@ -56,7 +56,7 @@ def test_a_mesh_changes_nothing_but_the_devices(adding, write_config, task):
     ("options", "expected"),
     [
         (["--mesh", "data=3"], "training.batch_size is 8, but should be a multiple of 3"),
-        (["--mesh", "data=8"], "--mesh needs 8 devices, but there are 2 (cpu)"),
+        (["--mesh", "data=8"], "--mesh needs 8 devices, but there are 4 (cpu)"),
         (["--mesh", "seed=2"], "--mesh is 'seed=2', but should give a number of devices for data"),
         (["--mesh", "data"], "such as data=2"),
         (["--coordinator", "host:1"], "--coordinator needs --distributed"),

@@ -20,6 +20,12 @@ from tests.unroll.tuning_overrides import SAVING_PREACTIVATIONS, force_chunks, o
 SHAPE = ProblemSize(time=7, batch=(2,), input=2, hidden=3)
 
 
+@pytest.fixture(autouse=True)
+def on_one_device(monkeypatch):
+    """A program that XLA may partition over several contains what each device runs, too."""
+    monkeypatch.setattr(call_spec, "count_devices", lambda device: 1)
+
+
 def equations(jaxpr) -> Iterator[jax.extend.core.JaxprEqn]:
     """All of a program, those of the programs within it, too."""
     for equation in jaxpr.eqns:
@@ -91,7 +97,6 @@ def test_the_candidate_is_read_once(case):
 )
 def test_a_forward_pass_does_not_write_all_projected_inputs(sizes, shards, monkeypatch):
     """If they are many: in time blocks, or step by step if a block has few steps."""
-    monkeypatch.setattr(call_spec, "count_devices", lambda device: 1)
     time, batch, units = sizes
     params = jax.eval_shape(lambda: gru_jax.init(jax.random.key(0), 64, units))
     xs = jax.ShapeDtypeStruct((time, batch, 64), jnp.float32)
@@ -195,7 +200,6 @@ QUICK = ("preactivations are saved", "preactivations are recomputed", "projectio
 @pytest.mark.parametrize("shards", [slow(1), 2])
 def test_a_gradient_needs_no_newly_mapped_memory(init, sizes, shards, monkeypatch):
     """glibc returns more than 32 MiB to the kernel after each call."""
-    monkeypatch.setattr(call_spec, "count_devices", lambda device: 1)
     time, batch, inputs, units = sizes
     params = jax.eval_shape(lambda: init(jax.random.key(0), inputs, units))
     xs = jax.ShapeDtypeStruct((time, batch, inputs), jnp.float32)
@@ -221,7 +225,6 @@ def test_a_gradient_needs_no_newly_mapped_memory(init, sizes, shards, monkeypatc
 def test_the_layers_of_a_stack_share_that_memory(
     num_layers, bidirectional, time, shards, monkeypatch
 ):
-    monkeypatch.setattr(call_spec, "count_devices", lambda device: 1)
     stack = jax.eval_shape(
         lambda: gru_jax.init_stack(
             jax.random.key(0), 32, 64, num_layers=num_layers, bidirectional=bidirectional

@@ -88,7 +88,8 @@ def test_time_blocks_of_shards(controls, shards_seen):
     blocks = force_time_blocks(3, sequences=SHAPE.batch[0])
     with unroll_with("xla", in_shards(3, blocks)) as unroll:
         assert_close(unroll(*inputs, **controls), expected, "float64")
-    assert shards_seen == [3, 3]
+    # Traced for the loop over the blocks, for the type of its outputs, and for the rest.
+    assert set(shards_seen) == {3}
 
 
 def test_shards_of_a_cell_that_fits_in_a_cache_have_no_time_blocks(shards_seen):
