@@ -95,7 +95,7 @@ def test_the_candidate_is_read_once(case):
     [((800, 16, 400), 1), ((40, 256, 400), 1), ((800, 16, 256), 2)],
     ids=str,
 )
-def test_a_forward_pass_does_not_write_all_projected_inputs(sizes, shards, monkeypatch):
+def test_a_forward_pass_does_not_write_all_projected_inputs(sizes, shards):
     """If they are many: in time blocks, or step by step if a block has few steps."""
     time, batch, units = sizes
     params = jax.eval_shape(lambda: gru_jax.init(jax.random.key(0), 64, units))
@@ -198,7 +198,7 @@ QUICK = ("preactivations are saved", "preactivations are recomputed", "projectio
     ],
 )
 @pytest.mark.parametrize("shards", [slow(1), 2])
-def test_a_gradient_needs_no_newly_mapped_memory(init, sizes, shards, monkeypatch):
+def test_a_gradient_needs_no_newly_mapped_memory(init, sizes, shards):
     """glibc returns more than 32 MiB to the kernel after each call."""
     time, batch, inputs, units = sizes
     params = jax.eval_shape(lambda: init(jax.random.key(0), inputs, units))
@@ -222,9 +222,7 @@ def test_a_gradient_needs_no_newly_mapped_memory(init, sizes, shards, monkeypatc
         slow(3, False, 90, 1),
     ],
 )
-def test_the_layers_of_a_stack_share_that_memory(
-    num_layers, bidirectional, time, shards, monkeypatch
-):
+def test_the_layers_of_a_stack_share_that_memory(num_layers, bidirectional, time, shards):
     stack = jax.eval_shape(
         lambda: gru_jax.init_stack(
             jax.random.key(0), 32, 64, num_layers=num_layers, bidirectional=bidirectional
