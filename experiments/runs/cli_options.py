@@ -123,7 +123,7 @@ def _field_options(config: FrozenModel, prefix: str) -> Iterator[str]:
 def _type_name(annotation: Any) -> str:
     """Returns a type as the help shows it: INT, {gru,lstm,rnn} or INT|None."""
     if get_origin(annotation) is Literal:
-        return f"{{{','.join(get_args(annotation))}}}"
+        return f"{{{','.join(map(str, get_args(annotation)))}}}"
     if get_origin(annotation) is UnionType:
         return "|".join(map(_type_name, get_args(annotation)))
     if annotation is NoneType:

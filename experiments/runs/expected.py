@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.config import METADATA_FIELDS, ExperimentConfig
+from experiments.errors import UserError
 from experiments.runs.config_loading import CONFIG_DIR, included_configs, load_config, with_values
 from experiments.runs.records import read_json
 from experiments.tables import model_name
@@ -20,7 +21,11 @@ def expected_metrics(config: ExperimentConfig) -> dict[str, Any] | None:
         comparison = RESULTS / name / "compare.json"
         if not comparison.is_file():
             continue
-        published = load_config(CONFIG_DIR / f"{name}.yaml")
+        try:
+            published = load_config(CONFIG_DIR / f"{name}.yaml")
+        except UserError:
+            # In a clone, its user may be at work on it.
+            continue
         if _settings(published) != _settings(config):
             continue
         for model in read_json(comparison)["models"]:

@@ -54,10 +54,10 @@ def test_a_loop_of_unknown_length():
 
 @pytest.mark.slow
 def test_the_command(tmp_path):
-    arguments = ["--devices", "--sizes", "16,4,3,6", "--output", str(tmp_path)]
+    arguments = ["--devices", "--sizes", "16,4,3,8", "--output", str(tmp_path)]
     assert bench.main(arguments) == 0
     result = json.loads(Path(tmp_path, "devices.json").read_text())
-    work = result["sizes"]["16,4,3,6"]["work"]
+    work = result["sizes"]["16,4,3,8"]["work"]
     for layout in ("explicit", "auto"):
         for by_count in work[layout].values():
             assert [work["collectives_in_loops"] for work in by_count.values()] == [0, 0, 0]
