@@ -22,7 +22,8 @@ class Task:
     Attributes:
         params: the initial parameters, a pytree.
         loss: (params, batch, key) -> (loss, auxiliary scalars by name), differentiable; with a
-            carry (params, batch, key, carry) -> (loss, (auxiliary scalars, carry)).
+            carry (params, batch, key, carry) -> (loss, (auxiliary scalars, carry)). None where
+            there is an `update`.
         update: in place of `loss`, (optimizer, TrainState, batch, seed) -> (TrainState, scalars by
             name), a whole training step; None for gradient descent on `loss`.
         batch_at: step -> batch, a pytree of arrays; a function of (seed, step) only.
@@ -42,7 +43,7 @@ class Task:
     """
 
     params: Params
-    loss: LossFunction
+    loss: LossFunction | None
     batch_at: Callable[[int], Batch]
     evaluate: Callable[[Params, Split], Metrics]
     metric_labels: Mapping[str, str]

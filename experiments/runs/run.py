@@ -73,11 +73,12 @@ def train_run(
 
 
 def _make_train_step(task: Task, optimizer: Any, seed: int) -> Any:
-    update = task.update
-    if update is None:
+    if task.loss is not None:
         return training.make_train_step(
             task.loss, optimizer, seed=seed, batch_weight=task.batch_weight
         )
+    update = task.update
+    assert update is not None, "a task has a loss or an update"
     return jax.jit(lambda state, batch: update(optimizer, state, batch, seed), donate_argnums=0)
 
 

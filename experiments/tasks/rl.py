@@ -125,7 +125,7 @@ def build(config: Config, data_dir: Path) -> Task:
 
     return Task(
         params=network.params,
-        loss=_no_loss,
+        loss=None,
         update=update,
         batch_at=batch_at,
         evaluate=evaluate_split,
@@ -145,10 +145,6 @@ def build(config: Config, data_dir: Path) -> Task:
 def batch_at(step: int) -> np.ndarray:
     """The number of a step: an update makes its data itself, of the actor and the step's key."""
     return np.asarray(step)
-
-
-def _no_loss(*arguments: Any) -> Any:
-    raise NotImplementedError("the task rl has an update in place of a loss")
 
 
 def initial_actor(agent: Agent, key: jax.Array, number: int) -> Actor:

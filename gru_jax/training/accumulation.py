@@ -55,7 +55,6 @@ def weighted_accumulation(
             jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32), zeros, inner.init(params)
         )
 
-    # Named as Optax calls it.
     def update(
         updates: Any,
         state: Any,
@@ -64,7 +63,6 @@ def weighted_accumulation(
         weight: Array | float = 1.0,
         **extra: Any,
     ) -> tuple[Any, WeightedAccumulationState]:
-        gradients = updates
         total = state.weight + weight
         share = jnp.where(total > 0, weight / jnp.where(total > 0, total, 1), 0)
 
@@ -73,21 +71,21 @@ def weighted_accumulation(
             change = jnp.where(share > 0, gradient.astype(mean.dtype) - mean, 0)
             return mean + share.astype(mean.dtype) * change
 
-        means = jax.tree.map(add, state.gradients, gradients)
+        means = jax.tree.map(add, state.gradients, updates)
 
         def update_parameters() -> tuple[Any, WeightedAccumulationState]:
             averaged = jax.tree.map(
-                lambda mean, gradient: mean.astype(gradient.dtype), means, gradients
+                lambda mean, gradient: mean.astype(gradient.dtype), means, updates
             )
             of_inner, inner_state = inner.update(averaged, state.inner_state, params, **extra)
-            of_inner = jax.tree.map(lambda of, like: of.astype(like.dtype), of_inner, gradients)
+            of_inner = jax.tree.map(lambda of, like: of.astype(like.dtype), of_inner, updates)
             zeros = jax.tree.map(jnp.zeros_like, means)
             return of_inner, WeightedAccumulationState(
                 jnp.zeros_like(state.mini_step), jnp.zeros_like(total), zeros, inner_state
             )
 
         def wait() -> tuple[Any, WeightedAccumulationState]:
-            zeros = jax.tree.map(jnp.zeros_like, gradients)
+            zeros = jax.tree.map(jnp.zeros_like, updates)
             return zeros, WeightedAccumulationState(
                 state.mini_step + 1, total, means, state.inner_state
             )

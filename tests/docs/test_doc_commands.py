@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.docs.pages import ROOT, all_pages, blocks_of, name_of
+from tests.docs.pages import DOCS, ROOT, all_pages, blocks_of, name_of
 
 PAGES = [page for page in all_pages() if any(block.language == "sh" for block in blocks_of(page))]
 
@@ -75,7 +75,7 @@ def test_commands_are_known():
 
 
 def test_commands_for_windows_are_those_of_make():
-    (block,) = (b for b in blocks_of(ROOT / "README.md") if b.language == "powershell")
+    (block,) = (b for b in blocks_of(DOCS / "faq.md") if b.language == "powershell")
     commands = [shlex.split(line.replace("\\", "/")) for line in block.code.splitlines()]
     assert commands[0] == ["py", "-m", "venv", ".venv"]
     python, *installed = commands[1]

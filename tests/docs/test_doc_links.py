@@ -7,7 +7,7 @@ import pytest
 
 import gru_jax
 from gru_jax import cells, training
-from tests.docs.pages import DOCS, LINK, all_pages, anchors_of, name_of, nav_pages, prose_of
+from tests.docs.pages import DOCS, LINK, ROOT, all_pages, anchors_of, name_of, nav_pages, prose_of
 
 
 @pytest.mark.parametrize("page", all_pages(), ids=name_of)
@@ -20,6 +20,10 @@ def test_links_lead_somewhere(page):
         assert target.is_file(), link
         if anchor:
             assert anchor in anchors_of(target), link
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 200
 
 
 def test_every_page_is_in_the_navigation():

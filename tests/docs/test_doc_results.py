@@ -259,6 +259,25 @@ def test_prose_says_what_was_measured():
     assert [claim for claim in prose() if claim[1] not in text_of(claim[0])] == []
 
 
+def test_what_is_said_of_rollouts():
+    times = report("rl")["gradient"]
+
+    def median(title, name):
+        return times[title][name]["median"]
+
+    def ratio(title):
+        others = [name for name in times[title] if not is_ours(name)]
+        return median(title, "gru_jax") / min(median(title, name) for name in others)
+
+    cost = max(median(title, "gru_jax") / median(title, "gru_jax, no starts") for title in times)
+    small = [ratio(t) for t in times if "seeds" not in t and int(t.partition(",")[0]) <= 128]
+    others = [ratio(t) for t in times if "seeds" in t or t.startswith("1024")]
+    text = text_of("docs/performance.md")
+    assert f"`starts` cost at most {100 * (cost - 1):.0f} %" in text
+    assert f"{span(small)} of the time at up to 128 environments with one seed" in text
+    assert f"or slower, by up to {100 * (max(others) - 1):.0f} %" in text
+
+
 def test_sizes_that_kernels_for_tpu_support():
     sizes = {kind: max_hidden_size(spec) for kind, spec in TPU_SPECS.items()}
     v4 = sizes.pop("TPU v4")

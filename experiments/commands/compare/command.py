@@ -191,6 +191,8 @@ def _train_missing(
                 stack.enter_context(hold(plan.run.path))
             # Fewer than all seeds are missing when others were finished by an earlier call.
             sizes = mesh and {**mesh, "seed": math.gcd(mesh.get("seed", 1), len(seeds))}
+            if sizes.get("seed", 1) < mesh.get("seed", 1):
+                print(f"The seeds that are missing are spread over {sizes['seed']} devices.")
             return train_vmapped(
                 planned,
                 RunDirectory(group[0]),

@@ -155,11 +155,12 @@ def _make_step(planned: Sequence[PlannedRun], optimizer: Any) -> TrainStep:
     """Returns the train step of all runs; its metrics are means, and each run's, by prefix."""
     seeds = [plan.config.seed for plan in planned]
     task = planned[0].task
-    if task.update is None:
+    if task.loss is not None:
         steps = training.make_vmapped_train_step(
             task.loss, optimizer, seeds=seeds, batch_weight=task.batch_weight
         )
     else:
+        assert task.update is not None, "a task has a loss or an update"
         steps = training.vmap_update(partial(task.update, optimizer), seeds=seeds)
 
     def step(state: training.TrainState, batch: Any) -> tuple[training.TrainState, dict[str, Any]]:

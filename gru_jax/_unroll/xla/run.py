@@ -194,14 +194,13 @@ def describe(spec: CallSpec, cell: AffineCell, inputs: ScanInputs, h0: State) ->
         return reference.describe(spec, cell, inputs, h0)
     forward, gradient = make_schedule(spec, cell, inputs, h0)
     steps = divisor_near(inputs.xs.shape[0], gradient.max_chunk_steps)
-    lines = [
+    return [
         f"forward pass: {_describe_loops(forward.shards, forward.project_in_loop)}"
         + (f", {forward.time_block} steps at a time" if forward.time_block else ""),
         f"with a gradient: {_describe_loops(gradient.shards, gradient.project_in_loop)}",
         f"saved for the backward pass: {SAVED[gradient.save]}",
         f"backward pass: in chunks of {steps} steps",
     ]
-    return lines
 
 
 def _is_empty(inputs: ScanInputs, h0: State) -> bool:
