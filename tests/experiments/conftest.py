@@ -14,7 +14,14 @@ from matplotlib.figure import Figure
 
 from experiments import generated
 from experiments.cli import main
+from experiments.files import write_json
+from experiments.report import page
+from experiments.runs.config_loading import check
+from experiments.runs.directory import RunDirectory
+from experiments.tables import model_name
 from experiments.tasks import adding as adding_task
+from gru_jax import training
+from tests.experiments.report_page import MADE_WITH, PNG
 
 TINY = {
     "model": {"hidden_size": 4},
@@ -143,3 +150,53 @@ def refused(workplace: Path, capfd: pytest.CaptureFixture[str]) -> Callable[...,
         return printed.err
 
     return run
+
+
+@pytest.fixture
+def make_run(published: dict[str, Any], workplace: Path) -> Callable[..., RunDirectory]:
+    """Makes the directory of a finished run, without training."""
+
+    def make(
+        path: str,
+        *,
+        test: float = 0.5,
+        steps: int = 6,
+        status: str | None = "finished",
+        **values: Any,
+    ) -> RunDirectory:
+        config = check(adding_task.Config, {**published, **values}, where="test")
+        run = RunDirectory(workplace / path)
+        run.create(config)
+        log = training.JsonlWriter(run.metrics)
+        log.resume_from(0)
+        for step in range(2, steps + 1, 2):
+            row = {"step": step, "seconds": step / 2}
+            log.write({**row, "split": "train", "loss": 1 / step})
+            log.write({**row, "split": "validation", "mse": 2 / step})
+        write_json(run.meta, MADE_WITH)
+        if status is not None:
+            write_json(run.meta, {**MADE_WITH, "wall_seconds": 4321.0})
+            (run.plots / "learning_curves.png").write_bytes(PNG)
+            (run.plots / "sample.txt").write_text("To be, or not to <b>be</b>")
+            summary = {
+                "task": "adding",
+                "seed": config.seed,
+                "model": model_name(config.model),
+                "parameters": 12345,
+                "status": status,
+                "steps": steps,
+                "best_step": 4,
+                "validation": {"mse": 0.25},
+                "test": {"mse": test},
+                "baselines": {"mean of all sums": {"mse": 0.1875}},
+            }
+            write_json(run.summary, summary)
+        return run
+
+    return make
+
+
+@pytest.fixture
+def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skips the plotting of a report, which is slow, in tests of other things."""
+    monkeypatch.setattr(page, "plot_curves", lambda runs: [])

@@ -4,110 +4,17 @@ import html
 import json
 import os
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 import yaml
 
 from experiments.cli import main
-from experiments.commands.compare import report as comparison
 from experiments.files import write_json
-from experiments.report import page
 from experiments.report.captions import CAPTIONS
-from experiments.runs.config_loading import check
-from experiments.runs.directory import RunDirectory
-from experiments.tables import model_name, number
+from experiments.tables import number
 from experiments.tasks import adding as task
-from gru_jax import training
-
-MADE_WITH = {
-    "command": "python -m experiments train configs/sums.yaml --seed 7",
-    "git_revision": "0123456789abcdef",
-    "git_changed_files": [" M experiments/plots.py"],
-    "versions": {"python": "3.11.99", "jax": "0.10.98"},
-    "device": {"platform": "abacus", "cpu_cores": 3},
-}
-PNG = b"\x89PNG\r\n\x1a\n, and so on"
-VOID = {"meta", "img"}
-
-
-class Page(HTMLParser):
-    """Parses a page; its elements must be properly nested."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.elements, self.said = [], [], []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open[-1:] != ["style"]:
-            self.said.append(data)
-
-    @property
-    def text(self):
-        return " ".join(" ".join(self.said).split())
-
-    def all(self, tag):
-        return [attributes for name, attributes in self.elements if name == tag]
-
-
-@pytest.fixture
-def make_run(published, workplace):
-    """Makes the directory of a finished run, without training."""
-
-    def make(path, *, test=0.5, steps=6, status="finished", **values):
-        config = check(task.Config, {**published, **values}, where="test")
-        run = RunDirectory(workplace / path)
-        run.create(config)
-        log = training.JsonlWriter(run.metrics)
-        log.resume_from(0)
-        for step in range(2, steps + 1, 2):
-            row = {"step": step, "seconds": step / 2}
-            log.write({**row, "split": "train", "loss": 1 / step})
-            log.write({**row, "split": "validation", "mse": 2 / step})
-        write_json(run.meta, MADE_WITH)
-        if status is not None:
-            write_json(run.meta, {**MADE_WITH, "wall_seconds": 4321.0})
-            (run.plots / "learning_curves.png").write_bytes(PNG)
-            (run.plots / "sample.txt").write_text("To be, or not to <b>be</b>")
-            summary = {
-                "task": "adding",
-                "seed": config.seed,
-                "model": model_name(config.model),
-                "parameters": 12345,
-                "status": status,
-                "steps": steps,
-                "best_step": 4,
-                "validation": {"mse": 0.25},
-                "test": {"mse": test},
-                "baselines": {"mean of all sums": {"mse": 0.1875}},
-            }
-            write_json(run.summary, summary)
-        return run
-
-    return make
-
-
-@pytest.fixture
-def no_curves(monkeypatch):
-    """Skips the plotting, which is slow, in tests of other things."""
-    monkeypatch.setattr(page, "plot_curves", lambda runs: [])
-
-
-def page_of(*arguments, out="runs/report.html"):
-    assert main(["report", *map(str, arguments)]) == 0
-    return Page(Path(out).read_text())
+from tests.experiments.report_page import MADE_WITH, PNG, Page, page_of
 
 
 def test_every_run_and_baseline_is_on_the_page(make_run):
@@ -260,87 +167,6 @@ def test_a_corrupted_plot_is_named(make_run, capsys):
     document = page_of()
     assert "learning_curves.png is not a PNG file." in capsys.readouterr().err
     assert len(document.all("img")) == 2
-
-
-@pytest.fixture
-def make_comparison(make_run, published):
-    """Makes the files of `compare`, with other metrics for each model."""
-
-    def make(path, *, write=True):
-        summaries = {}
-        for cell, value in (("gru", 0.25), ("lstm", 0.75)):
-            runs = [
-                make_run(
-                    f"{path}/{cell}/s{seed}",
-                    test=value + seed / 16,
-                    seed=seed,
-                    model={"hidden_size": 4, "cell": cell},
-                )
-                for seed in range(2)
-            ]
-            summaries[cell] = [json.loads(run.summary.read_text()) for run in runs]
-        config = check(task.Config, published, where="test")
-        metas = {cell: [{"wall_seconds": 1.0}] * 2 for cell in summaries}
-        result = comparison.gather(summaries, metas, config.published)
-        result = {**MADE_WITH, "command": "compare them", "name": "sums", **result}
-        if write:
-            write_json(Path(path, "compare.json"), result)
-            Path(path, "compare.png").write_bytes(PNG)
-        return result
-
-    return make
-
-
-def test_a_comparison_has_its_own_table(make_comparison):
-    result = make_comparison("runs/compare/sums")
-    document = page_of()
-    _, rows = comparison.table(result)
-    for row in rows:
-        assert " ".join(" ".join(row).replace("+-", "±").split()) in document.text
-    assert "compare them" in document.text
-    assert len(document.all("section")) == 1
-    assert "gru/s0 finished" in document.text
-    # Its plot, the curves of loss and metric, and the plot of each of the four runs.
-    assert len(document.all("img")) == 3 + 4
-    assert "model parameters seeds test mse" in document.text
-    assert document.text.count("mean of all sums") == 1
-
-
-def test_an_unfinished_comparison_is_one_experiment(no_curves, make_comparison):
-    make_comparison("runs/compare/sums", write=False)
-    document = page_of()
-    assert len(document.all("section")) == 1
-    assert "mean of 2 seeds LSTM, 4 units 0.7812 ± 0.0442" in document.text
-
-
-def test_a_comparison_without_runs_has_a_page(make_comparison):
-    make_comparison("made")
-    Path("made/gradients.md").write_text("Norms:\n\n| T | 0 |\n| --- | ---: |\n| GRU | 1e-3 |\n")
-    results = Path("results/sums")
-    results.mkdir(parents=True)
-    for name in ("compare.json", "compare.png", "gradients.md"):
-        (results / name).write_bytes(Path("made", name).read_bytes())
-    document = page_of("results", out="results/report.html")
-    assert "sums" in document.text
-    assert "Norms: T 0 GRU 1e-3" in document.text
-    assert "Runs" not in document.text
-
-
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        ({"models": []}, "models"),
-        ({"baselines": 3}, "baselines"),
-        ({"published": [{"model": "GRU"}]}, "published.0"),
-    ],
-)
-def test_a_corrupted_comparison_is_named(no_curves, make_comparison, capsys, change, expected):
-    result = make_comparison("runs/compare/sums")
-    write_json(Path("runs/compare/sums/compare.json"), {**result, **change})
-    text = page_of().text
-    error = capsys.readouterr().err
-    assert f"runs/compare/sums/compare.json is corrupted: {expected}" in error
-    assert "gru/s0 finished" in text
 
 
 def test_runs_of_equal_settings_are_side_by_side(no_curves, make_run):

@@ -194,6 +194,19 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(write_config, monke
 
 
 @pytest.mark.slow
+def test_environments_on_two_devices_are_those_on_one(write_config):
+    config = write_config(TINY)
+    rows = []
+    for name, mesh in (("one", []), ("two", ["--mesh", "data=2"])):
+        assert main(["train", str(config), "--run-dir", name, *mesh]) == 0
+        lines = Path(name, "metrics.jsonl").read_text().splitlines()
+        rows.append([row for row in map(json.loads, lines) if row["split"] == "train"])
+    for one, two in zip(*rows, strict=True):
+        for metric in ("return", "steps", "loss", "entropy"):
+            assert two[metric] == pytest.approx(one[metric], rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.slow
 def test_compare_has_a_row_for_each_variant(write_config):
     variants = {"no memory": {"memory": False}, "shifted flags": {"replay_flags": "dones"}}
     config = write_config({**TINY, "variants": variants})

@@ -31,20 +31,6 @@ DEVICES = [
 OPTIONS = [{}, {"checkpoint": "step"}, {"checkpoint": "chunk"}, {"starts": np.zeros((T, B), bool)}]
 
 
-@pytest.fixture
-def taken(monkeypatch):
-    """The implementations that calls of unroll have taken."""
-    seen = []
-    real = dispatch.select_implementation
-
-    def selecting(*arguments):
-        seen.append(real(*arguments))
-        return seen[-1]
-
-    monkeypatch.setattr("gru_jax._unroll.api.select_implementation", selecting)
-    return seen
-
-
 @pytest.mark.parametrize("device", DEVICES, ids=str)
 @pytest.mark.parametrize("dtype", [slow("float32"), "bfloat16"])
 def test_it_names_what_unroll_takes(device, dtype, taken):

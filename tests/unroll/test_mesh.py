@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import gru_jax
-from gru_jax._unroll import api, dispatch
+from gru_jax._unroll import api
 from gru_jax._unroll.mesh import batch_sharding, merge_entries
 from gru_jax._unroll.xla import tuning as tuning_module
 from gru_jax._unroll.xla.tuning import CPU_TUNING
@@ -39,20 +39,6 @@ def place_params(params, spec, mesh):
 
 def loss(outputs):
     return functools.reduce(operator.add, (jnp.sin(o).sum() for o in jax.tree.leaves(outputs)))
-
-
-@pytest.fixture
-def taken(monkeypatch):
-    """The implementations that calls of unroll have taken."""
-    seen = []
-    real = dispatch.select_implementation
-
-    def selecting(*arguments):
-        seen.append(real(*arguments))
-        return seen[-1]
-
-    monkeypatch.setattr("gru_jax._unroll.api.select_implementation", selecting)
-    return seen
 
 
 @pytest.mark.parametrize(
