@@ -60,3 +60,26 @@ def test_requirements_of_an_extra_include_those_of_its_extras():
     assert {"jax", "flax", "optax", "tyro", "onnx"} <= found
     assert not {"pytest", "gru-jax"} & found
     assert "pytest" in requirements("dev")
+
+
+def test_no_marker_stands_where_the_build_drops_it():
+    """The build expands a reference to an extra of our own and drops its marker.
+
+    So `dev` names what `rl` asks for itself, and the two must agree.
+    """
+    extras = PROJECT["optional-dependencies"]
+    own = [each for extra in extras.values() for each in extra if each.startswith("gru-jax[")]
+    assert not [each for each in own if ";" in each]
+    marked = dict(each.split("; ") for each in extras["dev"] if "; " in each)
+    assert marked == {
+        each: "python_version < '3.12'" for each in extras["rl"] if not each.startswith("gru-jax[")
+    }
+
+
+def test_the_compiler_for_gpus_is_in_the_version_of_jax():
+    """jax pins its plugin; a plugin in another version is not used."""
+    assert not [
+        each
+        for each in PROJECT["optional-dependencies"]["gpu-compiler"]
+        if re.match("jax-|jaxlib", each)
+    ]
