@@ -1,13 +1,8 @@
 """Sequences of one's own: what every kind of file yields and every kind of problem takes."""
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
-
-Problem = Literal[
-    "forecasting", "classification", "regression", "labelling", "next-token", "imputation"
-]
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from experiments.own_data.config import DataConfig
-from experiments.own_data.dataset import Dataset, Problem
+from experiments.own_data.config import DataConfig, Problem
+from experiments.own_data.dataset import Dataset
 
 
 @dataclass(frozen=True)

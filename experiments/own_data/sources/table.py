@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from experiments.files import write_atomically
-from experiments.own_data.config import DataConfig
-from experiments.own_data.dataset import Dataset, Problem
+from experiments.own_data.config import DataConfig, Problem
+from experiments.own_data.dataset import Dataset
 from experiments.own_data.sources import Proposal
 from experiments.own_data.tables.files import read_tables
 from experiments.own_data.tables.guesses import propose

@@ -9,8 +9,8 @@ import pandas as pd
 import pyarrow.compute as pc
 
 from experiments.errors import UserError
-from experiments.own_data.config import DataConfig
-from experiments.own_data.dataset import Dataset, Problem
+from experiments.own_data.config import DataConfig, Problem
+from experiments.own_data.dataset import Dataset
 from experiments.own_data.sources import Proposal
 from experiments.own_data.tables import columns, seasons
 from experiments.own_data.tables.files import Table, read_tables

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from experiments.errors import UserError
-from experiments.own_data.config import DataConfig
-from experiments.own_data.dataset import Dataset, Feature, Problem, Target
+from experiments.own_data.config import DataConfig, Problem
+from experiments.own_data.dataset import Dataset, Feature, Target
 from experiments.own_data.tables import columns
 from experiments.own_data.tables.files import Table
 from experiments.suggest import did_you_mean
