@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from experiments.errors import UserError
 from experiments.own_data.config import DataConfig, Problem
 from experiments.own_data.dataset import Dataset
+from experiments.own_data.sizes import training_settings
 from experiments.own_data.sources import Proposal
 from experiments.own_data.tables import columns, seasons
 from experiments.own_data.tables.files import Table, read_tables
@@ -26,6 +27,9 @@ MOST_CATEGORIES = 50
 MOST_CLASSES = 20
 # The share of missing values from which a column is left out.
 MOSTLY_MISSING = 0.95
+# The default fraction of the training part.
+TRAIN = 0.7
+DESCRIBED = 30
 
 
 @dataclass
@@ -71,9 +75,11 @@ def propose(path: str, chosen: Mapping[str, Any]) -> Proposal:
     if problem == "forecasting":
         _decide_scale(dataset, kept, reasons)
         settings = seasons.decide(dataset, kept, chosen, reasons)
+    settings |= training_settings(_count_examples(dataset, problem, settings))
     settings |= {
         key: value for key, value in chosen.items() if not key.startswith(("data.", "problem"))
     }
+    reasons["data"] = f"Columns: {'; '.join(_described(table, roles))}"
     reasons["data.path"] = _summary(table, dataset)
     return Proposal(problem, kept, settings, reasons)
 
@@ -299,6 +305,39 @@ def _summary(table: Table, dataset: Dataset) -> str:
     files = f" in {len(table.paths)} files" if len(table.paths) > 1 else ""
     rows = f"{len(table.lines):,} rows{files}: {len(lengths):,} {one} of {spread} steps"
     return ". ".join([rows, *(note.rstrip(".") for note in dataset.notes)])
+
+
+def _count_examples(dataset: Dataset, problem: Problem, settings: Mapping[str, Any]) -> int:
+    """Returns about how many training examples there are: windows, or sequences."""
+    lengths = [int(TRAIN * len(inputs)) for inputs in dataset.inputs]
+    if problem == "forecasting":
+        needed = settings["window"] + settings["horizon"]
+        return sum(max(0, length - needed + 1) for length in lengths)
+    return max(1, int(TRAIN * len(lengths)))
+
+
+def _described(table: Table, roles: Roles) -> Iterable[str]:
+    """Yields what each column holds."""
+    decimal = roles.data.get("decimal", ".")
+    names = table.cells.column_names
+    for name in names[:DESCRIBED]:
+        role = next((key for key in ("id", "time") if roles.data.get(key) == name), None)
+        if name in roles.data.get("target", []):
+            role = "target"
+        present = table.cells[name].drop_null()
+        count = pc.count_distinct(present).as_py()
+        if role == "time" or columns.looks_like_times(table, name):
+            kind = "times"
+        elif _mostly_numbers(table, name, roles) and role != "id":
+            values = columns.numbers(table, name, decimal)
+            kind = f"numbers from {np.nanmin(values):g} to {np.nanmax(values):g}"
+        else:
+            kind = f"{count:,} different {'value' if count == 1 else 'values'}"
+        missing = columns.missing_mask(table, name).mean()
+        share = f", {missing:.1%} missing" if missing else ""
+        yield f"{name} ({f'{role}, ' if role else ''}{kind}{share})"
+    if len(names) > DESCRIBED:
+        yield f"and {len(names) - DESCRIBED:,} more"
 
 
 def _may_be(table: Table, name: str, problem: Problem | None) -> bool:
