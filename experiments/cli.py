@@ -43,6 +43,11 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "init": Command(
+        "experiments.commands.init",
+        "looks at a file of your own and writes a config for it",
+        extra="experiments,data",
+    ),
     "train": Command(
         "experiments.commands.train.command",
         "trains an experiment and reports it next to its baselines",
