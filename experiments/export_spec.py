@@ -137,6 +137,7 @@ class ExportSpec:
         outputs: their shape.
         dtype: of the inputs.
         lengths: whether `apply` takes the lengths of the sequences.
+        streams: whether the preprocessing of a step needs no other steps.
         network: the network, for formats that hold a network; None if there is none of GRUs.
         pre_post: the network's pre- and postprocessing.
     """
@@ -146,6 +147,7 @@ class ExportSpec:
     outputs: tuple[Size, ...]
     dtype: str = "float32"
     lengths: bool = False
+    streams: bool = True
     network: Network | None = None
     pre_post: PrePost = PrePost()
 

@@ -1,0 +1,34 @@
+"""Small data sets of one's own for tests."""
+
+import numpy as np
+
+from experiments.own_data.dataset import Dataset, Feature, Target
+
+CLASSES = ("cat", "dog")
+
+
+def sequences(
+    number: int = 40, *, classes: bool = True, of_steps: bool = False, seed: int = 0
+) -> Dataset:
+    """Sequences of 3 to 12 steps with a number that drifts up or down, some missing, and a colour.
+
+    The class is the sign of the drift; the number is the drift, or of a step the next-but-one sum.
+    """
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(3, 13, number)
+    colours = ("blue", "green", "red")
+    inputs, targets = [], []
+    for index, length in enumerate(lengths):
+        drift = (1 if index % 2 else -1) * rng.uniform(0.5, 1)
+        value = 50 + 10 * (drift * np.arange(length) + 0.1 * rng.normal(size=length))
+        value[rng.random(length) < 0.1] = np.nan
+        inputs.append(np.stack([value, rng.integers(3, size=length)], axis=1))
+        steps = np.arange(length) % 2 if classes else drift * np.arange(length)
+        targets.append(steps.astype(float) if of_steps else float(index % 2) if classes else drift)
+    return Dataset(
+        features=(Feature("level"), Feature("colour", colours)),
+        names=tuple(f"series {index}" for index in range(number)),
+        inputs=tuple(inputs),
+        target=Target("kind", CLASSES if classes else None),
+        targets=tuple(targets) if of_steps else np.array(targets),
+    )
