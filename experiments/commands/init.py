@@ -96,12 +96,12 @@ def main(arguments: list[str]) -> int:
     Raises:
         UserError: the file does not serve, an option does not fit it, or the config exists.
     """
-    options = command_help.parse(
-        Options, arguments, "init", "my.csv -o my.yaml", is_compact=True
-    )
+    options = command_help.parse(Options, arguments, "init", "my.csv -o my.yaml", is_compact=True)
     output = options.output or Path(_stem(options.path)).with_suffix(".yaml")
     if os.path.lexists(output) and not options.force:
-        raise UserError(f"{output} exists already. Give another --output, or --force to replace it.")
+        raise UserError(
+            f"{output} exists already. Give another --output, or --force to replace it."
+        )
     kind = options.format or detect_format(options.path)
     proposal = load_source(kind).inspect(options.path, chosen_values(options))
     values = config_values(options.path, kind, proposal)
@@ -180,7 +180,11 @@ def _keys(values: Mapping[str, Any], reasons: Mapping[str, str], prefix: str) ->
 def _comment(text: str) -> list[str]:
     """Returns lines of a comment; a text from a file may hold line breaks and control characters."""
     return textwrap.wrap(
-        _printable(text), WIDTH, initial_indent="# ", subsequent_indent="#   ", break_long_words=True
+        _printable(text),
+        WIDTH,
+        initial_indent="# ",
+        subsequent_indent="#   ",
+        break_long_words=True,
     )
 
 

@@ -15,9 +15,7 @@ PATIENCE = 6
 
 def training_settings(examples: int) -> dict[str, Any]:
     """Returns keys of a config by dotted name, for a number of training examples."""
-    _, hidden_size, dropout, steps, batch_size = next(
-        size for size in SIZES if examples <= size[0]
-    )
+    _, hidden_size, dropout, steps, batch_size = next(size for size in SIZES if examples <= size[0])
     return {
         "model.hidden_size": hidden_size,
         "model.dropout": dropout,

@@ -1,7 +1,5 @@
 """Forecasts that need no network: the last value, that of a season ago, and a linear map."""
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from experiments.own_data.forecasts.serving import ROUNDING
@@ -75,30 +73,23 @@ def fit_linear(
     """
     features, targets = differences(windows, "train", MOST_EXAMPLES, mean, deviation)
     checked, truth = differences(windows, "validation", MOST_WINDOWS["validation"], mean, deviation)
-    fits = []
-    for is_given, horizon in _by_mask(np.isfinite(targets)):
-        chosen = features[is_given].astype(np.float64)
-        wanted = targets[np.ix_(is_given, horizon)].astype(np.float64)
-        centre, offset = (each.mean(axis=0) if len(each) else 0.0 for each in (chosen, wanted))
-        gram = (chosen - centre).T @ (chosen - centre)
-        moment = (chosen - centre).T @ (wanted - offset)
-        of_penalty = []
-        for penalty in PENALTIES:
-            # The constant is not penalised.
-            ridge = penalty * max(len(chosen), 1) * np.eye(len(gram))
-            weights = np.linalg.solve(gram + ridge, moment)
-            of_penalty.append((weights, offset - centre @ weights))
-        fits.append((horizon, of_penalty))
-    candidates = []
-    for place in range(len(PENALTIES)):
-        weights = np.zeros((windows.window, windows.horizon))
-        bias = np.zeros(windows.horizon)
-        for horizon, of_penalty in fits:
-            weights[:, horizon], bias[horizon] = of_penalty[place]
-        error = np.nanmean(np.square(checked @ weights + bias - truth))
-        candidates.append((error, weights.astype(np.float32), bias.astype(np.float32)))
-    _, weights, bias = min(candidates, key=lambda candidate: candidate[0])
-    return weights, bias
+    # The last feature is a constant, which is not penalised.
+    features = np.pad(features.astype(np.float64), ((0, 0), (0, 1)), constant_values=1)
+    is_missing = np.isnan(targets)
+    gram = features.T @ features
+    moment = features.T @ np.where(is_missing, 0, targets).astype(np.float64)
+    is_penalised = np.append(np.ones(windows.window), 0)
+    fits = np.empty((len(PENALTIES), windows.window + 1, windows.horizon))
+    for step in range(windows.horizon):
+        without = features[is_missing[:, step]]
+        of_step = gram - without.T @ without
+        for place, penalty in enumerate(PENALTIES):
+            ridge = penalty * len(features) * np.diag(is_penalised)
+            # A step without any target has no moment, and a singular matrix.
+            fits[place, :, step] = np.linalg.lstsq(of_step + ridge, moment[:, step], rcond=None)[0]
+    errors = [np.nanmean(np.square(checked @ fit[:-1] + fit[-1] - truth)) for fit in fits]
+    best = fits[int(np.argmin(errors))].astype(np.float32)
+    return best[:-1], best[-1]
 
 
 def differences(
@@ -128,12 +119,3 @@ def window_deviation(targets: np.ndarray) -> np.ndarray:
 
 def _by_target(values: np.ndarray) -> np.ndarray:
     return values.swapaxes(1, 2).reshape(-1, values.shape[1])
-
-
-def _by_mask(is_given: np.ndarray) -> Iterator[tuple[np.ndarray, list[int]]]:
-    """Yields the rows that have a target, and the steps of the horizon with the same rows."""
-    if is_given.all():
-        yield is_given[:, 0], list(range(is_given.shape[1]))
-        return
-    for step in range(is_given.shape[1]):
-        yield is_given[:, step], [step]

@@ -28,9 +28,7 @@ def last_window(
                 f"{' or '.join(config.data.target)}, from which to forecast."
             )
         window = values[max(0, end - config.window) : end]
-        window = np.pad(
-            window, ((config.window - len(window), 0), (0, 0)), constant_values=np.nan
-        )
+        window = np.pad(window, ((config.window - len(window), 0), (0, 0)), constant_values=np.nan)
         if reads_ahead:
             ahead = values[end : end + config.horizon].copy()
             if len(ahead) < config.horizon:

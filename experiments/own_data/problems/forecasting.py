@@ -55,7 +55,9 @@ def build(config: SequencesConfig, dataset: Dataset, /) -> Task:
     pre_post = _fit(config, windows, encoding)
     network = _network(config, pre_post)
     names = tuple(config.data.target)
-    batches = shuffled_batches(config.seed, len(windows.starts["train"]), config.training.batch_size)
+    batches = shuffled_batches(
+        config.seed, len(windows.starts["train"]), config.training.batch_size
+    )
 
     @jax.jit
     def predict(params: Params, inputs: Array) -> jax.Array:
@@ -158,9 +160,7 @@ def restore(config: SequencesConfig, record: Mapping[str, Any], where: str, /) -
         aligned = stored.encoding.align(dataset)
         order, inputs = last_window(config, dataset, aligned, len(pre_post.ahead) > 0)
         found = np.concatenate([np.asarray(run(params, inputs[each])) for each in _pieces(order)])
-        columns = {
-            name: tuple(found[..., place]) for place, name in enumerate(config.data.target)
-        }
+        columns = {name: tuple(found[..., place]) for place, name in enumerate(config.data.target)}
         times = future_times(config, dataset)
         return Predictions(columns, "each step of the horizon", times)
 
@@ -256,9 +256,7 @@ def _labels(names: tuple[str, ...]) -> dict[str, str]:
     return labels
 
 
-def _baselines(
-    config: SequencesConfig, windows: Windows, pre_post: Forecast
-) -> dict[str, Metrics]:
+def _baselines(config: SequencesConfig, windows: Windows, pre_post: Forecast) -> dict[str, Metrics]:
     names = tuple(config.data.target)
     chosen = windows.every("test", MOST_WINDOWS["test"])
     batch = windows.gather("test", chosen)

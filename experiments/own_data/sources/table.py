@@ -13,7 +13,7 @@ from experiments.files import write_atomically
 from experiments.own_data.config import DataConfig, Problem
 from experiments.own_data.dataset import Dataset
 from experiments.own_data.sources import Proposal
-from experiments.own_data.tables.files import read_tables
+from experiments.own_data.tables import files
 from experiments.own_data.tables.guesses import propose
 from experiments.own_data.tables.sequences import sequences
 
@@ -29,7 +29,7 @@ def inspect(path: str, chosen: Mapping[str, Any], /) -> Proposal:
 
 def read(config: DataConfig, problem: Problem, /, *, targets: bool = True) -> Dataset:
     """See :class:`experiments.own_data.sources.Source`."""
-    table = read_tables(config.path, config.separator)
+    table = files.read_tables(config.path, config.separator)
     return sequences(table, config, problem, targets=targets)
 
 
