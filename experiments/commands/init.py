@@ -178,7 +178,7 @@ def _keys(values: Mapping[str, Any], reasons: Mapping[str, str], prefix: str) ->
 
 
 def _comment(text: str) -> list[str]:
-    """Returns lines of a comment; a text from a file may hold line breaks and control characters."""
+    """Returns lines of a comment; texts from files may hold line breaks and control characters."""
     return textwrap.wrap(
         _printable(text),
         WIDTH,

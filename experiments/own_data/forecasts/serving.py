@@ -68,7 +68,7 @@ class Forecast(PrePost):
 
     @property
     def embeddings(self) -> tuple[tuple[int, int], ...]:
-        """The number of categories and the size of each embedding; indices are the last features."""
+        """The number of categories and the size of each embedding, whose indices are last."""
         return self.encoding.embeddings + (self.encoding_ahead.embeddings if self.ahead else ())
 
     def before(self, inputs: jax.Array) -> jax.Array:

@@ -316,12 +316,10 @@ def _summary(table: Table, dataset: Dataset) -> str:
 
 
 def _count_examples(dataset: Dataset, problem: Problem, settings: Mapping[str, Any]) -> int:
-    """Returns about how many training examples there are: windows, or sequences."""
-    lengths = [int(TRAIN * len(inputs)) for inputs in dataset.inputs]
-    if problem == "forecasting":
-        needed = settings["window"] + settings["horizon"]
-        return sum(max(0, length - needed + 1) for length in lengths)
-    return max(1, int(TRAIN * len(lengths)))
+    """Returns about how many training examples there are: sequences, or horizons in a row."""
+    lengths = [len(inputs) for inputs in dataset.inputs]
+    count = sum(lengths) / settings["horizon"] if problem == "forecasting" else len(lengths)
+    return max(1, int(TRAIN * count))
 
 
 def _described(table: Table, roles: Roles) -> Iterable[str]:

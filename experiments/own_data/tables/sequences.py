@@ -1,5 +1,6 @@
-"""Sequences that the rows of a table make up: by id, in the order of time, evenly spaced if asked."""
+"""Sequences that the rows of a table make up: by id, by time, and evenly spaced if asked."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,7 +51,7 @@ def sequences(table: Table, config: DataConfig, problem: Problem, *, targets: bo
     # Stable: without times, rows keep the file's order.
     order = np.lexsort((keys,) if times is None else (times, keys))
     bounds = np.searchsorted(keys[order], np.arange(len(labels) + 1))
-    rows = [order[begin:end] for begin, end in zip(bounds, bounds[1:], strict=False)]
+    rows = [order[begin:end] for begin, end in itertools.pairwise(bounds)]
     if times is not None:
         for label, of_sequence in zip(labels, rows, strict=True):
             _check_duplicates(table, config, times, of_sequence, label)
