@@ -40,7 +40,9 @@ def meters(sequences=50, steps=400, seed=0):
         load = level + noise + level * 0.4 * profile * (0.5 + 0.5 * is_full)
         load[rng.random(steps) < 0.02] = np.nan
         times = np.datetime64("2024-01-01T00", "ns") + np.arange(steps) * HOUR
-        table = pd.DataFrame({"meter": f"m{index:02}", "when": times, "kind": kind, "load": load.round(3)})
+        table = pd.DataFrame(
+            {"meter": f"m{index:02}", "when": times, "kind": kind, "load": load.round(3)}
+        )
         tables.append(table[rng.random(steps) > 0.05])
     return pd.concat(tables).sample(frac=1, random_state=seed).reset_index(drop=True)
 

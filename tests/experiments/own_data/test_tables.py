@@ -117,9 +117,7 @@ def test_rows_of_one_id_may_be_in_several_files(rows, tmp_path):
     folder.mkdir()
     for number in range(3):
         rows[number::3].to_csv(folder / f"{number}.csv", index=False)
-    assert_equal(
-        table.read(data_config(folder), "forecasting"), read(rows, tmp_path / "a.csv")
-    )
+    assert_equal(table.read(data_config(folder), "forecasting"), read(rows, tmp_path / "a.csv"))
 
 
 def test_files_say_their_part(rows, tmp_path):
