@@ -18,7 +18,7 @@ from experiments.own_data.tables.files import Table, read_tables
 from experiments.own_data.tables.sequences import FEATURES_AS_TARGETS, SPLITS, sequences
 
 TIME_NAMES = ("time", "date", "datetime", "timestamp", "ds", "t", "step", "ts", "day", "year")
-ID_NAMES = ("id", "unique_id", "series", "series_id", "sequence", "item", "name", "key", "group")
+ID_NAMES = ("id", "unique_id", "series", "series_id", "sequence")
 TARGET_NAMES = ("target", "y", "label", "class", "value", "output", "ot")
 CLASS_NAMES = ("label", "class", "category", "species", "activity", "state", "diagnosis")
 # A text column with more of them is left out.
