@@ -71,6 +71,11 @@ COMMANDS = {
         "experiments.commands.export",
         "writes a trained model: ONNX, StableHLO, safetensors, PyTorch",
     ),
+    "predict": Command(
+        "experiments.commands.predict",
+        "applies a trained model to new rows of your own",
+        extra="experiments,data",
+    ),
     "report": Command(
         "experiments.report",
         "writes one HTML page with all runs in a folder",

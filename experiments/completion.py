@@ -11,6 +11,7 @@ from experiments.commands.export import Options as ExportOptions
 from experiments.commands.fetch import Options as FetchOptions
 from experiments.commands.gradients import Options as GradientsOptions
 from experiments.commands.init import Options as InitOptions
+from experiments.commands.predict import Options as PredictOptions
 from experiments.commands.sweep.options import SweepOptions
 from experiments.commands.train.options import TrainOptions
 from experiments.config import ExperimentConfig
@@ -28,6 +29,7 @@ def main(arguments: list[str]) -> int:
     """
     commands: dict[str, Any] = {
         "init": InitOptions,
+        "predict": PredictOptions,
         "train": _with_config(TrainOptions),
         "compare": _with_config(CompareOptions),
         "sweep": _with_config(SweepOptions),

@@ -1,5 +1,6 @@
 """A trained model in the formats of `export`."""
 
+import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -50,7 +51,11 @@ def to_onnx(config: ExperimentConfig, spec: ExportSpec | None, params: Params) -
     writer.output("outputs", outputs, spec.outputs)
     states = len(stack.layers) * directions
     writer.output("h_last", layers.states, [states, "sequences", hidden])
-    metadata = {"task": config.task, "config": config.model_dump_json()}
+    metadata = {
+        "task": config.task,
+        "config": config.model_dump_json(),
+        **{key: json.dumps(value) for key, value in spec.metadata.items()},
+    }
     return {"model.onnx": writer.finish(None, metadata).SerializeToString()}
 
 
@@ -83,7 +88,7 @@ def to_stablehlo(config: ExperimentConfig, spec: ExportSpec | None, params: Para
     shape = tuple(sizes.get(size, size) for size in spec.inputs)
     inputs = jax.ShapeDtypeStruct(shape, spec.dtype)
     lengths = jax.ShapeDtypeStruct(shape[:1], jnp.int32)
-    metadata = {"task": config.task, "config": config.model_dump()}
+    metadata = {"task": config.task, "config": config.model_dump(), **spec.metadata}
 
     def model(inputs: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
         return spec.apply(params, inputs, lengths)

@@ -1,7 +1,9 @@
 """The last words of `train`: what was reached and expected, how long it took, and what is next."""
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from experiments.config import ExperimentConfig
 from experiments.program import typed
@@ -11,6 +13,7 @@ from experiments.runs.expected import expected_metrics
 from experiments.runs.records import read_meta, read_summary
 from experiments.status import duration
 from experiments.tables import number
+from experiments.task import HIGHER_IS_BETTER
 
 
 def closing_words(run: RunDirectory, path: Path, config: ExperimentConfig) -> str:
@@ -23,6 +26,9 @@ def closing_words(run: RunDirectory, path: Path, config: ExperimentConfig) -> st
     """
     test = read_summary(run)["test"]
     lines = ["Reached:  " + ", ".join(f"{_words(name)} {number(test[name])}" for name in test)]
+    verdict = against_baselines(read_summary(run)) if run.data.exists() else None
+    if verdict is not None:
+        lines.append(f"Beware:   {verdict}")
     expected = expected_metrics(config)
     if expected is not None:
         shown = [
@@ -39,8 +45,34 @@ def closing_words(run: RunDirectory, path: Path, config: ExperimentConfig) -> st
         ["export", str(run.path), "--to", "safetensors"],
         ["compare", path.stem if path.parent == CONFIG_DIR else str(path)],
     ]
+    if run.data.exists():
+        following[1][-1] = "onnx" if config.model.cell == "gru" else "stablehlo"
+        following[1:1] = [["predict", str(run.path), "NEW_DATA", "-o", "predictions.csv"]]
     lines += ["", "Next:", *(f"  {typed()} {shlex.join(command)}" for command in following)]
     return "\n".join(lines)
+
+
+def against_baselines(summary: Mapping[str, Any]) -> str | None:
+    """Returns a sentence if the model is no better than a baseline in the first metric, or None.
+
+    Args:
+        summary: content of `summary.json`.
+    """
+    metric, value = next(iter(summary["test"].items()))
+    sign = -1 if metric in HIGHER_IS_BETTER else 1
+    of_baselines = {
+        name: metrics[metric] for name, metrics in summary["baselines"].items() if metric in metrics
+    }
+    if not of_baselines:
+        return None
+    best = min(of_baselines, key=lambda name: sign * of_baselines[name])
+    # Not a number is no better, either.
+    if sign * value < sign * of_baselines[best]:
+        return None
+    return (
+        f"the model is no better than a baseline, {best}: {_words(metric)} {number(value)} against "
+        f"{number(of_baselines[best])}. Train longer, change the model, or use the baseline."
+    )
 
 
 def _spread(mean: float, deviation: float) -> str:
