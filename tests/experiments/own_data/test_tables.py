@@ -191,6 +191,7 @@ def test_predictions_are_a_table(rows, tmp_path):
     class Predictions:
         columns: dict
         times: tuple | None
+        rows: str = "each step of the horizon"
 
     dataset = read(rows, tmp_path / "a.csv")
     times = tuple(times[-1] + HOUR * np.arange(1, 4) for times in dataset.times)
