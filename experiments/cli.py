@@ -46,7 +46,7 @@ COMMANDS = {
     "init": Command(
         "experiments.commands.init",
         "looks at a file of your own and writes a config for it",
-        extra="experiments,data",
+        extra="data",
     ),
     "train": Command(
         "experiments.commands.train.command",

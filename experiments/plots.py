@@ -135,6 +135,9 @@ def forecasts(
     columns: Sequence[tuple[str, int]],
     title: str,
     path: Path,
+    *,
+    steps: str = "hours",
+    unit: str = ", standardised",
 ) -> None:
     """Plots forecasts and truth: a row per column, a panel per window.
 
@@ -144,6 +147,8 @@ def forecasts(
         columns: names and indices of the columns to plot.
         title: of the plot.
         path: the PNG to write.
+        steps: label of the steps.
+        unit: of the columns, after their names.
     """
     number, window = windows.inputs.shape[:2]
     horizon = windows.targets.shape[1]
@@ -158,10 +163,10 @@ def forecasts(
                 panel.plot(ahead, values[index, :, column], label=model)
             panel.axvline(0, color="gray", linewidth=0.8, linestyle=":")
             panel.grid(alpha=0.3)
-        row[0].set_ylabel(f"{name}, standardised")
+        row[0].set_ylabel(f"{name}{unit}")
     panels[0, 0].legend(frameon=False, fontsize="small")
     for panel in panels[-1]:
-        panel.set_xlabel("hours")
+        panel.set_xlabel(steps)
     figure.suptitle(title)
     save(figure, path)
 

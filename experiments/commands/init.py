@@ -96,14 +96,16 @@ def main(arguments: list[str]) -> int:
     Raises:
         UserError: the file does not serve, an option does not fit it, or the config exists.
     """
-    options = command_help.parse(
-        Options, arguments, "init", "my.csv -o my.yaml", is_compact=True
-    )
+    options = command_help.parse(Options, arguments, "init", "my.csv -o my.yaml", is_compact=True)
     output = options.output or Path(_stem(options.path)).with_suffix(".yaml")
     if os.path.lexists(output) and not options.force:
-        raise UserError(f"{output} exists already. Give another --output, or --force to replace it.")
+        raise UserError(
+            f"{output} exists already. Give another --output, or --force to replace it."
+        )
     kind = options.format or detect_format(options.path)
-    proposal = load_source(kind).inspect(options.path, chosen_values(options))
+    chosen = chosen_values(options)
+    _check_chosen(options.path, chosen)
+    proposal = load_source(kind).inspect(options.path, chosen)
     values = config_values(options.path, kind, proposal)
     config = check(SequencesConfig, values, where=options.path)
     text = written(values, proposal.reasons, [PROGRAM, "init", *arguments], output)
@@ -131,6 +133,13 @@ def chosen_values(options: Options) -> dict[str, Any]:
     return chosen
 
 
+def _check_chosen(path: str, chosen: Mapping[str, Any]) -> None:
+    """Raises UserError for a value that no config has."""
+    values: dict[str, Any] = {"task": "sequences", "problem": "forecasting", "data": {"path": path}}
+    _insert(values, chosen)
+    check(SequencesConfig, values, where="Command line")
+
+
 def config_values(path: str, kind: Format, proposal: Proposal) -> dict[str, Any]:
     """Returns the values of a config: those of the proposal, and sizes that it does not say."""
     data = {"path": path, "format": kind, **proposal.data}
@@ -142,13 +151,18 @@ def config_values(path: str, kind: Format, proposal: Proposal) -> dict[str, Any]
     }
     settings = {**training_settings(SOME), **proposal.settings}
     # Those without a group first.
-    for key, value in sorted(settings.items(), key=lambda item: "." in item[0]):
+    _insert(values, dict(sorted(settings.items(), key=lambda item: "." in item[0])))
+    return values
+
+
+def _insert(values: dict[str, Any], settings: Mapping[str, Any]) -> None:
+    """Inserts values by their dotted names."""
+    for key, value in settings.items():
         *parents, last = key.split(".")
         inner = values
         for parent in parents:
             inner = inner.setdefault(parent, {})
         inner[last] = value
-    return values
 
 
 def written(
@@ -178,9 +192,13 @@ def _keys(values: Mapping[str, Any], reasons: Mapping[str, str], prefix: str) ->
 
 
 def _comment(text: str) -> list[str]:
-    """Returns lines of a comment; a text from a file may hold line breaks and control characters."""
+    """Returns lines of a comment; texts from files may hold line breaks and control characters."""
     return textwrap.wrap(
-        _printable(text), WIDTH, initial_indent="# ", subsequent_indent="#   ", break_long_words=True
+        _printable(text),
+        WIDTH,
+        initial_indent="# ",
+        subsequent_indent="#   ",
+        break_long_words=True,
     )
 
 

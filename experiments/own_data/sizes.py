@@ -5,8 +5,8 @@ from typing import Any
 # Examples up to which a size serves: hidden units, dropout, steps, and sequences of a batch.
 SIZES = (
     (300, 24, 0.2, 600, 16),
-    (3_000, 48, 0.1, 1200, 32),
-    (10**9, 64, 0.0, 2400, 64),
+    (3_000, 32, 0.2, 1000, 32),
+    (10**9, 64, 0.1, 2400, 64),
 )
 EVALUATIONS = 20
 # Evaluations without improvement, after which the training ends.

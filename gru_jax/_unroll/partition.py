@@ -197,6 +197,10 @@ def _with_partitioning(
     # Whoever needs this has several devices, and no other user has to wait for its import.
     from jax.experimental.custom_partitioning import custom_partitioning
 
+    # JAX refuses a function that captures arrays, so those of the jaxpr are its first arguments.
+    captured = len(jaxpr.consts)
+    in_axes = (*[NO_BATCH] * captured, *in_axes)
+
     def partition(
         mesh: Mesh, arguments: Sequence[Any], results: Sequence[Any]
     ) -> tuple[Mesh, Callable[..., Leaves], list[NamedSharding], tuple[NamedSharding, ...]]:
@@ -214,23 +218,32 @@ def _with_partitioning(
         def run(*leaves: jax.Array) -> Leaves:
             return [
                 lax.psum(value, names) if axis == NO_BATCH and names else value
-                for value, axis in zip(function(*leaves), out_axes, strict=True)
+                for value, axis in zip(function(*leaves[captured:]), out_axes, strict=True)
             ]
 
         del results
         return mesh, run, list(map(sharding_of, out_axes)), tuple(map(sharding_of, in_axes))
 
+    def evaluate(*leaves: jax.Array) -> Leaves:
+        closed = ClosedJaxpr(jaxpr.jaxpr, leaves[:captured])
+        return jaxpr_as_fun(closed)(*leaves[captured:])
+
     # A function of its own, whose rule is set here.
-    partitioned = custom_partitioning(lambda *leaves: jaxpr_as_fun(jaxpr)(*leaves))
-    rule, whole = _sharding_rule(jaxpr, in_axes, out_axes, rank)
+    partitioned = custom_partitioning(evaluate)
+    in_avals = [*map(jax.typeof, jaxpr.consts), *jaxpr.in_avals]
+    rule, whole = _sharding_rule(in_avals, jaxpr.out_avals, in_axes, out_axes, rank)
     partitioned.def_partition(
         partition=partition, sharding_rule=rule, need_replication_factors=whole
     )
-    return partitioned
+    return lambda *leaves: partitioned(*jaxpr.consts, *leaves)
 
 
 def _sharding_rule(
-    jaxpr: ClosedJaxpr, in_axes: Sequence[int], out_axes: Sequence[int], rank: int
+    in_avals: Sequence[Any],
+    out_avals: Sequence[Any],
+    in_axes: Sequence[int],
+    out_axes: Sequence[int],
+    rank: int,
 ) -> tuple[str, tuple[str, ...]]:
     """Shardy's rule: batch axes are sharded alike; and the names of all others, which are not."""
     whole: list[str] = []
@@ -247,7 +260,7 @@ def _sharding_rule(
 
     operands, results = (
         ", ".join(map(factors, avals, axes))
-        for avals, axes in ((jaxpr.in_avals, in_axes), (jaxpr.out_avals, out_axes))
+        for avals, axes in ((in_avals, in_axes), (out_avals, out_axes))
     )
     return f"{operands} -> {results}", tuple(whole)
 

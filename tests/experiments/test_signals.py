@@ -116,7 +116,9 @@ def test_a_signal_during_start_up_leaves_nothing(adding, write_config, workplace
     wait_for_handlers(process)
     process.send_signal(signal.SIGTERM)
     out, error = process.communicate(timeout=300)
-    assert (process.returncode, out, error) == (143, "", "Stopped by SIGTERM.\n")
+    assert (process.returncode, out) == (143, "")
+    # On a busy machine it says first what it is doing.
+    assert error.removeprefix("Reading the config\n") == "Stopped by SIGTERM.\n"
     assert not (workplace / "run").exists()
 
 

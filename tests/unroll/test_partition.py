@@ -11,6 +11,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import gru_jax
 from gru_jax._unroll.fused.interface import FusedKernels
 from gru_jax._unroll.fused.reference_kernels import REFERENCE_KERNELS
+from gru_jax._unroll.partition import NO_BATCH, partition_over_batch
 from tests.assert_trees import assert_close
 from tests.slow import slow
 from tests.unroll.collectives import collectives
@@ -150,6 +151,17 @@ def test_arguments_that_are_sharded_otherwise():
     params = jax.tree.map(lambda leaf: place(leaf, mesh, *[None] * (leaf.ndim - 1), "data"), PARAMS)
     assert_close(jax.device_get(run(params, XS[:4])), expected, "float32")
     assert_close(jax.device_get(run(PARAMS, place(XS[:4], mesh, "data"))), expected, "float32")
+
+
+def test_a_function_may_capture_arrays():
+    captured = jnp.arange(INPUT, dtype=jnp.float32).reshape(1, 1, INPUT)
+
+    def run(scale, xs):
+        return (scale * captured * xs).sum(0), xs.sum()
+
+    partitioned = partition_over_batch(run, (NO_BATCH, 1), (0, NO_BATCH), rank=1)
+    xs = place(XS, mesh_of(data=2), None, "data")
+    assert_close(jax.jit(partitioned)(2.0, xs), run(2.0, XS), "float32")
 
 
 def test_a_program_for_several_devices_is_exported():

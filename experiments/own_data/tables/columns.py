@@ -143,9 +143,7 @@ def times(table: Table, name: str) -> np.ndarray:
     is_missing = missing_mask(table, name)
     if is_missing.any():
         row = int(is_missing.argmax())
-        raise UserError(
-            f"{table.where(row)}: {name} is missing, but every row should have a time."
-        )
+        raise UserError(f"{table.where(row)}: {name} is missing, but every row should have a time.")
     if is_time(table, name):
         found = pd.Series(column.to_numpy())
     elif not is_text(table, name):

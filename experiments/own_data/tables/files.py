@@ -157,7 +157,10 @@ def _read_text(path: Path, separator: str | None, memory: int) -> Table:
                 chunks.append(_columns(rows))
                 rows = []
     except csv.Error as error:
-        raise UserError(f"{path}, line {line} is not a row of a table: {error}.") from None
+        reason = str(error)
+        if "end of data" in reason:
+            reason = "a quotation mark is not closed"
+        raise UserError(f"{path}, line {line} is not a row of a table: {reason}.") from None
     if rows:
         chunks.append(_columns(rows))
     if not names:
@@ -238,7 +241,7 @@ def detect_separator(text: str) -> str:
 
 def _names(row: list[str], path: Path, line: int) -> list[str]:
     """Returns the names of the columns in a header; those without one are numbered."""
-    stripped = [name.strip() for name in row]
+    stripped = [" ".join(name.split()) for name in row]
     if all(NUMBER.fullmatch(name) for name in stripped):
         raise UserError(
             f"{path}, line {line} is {_shortened(', '.join(stripped))}, but the first line should "

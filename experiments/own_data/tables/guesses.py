@@ -18,7 +18,7 @@ from experiments.own_data.tables.files import Table, read_tables
 from experiments.own_data.tables.sequences import FEATURES_AS_TARGETS, SPLITS, sequences
 
 TIME_NAMES = ("time", "date", "datetime", "timestamp", "ds", "t", "step", "ts", "day", "year")
-ID_NAMES = ("id", "unique_id", "series", "series_id", "sequence", "item", "name", "key", "group")
+ID_NAMES = ("id", "unique_id", "series", "series_id", "sequence")
 TARGET_NAMES = ("target", "y", "label", "class", "value", "output", "ot")
 CLASS_NAMES = ("label", "class", "category", "species", "activity", "state", "diagnosis")
 # A text column with more of them is left out.
@@ -113,7 +113,9 @@ def _decide_time(table: Table, roles: Roles) -> None:
         name = min(written, key=lambda name: _rank(name, TIME_NAMES))
         return roles.decide("time", name, f"its cells are times such as {_first(table, name)}")
     counted = [
-        name for name in free if _rank(name, TIME_NAMES) < len(TIME_NAMES) and _is_number(table, name)
+        name
+        for name in free
+        if _rank(name, TIME_NAMES) < len(TIME_NAMES) and _is_number(table, name)
     ]
     for name in sorted(counted, key=lambda name: _rank(name, TIME_NAMES)):
         values = columns.numbers(table, name, roles.data.get("decimal", "."))
@@ -134,7 +136,9 @@ def _decide_id(table: Table, roles: Roles) -> None:
     time = roles.data.get("time")
     times = None if time is None else columns.times(table, time)
     if times is not None and len(np.unique(times)) < len(times):
-        texts = [name for name in free if columns.is_text(table, name) and not _is_number(table, name)]
+        texts = [
+            name for name in free if columns.is_text(table, name) and not _is_number(table, name)
+        ]
         whole = [name for name in free if _is_whole(table, name, roles)]
         for name in dict.fromkeys([*named, *texts, *whole]):
             keys, found = pd.factorize(columns.texts(table, name))
@@ -275,7 +279,9 @@ def _decide_step(table: Table, roles: Roles, keys: np.ndarray) -> None:
 
 def _decide_split(table: Table, roles: Roles, keys: np.ndarray, problem: Problem) -> None:
     stems = [path.name.partition(".")[0].lower() for path in table.paths]
-    said = {split for split, words in SPLITS.items() for stem in stems if any(w in stem for w in words)}
+    said = {
+        split for split, words in SPLITS.items() for stem in stems if any(w in stem for w in words)
+    }
     if len(said) == len(SPLITS):
         return roles.decide("split", "file", "the names of the files say it")
     count = len(np.unique(keys))
@@ -295,7 +301,9 @@ def _decide_scale(dataset: Dataset, data: dict[str, Any], reasons: dict[str, str
         deviations = np.array([np.nanstd(values) for values in target])
     if len(means) and means.std() > 2 * np.median(deviations):
         data["scale"] = "sequence"
-        reasons["data.scale"] = f"the sequences' levels differ, from {means.min():g} to {means.max():g}"
+        reasons["data.scale"] = (
+            f"the sequences' levels differ, from {means.min():g} to {means.max():g}"
+        )
 
 
 def _summary(table: Table, dataset: Dataset) -> str:
@@ -308,12 +316,10 @@ def _summary(table: Table, dataset: Dataset) -> str:
 
 
 def _count_examples(dataset: Dataset, problem: Problem, settings: Mapping[str, Any]) -> int:
-    """Returns about how many training examples there are: windows, or sequences."""
-    lengths = [int(TRAIN * len(inputs)) for inputs in dataset.inputs]
-    if problem == "forecasting":
-        needed = settings["window"] + settings["horizon"]
-        return sum(max(0, length - needed + 1) for length in lengths)
-    return max(1, int(TRAIN * len(lengths)))
+    """Returns about how many training examples there are: sequences, or horizons in a row."""
+    lengths = [len(inputs) for inputs in dataset.inputs]
+    count = sum(lengths) / settings["horizon"] if problem == "forecasting" else len(lengths)
+    return max(1, int(TRAIN * count))
 
 
 def _described(table: Table, roles: Roles) -> Iterable[str]:

@@ -27,6 +27,8 @@ OF_STEP = {
     "1QS": 4,
     "1QE": 4,
 }
+# The units of NumPy by pandas' name.
+UNITS = {"D": "D", "h": "h", "m": "min", "s": "s", "ms": "ms", "us": "us", "ns": "ns"}
 LONGEST_SEASON = 400
 LEAST_CORRELATION = 0.3
 LONGEST_HORIZON = 96
@@ -47,8 +49,7 @@ def step_of(times: np.ndarray, keys: np.ndarray, steps: np.ndarray) -> tuple[str
     added = (steps / usual).sum() - len(steps)
     if np.allclose(steps / usual % 1, 0) and added <= MOST_ADDED * len(steps):
         if usual.dtype.kind == "m":
-            name = pd.tseries.frequencies.to_offset(pd.Timedelta(usual)).freqstr
-            return (name if name[0].isdigit() else f"1{name}"), share
+            return _in_words(usual), share
         return f"{usual:g}", share
     if times.dtype.kind == "M":
         for name in CALENDAR:
@@ -60,6 +61,12 @@ def step_of(times: np.ndarray, keys: np.ndarray, steps: np.ndarray) -> tuple[str
                 if index[0] + most * offset >= index[-1] and (name != "B" or _is_daily(values)):
                     return f"1{name}", "all times are of this calendar"
     return None, "rows are not evenly spaced: no rows are added"
+
+
+def _in_words(step: np.timedelta64) -> str:
+    """Returns a step in the largest unit of which it is a multiple."""
+    unit = next(unit for unit in UNITS if step % np.timedelta64(1, unit) == np.timedelta64(0))
+    return f"{step // np.timedelta64(1, unit)}{UNITS[unit]}"
 
 
 def _is_daily(steps: np.ndarray) -> bool:

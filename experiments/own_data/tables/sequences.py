@@ -1,5 +1,6 @@
-"""Sequences that the rows of a table make up: by id, in the order of time, evenly spaced if asked."""
+"""Sequences that the rows of a table make up: by id, by time, and evenly spaced if asked."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,10 +39,10 @@ def sequences(table: Table, config: DataConfig, problem: Problem, *, targets: bo
     Raises:
         UserError: a column is absent or a cell does not fit; names file, column and row.
     """
-    names = feature_names(table, config, problem)
     has_target = problem not in FEATURES_AS_TARGETS
     if has_target and targets:
         _check_column(table, _only_target(config, problem), "data.target")
+    names = feature_names(table, config, problem)
     times = None
     if config.time is not None:
         _check_column(table, config.time, "data.time")
@@ -50,7 +51,7 @@ def sequences(table: Table, config: DataConfig, problem: Problem, *, targets: bo
     # Stable: without times, rows keep the file's order.
     order = np.lexsort((keys,) if times is None else (times, keys))
     bounds = np.searchsorted(keys[order], np.arange(len(labels) + 1))
-    rows = [order[begin:end] for begin, end in zip(bounds, bounds[1:], strict=False)]
+    rows = [order[begin:end] for begin, end in itertools.pairwise(bounds)]
     if times is not None:
         for label, of_sequence in zip(labels, rows, strict=True):
             _check_duplicates(table, config, times, of_sequence, label)
@@ -173,9 +174,7 @@ def _only_target(config: DataConfig, problem: Problem) -> str:
     return config.target[0]
 
 
-def _keys(
-    table: Table, config: DataConfig
-) -> tuple[np.ndarray, list[str], tuple[str, ...] | None]:
+def _keys(table: Table, config: DataConfig) -> tuple[np.ndarray, list[str], tuple[str, ...] | None]:
     """Returns the index of each row's sequence, the sequences' names, and their splits."""
     stems = [path.name.partition(".")[0] for path in table.paths]
     split_of_file = [_split_of(path) for path in stems] if config.split == "file" else None
@@ -200,7 +199,11 @@ def _keys(
     of_file = np.array([splits.index(split) for split in split_of_file])
     pairs, keys = np.unique(keys * len(splits) + of_file[table.file], return_inverse=True)
     of_pairs = [divmod(pair, len(splits)) for pair in pairs.tolist()]
-    return keys, [names[name] for name, _ in of_pairs], tuple(splits[split] for _, split in of_pairs)
+    return (
+        keys,
+        [names[name] for name, _ in of_pairs],
+        tuple(splits[split] for _, split in of_pairs),
+    )
 
 
 def _split_of(stem: str) -> str:
@@ -222,9 +225,7 @@ def _features(
     features = []
     for place, name in enumerate(names):
         is_known = name in config.known_ahead
-        if is_category(table, config, name):
-            if name in config.target:
-                raise UserError(f"{table}: {name} holds texts, but a target should be numbers.")
+        if name not in config.target and is_category(table, config, name):
             values[:, place], found = columns.categories(table, name, config.decimal)
             features.append(Feature(name, found, is_known))
             continue
@@ -245,9 +246,7 @@ def is_category(table: Table, config: DataConfig, name: str) -> bool:
     return not (is_missing.all() or columns.number_mask(table, name, config.decimal).any())
 
 
-def _target(
-    table: Table, config: DataConfig, problem: Problem
-) -> tuple[Target, np.ndarray]:
+def _target(table: Table, config: DataConfig, problem: Problem) -> tuple[Target, np.ndarray]:
     """Returns the target, and its value in each row."""
     name = _only_target(config, problem)
     if columns.missing_mask(table, name).all():

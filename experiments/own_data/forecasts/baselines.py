@@ -1,0 +1,121 @@
+"""Forecasts that need no network: the last value, that of a season ago, and a linear map."""
+
+import numpy as np
+
+from experiments.own_data.forecasts.serving import ROUNDING
+from experiments.own_data.forecasts.windows import MOST_WINDOWS, Batch, Windows
+from experiments.own_data.splits import Part
+from experiments.typing import Metrics
+
+# Candidates of the ridge penalty, per window.
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+MOST_EXAMPLES = 20_000
+BATCH = 1000
+
+
+def errors(forecasts: np.ndarray, batch: Batch, targets: tuple[str, ...]) -> Metrics:
+    """Returns the metrics of forecasts (N, horizon, K), where there are targets.
+
+    scaled_mse and scaled_mae are in units of the targets' deviation in the training part. Those of
+    a single target are in its own unit, too; of several, the mean absolute error of the first.
+    """
+    missed = (forecasts - batch.targets).astype(np.float64)
+    scaled = missed / np.asarray(batch.deviation)[:, None]
+    metrics = {
+        "scaled_mse": float(np.nanmean(np.square(scaled))),
+        "scaled_mae": float(np.nanmean(np.abs(scaled))),
+    }
+    if len(targets) == 1:
+        metrics["mse"] = float(np.nanmean(np.square(missed)))
+        metrics["mae"] = float(np.nanmean(np.abs(missed)))
+    return metrics
+
+
+def last_values(inputs: np.ndarray, num_targets: int, window: int, mean: np.ndarray) -> np.ndarray:
+    """Returns the last value of each target in windows, (N, 1, K); the mean if there is none."""
+    targets = np.asarray(inputs)[:, :window, :num_targets]
+    is_given = np.isfinite(targets)
+    latest = window - 1 - is_given[:, ::-1].argmax(axis=1)[:, None]
+    last = np.take_along_axis(targets, latest, axis=1)
+    return np.where(is_given.any(axis=1, keepdims=True), last, mean)
+
+
+def seasonal_naive(
+    windows: Windows, part: Part, chosen: np.ndarray, season: int, last: np.ndarray
+) -> np.ndarray:
+    """Returns the values of the latest season before each window's end, (N, horizon, K).
+
+    Where they are missing, or before the sequence's first step, it is the last value (N, 1, K).
+    """
+    starts = windows.starts[part][chosen, None]
+    ahead = np.arange(windows.horizon)
+    rows = starts + windows.window + ahead - season * (ahead // season + 1)
+    is_before = rows < windows.first[windows.sequence[part][chosen], None]
+    values = windows.rows[np.maximum(rows, 0)][..., : windows.num_targets]
+    return np.where(is_before[..., None] | np.isnan(values), last, values)
+
+
+def fit_linear(
+    windows: Windows, mean: np.ndarray, deviation: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fits a linear map from a window's differences to its horizon's, shared by all targets.
+
+    It is NLinear (Zeng et al. 2023, arXiv 2205.13504), fitted in closed form to the training part,
+    with the ridge penalty of the least validation error.
+
+    Args:
+        windows: the windows.
+        mean: (1, 1, K), for windows without a value.
+        deviation: (1, 1, K), the unit of differences; None for that of each window.
+
+    Returns:
+        The weights (window, horizon) and the bias (horizon,), float32.
+    """
+    features, targets = differences(windows, "train", MOST_EXAMPLES, mean, deviation)
+    checked, truth = differences(windows, "validation", MOST_WINDOWS["validation"], mean, deviation)
+    # The last feature is a constant, which is not penalised.
+    features = np.pad(features.astype(np.float64), ((0, 0), (0, 1)), constant_values=1)
+    is_missing = np.isnan(targets)
+    gram = features.T @ features
+    moment = features.T @ np.where(is_missing, 0, targets).astype(np.float64)
+    is_penalised = np.append(np.ones(windows.window), 0)
+    fits = np.empty((len(PENALTIES), windows.window + 1, windows.horizon))
+    for step in range(windows.horizon):
+        without = features[is_missing[:, step]]
+        of_step = gram - without.T @ without
+        for place, penalty in enumerate(PENALTIES):
+            ridge = penalty * len(features) * np.diag(is_penalised)
+            # A step without any target has no moment, and a singular matrix.
+            fits[place, :, step] = np.linalg.lstsq(of_step + ridge, moment[:, step], rcond=None)[0]
+    errors = [np.nanmean(np.square(checked @ fit[:-1] + fit[-1] - truth)) for fit in fits]
+    best = fits[int(np.argmin(errors))].astype(np.float32)
+    return best[:-1], best[-1]
+
+
+def differences(
+    windows: Windows, part: Part, most: int, mean: np.ndarray, deviation: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the differences from the last value: of windows (N * K, window), and targets.
+
+    Those of targets (N * K, horizon) are NaN where one is missing; in windows they are 0.
+    """
+    batch = windows.gather(part, windows.every(part, max(1, most // windows.num_targets)))
+    targets = np.asarray(batch.inputs)[:, : windows.window, : windows.num_targets]
+    last = last_values(targets, windows.num_targets, windows.window, mean)
+    unit = deviation if deviation is not None else window_deviation(targets)
+    before, after = (targets - last) / unit, (batch.targets - last) / unit
+    return _by_target(np.nan_to_num(before)), _by_target(after)
+
+
+def window_deviation(targets: np.ndarray) -> np.ndarray:
+    """Returns the deviations (N, 1, K) of windows (N, window, K), 1 where one is constant."""
+    is_given = np.isfinite(targets)
+    count = np.maximum(is_given.sum(axis=1, keepdims=True), 1)
+    mean = np.where(is_given, targets, 0).sum(axis=1, keepdims=True) / count
+    missed = np.where(is_given, targets - mean, 0)
+    deviation = np.sqrt(np.square(missed).sum(axis=1, keepdims=True) / count)
+    return np.where(deviation <= ROUNDING * np.abs(mean), 1, deviation)
+
+
+def _by_target(values: np.ndarray) -> np.ndarray:
+    return values.swapaxes(1, 2).reshape(-1, values.shape[1])
