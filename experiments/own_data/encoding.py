@@ -4,7 +4,7 @@ What is needed for it is fitted to the training part only. It is stored in a run
 `predict` and `export` need no training data.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -111,7 +111,7 @@ class Encoding(_Part, frozen=True):
         """
         return tuple(
             self.encode_values(values, *self.statistics(values, name), np).astype(np.float32)
-            for name, values in zip(dataset.names, self.align(dataset), strict=True)
+            for name, values in zip(dataset.names, self._aligned(dataset), strict=True)
         )
 
     def align(self, dataset: Dataset) -> tuple[np.ndarray, ...]:
@@ -123,6 +123,9 @@ class Encoding(_Part, frozen=True):
         Raises:
             UserError: the data set lacks a feature, or has categories for numbers or the reverse.
         """
+        return tuple(self._aligned(dataset))
+
+    def _aligned(self, dataset: Dataset) -> Iterator[np.ndarray]:
         columns = {feature.name: index for index, feature in enumerate(dataset.features)}
         chosen, tables = [], []
         for feature in self.features:
@@ -143,14 +146,12 @@ class Encoding(_Part, frozen=True):
                 )
             chosen.append(column)
             tables.append(_table(theirs, feature.categories))
-        aligned = []
         for values in dataset.inputs:
             values = values[:, chosen].astype(np.float64)
             for column, table in enumerate(tables):
                 if table is not None:
                     values[:, column] = _looked_up(table, values[:, column])
-            aligned.append(values)
-        return tuple(aligned)
+            yield values
 
     def statistics(self, values: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns the means and the deviations that standardise a sequence's features, (F,) each.

@@ -116,3 +116,29 @@ class RawUnits(PrePost):
 
 ROUNDING = 1e-6
 """Deviations of float32 numbers of this fraction of the mean are rounding errors."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenIndices(PrePost):
+    """Tokens (batch, T), int32, to indices of an embedding (batch, T, 1).
+
+    Attributes:
+        count: the number of known tokens, V; all others have the index V.
+    """
+
+    count: int
+
+    def before(self, inputs: jax.Array) -> jax.Array:
+        is_known = (inputs >= 0) & (inputs < self.count)
+        return jnp.where(is_known, inputs, self.count).astype(jnp.float32)[..., None]
+
+    def onnx_before(self, writer: "Writer", inputs: str) -> str:
+        # Exact, as there are fewer than 2^24 tokens.
+        numbers, count = writer.cast(inputs, writer.dtype), writer.constant(self.count)
+        is_known = writer.node(
+            "And",
+            writer.node("GreaterOrEqual", numbers, writer.constant(0)),
+            writer.node("Less", numbers, count),
+        )
+        indices = writer.node("Where", is_known, numbers, count)
+        return writer.node("Unsqueeze", indices, writer.integers(-1))

@@ -439,11 +439,11 @@ def _check_ids(arrays: Arrays, names: list[str], where: str) -> None:
     name = names[0]
     for values in arrays[name] if isinstance(arrays[name], list | tuple) else [arrays[name]]:
         values = np.asarray(values)
-        if values.dtype.kind not in "iuUS":
+        if values.dtype.kind not in "iu":
             raise UserError(
                 f"{where}: {name} has the dtype {values.dtype}, but ids should be integers."
             )
-        if values.dtype.kind in "iu" and values.min() < 0:
+        if values.size and values.min() < 0:
             raise UserError(f"{where}: {name} has the id {values.min()}, but ids count from 0.")
 
 
