@@ -74,7 +74,7 @@ COMMANDS = {
     "predict": Command(
         "experiments.commands.predict",
         "applies a trained model to new rows of your own",
-        extra="experiments,data",
+        extra="data",
     ),
     "report": Command(
         "experiments.report",

@@ -303,6 +303,8 @@ def _read_parquet(path: Path, memory: int) -> Table:
                     f"{2 * size / 2**30:,.1f} GiB, but this machine has {memory / 2**30:,.1f} GiB."
                 )
             cells = file.read()
+            # Texts may be no UTF-8, and lengths and offsets wrong.
+            cells.validate(full=True)
     except (pa.ArrowException, OSError, ValueError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} is not a readable Parquet file: {first[:200]}") from None

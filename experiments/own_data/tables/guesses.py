@@ -25,6 +25,8 @@ CLASS_NAMES = ("label", "class", "category", "species", "activity", "state", "di
 MOST_CATEGORIES = 50
 # A column of numbers with more of them is no class.
 MOST_CLASSES = 20
+# Sequences of a class from which on a whole number is taken for one.
+FEWEST_PER_CLASS = 10
 # The share of missing values from which a column is left out.
 MOSTLY_MISSING = 0.95
 # The default fraction of the training part.
@@ -63,6 +65,7 @@ def propose(path: str, chosen: Mapping[str, Any]) -> Proposal:
     _decide_time(table, roles)
     _decide_id(table, roles)
     keys = _keys(table, roles)
+    _decide_counter(table, roles, keys)
     problem, why = _decide_target(table, roles, keys, chosen.get("problem"))
     _decide_inputs(table, roles, problem)
     if problem in ("forecasting", "imputation"):
@@ -150,8 +153,39 @@ def _decide_id(table: Table, roles: Roles) -> None:
         count = len(table.cells[name].unique())
         if 1 < count <= len(table.lines) / 2 and not columns.missing_mask(table, name).any():
             return roles.decide("id", name, f"its name; it has {count:,} values")
+    if time is None and free and _is_in_blocks(table, free[0], roles):
+        count = len(table.cells[free[0]].unique())
+        reason = f"its {count:,} values are in blocks of rows, and nothing else is a time"
+        return roles.decide("id", free[0], reason)
     one = "each file is a sequence" if len(table.paths) > 1 else "all rows are one sequence"
     roles.reasons["data.id"] = f"no column seems to name sequences: {one}"
+    return None
+
+
+def _is_in_blocks(table: Table, name: str, roles: Roles) -> bool:
+    """Whether each value of a column is in one run of two rows or more."""
+    if columns.missing_mask(table, name).any():
+        return False
+    if _is_number(table, name) and not _is_whole(table, name, roles):
+        return False
+    keys, found = pd.factorize(columns.texts(table, name))
+    runs = 1 + int(np.count_nonzero(np.diff(keys)))
+    return 1 < len(found) == runs and bool(np.bincount(keys).min() > 1)
+
+
+def _decide_counter(table: Table, roles: Roles, keys: np.ndarray) -> None:
+    """Decides that a column that counts the rows of each sequence is the time."""
+    taken = {roles.data.get("id"), *roles.data.get("target", [])}
+    if "time" in roles.data or roles.data.get("id") is None:
+        return
+    for name in table.cells.column_names:
+        if name in taken or not _is_whole(table, name, roles):
+            continue
+        values = columns.numbers(table, name, roles.data.get("decimal", "."))
+        order = np.lexsort((values, keys))
+        steps = np.diff(values[order])[np.diff(keys[order]) == 0]
+        if len(steps) and (steps == 1).all():
+            return roles.decide("time", name, "it counts the rows of each sequence")
     return None
 
 
@@ -191,9 +225,9 @@ def _decide_target(
     shared = values.groupby(keys).nunique().max() <= 1 and len(np.unique(keys)) > 1
     count = values.nunique()
     text = not _is_number(table, target)
-    is_class = text or (
-        count <= MOST_CLASSES and _is_whole(table, target, roles) and _names_classes(target)
-    )
+    few = count <= MOST_CLASSES and _is_whole(table, target, roles)
+    often = shared and len(np.unique(keys)) >= FEWEST_PER_CLASS * count
+    is_class = text or (few and (often or _names_classes(target)))
     if is_class and shared:
         return "classification", f"{target} has {count} values, the same in all rows of a sequence"
     if is_class:

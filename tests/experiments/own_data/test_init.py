@@ -129,6 +129,23 @@ def test_the_problem_follows_from_the_target(init, label, problem):
         assert len(dataset.target.classes) == len(np.unique(label))
 
 
+def test_blocks_of_rows_are_sequences(init):
+    """As in a table of images with a row of pixels per row."""
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame(
+        {
+            "image": np.repeat(np.arange(60), 8),
+            "row": np.tile(np.arange(8), 60),
+            "left": rng.integers(0, 16, 480),
+            "right": rng.integers(0, 16, 480),
+            "digit": np.repeat(np.arange(60) % 3, 8),
+        }
+    )
+    config, _ = init(rows)
+    assert (config.problem, config.data.id, config.data.time) == ("classification", "image", "row")
+    assert config.data.inputs is None
+
+
 def test_a_chosen_problem(init):
     config, _ = init(of_sequences(np.repeat([0, 1, 2], 50)), "--problem", "regression")
     assert config.problem == "regression"
