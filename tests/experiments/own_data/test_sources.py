@@ -210,9 +210,9 @@ WRONG_ARRAYS = [
 
 @pytest.mark.parametrize(("content", "data", "message"), WRONG_ARRAYS)
 def test_wrong_arrays(content, data, message):
+    path = write("a.npz", content) if isinstance(content, dict) else raw("a.npz", content)
     with pytest.raises(UserError, match=message):
-        write_any = write if isinstance(content, dict) else raw
-        read(write_any("a.npz", content), **data)
+        read(path, **data)
 
 
 def raw(name, content):
@@ -285,7 +285,9 @@ def test_wrong_folders(make, message):
 
 def test_a_folder_without_classes_says_what_to_do():
     write("data/one.npy", np.ones((3, 2)))
-    with pytest.raises(UserError, match=r"nothing is said of one\.npy\. Move the files into one sub"):
+    with pytest.raises(
+        UserError, match=r"nothing is said of one\.npy\. Move the files into one sub"
+    ):
         read("data")
 
 
