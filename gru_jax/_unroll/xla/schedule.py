@@ -120,7 +120,8 @@ def schedule_gradient(sizes: Sizes, tuning: Tuning, shards: Shards) -> GradientS
     """The fastest forward and backward pass with the residuals that may be saved."""
     in_loop = _choose_projection(sizes, tuning, shards)
     by_elements = tuning.chunk.elements // max(1, sizes.largest_leaf)
-    most = max(by_elements, tuning.chunk.min_rows // max(1, sizes.sequences), 1)
+    by_rows = tuning.chunk.min_rows // max(1, sizes.sequences)
+    most = max(by_elements, by_rows, tuning.chunk.min_steps)
     if sizes.recompute:
         # Otherwise a chunk would recompute as much at once as was not saved.
         return GradientSchedule("states", min(most, max(1, sizes.time // 8)), shards, in_loop)

@@ -19,6 +19,9 @@ class ChunkTuning:
     # Steps times sequences of a chunk, at least. With fewer, adding the chunks' weight gradients
     # takes longer than computing them.
     min_rows: int = 1280
+    # Steps of a chunk, at least: adding the gradient of the weights reads and writes all of it, and
+    # a chunk of large batches has little more to do than that.
+    min_steps: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +121,7 @@ def count_cores() -> int:
 
 
 CPU_TUNING = Tuning(
+    chunk=ChunkTuning(min_steps=4),
     shards=ShardTuning(max_shards=min(4, count_cores())),
     copies=CopyTuning(min_elements=2**13),
     max_transposed_ratio=12,

@@ -147,3 +147,9 @@ def test_copies_may_be_on_several_devices():
     assert schedule(sizes, CPU_TUNING).copies is None
     on_one = dataclasses.replace(sizes, has_one_device=True)
     assert schedule(on_one, ACCELERATOR_TUNING).copies is None
+
+
+@pytest.mark.parametrize(("batch", "expected"), [(128, 10), (256, 5), (512, 4), (1024, 4)])
+def test_a_chunk_of_a_large_batch_has_some_steps(batch, expected):
+    plan = schedule(gru_sizes(batch, 128, 128, 128), CPU_TUNING)
+    assert plan.gradient.max_chunk_steps == expected
