@@ -69,7 +69,9 @@ def _embed(writer: Any, network: Network, params: Params, inputs: str) -> str:
     columns = [writer.node("Slice", inputs, writer.integers(0), first, last)]
     indices = writer.cast(writer.node("Slice", inputs, first, end, last), "int64")
     for place, table in enumerate(tables):
-        index = writer.node("Gather", indices, writer.constant(place, "int64"), axis=2)
+        begin, after = writer.integers(place), writer.integers(place + 1)
+        index = writer.node("Slice", indices, begin, after, last)
+        index = writer.node("Squeeze", index, last)
         columns.append(writer.node("Gather", writer.constant(table), index))
     return writer.node("Concat", *columns, axis=-1)
 

@@ -11,28 +11,15 @@ import pytest
 from experiments.errors import UserError
 from experiments.own_data.config import DataConfig
 from experiments.own_data.dataset import Dataset, Feature, Target
-from experiments.own_data.encoding import LARGEST_ONE_HOT, Encoding, fit_encoding
+from experiments.own_data.encoding import Encoding, fit_encoding
 from experiments.own_data.serving import RawUnits
 from experiments.own_data.splits import split_dataset
-from tests.own_data.datasets import sequences
-
-MANY = tuple(f"shop {index:02}" for index in range(LARGEST_ONE_HOT + 4))
+from tests.own_data.own_sequences import SHOPS, sequences, with_shop
 
 
 def fitted(dataset, **values):
     config = DataConfig(path="x", **values)
     return fit_encoding(dataset, split_dataset(dataset, config), config)
-
-
-def with_shop(dataset):
-    """Adds a feature of many categories."""
-    rng = np.random.default_rng(2)
-    inputs = tuple(
-        np.concatenate([values, rng.integers(len(MANY), size=(len(values), 1))], axis=1)
-        for values in dataset.inputs
-    )
-    features = (*dataset.features, Feature("shop", MANY))
-    return dataclasses.replace(dataset, features=features, inputs=inputs)
 
 
 @pytest.mark.parametrize("split", ["sequence", "time"])
@@ -158,8 +145,8 @@ def test_models_without_embeddings_get_one_hot_features():
     encoding = fitted(dataset)
     (first, *_) = encoding.encode(dataset)
     dense = encoding.dense(first)
-    assert dense.shape[1] == encoding.width - 1 + len(MANY)
-    assert (dense[:, -len(MANY) :].sum(axis=1) == 1).all()
+    assert dense.shape[1] == encoding.width - 1 + len(SHOPS)
+    assert (dense[:, -len(SHOPS) :].sum(axis=1) == 1).all()
     assert encoding.dense(first, largest=4).shape[1] == encoding.width - 1
 
 

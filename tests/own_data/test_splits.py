@@ -8,7 +8,7 @@ import pytest
 from experiments.errors import UserError
 from experiments.own_data.config import DataConfig
 from experiments.own_data.splits import PARTS, assign, split_dataset
-from tests.own_data.datasets import sequences
+from tests.own_data.own_sequences import reordered, sequences
 
 
 def members(dataset, config):
@@ -34,12 +34,7 @@ def test_each_part_has_the_same_frequencies_of_classes():
 def test_the_order_of_the_sequences_does_not_matter():
     dataset = sequences()
     order = np.random.default_rng(1).permutation(len(dataset.names))
-    other = dataclasses.replace(
-        dataset,
-        names=tuple(dataset.names[i] for i in order),
-        inputs=tuple(dataset.inputs[i] for i in order),
-        targets=dataset.targets[order],
-    )
+    other = reordered(dataset, order)
     config = DataConfig(path="x")
     assert members(dataset, config) == members(other, config)
 

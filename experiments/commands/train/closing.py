@@ -53,25 +53,33 @@ def closing_words(run: RunDirectory, path: Path, config: ExperimentConfig) -> st
 
 
 def against_baselines(summary: Mapping[str, Any]) -> str | None:
-    """Returns a sentence if the model is no better than a baseline in the first metric, or None.
+    """Returns a sentence if the model is no better than a baseline, or None.
+
+    They are compared by the first metric, and by the next one where it is the same.
 
     Args:
         summary: content of `summary.json`.
     """
-    metric, value = next(iter(summary["test"].items()))
-    sign = -1 if metric in HIGHER_IS_BETTER else 1
-    of_baselines = {
-        name: metrics[metric] for name, metrics in summary["baselines"].items() if metric in metrics
+    test = summary["test"]
+    baselines = {
+        name: metrics
+        for name, metrics in summary["baselines"].items()
+        if metrics.keys() >= test.keys()
     }
-    if not of_baselines:
+    if not baselines:
         return None
-    best = min(of_baselines, key=lambda name: sign * of_baselines[name])
-    # Not a number is no better, either.
-    if sign * value < sign * of_baselines[best]:
+
+    def errors(metrics: Mapping[str, float]) -> list[float]:
+        return [-metrics[name] if name in HIGHER_IS_BETTER else metrics[name] for name in test]
+
+    best = min(baselines, key=lambda name: errors(baselines[name]))
+    if errors(test) < errors(baselines[best]):
         return None
+    metric = next((name for name in test if test[name] != baselines[best][name]), next(iter(test)))
     return (
-        f"the model is no better than a baseline, {best}: {_words(metric)} {number(value)} against "
-        f"{number(of_baselines[best])}. Train longer, change the model, or use the baseline."
+        f"the model is no better than a baseline, {best}: {_words(metric)} {number(test[metric])} "
+        f"against {number(baselines[best][metric])}. Train longer, change the model, or use the "
+        "baseline."
     )
 
 

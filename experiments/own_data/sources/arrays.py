@@ -251,6 +251,8 @@ def _guess(where: str, arrays: Arrays, target: list[str]) -> tuple[Problem | Non
         if isinstance(inputs, np.ndarray) and inputs.dtype.kind in "iu" and inputs.ndim < 3:
             return "next-token", f"{INPUTS} has integers, and there is no array {TARGET}"
         return None, ""
+    if _is_ragged(arrays[target[0]]):
+        return "labelling", f"{target[0]} has a value for each step"
     values = np.asarray(arrays[target[0]])
     if values.ndim == 2 or len(values) != _number_of_sequences(arrays):
         return "labelling", f"{target[0]} has a value for each step"
@@ -267,7 +269,13 @@ def _number_of_sequences(arrays: Arrays) -> int:
         return len(np.atleast_1d(arrays[LENGTHS]))
     if INPUTS not in arrays:
         return 0
-    return 1 if np.ndim(arrays[INPUTS]) == 1 else len(arrays[INPUTS])
+    inputs = arrays[INPUTS]
+    return len(inputs) if _is_ragged(inputs) or np.ndim(inputs) > 1 else 1
+
+
+def _is_ragged(array: Any) -> bool:
+    """Whether it is a list of arrays, one for each sequence."""
+    return isinstance(array, list | tuple) and len(array) > 0 and np.ndim(array[0]) > 0
 
 
 def dataset_of(
@@ -386,7 +394,7 @@ def _sequences(array: Any, lengths: np.ndarray | None, where: str) -> list[np.nd
     beyond = np.flatnonzero(lengths > array.shape[1])
     if len(beyond):
         raise UserError(
-            f"{where} has {array.shape[1]} steps, but {LENGTHS}[{beyond[0]}] is "
+            f"{where} has {array.shape[1]} steps, but sequence {beyond[0]} has the length "
             f"{lengths[beyond[0]]}."
         )
     return [values[:length] for values, length in zip(array, lengths, strict=True)]

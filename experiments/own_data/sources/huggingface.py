@@ -12,8 +12,14 @@ from experiments.own_data.config import DataConfig, Problem
 from experiments.own_data.dataset import Dataset, Feature
 from experiments.own_data.folders import SPLIT_NAMES
 from experiments.own_data.sources import Proposal
-from experiments.own_data.sources.arrays import NAMES, SPLIT, TARGET, dataset_of, propose
-from experiments.own_data.sources.text import SHORTEST
+from experiments.own_data.sources.arrays import (
+    NAMES,
+    SPLIT,
+    TARGET,
+    dataset_of,
+    propose,
+    token_settings,
+)
 from experiments.own_data.written import write_predictions_csv
 
 if TYPE_CHECKING:
@@ -138,8 +144,8 @@ def _arrays(
 
 def _of_texts(texts: list[str], of_split: list[str], parts: int, column: str, path: str) -> Dataset:
     given = [(text, part) for text, part in zip(texts, of_split, strict=True) if text]
-    if sum(len(text) for text, _ in given) < SHORTEST:
-        raise UserError(f"{path}: {column} has fewer than {SHORTEST} characters.")
+    if not given:
+        raise UserError(f"{path}: {column} has no text.")
     symbols = sorted(set().union(*(text for text, _ in given)))
     points = np.array([ord(symbol) for symbol in symbols])
     inputs = tuple(
@@ -158,8 +164,6 @@ def _of_texts(texts: list[str], of_split: list[str], parts: int, column: str, pa
 
 
 def _propose_text(dataset: Dataset, chosen: Mapping[str, Any]) -> Proposal:
-    from experiments.own_data.sources.arrays import token_settings
-
     characters = sum(map(len, dataset.inputs))
     data = {key[5:]: value for key, value in chosen.items() if key.startswith("data.")}
     data.setdefault("split", "file" if dataset.split else "sequence")
