@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from experiments.own_data.forecasts.serving import ROUNDING
 from experiments.own_data.forecasts.windows import MOST_WINDOWS, Batch, Windows
 from experiments.own_data.splits import Part
+from experiments.own_data.units import window_deviation
 from experiments.typing import Metrics
 
 # Candidates of the ridge penalty, per window.
@@ -56,7 +56,7 @@ def seasonal_naive(
 
 
 def fit_linear(
-    windows: Windows, mean: np.ndarray, deviation: np.ndarray | None
+    windows: Windows, mean: np.ndarray, deviation: np.ndarray, *, of_windows: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fits a linear map from a window's differences to its horizon's, shared by all targets.
 
@@ -66,13 +66,18 @@ def fit_linear(
     Args:
         windows: the windows.
         mean: (1, 1, K), for windows without a value.
-        deviation: (1, 1, K), the unit of differences; None for that of each window.
+        deviation: (1, 1, K), the unit of differences.
+        of_windows: whether the unit is each window's own deviation, if it has one.
 
     Returns:
         The weights (window, horizon) and the bias (horizon,), float32.
     """
-    features, targets = differences(windows, "train", MOST_EXAMPLES, mean, deviation)
-    checked, truth = differences(windows, "validation", MOST_WINDOWS["validation"], mean, deviation)
+    features, targets = differences(
+        windows, "train", MOST_EXAMPLES, mean, deviation, of_windows=of_windows
+    )
+    checked, truth = differences(
+        windows, "validation", MOST_WINDOWS["validation"], mean, deviation, of_windows=of_windows
+    )
     # The last feature is a constant, which is not penalised.
     features = np.pad(features.astype(np.float64), ((0, 0), (0, 1)), constant_values=1)
     is_missing = np.isnan(targets)
@@ -93,7 +98,13 @@ def fit_linear(
 
 
 def differences(
-    windows: Windows, part: Part, most: int, mean: np.ndarray, deviation: np.ndarray | None
+    windows: Windows,
+    part: Part,
+    most: int,
+    mean: np.ndarray,
+    deviation: np.ndarray,
+    *,
+    of_windows: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the differences from the last value: of windows (N * K, window), and targets.
 
@@ -102,19 +113,11 @@ def differences(
     batch = windows.gather(part, windows.every(part, max(1, most // windows.num_targets)))
     targets = np.asarray(batch.inputs)[:, : windows.window, : windows.num_targets]
     last = last_values(targets, windows.num_targets, windows.window, mean)
-    unit = deviation if deviation is not None else window_deviation(targets)
+    unit = deviation
+    if of_windows:
+        unit = window_deviation(targets, np.isfinite(targets), deviation, np)
     before, after = (targets - last) / unit, (batch.targets - last) / unit
     return _by_target(np.nan_to_num(before)), _by_target(after)
-
-
-def window_deviation(targets: np.ndarray) -> np.ndarray:
-    """Returns the deviations (N, 1, K) of windows (N, window, K), 1 where one is constant."""
-    is_given = np.isfinite(targets)
-    count = np.maximum(is_given.sum(axis=1, keepdims=True), 1)
-    mean = np.where(is_given, targets, 0).sum(axis=1, keepdims=True) / count
-    missed = np.where(is_given, targets - mean, 0)
-    deviation = np.sqrt(np.square(missed).sum(axis=1, keepdims=True) / count)
-    return np.where(deviation <= ROUNDING * np.abs(mean), 1, deviation)
 
 
 def _by_target(values: np.ndarray) -> np.ndarray:

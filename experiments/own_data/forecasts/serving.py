@@ -10,12 +10,10 @@ import numpy as np
 from experiments.export_spec import PrePost
 from experiments.own_data.encoding import Encoding
 from experiments.own_data.serving import RawUnits
+from experiments.own_data.units import onnx_window_deviation, window_deviation
 
 if TYPE_CHECKING:
     from gru_jax.interop.onnx.writer import Writer
-
-# Deviations of float32 numbers of this fraction of the largest are rounding errors.
-ROUNDING = 1e-6
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -104,11 +102,7 @@ class Forecast(PrePost):
         last = jnp.where(latest == 0, self.constant("mean"), last)
         deviation = self.constant("deviation")
         if self.encoding.scale == "sequence":
-            count = jnp.maximum(is_given.sum(axis=1, keepdims=True).astype(inputs.dtype), 1)
-            mean = jnp.where(is_given, targets, 0).sum(axis=1, keepdims=True) / count
-            missed = jnp.where(is_given, targets - mean, 0)
-            found = jnp.sqrt(jnp.square(missed).sum(axis=1, keepdims=True) / count)
-            deviation = jnp.where(found <= ROUNDING * jnp.abs(mean), deviation, found)
+            deviation = window_deviation(targets, is_given, deviation)
         differences = jnp.where(is_given, (targets - last) / deviation, 0)
         return last, deviation, differences
 
@@ -142,9 +136,12 @@ class Forecast(PrePost):
         last = writer.node("ReduceSum", writer.node("Where", is_last, targets, zero), time)
         has_none = writer.node("Equal", latest, zero)
         last = writer.node("Where", has_none, writer.constant(self.constant("mean")), last)
-        deviation = writer.constant(self.constant("deviation"))
-        if self.encoding.scale == "sequence":
-            deviation = self._onnx_deviation(writer, targets, is_given, deviation)
+        of_training = self.constant("deviation")
+        deviation = (
+            onnx_window_deviation(writer, targets, is_given, of_training)
+            if self.encoding.scale == "sequence"
+            else writer.constant(of_training)
+        )
         scaled = writer.node("Div", writer.node("Sub", targets, last), deviation)
         differences = writer.node("Where", is_given, scaled, zero)
         by_target = writer.node("Transpose", differences, perm=[0, 2, 1])
@@ -154,18 +151,6 @@ class Forecast(PrePost):
         shape = writer.integers(-1, self.horizon, self.num_targets)
         added = writer.node("Add", linear, writer.node("Reshape", outputs, shape))
         return writer.node("Add", last, writer.node("Mul", deviation, added))
-
-    def _onnx_deviation(self, writer: "Writer", targets: str, given: str, other: str) -> str:
-        time, zero = writer.integers(1), writer.constant(0)
-        counts = writer.node("ReduceSum", writer.cast(given, writer.dtype), time)
-        count = writer.node("Max", counts, writer.constant(1))
-        total = writer.node("ReduceSum", writer.node("Where", given, targets, zero), time)
-        mean = writer.node("Div", total, count)
-        missed = writer.node("Where", given, writer.node("Sub", targets, mean), zero)
-        squares = writer.node("ReduceSum", writer.node("Mul", missed, missed), time)
-        found = writer.node("Sqrt", writer.node("Div", squares, count))
-        least = writer.node("Mul", writer.node("Abs", mean), writer.constant(ROUNDING))
-        return writer.node("Where", writer.node("LessOrEqual", found, least), other, found)
 
     def constant(self, name: str) -> np.ndarray:
         """Returns the targets' means or deviations in the training part, (1, 1, K)."""

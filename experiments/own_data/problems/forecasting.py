@@ -204,8 +204,12 @@ def _fit(config: SequencesConfig, windows: Windows, encoding: Encoding) -> Forec
         np.zeros(shape, np.float32),
         np.zeros(shape[1:], np.float32),
     )
-    deviation = None if encoding.scale == "sequence" else empty.constant("deviation")
-    weights, bias = baselines.fit_linear(windows, empty.constant("mean"), deviation)
+    weights, bias = baselines.fit_linear(
+        windows,
+        empty.constant("mean"),
+        empty.constant("deviation"),
+        of_windows=encoding.scale == "sequence",
+    )
     return Forecast(encoding, config.window, config.horizon, windows.num_targets, weights, bias)
 
 

@@ -32,6 +32,8 @@ MOSTLY_MISSING = 0.95
 # The default fraction of the training part.
 TRAIN = 0.7
 DESCRIBED = 30
+# Of imputation.
+WINDOW, GAP = 48, 12
 
 
 @dataclass
@@ -75,9 +77,14 @@ def propose(path: str, chosen: Mapping[str, Any]) -> Proposal:
     dataset = sequences(table, DataConfig(**kept), problem, targets=True)
     reasons = {"problem": why, **roles.reasons}
     settings: dict[str, Any] = {}
-    if problem == "forecasting":
+    if problem in ("forecasting", "imputation"):
         _decide_scale(dataset, kept, reasons)
+    if problem == "forecasting":
         settings = seasons.decide(dataset, kept, chosen, reasons)
+    elif problem == "imputation":
+        longest = max(len(inputs) for inputs in dataset.inputs)
+        settings = {"window": min(longest, WINDOW), "model.bidirectional": True}
+        reasons["model.bidirectional"] = "what comes after a gap is known, too"
     settings |= training_settings(_count_examples(dataset, problem, settings))
     settings |= {
         key: value for key, value in chosen.items() if not key.startswith(("data.", "problem"))
@@ -350,9 +357,10 @@ def _summary(table: Table, dataset: Dataset) -> str:
 
 
 def _count_examples(dataset: Dataset, problem: Problem, settings: Mapping[str, Any]) -> int:
-    """Returns about how many training examples there are: sequences, or horizons in a row."""
+    """Returns about how many training examples there are: sequences, horizons or gaps."""
     lengths = [len(inputs) for inputs in dataset.inputs]
-    count = sum(lengths) / settings["horizon"] if problem == "forecasting" else len(lengths)
+    steps = {"forecasting": settings.get("horizon"), "imputation": GAP}.get(problem)
+    count = len(lengths) if steps is None else sum(lengths) / steps
     return max(1, int(TRAIN * count))
 
 

@@ -217,9 +217,13 @@ def test_the_linear_map_is_a_ridge_regression():
     dataset = series(gaps=False)
     windows = windows_of(chosen, dataset)
     mean, deviation = np.zeros((1, 1, 1)), np.full((1, 1, 1), 2.0)
-    weights, bias = baselines.fit_linear(windows, mean, deviation)
-    features, targets = baselines.differences(windows, "train", 10**6, mean, deviation)
-    checked, truth = baselines.differences(windows, "validation", 10**6, mean, deviation)
+    weights, bias = baselines.fit_linear(windows, mean, deviation, of_windows=False)
+    features, targets = baselines.differences(
+        windows, "train", 10**6, mean, deviation, of_windows=False
+    )
+    checked, truth = baselines.differences(
+        windows, "validation", 10**6, mean, deviation, of_windows=False
+    )
     fits = [
         Ridge(alpha=penalty * len(features)).fit(features.astype(float), targets)
         for penalty in baselines.PENALTIES
@@ -232,8 +236,10 @@ def test_the_linear_map_is_a_ridge_regression():
 def test_the_linear_map_is_fitted_to_the_given_targets_of_each_step():
     windows = windows_of(settings(), series())
     mean, deviation = np.zeros((1, 1, 1)), np.full((1, 1, 1), 2.0)
-    weights, bias = baselines.fit_linear(windows, mean, deviation)
-    features, targets = baselines.differences(windows, "train", 10**6, mean, deviation)
+    weights, bias = baselines.fit_linear(windows, mean, deviation, of_windows=False)
+    features, targets = baselines.differences(
+        windows, "train", 10**6, mean, deviation, of_windows=False
+    )
     given = np.isfinite(targets[:, 3])
     assert not given.all()
     found = []
