@@ -10,7 +10,8 @@ from typing import Any
 
 import jax
 
-from experiments import plots, stop
+from experiments import optimizers, plots, stop
+from experiments.build import build_task
 from experiments.config import ExperimentConfig
 from experiments.errors import UserError
 from experiments.files import write_json
@@ -22,7 +23,6 @@ from experiments.runs.training_line import TrainingLine
 from experiments.status import Say
 from experiments.tables import model_name
 from experiments.task import Task
-from experiments.tasks import load_task
 from experiments.typing import Params
 from gru_jax import training
 from gru_jax.training.checkpoint import CheckpointStore
@@ -109,21 +109,7 @@ def write_tensorboard(run: RunDirectory) -> None:
 
 def make_optimizer(config: ExperimentConfig, task: Task) -> Any:
     """Returns the optimiser of a config."""
-    options = config.optimizer
-    return training.make_optimizer(
-        options.learning_rate,
-        name=options.name,
-        schedule=options.schedule,
-        steps=config.optimizer_steps,
-        warmup_steps=options.warmup_steps,
-        final_scale=options.final_scale,
-        max_grad_norm=options.max_grad_norm,
-        weight_decay=options.weight_decay,
-        # The published results were trained so.
-        weight_decay_mask=None,
-        accumulate_steps=options.accumulate_steps,
-        accumulate_by_weight=task.batch_weight is not None,
-    )
+    return optimizers.make_optimizer(config, accumulate_by_weight=task.batch_weight is not None)
 
 
 def fit_options(run: RunDirectory, config: ExperimentConfig) -> dict[str, Any]:
@@ -225,7 +211,7 @@ def restore_best(
     """
     if not run.is_finished():
         raise UserError(f"The run in {run.path} is not finished: it has no summary.json.")
-    task = load_task(config.task).build(config, data_dir)
+    task = build_task(config, data_dir)
     like = training.TrainState.create(task.params, make_optimizer(config, task), task.carry)
     best_step = read_summary(run)["best_step"]
     with CheckpointStore(training.CheckpointOptions(run.checkpoints), read_only=True) as store:

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from experiments import stop
+from experiments.build import build_task
 from experiments.commands.compare import report
 from experiments.commands.compare.averages import AveragedValues, average, averaged_values
 from experiments.commands.compare.options import MESH_AXES, CompareOptions, listed_cells
@@ -38,7 +39,6 @@ from experiments.runs.run import (
 )
 from experiments.stop import Stopped
 from experiments.tables import model_name
-from experiments.tasks import load_task
 from gru_jax import training
 
 GROUP_PREFIX = "vmapped"
@@ -176,8 +176,7 @@ def _train_missing(
     if group is not None:
         missing = group[1]
     planned = [
-        PlannedRun(run, config, load_task(config.task).build(config, options.data_dir))
-        for run, config in missing
+        PlannedRun(run, config, build_task(config, options.data_dir)) for run, config in missing
     ]
     check_published(planned[0].config, planned[0].task)
     first, seeds = planned[0], [plan.config.seed for plan in planned]

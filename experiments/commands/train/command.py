@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from experiments import stop
+from experiments.build import build_task
 from experiments.commands.train.closing import closing_words
 from experiments.commands.train.options import TrainOptions
 from experiments.config import ExperimentConfig
@@ -34,7 +35,6 @@ from experiments.runs.run import (
 from experiments.status import doing, is_on
 from experiments.stop import Stopped
 from experiments.tables import model_name, print_report
-from experiments.tasks import load_task
 from gru_jax import training
 
 
@@ -100,7 +100,7 @@ def _train(run: RunDirectory, parsed: Parsed[TrainOptions]) -> int:
     started = time.monotonic()
     options, config = parsed.options, parsed.options.config
     with doing("Loading the data"):
-        task = load_task(config.task).build(config, options.data_dir)
+        task = build_task(config, options.data_dir)
     check_published(config, task)
     mesh = None if options.mesh is None else parse_mesh(options.mesh, ("data",))
     parallel = data_parallel(mesh, config)
