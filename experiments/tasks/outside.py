@@ -3,11 +3,11 @@
 import importlib
 import inspect
 import os
-import pkgutil
 import re
 import sys
 import traceback
 from collections.abc import Iterable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -89,8 +89,9 @@ def _import(task: str) -> ModuleType:
 
 
 def _modules(folders: Iterable[str], package: str) -> list[str]:
-    prefix = f"{package}." if package else ""
-    return [module.name for module in pkgutil.iter_modules(folders, prefix)]
+    """Returns the modules in folders; a folder without `__init__.py` is a package, too."""
+    names = {path.stem for folder in folders for path in Path(folder).glob("[!_.]*")}
+    return sorted(f"{package}.{name}" if package else name for name in names)
 
 
 def _check_build(build: Any, where: str) -> None:
