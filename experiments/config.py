@@ -7,7 +7,9 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -178,10 +180,10 @@ class OptimizerConfig(OpenModel, frozen=True):
         known = OPTIMIZER_OPTIONS.get(self.name)
         for option, value in self.options.items():
             if known is not None and option not in known:
-                fields = type(self).model_fields
+                nearest = did_you_mean(option, [*type(self).model_fields, *known])
                 raise ValueError(
-                    f"unknown key {option} (its value is {value!r:.80}), which {self.name} does "
-                    f"not have.{did_you_mean(option, [*fields, *known])}"
+                    f"unknown key {option} (its value is {value!r:.80}): {self.name} has no such "
+                    f"option.{nearest or ' It has ' + ', '.join(known) + '.'}"
                 )
         return self
 
@@ -203,6 +205,33 @@ class TrainingConfig(FrozenModel, frozen=True):
     keep_checkpoints: int = Field(
         default=2, ge=1, description="Latest checkpoints to retain, in addition to the best."
     )
+    profile_steps: list[int] | None = Field(
+        default=None,
+        min_length=2,
+        max_length=2,
+        description="First and last step of a trace for XProf and TensorBoard, which is written to "
+        "profile/ of the run, or None.",
+    )
+
+    @model_validator(mode="after")
+    def check_profile(self) -> Self:
+        """Rejects a trace of steps that the run does not have."""
+        if self.profile_steps is not None:
+            first, last = self.profile_steps
+            if not 1 <= first <= last <= self.steps:
+                raise ValueError(
+                    f"profile_steps is {self.profile_steps}, but should be a first and a last step "
+                    f"from 1 to {self.steps}."
+                )
+        return self
+
+    @model_serializer(mode="wrap")
+    def without_profile(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves out `profile_steps` if it is None, so that earlier runs have the same config."""
+        values = serialize(self)
+        if self.profile_steps is None:
+            values.pop("profile_steps", None)
+        return values
 
 
 class Range(FrozenModel, frozen=True):

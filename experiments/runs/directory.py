@@ -45,6 +45,10 @@ class RunDirectory:
         return self.path / "plots"
 
     @property
+    def profile(self) -> Path:
+        return self.path / "profile"
+
+    @property
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
 

@@ -67,6 +67,7 @@ def train_run(
             metrics=log,
             progress=None if say is None else False,
             stop=stop.received if stop.is_watching() else None,
+            profile=_profile_options(run, config),
             **fit_options(run, config),
         )
     return dataclasses.replace(result, best_params=local(result.best_params))
@@ -122,6 +123,11 @@ def fit_options(run: RunDirectory, config: ExperimentConfig) -> dict[str, Any]:
             run.checkpoints, max_to_keep=config.training.keep_checkpoints
         ),
     }
+
+
+def _profile_options(run: RunDirectory, config: ExperimentConfig) -> training.ProfileOptions | None:
+    steps = config.training.profile_steps
+    return None if steps is None else training.ProfileOptions(run.profile, *steps)
 
 
 def start_run(run: RunDirectory, config: ExperimentConfig, command: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from gru_jax.training.accumulation import weighted_accumulation as weighted_accumulation
 from gru_jax.training.checkpoint import CheckpointOptions as CheckpointOptions
+from gru_jax.training.checkpoint import CheckpointStore as CheckpointStore
 from gru_jax.training.data_parallel import DataParallel as DataParallel
 from gru_jax.training.errors import CheckpointError as CheckpointError
 from gru_jax.training.errors import CheckpointMismatchError as CheckpointMismatchError
@@ -17,6 +18,7 @@ from gru_jax.training.metrics import read_metrics as read_metrics
 from gru_jax.training.optimizer import make_optimizer as make_optimizer
 from gru_jax.training.optimizer import make_schedule as make_schedule
 from gru_jax.training.optimizer import matrices_only as matrices_only
+from gru_jax.training.profile import ProfileOptions as ProfileOptions
 from gru_jax.training.shuffled_indices import ShuffledIndices as ShuffledIndices
 from gru_jax.training.state import TrainState as TrainState
 from gru_jax.training.step import make_train_step as make_train_step

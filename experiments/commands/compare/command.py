@@ -170,8 +170,9 @@ def _train_missing(
     vmapped = True if "seed" in mesh else options.vmap_seeds
     if vmapped is None:
         vmapped = count_parameters(configs[0], options.data_dir) <= MAX_VMAPPED_PARAMETERS
-    # With early stopping, each run ends at another step.
-    vmapped &= configs[0].training.patience is None
+    # With early stopping, each run ends at another step. A trace is one of a single run.
+    of_training = configs[0].training
+    vmapped &= of_training.patience is None and of_training.profile_steps is None
     group = _group(runs, configs) if vmapped else None
     if group is not None:
         missing = group[1]
