@@ -52,6 +52,10 @@ class RunDirectory:
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
 
+    def tracker(self, name: str) -> Path:
+        """Directory of the files of an experiment tracker."""
+        return self.path / name
+
     def is_finished(self) -> bool:
         """Whether the run has its final metrics."""
         return self.summary.exists()

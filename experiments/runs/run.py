@@ -1,10 +1,8 @@
 """One run: training of a config in its own directory, up to the summary."""
 
-import contextlib
 import dataclasses
 import datetime
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +32,14 @@ def train_run(
     config: ExperimentConfig,
     resume: Any,
     *,
-    tensorboard: bool = False,
+    log: training.MetricsWriter | None = None,
     parallel: training.DataParallel | None = None,
     say: Say | None = None,
 ) -> training.FitResult:
     """Trains a task, or resumes its training, with :func:`gru_jax.training.fit`.
 
-    With `parallel` over several devices; the best parameters are on one device then, too. With
+    Metrics go to `log`, by default to the run's JSON lines alone. With `parallel` over several
+    devices; the best parameters are on one device then, too. With
     `say`, which is called with the state of the training, there is no progress bar.
     """
     optimizer = make_optimizer(config, task)
@@ -52,24 +51,24 @@ def train_run(
             parallel.batches(task.batch_at),
             on_this_process,
         )
-    with open_log(run, tensorboard=tensorboard) as log:
-        if say is not None:
-            log = TrainingLine(log, say, config.training.steps, task.monitor)
-        result = training.fit(
-            state,
-            _make_train_step(task, optimizer, config.seed),
-            batch_at,
-            evaluate=lambda params: task.evaluate(local(params), "validation"),
-            monitor=task.monitor,
-            mode=task.mode,
-            patience=config.training.patience,
-            resume=resume,
-            metrics=log,
-            progress=None if say is None else False,
-            stop=stop.received if stop.is_watching() else None,
-            profile=_profile_options(run, config),
-            **fit_options(run, config),
-        )
+    log = log or training.JsonlWriter(run.metrics)
+    if say is not None:
+        log = TrainingLine(log, say, config.training.steps, task.monitor)
+    result = training.fit(
+        state,
+        _make_train_step(task, optimizer, config.seed),
+        batch_at,
+        evaluate=lambda params: task.evaluate(local(params), "validation"),
+        monitor=task.monitor,
+        mode=task.mode,
+        patience=config.training.patience,
+        resume=resume,
+        metrics=log,
+        progress=None if say is None else False,
+        stop=stop.received if stop.is_watching() else None,
+        profile=_profile_options(run, config),
+        **fit_options(run, config),
+    )
     return dataclasses.replace(result, best_params=local(result.best_params))
 
 
@@ -81,31 +80,6 @@ def _make_train_step(task: Task, optimizer: Any, seed: int) -> Any:
     update = task.update
     assert update is not None, "a task has a loss or an update"
     return jax.jit(lambda state, batch: update(optimizer, state, batch, seed), donate_argnums=0)
-
-
-@contextlib.contextmanager
-def open_log(run: RunDirectory, *, tensorboard: bool) -> Iterator[training.MetricsWriter]:
-    """Opens the metrics log of a run, and optionally TensorBoard's event files."""
-    metrics = training.JsonlWriter(run.metrics)
-    if not tensorboard:
-        yield metrics
-        return
-    with training.TensorBoardWriter(metrics, run.tensorboard) as log:
-        yield log
-
-
-def write_tensorboard(run: RunDirectory) -> None:
-    """Writes the TensorBoard event files of a finished run.
-
-    Raises:
-        UserError: the metrics cannot be read, or the files cannot be written.
-    """
-    steps = read_summary(run)["steps"]
-    try:
-        with training.TensorBoardWriter(training.JsonlWriter(run.metrics), run.tensorboard) as log:
-            log.resume_from(steps)
-    except training.TrainingError as error:
-        raise UserError(str(error)) from None
 
 
 def make_optimizer(config: ExperimentConfig, task: Task) -> Any:

@@ -25,6 +25,8 @@ from experiments.runs.cli_options import Parsed
 from experiments.runs.config_loading import with_values
 from experiments.runs.directory import RunDirectory, chosen_run_directory
 from experiments.runs.lock import hold
+from experiments.runs.log_options import TENSORBOARD
+from experiments.runs.logs import log_finished, open_logs
 from experiments.runs.mesh import data_parallel, make_mesh
 from experiments.runs.mesh_options import parse_mesh
 from experiments.runs.provenance import provenance
@@ -35,7 +37,6 @@ from experiments.runs.run import (
     num_parameters,
     start_run,
     train_run,
-    write_tensorboard,
 )
 from experiments.stop import Stopped
 from experiments.tables import model_name
@@ -160,10 +161,10 @@ def _train_missing(
     missing = [
         (run, config) for run, config in zip(runs, configs, strict=True) if not run.is_finished()
     ]
-    if options.tensorboard:
-        for run in runs:
-            if run.is_finished():
-                write_tensorboard(run)
+    logs = (TENSORBOARD,) if options.tensorboard else ()
+    for run, config in zip(runs, configs, strict=True):
+        if logs and run.is_finished():
+            log_finished(run, config, logs)
     if not missing:
         return None
     mesh = {} if options.mesh is None else parse_mesh(options.mesh, MESH_AXES)
@@ -197,34 +198,30 @@ def _train_missing(
                 planned,
                 RunDirectory(group[0]),
                 command,
-                options.tensorboard,
+                logs,
                 make_mesh(sizes) if sizes else None,
             )
     for plan in planned:
         stop.check()
         with hold(plan.run.path):
-            received = _train_run(plan, options, command)
+            received = _train_run(plan, options, logs, command)
         if received is not None:
             return received
     return None
 
 
 def _train_run(
-    plan: PlannedRun, options: CompareOptions[Any], command: str
+    plan: PlannedRun, options: CompareOptions[Any], logs: tuple[str, ...], command: str
 ) -> signal.Signals | None:
     """Trains one run; returns the signal that stopped it, or None."""
     started = time.monotonic()
     meta = start_run(plan.run, plan.config, command)
     sizes = {} if options.mesh is None else parse_mesh(options.mesh, MESH_AXES)
     parallel = data_parallel({"data": sizes["data"]}, plan.config) if "data" in sizes else None
-    result = train_run(
-        plan.run,
-        plan.task,
-        plan.config,
-        "auto",
-        tensorboard=options.tensorboard,
-        parallel=parallel,
-    )
+    with open_logs(plan.run, plan.config, logs) as opened:
+        result = train_run(
+            plan.run, plan.task, plan.config, "auto", log=opened.writer, parallel=parallel
+        )
     if result.status == "interrupted":
         return result.signal
     finalize_run(plan.run, plan.task, plan.config, result, meta, started)
