@@ -42,7 +42,7 @@ def wandb_records(directory):
             elif kind == "history":
                 values = _values(record.history.item)
                 shown = {name: value for name, value in values.items() if name[0] != "_"}
-                found.rows.append((record.history.step.num, shown))
+                found.rows.append((values["_step"], shown))
             elif kind == "summary":
                 found.summary |= _values(record.summary.update)
             elif kind == "request" and record.request.HasField("log_artifact"):
