@@ -78,12 +78,10 @@ class OpenModel(FrozenModel, frozen=True, extra="allow"):
     Optax cannot be imported without JAX.
     """
 
-    __pydantic_extra__: dict[str, Any]
-
     @property
     def options(self) -> dict[str, Any]:
         """The further keys and their values."""
-        return dict(self.__pydantic_extra__)
+        return dict(self.model_extra or {})
 
     @model_validator(mode="after")
     def check_options(self) -> Self:

@@ -32,7 +32,7 @@ from experiments.runs.memory import check_memory
 
 # An option of the optimiser, or of its schedule, which Optax may have.
 OPEN_OPTION = re.compile(r"--optimizer\.(schedule[-_]options\.)?([a-z]\w*(?:-\w+)*)(?:=|$)")
-OptionValue = bool | int | float | str | None
+OptionValue: Any = bool | int | float | str | None
 
 Config = TypeVar("Config", bound=ExperimentConfig)
 Options = TypeVar("Options")

@@ -61,17 +61,18 @@ def open_logs(
         trackers: list[training.Tracker] = []
         for name in names:
             if name == TENSORBOARD:
-                writer = training.TensorBoardWriter(writer, run.tensorboard)
-            else:
-                writer = WRITERS[name](
-                    writer,
-                    run.tracker(name),
-                    config=config.model_dump(exclude={*METADATA_FIELDS}),
-                    tags={"task": config.task, "cell": config.model.cell},
-                    name=f"{run.path.resolve().parent.name}/{run.path.resolve().name}",
-                )
-                trackers.append(writer)
-            stack.enter_context(writer)
+                events = training.TensorBoardWriter(writer, run.tensorboard)
+                writer = stack.enter_context(events)
+                continue
+            tracker = WRITERS[name](
+                writer,
+                run.tracker(name),
+                config=config.model_dump(exclude={*METADATA_FIELDS}),
+                tags={"task": config.task, "cell": config.model.cell},
+                name="/".join(run.path.resolve().parts[-2:]),
+            )
+            trackers.append(tracker)
+            writer = stack.enter_context(tracker)
         yield Logs(writer, trackers)
 
 
