@@ -151,7 +151,7 @@ class TrackerWriter(abc.ABC):
             saved = json.loads(state.read_text())
             self._id, self._latest = saved["id"], (saved["step"], saved["is_validation"])
         self._id = self._open(self._id)
-        self._save()
+        self._save(self._latest)
 
     def _send(self, row: Mapping[str, Any]) -> None:
         # The training row of a step precedes its validation.
@@ -165,17 +165,22 @@ class TrackerWriter(abc.ABC):
             and value is not None
             and math.isfinite(value)
         }
-        self._latest = place
+        before = self._latest
 
         def send() -> None:
             # Saved first: if the process is killed here, a row is missing instead of being double.
-            self._save()
-            self._log(row["step"], metrics)
+            self._save(place)
+            try:
+                self._log(row["step"], metrics)
+            except Exception:
+                self._save(before)
+                raise
 
         self._try(send)
 
-    def _save(self) -> None:
-        step, is_validation = self._latest
+    def _save(self, latest: tuple[int, bool]) -> None:
+        self._latest = latest
+        step, is_validation = latest
         state = {"id": self._id, "step": step, "is_validation": is_validation}
         _files.write_atomically(self.directory / "run.json", json.dumps(state).encode())
 

@@ -73,7 +73,7 @@ def test_options_are_swept(adding, write_config, workplace):
     [
         (
             {"b3": 1},
-            "optimizer: unknown key b3 (its value is 1), which adam does not have. Did you",
+            "optimizer: unknown key b3 (its value is 1): adam has no such option. It has b1, b2",
         ),
         ({"lerning_rate": 1}, "Did you mean learning_rate?"),
         ({"name": "sgd", "b1": 0.9}, "unknown key b1 (its value is 0.9): sgd has no such option"),
