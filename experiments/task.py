@@ -9,7 +9,9 @@ from experiments.export_spec import ExportSpec
 from experiments.models.state_gradients import LastStepLoss
 from experiments.typing import Batch, LossFunction, Metrics, Params, Split
 
-HIGHER_IS_BETTER = frozenset({"accuracy", "bleu", "recalled", "return"})
+HIGHER_IS_BETTER = frozenset(
+    {"accuracy", "auc", "bleu", "f1", "precision", "r2", "recall", "recalled", "return"}
+)
 """The metrics of all tasks of which a higher value is better; of others, a lower one is."""
 NEITHER_IS_BETTER = frozenset({"steps"})
 """The metrics that describe what a model does: in some environments, short episodes are good."""

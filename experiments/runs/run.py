@@ -1,16 +1,15 @@
 """One run: training of a config in its own directory, up to the summary."""
 
-import contextlib
 import dataclasses
 import datetime
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from experiments import plots, stop
+from experiments import optimizers, plots, stop
+from experiments.build import build_task
 from experiments.config import ExperimentConfig
 from experiments.errors import UserError
 from experiments.files import write_json
@@ -22,7 +21,6 @@ from experiments.runs.training_line import TrainingLine
 from experiments.status import Say
 from experiments.tables import model_name
 from experiments.task import Task
-from experiments.tasks import load_task
 from experiments.typing import Params
 from gru_jax import training
 from gru_jax.training.checkpoint import CheckpointStore
@@ -34,13 +32,14 @@ def train_run(
     config: ExperimentConfig,
     resume: Any,
     *,
-    tensorboard: bool = False,
+    log: training.MetricsWriter | None = None,
     parallel: training.DataParallel | None = None,
     say: Say | None = None,
 ) -> training.FitResult:
     """Trains a task, or resumes its training, with :func:`gru_jax.training.fit`.
 
-    With `parallel` over several devices; the best parameters are on one device then, too. With
+    Metrics go to `log`, by default to the run's JSON lines alone. With `parallel` over several
+    devices; the best parameters are on one device then, too. With
     `say`, which is called with the state of the training, there is no progress bar.
     """
     optimizer = make_optimizer(config, task)
@@ -52,23 +51,24 @@ def train_run(
             parallel.batches(task.batch_at),
             on_this_process,
         )
-    with open_log(run, tensorboard=tensorboard) as log:
-        if say is not None:
-            log = TrainingLine(log, say, config.training.steps, task.monitor)
-        result = training.fit(
-            state,
-            _make_train_step(task, optimizer, config.seed),
-            batch_at,
-            evaluate=lambda params: task.evaluate(local(params), "validation"),
-            monitor=task.monitor,
-            mode=task.mode,
-            patience=config.training.patience,
-            resume=resume,
-            metrics=log,
-            progress=None if say is None else False,
-            stop=stop.received if stop.is_watching() else None,
-            **fit_options(run, config),
-        )
+    log = log or training.JsonlWriter(run.metrics)
+    if say is not None:
+        log = TrainingLine(log, say, config.training.steps, task.monitor)
+    result = training.fit(
+        state,
+        _make_train_step(task, optimizer, config.seed),
+        batch_at,
+        evaluate=lambda params: task.evaluate(local(params), "validation"),
+        monitor=task.monitor,
+        mode=task.mode,
+        patience=config.training.patience,
+        resume=resume,
+        metrics=log,
+        progress=None if say is None else False,
+        stop=stop.received if stop.is_watching() else None,
+        profile=_profile_options(run, config),
+        **fit_options(run, config),
+    )
     return dataclasses.replace(result, best_params=local(result.best_params))
 
 
@@ -82,48 +82,9 @@ def _make_train_step(task: Task, optimizer: Any, seed: int) -> Any:
     return jax.jit(lambda state, batch: update(optimizer, state, batch, seed), donate_argnums=0)
 
 
-@contextlib.contextmanager
-def open_log(run: RunDirectory, *, tensorboard: bool) -> Iterator[training.MetricsWriter]:
-    """Opens the metrics log of a run, and optionally TensorBoard's event files."""
-    metrics = training.JsonlWriter(run.metrics)
-    if not tensorboard:
-        yield metrics
-        return
-    with training.TensorBoardWriter(metrics, run.tensorboard) as log:
-        yield log
-
-
-def write_tensorboard(run: RunDirectory) -> None:
-    """Writes the TensorBoard event files of a finished run.
-
-    Raises:
-        UserError: the metrics cannot be read, or the files cannot be written.
-    """
-    steps = read_summary(run)["steps"]
-    try:
-        with training.TensorBoardWriter(training.JsonlWriter(run.metrics), run.tensorboard) as log:
-            log.resume_from(steps)
-    except training.TrainingError as error:
-        raise UserError(str(error)) from None
-
-
 def make_optimizer(config: ExperimentConfig, task: Task) -> Any:
     """Returns the optimiser of a config."""
-    options = config.optimizer
-    return training.make_optimizer(
-        options.learning_rate,
-        name=options.name,
-        schedule=options.schedule,
-        steps=config.optimizer_steps,
-        warmup_steps=options.warmup_steps,
-        final_scale=options.final_scale,
-        max_grad_norm=options.max_grad_norm,
-        weight_decay=options.weight_decay,
-        # The published results were trained so.
-        weight_decay_mask=None,
-        accumulate_steps=options.accumulate_steps,
-        accumulate_by_weight=task.batch_weight is not None,
-    )
+    return optimizers.make_optimizer(config, accumulate_by_weight=task.batch_weight is not None)
 
 
 def fit_options(run: RunDirectory, config: ExperimentConfig) -> dict[str, Any]:
@@ -136,6 +97,11 @@ def fit_options(run: RunDirectory, config: ExperimentConfig) -> dict[str, Any]:
             run.checkpoints, max_to_keep=config.training.keep_checkpoints
         ),
     }
+
+
+def _profile_options(run: RunDirectory, config: ExperimentConfig) -> training.ProfileOptions | None:
+    steps = config.training.profile_steps
+    return None if steps is None else training.ProfileOptions(run.profile, *steps)
 
 
 def start_run(run: RunDirectory, config: ExperimentConfig, command: str) -> dict[str, Any]:
@@ -225,7 +191,7 @@ def restore_best(
     """
     if not run.is_finished():
         raise UserError(f"The run in {run.path} is not finished: it has no summary.json.")
-    task = load_task(config.task).build(config, data_dir)
+    task = build_task(config, data_dir)
     like = training.TrainState.create(task.params, make_optimizer(config, task), task.carry)
     best_step = read_summary(run)["best_step"]
     with CheckpointStore(training.CheckpointOptions(run.checkpoints), read_only=True) as store:

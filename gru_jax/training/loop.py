@@ -14,6 +14,7 @@ from gru_jax.training.checkpoint import CheckpointOptions, CheckpointStore
 from gru_jax.training.errors import CheckpointError
 from gru_jax.training.loop_state import LoopState
 from gru_jax.training.metrics import MetricsWriter, progress_bar
+from gru_jax.training.profile import ProfileOptions, Profiler
 from gru_jax.training.progress import Mode, Progress
 from gru_jax.training.signals import AgreedSignalHandler, SignalHandler
 from gru_jax.training.state import TrainState
@@ -64,6 +65,7 @@ def fit(
     resume: Resume = "auto",
     progress: bool | None = None,
     stop: Callable[[], signal.Signals | None] | None = None,
+    profile: ProfileOptions | None = None,
 ) -> FitResult:
     """Trains until ``steps``, early stopping, SIGTERM or Ctrl-C.
 
@@ -103,6 +105,7 @@ def fit(
         stop: returns the signal that asks the run to stop, or None; called between two steps. For
             programs that handle signals themselves. By default the run handles SIGTERM and Ctrl-C.
             Of several processes all must get the same answer at the same step.
+        profile: which steps to trace for XProf and TensorBoard; None traces none.
 
     Raises:
         CheckpointError: checkpoints cannot be written, or ``resume`` does not permit what exists.
@@ -134,12 +137,19 @@ def fit(
         show = progress if processes.is_first() else False
         bar = progress_bar(initial=loop.progress.step, total=steps, show=show)
         loop.bar = stack.enter_context(bar)
+        profiler = stack.enter_context(Profiler(profile))
 
         while not (
             loop.progress.step == steps or loop.progress.out_of_patience(patience) or stop()
         ):
-            loop.train(train_step, batch_at)
+            with profiler.step(loop.progress.step + 1, loop.state):
+                loop.train(train_step, batch_at)
             step = loop.progress.step
+            if profiler.is_last(step):
+                loop.sync()
+                profiler.stop(loop.state)
+                # Writing the trace is no time of training.
+                loop.step_rate.restart(step)
             is_log_due = step % log_every == 0 or step == steps
             is_evaluation_due = step % eval_every == 0 or step == steps
             if is_log_due or is_evaluation_due:

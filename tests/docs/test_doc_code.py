@@ -67,6 +67,13 @@ def test_python_blocks_run_one_after_the_other(page):
             exec(code, namespace)
 
 
+def test_the_loop_of_the_guide_is_a_short_program():
+    blocks = python_blocks(DOCS / "guide" / "training.md")
+    (loop,) = (block for block in blocks if "CheckpointStore" in block.code)
+    assert len(loop.code.splitlines()) <= 40
+    exec(loop.code, {"__name__": "loop"})
+
+
 @pytest.mark.slow
 def test_the_guide_shows_what_explain_prints():
     blocks = blocks_of(DOCS / "guide" / "sequences.md")
