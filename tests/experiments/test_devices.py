@@ -129,6 +129,8 @@ def ends(processes):
 @pytest.mark.slow
 def test_two_processes_write_one_run(adding, write_config):
     adding["training"] = {**adding["training"], "steps": 800, "eval_every": 100, "log_every": 50}
+    # Four devices divide 16 of them.
+    adding["held_out"] = 19
     config = write_config(adding)
     processes = start_two(config, "--run-dir", "two")
     log = Path("two", "metrics.jsonl")
@@ -144,6 +146,8 @@ def test_two_processes_write_one_run(adding, write_config):
     assert [end[2] for end in ends(start_two(config, "--run-dir", "two"))] == [0, 0]
     assert main(["train", str(config), "--run-dir", "one"]) == 0
     np.testing.assert_allclose(losses("two"), losses("one"), rtol=1e-3)
+    for split in ("validation", "test"):
+        assert summary("two")[split] == pytest.approx(summary("one")[split], rel=1e-3)
     assert len(json.loads(Path("two/meta.json").read_text())["earlier_sessions"]) == 1
 
 

@@ -124,9 +124,11 @@ def _train(run: RunDirectory, parsed: Parsed[TrainOptions]) -> int:
         )
     if result.status == "interrupted":
         return _stopped(result.signal or signal.SIGINT, run, options)
+    with doing("Testing, drawing plots, and computing baselines"):
+        test = task.evaluate(result.best_params, "test")
+        if meta is not None:
+            finalize_run(run, task, config, result, meta, started, test)
     if meta is not None:
-        with doing("Drawing plots, testing, and computing baselines"):
-            finalize_run(run, task, config, result, meta, started)
         _print_result(run, parsed.path, config)
     return 0
 
