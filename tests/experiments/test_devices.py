@@ -103,21 +103,25 @@ def test_compare_refuses_what_does_not_fit(adding, write_config, refused, option
     assert expected in refused("compare", write_config(adding), *options)
 
 
+def start(*arguments):
+    """Starts a command on two CPU devices."""
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments", *map(str, arguments)],
+        env={**env, "JAX_NUM_CPU_DEVICES": "2", "TF_CPP_MIN_LOG_LEVEL": "3"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 def start_two(config, *options):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "experiments", "train", str(config), "--distributed"]
-    command += ["--coordinator", f"127.0.0.1:{port}", "--num-processes", "2", *options]
-    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu"}
+    common = ["--coordinator", f"127.0.0.1:{port}", "--num-processes", "2", *options]
     return [
-        subprocess.Popen(
-            [*command, "--process-id", str(number)],
-            env={**env, "JAX_NUM_CPU_DEVICES": "2", "TF_CPP_MIN_LOG_LEVEL": "3"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        start("train", config, "--distributed", *common, "--process-id", number)
         for number in range(2)
     ]
 
