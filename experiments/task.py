@@ -31,7 +31,8 @@ class Task:
         update: in place of `loss`, (optimizer, TrainState, batch, seed) -> (TrainState, scalars by
             name), a whole training step; None for gradient descent on `loss`.
         batch_at: step -> batch, a pytree of arrays; a function of (seed, step) only.
-        evaluate: (params, split) -> metrics by name, over the whole split.
+        evaluate: (params, split) -> metrics by name, over the whole split. The parameters may be
+            replicated on a mesh, over whose devices and processes the split is then divided.
         metric_labels: name and unit of each metric, for plots.
         loss_metric: the metric that is the loss over a whole split.
         train_metric: the training metric that is plotted with it.

@@ -1,6 +1,5 @@
 """One run: training of a config in its own directory, up to the summary."""
 
-import dataclasses
 import datetime
 import time
 from pathlib import Path
@@ -12,16 +11,16 @@ from experiments import optimizers, plots, stop
 from experiments.build import build_task
 from experiments.config import ExperimentConfig
 from experiments.errors import UserError
+from experiments.evaluation import on_one_device
 from experiments.files import write_json
 from experiments.runs.directory import RunDirectory
-from experiments.runs.mesh import on_this_process
 from experiments.runs.provenance import provenance
 from experiments.runs.records import read_meta, read_summary
 from experiments.runs.training_line import TrainingLine
 from experiments.status import Say
 from experiments.tables import model_name
 from experiments.task import Task
-from experiments.typing import Params
+from experiments.typing import Metrics, Params
 from gru_jax import training
 from gru_jax.training.checkpoint import CheckpointStore
 
@@ -39,26 +38,22 @@ def train_run(
     """Trains a task, or resumes its training, with :func:`gru_jax.training.fit`.
 
     Metrics go to `log`, by default to the run's JSON lines alone. With `parallel` over several
-    devices; the best parameters are on one device then, too. With
-    `say`, which is called with the state of the training, there is no progress bar.
+    devices, on which the best parameters are then, too. With `say`, which is called with the state
+    of the training, there is no progress bar.
     """
     optimizer = make_optimizer(config, task)
     state = training.TrainState.create(task.params, optimizer, task.carry)
-    batch_at, local = task.batch_at, lambda params: params
+    batch_at = task.batch_at
     if parallel is not None:
-        state, batch_at, local = (
-            parallel.place_state(state),
-            parallel.batches(task.batch_at),
-            on_this_process,
-        )
+        state, batch_at = parallel.place_state(state), parallel.batches(task.batch_at)
     log = log or training.JsonlWriter(run.metrics)
     if say is not None:
         log = TrainingLine(log, say, config.training.steps, task.monitor)
-    result = training.fit(
+    return training.fit(
         state,
         _make_train_step(task, optimizer, config.seed),
         batch_at,
-        evaluate=lambda params: task.evaluate(local(params), "validation"),
+        evaluate=lambda params: task.evaluate(params, "validation"),
         monitor=task.monitor,
         mode=task.mode,
         patience=config.training.patience,
@@ -69,7 +64,6 @@ def train_run(
         profile=_profile_options(run, config),
         **fit_options(run, config),
     )
-    return dataclasses.replace(result, best_params=local(result.best_params))
 
 
 def _make_train_step(task: Task, optimizer: Any, seed: int) -> Any:
@@ -130,6 +124,7 @@ def finalize_run(
     result: training.FitResult,
     meta: dict[str, Any],
     started: float,
+    test: Metrics | None = None,
 ) -> None:
     """Writes the plots and the final metrics of a finished run.
 
@@ -138,6 +133,8 @@ def finalize_run(
         result: the result of its training.
         meta: its metadata, from :func:`start_run`.
         started: `time.monotonic()` at the start of the command.
+        test: the metrics on the test split, where all processes have evaluated it; None evaluates
+            it here.
     """
     assert result.best_step is not None
     rows = training.read_metrics(run.metrics)
@@ -151,7 +148,8 @@ def finalize_run(
         train=task.train_metric,
     )
     stop.check()
-    task.plot(result.best_params, run.plots)
+    best_params = on_one_device(result.best_params)
+    task.plot(best_params, run.plots)
     stop.check()
     rate = result.steps_per_second
     # The rows of a resumed run count the time of its training only, without the interruptions.
@@ -167,7 +165,8 @@ def finalize_run(
         },
     )
     # The summary is written last: it marks the run as finished.
-    write_json(run.summary, _summary(task, config, result))
+    test = task.evaluate(best_params, "test") if test is None else test
+    write_json(run.summary, _summary(task, config, result, test))
 
 
 def check_published(config: ExperimentConfig, task: Task) -> None:
@@ -206,7 +205,9 @@ def num_parameters(params: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def _summary(task: Task, config: ExperimentConfig, result: training.FitResult) -> dict[str, Any]:
+def _summary(
+    task: Task, config: ExperimentConfig, result: training.FitResult, test: Metrics
+) -> dict[str, Any]:
     """Returns the final metrics. They hold no times or paths, so equal runs write equal files."""
     return {
         "task": config.task,
@@ -217,6 +218,6 @@ def _summary(task: Task, config: ExperimentConfig, result: training.FitResult) -
         "steps": int(result.state.step),
         "best_step": result.best_step,
         "validation": result.best_metrics,
-        "test": task.evaluate(result.best_params, "test"),
+        "test": test,
         "baselines": task.baselines(),
     }

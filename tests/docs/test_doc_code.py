@@ -20,8 +20,8 @@ import gru_jax
 from tests.docs.pages import DOCS, ROOT, all_pages, blocks_of, name_of
 from tests.slow import slow_but
 
-OPTIONAL = {"torch", "keras", "haiku", "equinox", "tensorflow", "gymnax"}
-"""Of the extras `interop` and `rl`: blocks that import one are skipped without it."""
+OPTIONAL = {"torch", "keras", "haiku", "equinox", "tensorflow", "gymnax", "grain"}
+"""Of the extras `interop`, `rl` and `grain`: blocks that import one are skipped without it."""
 
 NEEDS_RUN = "runs/"
 """In a block that reads what the page's commands wrote, see `test_doc_commands.py`."""

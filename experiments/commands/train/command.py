@@ -126,9 +126,10 @@ def _train(run: RunDirectory, parsed: Parsed[TrainOptions]) -> int:
         if result.status == "interrupted":
             logs.close("interrupted")
             return _stopped(result.signal or signal.SIGINT, run, options)
-        if meta is not None:
-            with doing("Drawing plots, testing, and computing baselines"):
-                finalize_run(run, task, config, result, meta, started)
+        with doing("Testing, drawing plots, and computing baselines"):
+            test = task.evaluate(result.best_params, "test")
+            if meta is not None:
+                finalize_run(run, task, config, result, meta, started, test)
                 logs.add_results(run)
     if meta is not None:
         _print_result(run, parsed.path, config)
