@@ -285,7 +285,9 @@ def test_wrong_folders(make, message):
 
 def test_a_folder_without_classes_says_what_to_do():
     write("data/one.npy", np.ones((3, 2)))
-    with pytest.raises(UserError, match=r"nothing is said of one\.npy\. Move the files into one sub"):
+    with pytest.raises(
+        UserError, match=r"nothing is said of one\.npy\. Move the files into one sub"
+    ):
         read("data")
 
 
