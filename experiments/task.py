@@ -10,7 +10,9 @@ from experiments.models.state_gradients import LastStepLoss
 from experiments.typing import Batch, LossFunction, Metrics, Params, Split
 
 HIGHER_IS_BETTER = frozenset({"accuracy", "bleu", "recalled", "return"})
-"""The metrics of all tasks of which a higher value is better; of all others, a lower one is."""
+"""The metrics of all tasks of which a higher value is better; of others, a lower one is."""
+NEITHER_IS_BETTER = frozenset({"steps"})
+"""The metrics that describe what a model does: in some environments, short episodes are good."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ def custom_vjp_with_jvp(
     function: Callable[..., Tree],
     forward: Callable[..., tuple[Tree, Tree]],
     pullback: Callable[[Tree, Tree], tuple[Tree, ...]],
+    wrap: Callable[[Callable[..., Tree]], Callable[..., Tree]] = lambda function: function,
 ) -> Callable[..., Tree]:
     """``function`` with ``pullback`` as its reverse mode and JAX's forward mode.
 
@@ -32,7 +33,10 @@ def custom_vjp_with_jvp(
             differentiated.
         pullback: ``(residuals, cotangent of the value) -> cotangents of the arguments``, one
             tree for each; those of arguments without a derivative are not read.
+        wrap: of ``forward``, and of ``pullback`` as a function whose first arguments are those of
+            ``forward`` and which computes no more than what is read.
     """
+    forward = wrap(forward)
 
     @jax.custom_jvp
     def differentiable(*arguments: Tree) -> Tree:
@@ -66,7 +70,7 @@ def custom_vjp_with_jvp(
             return [pulled_leaves[index] for index in nonzero]
 
         avals = tuple(map(jax.typeof, value_leaves))
-        call = _LinearCall(fun, fun_transpose, len(residuals), avals)
+        call = _LinearCall(fun, wrap(fun_transpose), len(residuals), avals)
         linear_args = [tangent_leaves[index] for index in nonzero]
         tangents_out = _linear.bind(*residuals, *linear_args, call=call)
         return value, jax.tree.unflatten(value_treedef, tangents_out)

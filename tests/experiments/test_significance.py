@@ -107,6 +107,13 @@ def test_the_best_mean_is_bold_where_it_beats_every_other_cell(metric, best):
     assert f"{metric}: GRU and LSTM {p:.2g}, GRU and RNN" in text
 
 
+def test_nothing_is_bold_of_a_metric_that_only_describes():
+    """Short episodes are good in a maze, and bad with a pole to balance."""
+    models = [model("gru", [10.0, 11.0, 12.0], "steps"), model("lstm", [90.0, 91.0, 93.0], "steps")]
+    assert significantly_best(models, "steps") is None
+    assert "**" not in markdown(models)
+
+
 def test_nothing_is_bold_where_the_best_mean_beats_only_one_cell():
     models = [
         model("gru", [0.10, 0.11, 0.12, 0.10]),

@@ -8,7 +8,7 @@ from typing import Any
 
 from scipy import stats
 
-from experiments.task import HIGHER_IS_BETTER
+from experiments.task import HIGHER_IS_BETTER, NEITHER_IS_BETTER
 
 THRESHOLD = 0.05
 
@@ -78,6 +78,8 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 def significantly_best(models: Sequence[Mapping[str, Any]], metric: str) -> str | None:
     """Returns the cell that is better than each other with a corrected p below .05, or None."""
+    if metric in NEITHER_IS_BETTER:
+        return None
     sign = 1 if metric in HIGHER_IS_BETTER else -1
     wins = dict.fromkeys((model["cell"] for model in models), 0)
     for comparison in compare_cells(models, metric):

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gru_jax._autodiff.copies import run_copies_in_turn
 from gru_jax._autodiff.custom_vjp import custom_vjp_with_jvp
 from gru_jax._autodiff.step_graph import StepGraph, run_step
 from gru_jax._unroll import reference
@@ -24,7 +25,14 @@ from gru_jax._unroll.masking import ScanInputs, mask_outputs, tree_where
 from gru_jax._unroll.partition import partition_derivative
 from gru_jax._unroll.shards import Shards, unshard
 from gru_jax._unroll.xla.concurrent_scan import add_dependency, concurrent_scan, concurrent_scan_fn
-from gru_jax._unroll.xla.schedule import UNSHARDED, Schedule, Sizes, schedule, schedule_any_size
+from gru_jax._unroll.xla.schedule import (
+    UNSHARDED,
+    CopySchedule,
+    Schedule,
+    Sizes,
+    schedule,
+    schedule_any_size,
+)
 from gru_jax._unroll.xla.tuning import count_cores, tuning_for
 from gru_jax.cells.base import AffineCell
 from gru_jax.cells.linear import affine
@@ -101,6 +109,13 @@ def run(
     if spec.is_partitioned:
         rank = len(batch_shape_of(cell, inputs.xs))
         functions = partition_derivative(*functions, rank=rank)
+    if plan.copies is not None:
+        wrap = functools.partial(
+            run_copies_in_turn,
+            num_weights=len(jax.tree.leaves(cell)),
+            least_copies=plan.copies.least_copies,
+        )
+        return custom_vjp_with_jvp(*functions, wrap)(cell, inputs, h0)
     return custom_vjp_with_jvp(*functions)(cell, inputs, h0)
 
 
@@ -181,6 +196,7 @@ def make_schedule(spec: CallSpec, cell: AffineCell, inputs: ScanInputs, h0: Stat
         can_shard=(
             len(batch_shape) == 1 and jnp.finfo(xs.dtype).bits >= 32 and spec.num_devices == 1
         ),
+        has_one_device=spec.num_devices == 1,
         cores_per_device=None if spec.mesh.empty else count_cores() // spec.mesh.size,
         recompute=spec.recompute,
         num_live_cells=spec.num_live_cells,
@@ -192,7 +208,7 @@ def describe(spec: CallSpec, cell: AffineCell, inputs: ScanInputs, h0: State) ->
     """What :func:`run` does with a call, a line for each decision."""
     if _is_empty(inputs, h0):
         return reference.describe(spec, cell, inputs, h0)
-    forward, gradient = make_schedule(spec, cell, inputs, h0)
+    forward, gradient, copies = make_schedule(spec, cell, inputs, h0)
     steps = divisor_near(inputs.xs.shape[0], gradient.max_chunk_steps)
     return [
         f"forward pass: {_describe_loops(forward.shards, forward.project_in_loop)}"
@@ -200,6 +216,7 @@ def describe(spec: CallSpec, cell: AffineCell, inputs: ScanInputs, h0: State) ->
         f"with a gradient: {_describe_loops(gradient.shards, gradient.project_in_loop)}",
         f"saved for the backward pass: {SAVED[gradient.save]}",
         f"backward pass: in chunks of {steps} steps",
+        *_describe_copies(copies),
     ]
 
 
@@ -213,6 +230,13 @@ SAVED = {
     "projected": "the states and the projected inputs; preactivations are recomputed",
     "preactivations": "the states and the preactivations of all gates",
 }
+
+
+def _describe_copies(copies: CopySchedule | None) -> list[str]:
+    least = None if copies is None else copies.least_copies()
+    if least is None:
+        return []
+    return [f"with a gradient, weights mapped by vmap: one copy after another, from {least} on"]
 
 
 def _describe_loops(shards: Shards, project_in_loop: bool) -> str:

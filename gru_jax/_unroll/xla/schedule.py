@@ -6,7 +6,7 @@ from typing import NamedTuple
 from gru_jax._unroll.backward.backward_pass import ResidualPolicy
 from gru_jax._unroll.chunks import divisor_near
 from gru_jax._unroll.shards import Shards
-from gru_jax._unroll.xla.tuning import Tuning
+from gru_jax._unroll.xla.tuning import CopyTuning, Tuning
 
 UNSHARDED: Shards = (slice(None),)
 
@@ -26,6 +26,7 @@ class Sizes:
     jacobians: int  # derivatives between leaves that a step of the backward pass has
     residuals: int  # arrays of a step that are saved with its preactivations
     can_shard: bool = False  # whether the batch may be split over cores at all
+    has_one_device: bool = False  # whether the program runs on one device
     cores_per_device: int | None = None  # None: this device has all of them
     recompute: bool = False  # whether nothing but the states may be saved
     num_live_cells: int = 1  # cells whose residuals share the fast memory
@@ -53,18 +54,36 @@ class GradientSchedule(NamedTuple):
     project_in_loop: bool = False
 
 
+class CopySchedule(NamedTuple):
+    """When the copies of mapped weights run one after another, with a gradient."""
+
+    sequences: int  # of a copy
+    state: int  # elements of its state
+    tuning: CopyTuning
+
+    def least_copies(self, batch: int = 1) -> int | None:
+        """From how many copies on, if ``batch`` more sequences are mapped for each; or never."""
+        least = self.tuning.min_elements
+        if least is None or batch * self.sequences < self.tuning.min_rows:
+            return None
+        return max(2, -(-least // (batch * self.state)))
+
+
 class Schedule(NamedTuple):
     """How a call runs."""
 
     forward: ForwardSchedule
     gradient: GradientSchedule
+    copies: CopySchedule | None = None  # None: those of mapped weights run as vmap has it
 
 
 def schedule(sizes: Sizes, tuning: Tuning) -> Schedule:
     """The fastest schedule for some sizes."""
     shards = _choose_shards(sizes, tuning)
     forward = schedule_forward(sizes, tuning, shards)
-    return Schedule(forward, schedule_gradient(sizes, tuning, shards))
+    may_take_turns = sizes.has_one_device and tuning.copies.min_elements is not None
+    copies = CopySchedule(sizes.sequences, sizes.state, tuning.copies) if may_take_turns else None
+    return Schedule(forward, schedule_gradient(sizes, tuning, shards), copies)
 
 
 def schedule_any_size(time: int, tuning: Tuning, *, recompute: bool) -> Schedule:
@@ -101,7 +120,8 @@ def schedule_gradient(sizes: Sizes, tuning: Tuning, shards: Shards) -> GradientS
     """The fastest forward and backward pass with the residuals that may be saved."""
     in_loop = _choose_projection(sizes, tuning, shards)
     by_elements = tuning.chunk.elements // max(1, sizes.largest_leaf)
-    most = max(by_elements, tuning.chunk.min_rows // max(1, sizes.sequences), 1)
+    by_rows = tuning.chunk.min_rows // max(1, sizes.sequences)
+    most = max(by_elements, by_rows, tuning.chunk.min_steps)
     if sizes.recompute:
         # Otherwise a chunk would recompute as much at once as was not saved.
         return GradientSchedule("states", min(most, max(1, sizes.time // 8)), shards, in_loop)

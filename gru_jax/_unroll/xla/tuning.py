@@ -19,6 +19,9 @@ class ChunkTuning:
     # Steps times sequences of a chunk, at least. With fewer, adding the chunks' weight gradients
     # takes longer than computing them.
     min_rows: int = 1280
+    # Steps of a chunk, at least: adding the gradient of the weights reads and writes all of it, and
+    # a chunk of large batches has little more to do than that.
+    min_steps: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +88,19 @@ class ShardTuning:
 
 
 @dataclasses.dataclass(frozen=True)
+class CopyTuning:
+    """Whether mapped weights, as of several seeds under ``vmap``, run one copy after another.
+
+    It is for gradients. A matmul with an axis of copies is slower, and all copies together exceed
+    the cache.
+    """
+
+    # Elements of the states of all copies from which they do; None: never.
+    min_elements: int | None = None
+    min_rows: int = 8  # sequences of a copy; with fewer, the steps of one copy are too little work
+
+
+@dataclasses.dataclass(frozen=True)
 class Tuning:
     """All thresholds, by decision."""
 
@@ -93,6 +109,7 @@ class Tuning:
     time_block: TimeBlockTuning = TimeBlockTuning()
     residuals: ResidualTuning = ResidualTuning()
     shards: ShardTuning = ShardTuning()
+    copies: CopyTuning = CopyTuning()
     max_transposed_ratio: int = 0  # see BackwardOptions
 
 
@@ -103,7 +120,12 @@ def count_cores() -> int:
     return os.cpu_count() or 1
 
 
-CPU_TUNING = Tuning(shards=ShardTuning(max_shards=min(4, count_cores())), max_transposed_ratio=12)
+CPU_TUNING = Tuning(
+    chunk=ChunkTuning(min_steps=4),
+    shards=ShardTuning(max_shards=min(4, count_cores())),
+    copies=CopyTuning(min_elements=2**13),
+    max_transposed_ratio=12,
+)
 """Measured on two cores, with AVX-512 and with AVX2."""
 
 ACCELERATOR_TUNING = Tuning(

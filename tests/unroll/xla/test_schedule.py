@@ -131,3 +131,25 @@ def test_no_size_is_too_small():
     for sizes in (gru_sizes(0, 4, 3, 2), gru_sizes(1, 1, 1, 1), gru_sizes(4, 1, 0, 1)):
         plan = schedule(sizes, TUNING)
         assert plan.gradient.max_chunk_steps >= 1
+
+
+@pytest.mark.parametrize(
+    ("batch", "mapped", "expected"),
+    [(16, 1, 8), (8, 1, 16), (7, 1, None), (4, 2, 16), (512, 1, 2)],
+)
+def test_copies_take_turns_where_each_has_work_enough(batch, mapped, expected):
+    plan = schedule(gru_sizes(batch, 128, 64, 64, has_one_device=True), CPU_TUNING)
+    assert plan.copies.least_copies(mapped) == expected
+
+
+def test_copies_may_be_on_several_devices():
+    sizes = gru_sizes(16, 128, 64, 64)
+    assert schedule(sizes, CPU_TUNING).copies is None
+    on_one = dataclasses.replace(sizes, has_one_device=True)
+    assert schedule(on_one, ACCELERATOR_TUNING).copies is None
+
+
+@pytest.mark.parametrize(("batch", "expected"), [(128, 10), (256, 5), (512, 4), (1024, 4)])
+def test_a_chunk_of_a_large_batch_has_some_steps(batch, expected):
+    plan = schedule(gru_sizes(batch, 128, 128, 128), CPU_TUNING)
+    assert plan.gradient.max_chunk_steps == expected

@@ -19,9 +19,9 @@ from experiments.own_data.config import DataConfig
 from experiments.own_data.encoding import Encoding
 from experiments.own_data.sources import load_source
 from gru_jax import export
-from tests.own_data.generators import write_labelled_steps, write_sounds
+from tests.experiments.own_data.generators import write_labelled_steps, write_sounds
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def summary():
 
 
 def raw_inputs(path, format, problem):
-    """Returns what an exported program takes: raw inputs (N, T, F), padded with NaN, and lengths."""
+    """Returns what a program takes: raw inputs (N, T, F), padded with NaN, and lengths."""
     config = DataConfig(path=str(path), format=format)
     dataset = load_source(format).read(config, problem, targets=False)
     record = json.loads(Path("run/data.json").read_text())
@@ -131,6 +131,7 @@ def tiny(workplace):
     Path("tiny.yaml").write_text(TINY)
 
 
+@pytest.mark.slow
 def test_predict_needs_the_run_only(tiny, capsys):
     run("train", "tiny.yaml", "--run-dir", "run")
     printed = capsys.readouterr().out
@@ -159,6 +160,7 @@ def test_predict_needs_the_run_only(tiny, capsys):
     assert not Path("z.csv").exists()
 
 
+@pytest.mark.slow
 def test_a_run_does_not_go_on_with_other_data(tiny, capsys):
     run("train", "tiny.yaml", "--run-dir", "run")
     Path("run/summary.json").unlink()

@@ -210,9 +210,9 @@ WRONG_ARRAYS = [
 
 @pytest.mark.parametrize(("content", "data", "message"), WRONG_ARRAYS)
 def test_wrong_arrays(content, data, message):
+    path = write("a.npz", content) if isinstance(content, dict) else raw("a.npz", content)
     with pytest.raises(UserError, match=message):
-        write_any = write if isinstance(content, dict) else raw
-        read(write_any("a.npz", content), **data)
+        read(path, **data)
 
 
 def raw(name, content):

@@ -14,7 +14,7 @@ from experiments.own_data.dataset import Dataset, Feature, Target
 from experiments.own_data.encoding import Encoding, fit_encoding
 from experiments.own_data.serving import RawUnits
 from experiments.own_data.splits import split_dataset
-from tests.own_data.own_sequences import SHOPS, sequences, with_shop
+from tests.experiments.own_data.own_sequences import SHOPS, sequences, with_shop
 
 
 def fitted(dataset, **values):

@@ -8,7 +8,7 @@ import pytest
 from experiments.errors import UserError
 from experiments.own_data.config import DataConfig
 from experiments.own_data.splits import PARTS, assign, split_dataset
-from tests.own_data.own_sequences import reordered, sequences
+from tests.experiments.own_data.own_sequences import reordered, sequences
 
 
 def members(dataset, config):

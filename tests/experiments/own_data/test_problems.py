@@ -13,7 +13,7 @@ from experiments.own_data.problems import load_problem
 from experiments.own_data.splits import split_dataset
 from experiments.runs.config_loading import check
 from gru_jax import export
-from tests.own_data.own_sequences import reordered, sequences, texts, with_shop
+from tests.experiments.own_data.own_sequences import reordered, sequences, texts, with_shop
 
 TINY = {"model": {"hidden_size": 4}, "training": {"steps": 5, "batch_size": 4}}
 SUPERVISED = {
