@@ -27,9 +27,9 @@ def detect_format(path: str) -> Format:
     """
     if os.path.isdir(path):
         return _of_folder(Path(path))
-    named = next((kind for kind in SUFFIXES if path.lower().endswith(SUFFIXES[kind])), None)
-    if named is not None:
-        return named
+    for kind, suffixes in SUFFIXES.items():
+        if path.lower().endswith(suffixes):
+            return kind
     if os.path.exists(path):
         known = ", ".join(suffix for of_kind in SUFFIXES.values() for suffix in of_kind)
         raise UserError(

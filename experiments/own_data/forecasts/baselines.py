@@ -2,33 +2,14 @@
 
 import numpy as np
 
-from experiments.own_data.forecasts.windows import MOST_WINDOWS, Batch, Windows
+from experiments.own_data.forecasts.windows import MOST_WINDOWS, Windows
 from experiments.own_data.splits import Part
 from experiments.own_data.units import window_deviation
-from experiments.typing import Metrics
 
 # Candidates of the ridge penalty, per window.
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 MOST_EXAMPLES = 20_000
 BATCH = 1000
-
-
-def errors(forecasts: np.ndarray, batch: Batch, targets: tuple[str, ...]) -> Metrics:
-    """Returns the metrics of forecasts (N, horizon, K), where there are targets.
-
-    scaled_mse and scaled_mae are in units of the targets' deviation in the training part. Those of
-    a single target are in its own unit, too; of several, the mean absolute error of the first.
-    """
-    missed = (forecasts - batch.targets).astype(np.float64)
-    scaled = missed / np.asarray(batch.deviation)[:, None]
-    metrics = {
-        "scaled_mse": float(np.nanmean(np.square(scaled))),
-        "scaled_mae": float(np.nanmean(np.abs(scaled))),
-    }
-    if len(targets) == 1:
-        metrics["mse"] = float(np.nanmean(np.square(missed)))
-        metrics["mae"] = float(np.nanmean(np.abs(missed)))
-    return metrics
 
 
 def last_values(inputs: np.ndarray, num_targets: int, window: int, mean: np.ndarray) -> np.ndarray:
@@ -116,7 +97,7 @@ def differences(
     unit = deviation
     if of_windows:
         unit = window_deviation(targets, np.isfinite(targets), deviation, np)
-    before, after = (targets - last) / unit, (batch.targets - last) / unit
+    before, after = ((each - last) / unit for each in (targets, np.asarray(batch.targets)))
     return _by_target(np.nan_to_num(before)), _by_target(after)
 
 

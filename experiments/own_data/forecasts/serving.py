@@ -100,7 +100,7 @@ class Forecast(PrePost):
         latest = place.max(axis=1, keepdims=True)
         last = jnp.where((place == latest) & is_given, targets, 0).sum(axis=1, keepdims=True)
         last = jnp.where(latest == 0, self.constant("mean"), last)
-        deviation = self.constant("deviation")
+        deviation = jnp.asarray(self.constant("deviation"))
         if self.encoding.scale == "sequence":
             deviation = window_deviation(targets, is_given, deviation)
         differences = jnp.where(is_given, (targets - last) / deviation, 0)

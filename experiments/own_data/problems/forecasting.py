@@ -21,6 +21,7 @@ from experiments.own_data.forecasts import baselines
 from experiments.own_data.forecasts.horizons import future_times, last_window
 from experiments.own_data.forecasts.serving import Forecast
 from experiments.own_data.forecasts.windows import MOST_WINDOWS, Batch, Windows, make_windows
+from experiments.own_data.metrics import metric_labels, number_metrics, plain
 from experiments.own_data.model import Model, Predictions
 from experiments.own_data.splits import Part, split_dataset
 from experiments.task import DataRecord, Task
@@ -82,7 +83,7 @@ def build(config: SequencesConfig, dataset: Dataset, /) -> Task:
     def evaluate(params: Params, split: Split) -> Metrics:
         chosen = windows.every(split, MOST_WINDOWS[split])
         batch = windows.gather(split, chosen)
-        return baselines.errors(forecasts(params, split, chosen), batch, names)
+        return number_metrics(forecasts(params, split, chosen), batch.targets, batch.deviation)
 
     def plot(params: Params, directory: Path) -> None:
         chosen = windows.every("test", 3)
@@ -95,8 +96,7 @@ def build(config: SequencesConfig, dataset: Dataset, /) -> Task:
                 config.model.cell.upper(): forecasts(params, "test", chosen),
                 "linear map": np.asarray(linear),
             },
-            # What is between dollar signs would be a formula.
-            [(name.replace("$", r"\$"), place) for place, name in enumerate(names[:PLOTTED])],
+            [(plain(name), place) for place, name in enumerate(names[:PLOTTED])],
             f"{config.horizon} steps ahead: {len(chosen)} test windows",
             directory / "forecasts.png",
             steps="steps",
@@ -108,7 +108,7 @@ def build(config: SequencesConfig, dataset: Dataset, /) -> Task:
         loss=loss,
         batch_at=lambda step: windows.gather("train", batches(step)),
         evaluate=evaluate,
-        metric_labels=_labels(names),
+        metric_labels=metric_labels(names),
         loss_metric="scaled_mse",
         monitor="scaled_mse",
         baselines=lambda: _baselines(config, windows, pre_post),
@@ -246,28 +246,13 @@ def _pieces(chosen: np.ndarray) -> Iterator[np.ndarray]:
         yield chosen[first : first + EVAL_BATCH]
 
 
-def _labels(names: tuple[str, ...]) -> dict[str, str]:
-    labels = {
-        "scaled_mse": "mean squared error (deviations)",
-        "scaled_mae": "mean absolute error (deviations)",
-    }
-    if len(names) == 1:
-        name = names[0].replace("$", r"\$")
-        labels |= {
-            "mse": f"mean squared error of {name}",
-            "mae": f"mean absolute error of {name}",
-        }
-    return labels
-
-
 def _baselines(config: SequencesConfig, windows: Windows, pre_post: Forecast) -> dict[str, Metrics]:
-    names = tuple(config.data.target)
     chosen = windows.every("test", MOST_WINDOWS["test"])
     batch = windows.gather("test", chosen)
     last = baselines.last_values(
         np.asarray(batch.inputs), windows.num_targets, config.window, pre_post.constant("mean")
     )
-    off = np.zeros((len(chosen), config.horizon * len(names)), np.float32)
+    off = np.zeros((len(chosen), config.horizon * windows.num_targets), np.float32)
     linear = pre_post.after(jnp.asarray(batch.inputs), jnp.asarray(off))
     found = {"last value": last}
     if config.season is not None:
@@ -275,7 +260,9 @@ def _baselines(config: SequencesConfig, windows: Windows, pre_post: Forecast) ->
             windows, "test", chosen, config.season, last
         )
     found[f"linear map of {config.window} steps"] = np.asarray(linear)
-    return {name: baselines.errors(each, batch, names) for name, each in found.items()}
+    return {
+        name: number_metrics(each, batch.targets, batch.deviation) for name, each in found.items()
+    }
 
 
 def _sentence(config: SequencesConfig, windows: Windows) -> str:

@@ -16,9 +16,9 @@ from experiments.models.recurrent import Network, build_network
 from experiments.own_data.config import SequencesConfig
 from experiments.own_data.dataset import Dataset
 from experiments.own_data.encoding import Encoding, fit_encoding
-from experiments.own_data.forecasts.baselines import errors
 from experiments.own_data.gaps.serving import FillGaps
 from experiments.own_data.gaps.windows import HIDDEN, RUN, Batch, Windows, make_windows
+from experiments.own_data.metrics import metric_labels, number_metrics, plain
 from experiments.own_data.model import Model, Predictions
 from experiments.own_data.splits import PARTS, Part, split_dataset
 from experiments.task import DataRecord, Task
@@ -66,7 +66,8 @@ def build(config: SequencesConfig, dataset: Dataset, /) -> Task:
 
     def evaluate(params: Params, split: Split) -> Metrics:
         batch = all_of(split)
-        return errors(fill(params, np.asarray(batch.inputs)), batch, names)
+        filled = fill(params, np.asarray(batch.inputs))
+        return number_metrics(filled, batch.targets, batch.deviation)
 
     def plot(params: Params, directory: Path) -> None:
         batch = all_of("test")
@@ -76,7 +77,7 @@ def build(config: SequencesConfig, dataset: Dataset, /) -> Task:
             inputs[..., windows.numbers],
             np.asarray(batch.targets)[chosen],
             {config.model.cell.upper(): fill(params, inputs), "line": _line(pre_post, inputs)},
-            [(name.replace("$", r"\$"), place) for place, name in enumerate(names[:PLOTTED])],
+            [(plain(name), place) for place, name in enumerate(names[:PLOTTED])],
             directory / "gaps.png",
         )
 
@@ -88,20 +89,17 @@ def build(config: SequencesConfig, dataset: Dataset, /) -> Task:
             "last value": carried_forward(pre_post, inputs),
             "line between neighbours": _line(pre_post, inputs),
         }
-        return {name: errors(each, batch, names) for name, each in found.items()}
+        return {
+            name: number_metrics(each, batch.targets, batch.deviation)
+            for name, each in found.items()
+        }
 
-    labels = {
-        "scaled_mse": "mean squared error (deviations)",
-        "scaled_mae": "mean absolute error (deviations)",
-    }
-    if len(names) == 1:
-        labels |= {"mse": "mean squared error", "mae": "mean absolute error"}
     return Task(
         params=network.params,
         loss=loss,
         batch_at=batch_at,
         evaluate=evaluate,
-        metric_labels=labels,
+        metric_labels=metric_labels(names),
         loss_metric="scaled_mse",
         monitor="scaled_mse",
         baselines=baselines,

@@ -6,10 +6,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 
 from experiments.errors import UserError
 from experiments.own_data.tables.files import NUMBER, Table
+
+# Its functions are made when it is imported.
+pc: Any = pyarrow.compute
 
 # Squares of standardised numbers are float32.
 LARGEST_NUMBER = 1e30

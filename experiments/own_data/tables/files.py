@@ -10,16 +10,20 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 import pyarrow.parquet as pq
 
 from experiments.errors import UserError
 from experiments.files import read_bytes
 from experiments.runs.memory import machine_memory
 from experiments.suggest import did_you_mean
+
+# Its functions are made when it is imported.
+pc: Any = pyarrow.compute
 
 TEXT = (".csv", ".tsv", ".txt")
 PARQUET = (".parquet", ".pq")
@@ -68,8 +72,8 @@ class Table:
         return f"{path}, {'row' if _is_parquet(path) else 'line'} {self.lines[row]}"
 
     def __str__(self) -> str:
-        more = f" and {len(self.paths) - 1} more" if len(self.paths) > 1 else ""
-        return f"{self.paths[0]}{more}"
+        first, *others = self.paths
+        return f"{first} and {len(others)} more" if others else str(first)
 
 
 def find_tables(path: str) -> list[Path]:

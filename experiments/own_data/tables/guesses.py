@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.compute as pc
+import pyarrow.compute
 
 from experiments.errors import UserError
 from experiments.own_data.config import DataConfig, Problem
@@ -16,6 +16,9 @@ from experiments.own_data.sources import Proposal
 from experiments.own_data.tables import columns, seasons
 from experiments.own_data.tables.files import Table, read_tables
 from experiments.own_data.tables.sequences import FEATURES_AS_TARGETS, SPLITS, sequences
+
+# Its functions are made when it is imported.
+pc: Any = pyarrow.compute
 
 TIME_NAMES = ("time", "date", "datetime", "timestamp", "ds", "t", "step", "ts", "day", "year")
 ID_NAMES = ("id", "unique_id", "series", "series_id", "sequence")
@@ -229,11 +232,12 @@ def _decide_target(
             _decide_classes(table, roles, target)
         return problem, "as you chose"
     values = pd.Series(columns.texts(table, target))
-    shared = values.groupby(keys).nunique().max() <= 1 and len(np.unique(keys)) > 1
-    count = values.nunique()
+    of_sequences = values.groupby(keys).nunique().to_numpy()
+    shared = len(of_sequences) > 1 and bool((of_sequences <= 1).all())
+    count = int(values.nunique())
     text = not _is_number(table, target)
     few = count <= MOST_CLASSES and _is_whole(table, target, roles)
-    often = shared and len(np.unique(keys)) >= FEWEST_PER_CLASS * count
+    often = shared and len(of_sequences) >= FEWEST_PER_CLASS * count
     is_class = text or (few and (often or _names_classes(target)))
     if is_class and shared:
         return "classification", f"{target} has {count} values, the same in all rows of a sequence"
@@ -410,8 +414,8 @@ def _mostly_numbers(table: Table, name: str, roles: Roles) -> bool:
 def _is_mixed(table: Table, name: str, roles: Roles) -> bool:
     """Whether some cells of a column are numbers, but fewer than half."""
     decimal = roles.data.get("decimal", ".")
-    some = columns.is_text(table, name) and columns.number_mask(table, name, decimal).any()
-    return some and not _mostly_numbers(table, name, roles)
+    some = bool(columns.number_mask(table, name, decimal).any())
+    return columns.is_text(table, name) and some and not _mostly_numbers(table, name, roles)
 
 
 def _is_whole(table: Table, name: str, roles: Roles) -> bool:

@@ -53,10 +53,10 @@ def step_of(times: np.ndarray, keys: np.ndarray, steps: np.ndarray) -> tuple[str
         return f"{usual:g}", share
     if times.dtype.kind == "M":
         for name in CALENDAR:
-            offset = pd.tseries.frequencies.to_offset(name)
+            offset: Any = pd.tseries.frequencies.to_offset(name)
             index = pd.DatetimeIndex(np.unique(times))
-            of_day = index.normalize()
-            if (index == of_day).all() and all(offset.is_on_offset(day) for day in of_day):
+            is_daily = bool(np.array_equal(index, index.normalize()))
+            if is_daily and all(offset.is_on_offset(day) for day in index):
                 most = MOST_ADDED * len(times)
                 if index[0] + most * offset >= index[-1] and (name != "B" or _is_daily(values)):
                     return f"1{name}", "all times are of this calendar"

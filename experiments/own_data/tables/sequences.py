@@ -191,9 +191,10 @@ def _keys(table: Table, config: DataConfig) -> tuple[np.ndarray, list[str], tupl
             f"{table.where(int(missing.argmax()))}: {config.id} is missing, but every row should "
             "say which sequence it is of."
         )
-    keys, names = pd.factorize(ids, sort=True)
+    keys, found = pd.factorize(ids, sort=True)
+    names = [str(name) for name in found]
     if split_of_file is None:
-        return keys, list(names), None
+        return keys, names, None
     # The same id in the files of two splits is two sequences.
     splits = list(SPLITS)
     of_file = np.array([splits.index(split) for split in split_of_file])
@@ -382,7 +383,7 @@ def number_of(step: str) -> float | None:
     return value if 0 < value < columns.LARGEST_NUMBER else None
 
 
-def offset_of(step: str) -> pd.DateOffset | None:
+def offset_of(step: str) -> Any:
     """Returns pandas' offset of a step such as 1h or 1MS; None unless it is one above 0."""
     try:
         offset = pd.tseries.frequencies.to_offset(step)
