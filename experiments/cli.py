@@ -43,6 +43,11 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "init": Command(
+        "experiments.commands.init",
+        "looks at a file of your own and writes a config for it",
+        extra="data",
+    ),
     "train": Command(
         "experiments.commands.train.command",
         "trains an experiment and reports it next to its baselines",
@@ -65,6 +70,11 @@ COMMANDS = {
     "export": Command(
         "experiments.commands.export",
         "writes a trained model: ONNX, StableHLO, safetensors, PyTorch",
+    ),
+    "predict": Command(
+        "experiments.commands.predict",
+        "applies a trained model to new rows of your own",
+        extra="data",
     ),
     "report": Command(
         "experiments.report",

@@ -10,6 +10,8 @@ from experiments.commands.compare.options import CompareOptions
 from experiments.commands.export import Options as ExportOptions
 from experiments.commands.fetch import Options as FetchOptions
 from experiments.commands.gradients import Options as GradientsOptions
+from experiments.commands.init import Options as InitOptions
+from experiments.commands.predict import Options as PredictOptions
 from experiments.commands.sweep.options import SweepOptions
 from experiments.commands.train.options import TrainOptions
 from experiments.config import ExperimentConfig
@@ -26,6 +28,8 @@ def main(arguments: list[str]) -> int:
         arguments: `--tyro-print-completion` and the shell: bash, zsh or tcsh.
     """
     commands: dict[str, Any] = {
+        "init": InitOptions,
+        "predict": PredictOptions,
         "train": _with_config(TrainOptions),
         "compare": _with_config(CompareOptions),
         "sweep": _with_config(SweepOptions),

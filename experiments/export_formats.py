@@ -1,5 +1,6 @@
 """A trained model in the formats of `export`."""
 
+import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -32,7 +33,7 @@ def to_onnx(config: ExperimentConfig, spec: ExportSpec | None, params: Params) -
     stack = network.stack(params)
     writer = Writer("float32")
     inputs = writer.input("inputs", spec.inputs, dtype=spec.dtype)
-    batch_major = spec.pre_post.onnx_before(writer, inputs)
+    batch_major = _embed(writer, network, params, spec.pre_post.onnx_before(writer, inputs))
     xs = writer.node("Transpose", batch_major, perm=[1, 0, 2])
     lengths = "lengths" if spec.lengths else None
     layers = add_layers(writer, stack, xs, h0="h0", lengths=lengths)
@@ -50,8 +51,29 @@ def to_onnx(config: ExperimentConfig, spec: ExportSpec | None, params: Params) -
     writer.output("outputs", outputs, spec.outputs)
     states = len(stack.layers) * directions
     writer.output("h_last", layers.states, [states, "sequences", hidden])
-    metadata = {"task": config.task, "config": config.model_dump_json()}
+    metadata = {
+        "task": config.task,
+        "config": config.model_dump_json(),
+        **{key: json.dumps(value) for key, value in spec.metadata.items()},
+    }
     return {"model.onnx": writer.finish(None, metadata).SerializeToString()}
+
+
+def _embed(writer: Any, network: Network, params: Params, inputs: str) -> str:
+    """Adds the embeddings of the last features (batch, time, in_features)."""
+    tables = network.embeddings(params)
+    if not tables:
+        return inputs
+    last = writer.integers(2)
+    first, end = writer.integers(-len(tables)), writer.integers(2**31)
+    columns = [writer.node("Slice", inputs, writer.integers(0), first, last)]
+    indices = writer.cast(writer.node("Slice", inputs, first, end, last), "int64")
+    for place, table in enumerate(tables):
+        begin, after = writer.integers(place), writer.integers(place + 1)
+        index = writer.node("Slice", indices, begin, after, last)
+        index = writer.node("Squeeze", index, last)
+        columns.append(writer.node("Gather", writer.constant(table), index))
+    return writer.node("Concat", *columns, axis=-1)
 
 
 def to_stablehlo(config: ExperimentConfig, spec: ExportSpec | None, params: Params) -> Written:
@@ -68,7 +90,7 @@ def to_stablehlo(config: ExperimentConfig, spec: ExportSpec | None, params: Para
     shape = tuple(sizes.get(size, size) for size in spec.inputs)
     inputs = jax.ShapeDtypeStruct(shape, spec.dtype)
     lengths = jax.ShapeDtypeStruct(shape[:1], jnp.int32)
-    metadata = {"task": config.task, "config": config.model_dump()}
+    metadata = {"task": config.task, "config": config.model_dump(), **spec.metadata}
 
     def model(inputs: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
         return spec.apply(params, inputs, lengths)
@@ -82,13 +104,17 @@ def to_stablehlo(config: ExperimentConfig, spec: ExportSpec | None, params: Para
     network = spec.network
     if network is None or network.reads_last_step or config.model.bidirectional:
         return written
+    if not spec.streams:
+        return written
 
     stack = network.stack(params)
 
     def step(state: Any, x: jax.Array) -> tuple[Any, jax.Array]:
-        xs = spec.pre_post.before(x[:, None]).swapaxes(0, 1)
+        before = spec.pre_post.before(x[:, None])
+        xs = network.embed(params, before).swapaxes(0, 1)
         states, ys = gru_jax.unroll_stack(stack, xs, export.state_from_tuples(stack, state))
-        return export.state_to_tuples(states), network.read_out(params, ys[0])
+        outputs = network.read_out(params, ys[0])[:, None]
+        return export.state_to_tuples(states), spec.pre_post.after(x[:, None], outputs)[:, 0]
 
     state = export.state_shapes(stack, shape[:1])
     x = jax.ShapeDtypeStruct((shape[0], *shape[2:]), spec.dtype)

@@ -1,7 +1,7 @@
 """What `export` writes of a task: a network with pre- and postprocessing, in JAX and in ONNX."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -137,8 +137,10 @@ class ExportSpec:
         outputs: their shape.
         dtype: of the inputs.
         lengths: whether `apply` takes the lengths of the sequences.
+        streams: whether the preprocessing of a step needs no other steps.
         network: the network, for formats that hold a network; None if there is none of GRUs.
         pre_post: the network's pre- and postprocessing.
+        metadata: values of JSON that are stored in the files, such as the names of classes.
     """
 
     apply: Callable[[Params, Array, Array | None], jax.Array]
@@ -146,8 +148,10 @@ class ExportSpec:
     outputs: tuple[Size, ...]
     dtype: str = "float32"
     lengths: bool = False
+    streams: bool = True
     network: Network | None = None
     pre_post: PrePost = PrePost()
+    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def make_export_spec(

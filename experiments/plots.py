@@ -135,6 +135,9 @@ def forecasts(
     columns: Sequence[tuple[str, int]],
     title: str,
     path: Path,
+    *,
+    steps: str = "hours",
+    unit: str = ", standardised",
 ) -> None:
     """Plots forecasts and truth: a row per column, a panel per window.
 
@@ -144,6 +147,8 @@ def forecasts(
         columns: names and indices of the columns to plot.
         title: of the plot.
         path: the PNG to write.
+        steps: label of the steps.
+        unit: of the columns, after their names.
     """
     number, window = windows.inputs.shape[:2]
     horizon = windows.targets.shape[1]
@@ -158,11 +163,50 @@ def forecasts(
                 panel.plot(ahead, values[index, :, column], label=model)
             panel.axvline(0, color="gray", linewidth=0.8, linestyle=":")
             panel.grid(alpha=0.3)
-        row[0].set_ylabel(f"{name}, standardised")
+        row[0].set_ylabel(f"{name}{unit}")
     panels[0, 0].legend(frameon=False, fontsize="small")
     for panel in panels[-1]:
-        panel.set_xlabel("hours")
+        panel.set_xlabel(steps)
     figure.suptitle(title)
+    save(figure, path)
+
+
+def gaps(
+    given: np.ndarray,
+    hidden: np.ndarray,
+    filled: Mapping[str, np.ndarray],
+    columns: Sequence[tuple[str, int]],
+    path: Path,
+) -> None:
+    """Plots windows with gaps: a row per column, a panel per window.
+
+    Args:
+        given, hidden: values that a model reads and those it does not, (N, window, columns), NaN
+            for all others.
+        filled: by model, values of the same shape.
+        columns: names and indices of the columns to plot.
+        path: the PNG to write.
+    """
+    number, window = given.shape[:2]
+    figure = Figure(figsize=(4.2 * number, 1 + 2.3 * len(columns)), layout="constrained")
+    panels = figure.subplots(len(columns), number, sharex=True, sharey="row", squeeze=False)
+    steps = np.arange(window)
+    for row, (name, column) in zip(panels, columns, strict=True):
+        for index, panel in enumerate(row):
+            panel.plot(
+                steps, given[index, :, column], "o", markersize=3, color="gray", label="given"
+            )
+            panel.plot(
+                steps, hidden[index, :, column], "o", markersize=3, color="black", label="hidden"
+            )
+            for model, values in filled.items():
+                panel.plot(steps, values[index, :, column], linewidth=1, label=model)
+            panel.grid(alpha=0.3)
+        row[0].set_ylabel(name)
+    panels[0, 0].legend(frameon=False, fontsize="small")
+    for panel in panels[-1]:
+        panel.set_xlabel("step")
+    figure.suptitle(f"Hidden values of {number} test windows")
     save(figure, path)
 
 

@@ -18,6 +18,19 @@ NEITHER_IS_BETTER = frozenset({"steps"})
 
 
 @dataclass(frozen=True)
+class DataRecord:
+    """What was decided about one's own data.
+
+    Attributes:
+        sentences: about five, printed before the training.
+        values: values of JSON from which the model is restored without the data.
+    """
+
+    sentences: tuple[str, ...]
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Task:
     """An experiment's data and model, bound to its config.
 
@@ -45,6 +58,7 @@ class Task:
         export_spec: what `export` writes as a program; None if the task does not support it.
         last_step_loss: the loss that `gradients` differentiates, on the test split; None if the
             task has none.
+        data: what was decided about one's own data, a run's `data.json`; None for other tasks.
     """
 
     params: Params
@@ -62,6 +76,7 @@ class Task:
     carry: Any = None
     export_spec: ExportSpec | None = None
     last_step_loss: LastStepLoss | None = None
+    data: DataRecord | None = None
 
     @property
     def mode(self) -> Literal["min", "max"]:

@@ -15,7 +15,7 @@ from experiments.extras import require
 from experiments.files import write_atomically
 from experiments.runs.config_loading import load_config
 from experiments.runs.directory import RunDirectory
-from experiments.runs.run import restore_best
+from experiments.runs.run import restore_model
 from experiments.suggest import did_you_mean
 from gru_jax import training
 
@@ -64,8 +64,8 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"There is no run in {run.path}: it holds no config.yaml.")
     config = load_config(run.config)
     try:
-        task, params = restore_best(run, config, options.data_dir)
-        written = export_format.write(config, task.export_spec, params)
+        model, params = restore_model(run, config, options.data_dir)
+        written = export_format.write(config, model.export_spec, params)
     except training.TrainingError as error:
         raise UserError(str(error)) from None
     folder = options.output or run.path / "export"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
@@ -130,25 +131,47 @@ class Network:
         """Applies the readout to hidden states (..., H), without dropout."""
         return self._merge(params).readout(hidden)
 
+    def embed(self, params: Params, inputs: jax.Array) -> jax.Array:
+        """Replaces indices of embedded categories in inputs (..., in_features) by embeddings."""
+        return self._merge(params).embed(inputs)
+
+    def embeddings(self, params: Params) -> list[jax.Array]:
+        """Returns each embedding's table, (categories + 1, size), whose last row is zero."""
+        embeddings = self._merge(params).embeddings
+        return [_with_zeros(embed.embedding[...]) for embed in embeddings]
+
     def _merge(self, params: Params) -> Any:
         return nnx.merge(self.graphdef, params, self.rng_state)
 
 
 def build_network(
-    config: ModelConfig, in_features: int, out_features: int, *, readout: Readout, seed: int
+    config: ModelConfig,
+    in_features: int,
+    out_features: int,
+    *,
+    readout: Readout,
+    seed: int,
+    embeddings: Sequence[tuple[int, int]] = (),
 ) -> Network:
     """Initialises a network.
 
     Args:
         config: cell, sizes and dropout.
-        in_features: features of an input.
+        in_features: features of an input, with one for each embedding.
         out_features: features of an output.
         readout: of "every step", or of the state after each direction's "last step".
         seed: seed of the parameters.
+        embeddings: the number of categories and the size of each embedding. The last features are
+            the indices of their categories; the index after the last one is of none, a vector of
+            zeros.
     """
-    network = _Network(config, in_features, out_features, readout, rngs=nnx.Rngs(seed))
+    network = _Network(config, in_features, out_features, readout, embeddings, rngs=nnx.Rngs(seed))
     graphdef, params, rng_state = nnx.split(network, nnx.Param, ...)
     return Network(params, graphdef, rng_state, config.dropconnect)
+
+
+def _with_zeros(table: jax.Array) -> jax.Array:
+    return jnp.pad(table, ((0, 1), (0, 0)))
 
 
 def cell_options(cell: str) -> list[str]:
@@ -201,15 +224,30 @@ class _Network(nnx.Module):
         in_features: int,
         out_features: int,
         readout: Readout,
+        embeddings: Sequence[tuple[int, int]],
         *,
         rngs: nnx.Rngs,
     ):
+        embedded = in_features + sum(size - 1 for _, size in embeddings)
         self.recurrent = recurrent_layers(
-            config, in_features, bidirectional=config.bidirectional, rngs=rngs
+            config, embedded, bidirectional=config.bidirectional, rngs=rngs
         )
         self.dropout = nnx.Dropout(config.dropout)
         self.readout = nnx.Linear(self.recurrent.out_features, out_features, rngs=rngs)
         self.reads_last_step = readout == "last step"
+        self.embeddings = nnx.List(
+            [nnx.Embed(count, size, rngs=rngs) for count, size in embeddings]
+        )
+
+    def embed(self, inputs: jax.Array) -> jax.Array:
+        if not len(self.embeddings):
+            return inputs
+        first = inputs.shape[-1] - len(self.embeddings)
+        columns = [inputs[..., :first]]
+        for index, embed in enumerate(self.embeddings, first):
+            table = _with_zeros(embed.embedding[...])
+            columns.append(table[inputs[..., index].astype(jnp.int32)])
+        return jnp.concatenate(columns, axis=-1)
 
     def __call__(
         self,
@@ -222,6 +260,7 @@ class _Network(nnx.Module):
     ) -> tuple[jax.Array, Any]:
         deterministic = key is None
         rngs = None if key is None else nnx.Rngs(dropout=key)
+        inputs = self.embed(inputs)
         carry, hidden = run_layers(
             self.recurrent, inputs, rngs, initial_carry=carry, seq_lengths=lengths, starts=starts
         )

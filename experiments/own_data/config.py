@@ -6,8 +6,10 @@ from pydantic import AfterValidator, Field
 
 from experiments.config import ExperimentConfig, FrozenModel
 from experiments.files import check_local
-from experiments.own_data.dataset import Problem
 
+Problem = Literal[
+    "forecasting", "classification", "regression", "labelling", "next-token", "imputation"
+]
 Format = Literal["table", "arrays", "audio", "text", "huggingface", "function"]
 
 

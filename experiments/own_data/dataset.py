@@ -1,13 +1,8 @@
 """Sequences of one's own: what every kind of file yields and every kind of problem takes."""
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
-
-Problem = Literal[
-    "forecasting", "classification", "regression", "labelling", "next-token", "imputation"
-]
 
 
 @dataclass(frozen=True)
@@ -45,8 +40,8 @@ class Dataset:
     Attributes:
         features: the F features.
         names: (N,) ids of series, names of files or numbers of rows, for messages and predictions.
-        inputs: N arrays (T_i, F), float64: a number, or the index of a category; NaN where it is
-            missing.
+        inputs: N arrays (T_i, F), float64 or float32: a number, or the index of a category;
+            NaN where it is missing.
         target: what is to be predicted; None in the problems whose targets are features
             (forecasting, next-token, imputation), and for rows that are only to be predicted.
         targets: of sequences, (N,) numbers or indices of classes, float64; of steps, N arrays

@@ -29,6 +29,10 @@ class RunDirectory:
         return self.path / "meta.json"
 
     @property
+    def data(self) -> Path:
+        return self.path / "data.json"
+
+    @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 

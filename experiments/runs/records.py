@@ -14,10 +14,13 @@ from experiments.typing import Metrics
 
 # Python's objects need up to 30 times as much memory as the JSON.
 LARGEST = 2 * 2**20
+# A SentencePiece model, or means and deviations of many sequences.
+LARGEST_DATA = 64 * 2**20
 SUMMARY_ADVICE = (
     "Delete it and call the command that made it again: "
     "it is written anew, from the checkpoints of the run."
 )
+DATA_ADVICE = "The run cannot be used without it: train again."
 META_ADVICE = "Delete it: only the record of command, versions, device and duration is lost."
 
 
@@ -102,13 +105,26 @@ def read_record(kind: type[Kind], path: Path, advice: str = "") -> Kind:
     return check_record(kind, read_json(path, advice), path, advice)
 
 
-def read_json(path: Path, advice: str = "") -> dict[str, Any]:
-    """Reads a JSON object; the parameters are those of :func:`read_record`.
+def read_data_record(run: RunDirectory) -> dict[str, Any]:
+    """Returns what was decided about a run's data, `data.json`.
+
+    Raises:
+        UserError: the file is absent or is not a JSON object.
+    """
+    return read_json(run.data, DATA_ADVICE, LARGEST_DATA)
+
+
+def read_json(path: Path, advice: str = "", largest: int = LARGEST) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Args:
+        path, advice: as for :func:`read_record`.
+        largest: the largest size of the file in bytes.
 
     Raises:
         UserError: the file is absent, or is not a JSON object.
     """
-    content = read_bytes(path, LARGEST)
+    content = read_bytes(path, largest)
     try:
         value = json.loads(content)
     except RecursionError:

@@ -13,13 +13,16 @@ from experiments.config import ExperimentConfig
 from experiments.errors import UserError
 from experiments.evaluation import on_one_device
 from experiments.files import write_json
+from experiments.own_data.config import SequencesConfig
+from experiments.own_data.model import Model
+from experiments.own_data.problems import load_problem
 from experiments.runs.directory import RunDirectory
 from experiments.runs.provenance import provenance
-from experiments.runs.records import read_meta, read_summary
+from experiments.runs.records import read_data_record, read_meta, read_summary
 from experiments.runs.training_line import TrainingLine
 from experiments.status import Say
 from experiments.tables import model_name
-from experiments.task import Task
+from experiments.task import DataRecord, Task
 from experiments.typing import Metrics, Params
 from gru_jax import training
 from gru_jax.training.checkpoint import CheckpointStore
@@ -76,7 +79,7 @@ def _make_train_step(task: Task, optimizer: Any, seed: int) -> Any:
     return jax.jit(lambda state, batch: update(optimizer, state, batch, seed), donate_argnums=0)
 
 
-def make_optimizer(config: ExperimentConfig, task: Task) -> Any:
+def make_optimizer(config: ExperimentConfig, task: Task | Model) -> Any:
     """Returns the optimiser of a config."""
     return optimizers.make_optimizer(config, accumulate_by_weight=task.batch_weight is not None)
 
@@ -98,11 +101,14 @@ def _profile_options(run: RunDirectory, config: ExperimentConfig) -> training.Pr
     return None if steps is None else training.ProfileOptions(run.profile, *steps)
 
 
-def start_run(run: RunDirectory, config: ExperimentConfig, command: str) -> dict[str, Any]:
-    """Makes the directory, writes config and metadata, and returns the metadata.
+def start_run(
+    run: RunDirectory, task: Task, config: ExperimentConfig, command: str
+) -> dict[str, Any]:
+    """Makes the directory, writes config, data record and metadata, and returns the metadata.
 
     Raises:
-        UserError: the directory cannot be written, or its `meta.json` is corrupted.
+        UserError: the directory cannot be written, its `meta.json` is corrupted, or its data are
+            others than those that its training began with.
     """
     meta = {
         "command": command,
@@ -112,9 +118,21 @@ def start_run(run: RunDirectory, config: ExperimentConfig, command: str) -> dict
     earlier = read_meta(run)
     if earlier:
         meta["earlier_sessions"] = [*earlier.pop("earlier_sessions", []), earlier]
+    data = None if task.data is None else _data_values(task.data)
+    if data is not None and run.data.exists() and read_data_record(run) != data:
+        raise UserError(
+            f"The data have changed since the training in {run.path} began. "
+            "Give another --run-dir to train with the new ones."
+        )
     run.create(config)
+    if data is not None:
+        write_json(run.data, data)
     write_json(run.meta, meta)
     return meta
+
+
+def _data_values(data: DataRecord) -> dict[str, Any]:
+    return {"sentences": list(data.sentences), **data.values}
 
 
 def finalize_run(
@@ -188,16 +206,40 @@ def restore_best(
         UserError: the run is not finished, or its best checkpoint is missing.
         TrainingError: the checkpoint is corrupted.
     """
+    _check_finished(run)
+    task = build_task(config, data_dir)
+    return task, _best_params(run, config, task)
+
+
+def restore_model(
+    run: RunDirectory, config: ExperimentConfig, data_dir: Path
+) -> tuple[Task | Model, Params]:
+    """Returns the model of a finished run, and its best parameters; reads no data of one's own.
+
+    Raises:
+        UserError, TrainingError: as :func:`restore_best`.
+    """
+    if not isinstance(config, SequencesConfig):
+        return restore_best(run, config, data_dir)
+    _check_finished(run)
+    where = str(run.data)
+    model = load_problem(config.problem).restore(config, read_data_record(run), where)
+    return model, _best_params(run, config, model)
+
+
+def _check_finished(run: RunDirectory) -> None:
     if not run.is_finished():
         raise UserError(f"The run in {run.path} is not finished: it has no summary.json.")
-    task = build_task(config, data_dir)
-    like = training.TrainState.create(task.params, make_optimizer(config, task), task.carry)
+
+
+def _best_params(run: RunDirectory, config: ExperimentConfig, model: Task | Model) -> Params:
+    like = training.TrainState.create(model.params, make_optimizer(config, model), model.carry)
     best_step = read_summary(run)["best_step"]
     with CheckpointStore(training.CheckpointOptions(run.checkpoints), read_only=True) as store:
         restored = store.restore(best_step, like)
     if restored is None:
         raise UserError(f"The run in {run.path} has no checkpoint of its best parameters.")
-    return task, restored[0].params
+    return restored[0].params
 
 
 def num_parameters(params: Any) -> int:

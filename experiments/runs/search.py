@@ -307,7 +307,7 @@ def _run_trial(study: optuna.Study, trial: optuna.Trial, search: Search) -> Any:
     config = search.make_config(values).model_copy(update={"sweep": {}})
     run = chosen_run_directory(search.folder / directory(trial), config, "auto")
     task = build_task(config, search.data_dir)
-    meta = start_run(run, config, search.command)
+    meta = start_run(run, task, config, search.command)
     earlier = training.read_metrics(run.metrics) if run.metrics.exists() else []
     reported = 0
     for row in earlier:

@@ -6,6 +6,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from experiments.config import ExperimentConfig, UnidirectionalConfig
 from experiments.files import check_local
+from experiments.own_data.config import SequencesConfig
 
 DAY = 24
 """Hours."""
@@ -315,5 +316,6 @@ CONFIGS: dict[str, type[ExperimentConfig]] = {
     "translation": TranslationConfig,
     "video": VideoConfig,
     "rl": RlConfig,
+    "sequences": SequencesConfig,
 }
 """The configs by the name of their task; an entry here registers a task."""

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import scipy.io.wavfile
-from scipy.signal.windows import hann
 
 from experiments.batches import shuffled_batches
 from experiments.classifiers import (
@@ -21,6 +20,7 @@ from experiments.classifiers import (
     plot_confusion,
 )
 from experiments.datasets import registry
+from experiments.datasets.log_mel import BANDS, log_mel
 from experiments.errors import UserError
 from experiments.export_spec import PrePost, make_export_spec
 from experiments.models.recurrent import build_network
@@ -30,7 +30,6 @@ from experiments.typing import Array, Params
 
 CLASSES = 10
 RATE = 8000
-WINDOW, HOP, BANDS = 200, 80, 40
 TEST_NUMBERS, VALIDATION_NUMBERS = range(5), range(5, 10)
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
 
@@ -157,35 +156,21 @@ def utterances(recordings: list[Recording], longest: int) -> Utterances:
     frames = np.zeros((len(recordings), longest, BANDS), np.float32)
     lengths = np.zeros(len(recordings), np.int32)
     for index, recording in enumerate(recordings):
-        features = log_mel(recording.samples)[:longest]
+        features = normalized_log_mel(recording.samples)[:longest]
         frames[index, : len(features)] = features
         lengths[index] = len(features)
     return Utterances(frames, lengths, np.array([r.digit for r in recordings], np.int32))
 
 
-def log_mel(samples: np.ndarray) -> np.ndarray:
+def normalized_log_mel(samples: np.ndarray) -> np.ndarray:
     """Returns the log power in 40 mel bands, (frames, 40), float32.
 
-    Frames are 25 ms long, with a hop of 10 ms. Each band's mean over the recording is subtracted,
-    which removes most of microphone and voice; the result is scaled to a standard deviation of 1.
+    Each band's mean over the recording is subtracted, which removes most of microphone and voice;
+    the result is scaled to a standard deviation of 1.
     """
-    samples = np.pad(samples, (0, max(0, WINDOW - len(samples))))
-    windows = np.lib.stride_tricks.sliding_window_view(samples, WINDOW)[::HOP]
-    spectrum = np.fft.rfft(windows * hann(WINDOW, sym=False), axis=1)
-    power = np.square(np.abs(spectrum)) @ mel_filters()
-    log_power = np.log(power + 1e-10)
+    log_power = log_mel(samples, RATE)
     log_power -= log_power.mean(axis=0)
     return (log_power / (log_power.std() + 1e-6)).astype(np.float32)
-
-
-def mel_filters() -> np.ndarray:
-    """Returns triangular filters evenly spaced in mel, (frequencies, 40) (O'Shaughnessy 1987)."""
-    frequencies = np.fft.rfftfreq(WINDOW, 1 / RATE)
-    mels = np.linspace(0, 2595 * np.log10(1 + RATE / 2 / 700), BANDS + 2)
-    edges = 700 * (10 ** (mels / 2595) - 1)
-    rising = (frequencies[:, None] - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    falling = (edges[2:] - frequencies[:, None]) / (edges[2:] - edges[1:-1])
-    return np.maximum(0, np.minimum(rising, falling))
 
 
 def summaries(split: Utterances) -> Examples:

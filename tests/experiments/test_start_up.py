@@ -155,7 +155,13 @@ def test_a_missing_package_names_the_extra(monkeypatch, capsys, command):
     monkeypatch.setattr(cli.importlib, "import_module", missing)
     assert main([command, "configs/adding.yaml"]) == 2
     message = capsys.readouterr().err
-    extra = {"bench": "bench", "interop": "interop,experiments"}.get(command, "experiments")
+    extras = {
+        "bench": "bench",
+        "init": "data",
+        "interop": "interop,experiments",
+        "predict": "data",
+    }
+    extra = extras.get(command, "experiments")
     assert message == (
         f"{command} needs tyro, which is not installed. In a clone: pip install -e '.[{extra}]'. "
         f"From an index: pip install 'gru-jax[{extra}]'.\n"

@@ -215,7 +215,7 @@ def _train_run(
 ) -> signal.Signals | None:
     """Trains one run; returns the signal that stopped it, or None."""
     started = time.monotonic()
-    meta = start_run(plan.run, plan.config, command)
+    meta = start_run(plan.run, plan.task, plan.config, command)
     sizes = {} if options.mesh is None else parse_mesh(options.mesh, MESH_AXES)
     parallel = data_parallel({"data": sizes["data"]}, plan.config) if "data" in sizes else None
     with open_logs(plan.run, plan.config, logs) as opened:

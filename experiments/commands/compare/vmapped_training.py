@@ -65,7 +65,10 @@ def train_vmapped(
     seeds = [plan.config.seed for plan in planned]
     # Some may be finished already, if the last call was interrupted after the training.
     metas = {
-        plan.config.seed: {**start_run(plan.run, plan.config, command), "vmapped_seeds": seeds}
+        plan.config.seed: {
+            **start_run(plan.run, plan.task, plan.config, command),
+            "vmapped_seeds": seeds,
+        }
         for plan in planned
         if not plan.run.is_finished()
     }

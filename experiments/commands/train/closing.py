@@ -1,7 +1,9 @@
 """The last words of `train`: what was reached and expected, how long it took, and what is next."""
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from experiments.config import ExperimentConfig
 from experiments.program import typed
@@ -11,6 +13,7 @@ from experiments.runs.expected import expected_metrics
 from experiments.runs.records import read_meta, read_summary
 from experiments.status import duration
 from experiments.tables import number
+from experiments.task import HIGHER_IS_BETTER
 
 
 def closing_words(run: RunDirectory, path: Path, config: ExperimentConfig) -> str:
@@ -23,6 +26,9 @@ def closing_words(run: RunDirectory, path: Path, config: ExperimentConfig) -> st
     """
     test = read_summary(run)["test"]
     lines = ["Reached:  " + ", ".join(f"{_words(name)} {number(test[name])}" for name in test)]
+    verdict = against_baselines(read_summary(run)) if run.data.exists() else None
+    if verdict is not None:
+        lines.append(f"Beware:   {verdict}")
     expected = expected_metrics(config)
     if expected is not None:
         shown = [
@@ -39,8 +45,42 @@ def closing_words(run: RunDirectory, path: Path, config: ExperimentConfig) -> st
         ["export", str(run.path), "--to", "safetensors"],
         ["compare", path.stem if path.parent == CONFIG_DIR else str(path)],
     ]
+    if run.data.exists():
+        following[1][-1] = "onnx" if config.model.cell == "gru" else "stablehlo"
+        following[1:1] = [["predict", str(run.path), "NEW_DATA", "-o", "predictions.csv"]]
     lines += ["", "Next:", *(f"  {typed()} {shlex.join(command)}" for command in following)]
     return "\n".join(lines)
+
+
+def against_baselines(summary: Mapping[str, Any]) -> str | None:
+    """Returns a sentence if the model is no better than a baseline, or None.
+
+    They are compared by the first metric, and by the next one where it is the same.
+
+    Args:
+        summary: content of `summary.json`.
+    """
+    test = summary["test"]
+    baselines = {
+        name: metrics
+        for name, metrics in summary["baselines"].items()
+        if metrics.keys() >= test.keys()
+    }
+    if not baselines:
+        return None
+
+    def errors(metrics: Mapping[str, float]) -> list[float]:
+        return [-metrics[name] if name in HIGHER_IS_BETTER else metrics[name] for name in test]
+
+    best = min(baselines, key=lambda name: errors(baselines[name]))
+    if errors(test) < errors(baselines[best]):
+        return None
+    metric = next((name for name in test if test[name] != baselines[best][name]), next(iter(test)))
+    return (
+        f"the model is no better than a baseline, {best}: {_words(metric)} {number(test[metric])} "
+        f"against {number(baselines[best][metric])}. Train longer, change the model, or use the "
+        "baseline."
+    )
 
 
 def _spread(mean: float, deviation: float) -> str:

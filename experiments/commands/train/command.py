@@ -105,10 +105,12 @@ def _train(run: RunDirectory, parsed: Parsed[TrainOptions]) -> int:
     mesh = None if options.mesh is None else parse_mesh(options.mesh, ("data",))
     parallel = data_parallel(mesh, config)
     stop.check()
-    meta = processes.in_first(lambda: start_run(run, config, parsed.command))
+    meta = processes.in_first(lambda: start_run(run, task, config, parsed.command))
     if meta is not None:
         model = f"{model_name(config.model)}, {num_parameters(task.params):,} parameters"
         print(f"{model}, in {run.path}", flush=True)
+        if task.data is not None:
+            print("\n".join(task.data.sentences), flush=True)
     stop.check()
     # A run that was stopped before its first checkpoint has a directory, but nothing to resume.
     resume = "auto" if options.resume == "must" else options.resume

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from experiments.own_data.config import DataConfig
-from experiments.own_data.dataset import Dataset, Problem
+from experiments.errors import UserError
+from experiments.extras import install_hint
+from experiments.own_data.config import DataConfig, Problem
+from experiments.own_data.dataset import Dataset
 
 
 @dataclass(frozen=True)
@@ -63,5 +65,18 @@ class Source(Protocol):
 
 
 def load_source(format: str) -> Source:
-    """Imports the module of a kind of file; other kinds' dependencies are not imported."""
-    return cast(Source, importlib.import_module(f"experiments.own_data.sources.{format}"))
+    """Imports the module of a kind of file; other kinds' dependencies are not imported.
+
+    Raises:
+        UserError: a package that it needs is not installed.
+    """
+    try:
+        return cast(Source, importlib.import_module(f"experiments.own_data.sources.{format}"))
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package == "experiments":
+            raise
+        raise UserError(
+            f"Data of the format {format} need {package}, which is not installed. "
+            f"{install_hint('data')}"
+        ) from None

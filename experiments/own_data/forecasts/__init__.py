@@ -1,0 +1,1 @@
+"""Forecasting: windows of sequences, the linear map below the network, baselines and serving."""

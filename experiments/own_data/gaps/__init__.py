@@ -1,0 +1,1 @@
+"""Imputation: windows with hidden values, lines across gaps, and serving."""
