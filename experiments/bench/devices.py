@@ -205,9 +205,10 @@ def _table(by_steps: dict[str, Any]) -> str:
                     *([f"{work['ms']:.2f}"] if "ms" in work else []),
                 ]
             )
+    work = next(iter(by_steps.values()))["1"]
     header = ["steps", "devices", "GFLOP", "share", "MB written", "share"]
-    header += ["of a shard"] if "shard_bytes_written" in one else []
-    header += ["collectives", "in loops", *(["ms"] if "ms" in one else [])]
+    header += ["of a shard"] if "shard_bytes_written" in work else []
+    header += ["collectives", "in loops", *(["ms"] if "ms" in work else [])]
     return markdown_table(header, rows)
 
 
