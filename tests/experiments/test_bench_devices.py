@@ -71,7 +71,7 @@ def test_a_batch_that_cannot_be_sharded():
 
 
 def test_the_published_shares():
-    """FLOPs and bytes of each device are 1/n, bytes those of one device with its sequences alone."""
+    """FLOPs and bytes are 1/n; bytes are also those of one device with a shard alone."""
     report = json.loads(Path(__file__).parents[2].joinpath("benchmarks/devices.json").read_text())
     for measured in report["sizes"].values():
         for layout in ("explicit", "auto"):
