@@ -35,6 +35,7 @@ def trained(optimizer, steps=4):
     [
         ("adam", {}, lambda rate: optax.adam(rate)),
         ("adam", {"b1": 0.8, "nesterov": True}, lambda rate: optax.adam(rate, 0.8, nesterov=True)),
+        ("sgd", {}, lambda rate: optax.sgd(rate)),
         ("sgd", {"momentum": 0.9}, lambda rate: optax.sgd(rate, 0.9)),
         ("rmsprop", {}, lambda rate: optax.rmsprop(rate)),
         ("adamw", {}, lambda rate: optax.adamw(rate, weight_decay=0.1, mask=None)),
