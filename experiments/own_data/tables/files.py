@@ -8,7 +8,7 @@ import os
 import re
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +59,14 @@ class Table:
         paths: the files.
         file: (rows,) index of each row's file.
         lines: (rows,) line of a text file where the row begins, or row of a Parquet file, from 1.
+        masks: which cells are numbers, by column and decimal mark, as far as it was asked.
     """
 
     cells: pa.Table
     paths: tuple[Path, ...]
     file: np.ndarray
     lines: np.ndarray
+    masks: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
 
     def where(self, row: int) -> str:
         """Returns the file and the line of a row, for messages."""
