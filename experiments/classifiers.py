@@ -1,7 +1,6 @@
 """What classification tasks share: metrics, baselines and a confusion matrix."""
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -13,6 +12,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import SVC
 
 from experiments import plots
+from experiments.evaluation import mean_over_rows
 from experiments.typing import Array, Batch, LossFunction, Metrics, Params, Split
 
 METRIC_LABELS = {"cross_entropy": "cross entropy (nats)", "accuracy": "accuracy"}
@@ -35,13 +35,13 @@ def make_evaluate(
     loss: LossFunction, splits: Mapping[str, Batch]
 ) -> Callable[[Params, Split], Metrics]:
     """Returns a task's `evaluate`, from a loss with the accuracy as auxiliary scalar."""
-    evaluate_loss = jax.jit(partial(loss, key=None))
 
-    def evaluate(params: Params, split: Split) -> Metrics:
-        value, auxiliary = evaluate_loss(params, splits[split])
-        return {"cross_entropy": float(value), "accuracy": float(auxiliary["accuracy"])}
+    @jax.jit
+    def means(params: Params, batch: Batch) -> dict[str, jax.Array]:
+        value, auxiliary = loss(params, batch, None)
+        return {"cross_entropy": value, "accuracy": auxiliary["accuracy"]}
 
-    return evaluate
+    return lambda params, split: mean_over_rows(means, params, splits[split])
 
 
 def plot_confusion(labels: Array, predicted: Array, title: str, directory: Path) -> None:

@@ -1,8 +1,19 @@
 """Configs of experiments: frozen models whose fields are YAML keys and options."""
 
-from typing import Annotated, Literal, Self
+import math
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from experiments.suggest import did_you_mean
 
 # The names in `gru_jax.cells.CELLS`, which would import JAX; a test compares them.
 Cell = Literal["gru", "lstm", "rnn"]
@@ -60,15 +71,72 @@ class ModelConfig(FrozenModel, frozen=True):
     )
 
 
-class OptimizerConfig(FrozenModel, frozen=True):
-    """Optimiser and learning-rate schedule."""
+class OpenModel(FrozenModel, frozen=True, extra="allow"):
+    """Part of a config whose further keys are options of a function of Optax.
 
-    name: Literal["adam", "adamw", "sgd", "rmsprop"] = Field(
-        default="adam", description="Optimiser."
+    Their names and types are checked against the function's signature when the task is built:
+    Optax cannot be imported without JAX.
+    """
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The further keys and their values."""
+        return dict(self.model_extra or {})
+
+    @model_validator(mode="after")
+    def check_options(self) -> Self:
+        """Rejects values that are no numbers, texts, or numbers by step."""
+        for name, value in self.options.items():
+            if not _is_plain(value):
+                raise ValueError(f"{name} is {value!r:.80}, but should be a number or a text.")
+        return self
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(type(key) is int and _is_number(inner) for key, inner in value.items())
+    return value is None or isinstance(value, bool | str) or _is_number(value)
+
+
+def _is_number(value: Any) -> bool:
+    if type(value) is int:
+        return abs(value) <= LARGEST_INTEGER
+    return type(value) is float and math.isfinite(value)
+
+
+class ScheduleOptions(OpenModel, frozen=True):
+    """Options of a schedule of Optax, such as power of polynomial_schedule."""
+
+
+# A test compares them with Optax. Of these a wrong option is told before JAX is imported.
+OPTIMIZER_OPTIONS = {
+    "adam": ("b1", "b2", "eps", "eps_root", "mu_dtype", "nesterov"),
+    "adamw": ("b1", "b2", "eps", "eps_root", "mu_dtype", "nesterov"),
+    "sgd": ("momentum", "nesterov", "accumulator_dtype"),
+    "rmsprop": (
+        "decay",
+        "eps",
+        "initial_scale",
+        "eps_in_sqrt",
+        "centered",
+        "momentum",
+        "nesterov",
+        "bias_correction",
+    ),
+}
+
+
+class OptimizerConfig(OpenModel, frozen=True):
+    """Optimiser, its options by Optax's names, such as b1, and learning-rate schedule."""
+
+    name: str = Field(
+        default="adam", description="Optimiser: a function of Optax, such as adamw, lion or sgd."
     )
     learning_rate: float = Field(default=1e-3, gt=0, description="Peak learning rate.")
-    schedule: Literal["constant", "cosine", "exponential", "linear"] = Field(
-        default="constant", description="Decay of the learning rate after the warm-up."
+    schedule: str = Field(
+        default="constant",
+        description="Decay of the learning rate after the warm-up: constant, cosine, exponential, "
+        "linear, or a function of Optax, such as polynomial_schedule.",
     )
     warmup_steps: int = Field(default=0, ge=0, description="Steps of linear warm-up from zero.")
     final_scale: float = Field(
@@ -80,14 +148,42 @@ class OptimizerConfig(FrozenModel, frozen=True):
     weight_decay: float = Field(
         default=0.0,
         ge=0,
-        description="Weight decay of all parameters, biases too; decoupled from the gradient with "
-        "adamw only.",
+        description="Weight decay of all parameters, biases too; that of the optimiser, as with "
+        "adamw, or added to the gradient.",
     )
     accumulate_steps: int = Field(
         default=1,
         ge=1,
         description="Batches per parameter update, which count by their valid elements.",
     )
+    schedule_options: ScheduleOptions = Field(
+        default=ScheduleOptions(), description="Options of a schedule of Optax."
+    )
+
+    @field_validator("schedule")
+    @classmethod
+    def check_schedule_name(cls, name: str) -> str:
+        """Rejects what no function of Optax is called."""
+        ours = ("constant", "cosine", "exponential", "linear")
+        if name not in ours and not name.endswith(("_schedule", "_decay")):
+            raise ValueError(
+                f"is {name!r:.80}, but should be {', '.join(ours)}, or a function of Optax such as "
+                f"polynomial_schedule.{did_you_mean(name, ours)}"
+            )
+        return name
+
+    @model_validator(mode="after")
+    def check_option_names(self) -> Self:
+        """Rejects options that an optimiser does not have, of those that are known here."""
+        known = OPTIMIZER_OPTIONS.get(self.name)
+        for option, value in self.options.items():
+            if known is not None and option not in known:
+                nearest = did_you_mean(option, [*type(self).model_fields, *known])
+                raise ValueError(
+                    f"unknown key {option} (its value is {value!r:.80}): {self.name} has no such "
+                    f"option.{nearest or ' It has ' + ', '.join(known) + '.'}"
+                )
+        return self
 
 
 class TrainingConfig(FrozenModel, frozen=True):
@@ -107,6 +203,33 @@ class TrainingConfig(FrozenModel, frozen=True):
     keep_checkpoints: int = Field(
         default=2, ge=1, description="Latest checkpoints to retain, in addition to the best."
     )
+    profile_steps: list[int] | None = Field(
+        default=None,
+        min_length=2,
+        max_length=2,
+        description="First and last step of a trace for XProf and TensorBoard, which is written to "
+        "profile/ of the run, or None.",
+    )
+
+    @model_validator(mode="after")
+    def check_profile(self) -> Self:
+        """Rejects a trace of steps that the run does not have."""
+        if self.profile_steps is not None:
+            first, last = self.profile_steps
+            if not 1 <= first <= last <= self.steps:
+                raise ValueError(
+                    f"profile_steps is {self.profile_steps}, but should be a first and a last step "
+                    f"from 1 to {self.steps}."
+                )
+        return self
+
+    @model_serializer(mode="wrap")
+    def without_profile(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves out `profile_steps` if it is None, so that earlier runs have the same config."""
+        values = serialize(self)
+        if self.profile_steps is None:
+            values.pop("profile_steps", None)
+        return values
 
 
 class Range(FrozenModel, frozen=True):

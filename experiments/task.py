@@ -9,7 +9,9 @@ from experiments.export_spec import ExportSpec
 from experiments.models.state_gradients import LastStepLoss
 from experiments.typing import Batch, LossFunction, Metrics, Params, Split
 
-HIGHER_IS_BETTER = frozenset({"accuracy", "bleu", "recalled", "return"})
+HIGHER_IS_BETTER = frozenset(
+    {"accuracy", "auc", "bleu", "f1", "precision", "r2", "recall", "recalled", "return"}
+)
 """The metrics of all tasks of which a higher value is better; of others, a lower one is."""
 NEITHER_IS_BETTER = frozenset({"steps"})
 """The metrics that describe what a model does: in some environments, short episodes are good."""
@@ -42,7 +44,8 @@ class Task:
         update: in place of `loss`, (optimizer, TrainState, batch, seed) -> (TrainState, scalars by
             name), a whole training step; None for gradient descent on `loss`.
         batch_at: step -> batch, a pytree of arrays; a function of (seed, step) only.
-        evaluate: (params, split) -> metrics by name, over the whole split.
+        evaluate: (params, split) -> metrics by name, over the whole split. The parameters may be
+            replicated on a mesh, over whose devices and processes the split is then divided.
         metric_labels: name and unit of each metric, for plots.
         loss_metric: the metric that is the loss over a whole split.
         train_metric: the training metric that is plotted with it.

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.docs.pages import own_task_files
+
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
 
@@ -85,6 +87,19 @@ def test_the_installed_command_trains_reports_and_exports(run, programs):
     assert '"git_revision": "unknown"' in meta
     assert "report.html" in run("gru-jax", "report", "run")
     assert "safetensors" in run("gru-jax", "export", "run", "--to", "safetensors")
+
+
+def test_the_installed_command_trains_a_task_of_ones_own(run, programs):
+    folder = programs.parents[1]
+    for name, content in own_task_files().items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(content)
+    train = ("train", "my.yaml", "--training.steps", "2", "--run-dir", "own")
+    assert "last bit" in run("gru-jax", *train)
+    assert "model.zip" in run("gru-jax", "export", "own", "--to", "stablehlo")
+    # Where no command is running, such as in the user's tests.
+    code = "from gru_jax_experiments import Task; import my_package.my_task; print(Task)"
+    assert "experiments.task.Task" in run("python", "-c", code)
 
 
 def test_python_m_gru_jax_is_the_same_command(run):

@@ -106,7 +106,7 @@ def _main(text: str) -> None:
     def gradient(params: gru_jax.GRUParams, xs: jax.Array) -> Any:
         return jax.grad(lambda params: (gru_jax.unroll(params, xs)[1] ** 2).mean())(params)
 
-    def measure_on(layout: str, count: int, steps: int) -> dict[str, Any]:
+    def measure_on(layout: str, count: int, steps: int, batch: int) -> dict[str, Any]:
         axis_type = AxisType.Auto if layout == AUTO else AxisType.Explicit
         devices = jax.devices()[:count]
         mesh = jax.make_mesh((count,), ("data",), axis_types=(axis_type,), devices=devices)
@@ -116,7 +116,7 @@ def _main(text: str) -> None:
         placed = jax.tree.map(
             lambda leaf: jax.device_put(leaf, of_matrices if leaf.ndim == 2 else whole), params
         )
-        shape = (steps, size.batch, size.input)
+        shape = (steps, batch, size.input)
         with jax.set_mesh(mesh):
             xs = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=of_inputs)
             compiled = gradient.lower(placed, xs).compile()
@@ -127,9 +127,17 @@ def _main(text: str) -> None:
         return work
 
     counts = [count for count in COUNTS if count <= jax.device_count()]
+
+    def measure_beside_shard(layout: str, count: int, steps: int) -> dict[str, Any]:
+        work = measure_on(layout, count, steps, size.batch)
+        if layout != TENSOR:
+            alone = measure_on(layout, 1, steps, size.batch // count)
+            work["shard_bytes_written"] = alone["bytes_written"]
+        return work
+
     found = {
         layout: {
-            str(steps): {str(count): measure_on(layout, count, steps) for count in counts}
+            str(steps): {str(count): measure_beside_shard(layout, count, steps) for count in counts}
             for steps in (size.time, 4 * size.time)
         }
         for layout in LAYOUTS
@@ -158,6 +166,12 @@ def to_markdown(result: dict[str, Any]) -> str:
         "",
         "The gradient of a GRU with respect to its parameters, in float32. Counted in the compiled",
         "program of one device, with its loops' trip counts. Shares are of one device's work.",
+        "",
+        "The column *of a shard* relates the bytes to those of one device that has the",
+        "sequences of a shard and no more. What is above 1 there is the price of several devices.",
+        "What a share of bytes has above 1/n otherwise is a property of one device, which writes",
+        "fewer bytes for a sequence if it has so many of them that a chunk of its backward pass is",
+        "a single step.",
     ]
     for size, measured in result["sizes"].items():
         batch, _, features, hidden = size.split(",")
@@ -181,13 +195,19 @@ def _table(by_steps: dict[str, Any]) -> str:
                     f"{flops:.3f}",
                     f"{work['bytes_written'] / 1e6:.0f}",
                     f"{written:.3f}",
+                    *(
+                        [f"{work['bytes_written'] / work['shard_bytes_written']:.3f}"]
+                        if "shard_bytes_written" in work
+                        else []
+                    ),
                     str(work["collectives"]),
                     str(work["collectives_in_loops"]),
                     *([f"{work['ms']:.2f}"] if "ms" in work else []),
                 ]
             )
-    header = ["steps", "devices", "GFLOP", "share", "MB written", "share", "collectives"]
-    header += ["in loops", *(["ms"] if len(rows[0]) > 8 else [])]
+    header = ["steps", "devices", "GFLOP", "share", "MB written", "share"]
+    header += ["of a shard"] if "shard_bytes_written" in one else []
+    header += ["collectives", "in loops", *(["ms"] if "ms" in one else [])]
     return markdown_table(header, rows)
 
 

@@ -10,6 +10,7 @@ from flax import nnx
 
 from experiments.bench.timing import Summary, time_interleaved
 from experiments.models.recurrent import Network, build_network
+from experiments.optimizers import make_optimizer
 from experiments.runs.config_loading import load_config
 from experiments.tasks import music
 from gru_jax import dropout, training
@@ -47,9 +48,7 @@ def time_training(data_dir: Path, seconds: float) -> dict[str, Summary]:
 
 
 def _training(network: Network, config: Any, batch_at: Callable[[int], Any]) -> Callable[[], Any]:
-    optimizer = training.make_optimizer(
-        **config.optimizer.model_dump(), steps=config.training.steps
-    )
+    optimizer = make_optimizer(config, accumulate_by_weight=False)
     step = training.make_train_step(music.make_loss(network), optimizer, seed=config.seed)
     state = training.TrainState.create(network.params, optimizer)
     index = 0

@@ -26,7 +26,7 @@ from experiments.tables import model_name
 from gru_jax import training
 from gru_jax.cells import CELLS
 
-SKIPPED = ("checkpoints", "plots", "tensorboard")
+SKIPPED = ("checkpoints", "mlflow", "plots", "profile", "tensorboard", "wandb")
 PNG = b"\x89PNG\r\n\x1a\n"
 # In bytes.
 LARGEST_PLOT = 20 * 2**20

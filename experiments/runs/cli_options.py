@@ -1,6 +1,7 @@
 """Command-line options of commands with a config: the config's fields, and the command's own."""
 
 import dataclasses
+import re
 import shlex
 import textwrap
 from collections.abc import Iterable, Iterator
@@ -17,11 +18,21 @@ from tyro.constructors import (
 )
 
 from experiments.command_help import WIDTH, described
-from experiments.config import METADATA_FIELDS, ExperimentConfig, FrozenModel
+from experiments.config import (
+    METADATA_FIELDS,
+    OPTIMIZER_OPTIONS,
+    ExperimentConfig,
+    FrozenModel,
+    OpenModel,
+)
 from experiments.errors import UserError
 from experiments.program import PROGRAM
 from experiments.runs.config_loading import check, find_config, included_configs, load_config
 from experiments.runs.memory import check_memory
+
+# An option of the optimiser, or of its schedule, which Optax may have.
+OPEN_OPTION = re.compile(r"--optimizer\.(schedule[-_]options\.)?([a-z]\w*(?:-\w+)*)(?:=|$)")
+OptionValue: Any = bool | int | float | str | None
 
 Config = TypeVar("Config", bound=ExperimentConfig)
 Options = TypeVar("Options")
@@ -71,7 +82,7 @@ def parse_options(
     if not arguments or arguments[0].startswith("-"):
         raise UserError(f"The config file is missing; it comes first.\n\n{usage}")
     path = find_config(arguments[0])
-    from_file = load_config(path)
+    from_file = _with_open_options(load_config(path), arguments[1:])
     of_config: Any = kind
     # --help names the fields of the config only, so that it fits a screen.
     is_short = bool({"-h", "--help"} & set(arguments))
@@ -97,6 +108,34 @@ def parse_options(
     return Parsed(path, options, f"{program} {shlex.join(arguments)}")
 
 
+def _with_open_options(config: ExperimentConfig, arguments: list[str]) -> ExperimentConfig:
+    """Returns the config with the keys of an optimiser's options that only arguments have.
+
+    Tyro then parses them. Of an optimiser whose options are not known here, any word is one.
+    """
+    optimizer, name = config.optimizer, config.optimizer.name
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
+        option, is_joined, value = argument.partition("=")
+        if option == "--optimizer.name":
+            name = value if is_joined else following
+    known = OPTIMIZER_OPTIONS.get(name)
+    new: dict[str, None] = {}
+    of_schedule: dict[str, None] = {}
+    for argument in arguments:
+        if (match := OPEN_OPTION.match(argument)) is None:
+            continue
+        key = match[2].replace("-", "_")
+        if match[1]:
+            of_schedule[key] = None
+        elif key not in type(optimizer).model_fields and (known is None or key in known):
+            new[key] = None
+    of_schedule |= optimizer.schedule_options.options
+    changed = {**new, **optimizer.options} | {
+        "schedule_options": optimizer.schedule_options.model_copy(update=of_schedule)
+    }
+    return config.model_copy(update={"optimizer": optimizer.model_copy(update=changed)})
+
+
 def _fields_text(config: FrozenModel) -> str:
     """Returns the options of a config's fields with their types and values, in lines."""
     return _indented([option.replace(" ", "\0") for option in _field_options(config, "--")])
@@ -118,6 +157,9 @@ def _field_options(config: FrozenModel, prefix: str) -> Iterator[str]:
             yield from _field_options(value, f"{option}.")
         elif name not in {"task", *METADATA_FIELDS}:
             yield f"{option} {_type_name(field.annotation)} ({value})"
+    if isinstance(config, OpenModel):
+        for name, value in config.options.items():
+            yield f"{prefix}{name.replace('_', '-')} ({value})"
 
 
 def _type_name(annotation: Any) -> str:
@@ -166,9 +208,19 @@ def _plain_values(info: StructTypeInfo) -> StructConstructorSpec | None:
         )
         for name, field in fields.items()
     ]
-    fixed_values = {}
+    fixed_values: dict[str, Any] = {}
     if isinstance(info.default, ExperimentConfig):
         fixed_values = info.default.model_dump(include=fixed)
+    if isinstance(info.default, OpenModel):
+        for name, value in info.default.options.items():
+            if isinstance(value, dict):
+                fixed_values[name] = value
+                continue
+            specs.append(
+                StructFieldSpec(
+                    name=name, type=OptionValue, default=value, helptext="An option of Optax."
+                )
+            )
 
     def values(**options: Any) -> dict[str, Any]:
         return {**fixed_values, **options}

@@ -13,6 +13,7 @@ from experiments.config import ExperimentConfig, FrozenModel
 from experiments.errors import UserError
 from experiments.files import read_bytes
 from experiments.suggest import did_you_mean
+from experiments.tasks import config_class, is_outside
 from experiments.tasks.configs import CONFIGS
 
 Config = TypeVar("Config", bound=ExperimentConfig)
@@ -43,14 +44,18 @@ def load_config(path: Path) -> ExperimentConfig:
     """
     values = read_yaml(path)
     task = values.get("task")
-    if not isinstance(task, str) or task not in CONFIGS:
+    if not isinstance(task, str) or not (task in CONFIGS or is_outside(task)):
         raise UserError(
-            f"{path}: task is {_shown(task)}, but should be {_either(CONFIGS)}."
-            f"{did_you_mean(str(task), CONFIGS)}"
+            f"{path}: task is {_shown(task)}, but should be {_either(CONFIGS)}, or the path of a "
+            f"module of your own, such as my_package.my_task.{did_you_mean(str(task), CONFIGS)}"
             if "task" in values
             else f"{path}: the key task is missing. It names the task: {_either(CONFIGS)}."
         )
-    config = check(CONFIGS[task], values, where=str(path))
+    try:
+        kind = config_class(task)
+    except UserError as error:
+        raise UserError(f"{path}: task is {task}. {error}") from error
+    config = check(kind, values, where=str(path))
     for key, of_key in config.sweep.items():
         for value in of_key.values():
             with_values(config, {key: value}, where=f"{path}: sweep")

@@ -49,8 +49,16 @@ class RunDirectory:
         return self.path / "plots"
 
     @property
+    def profile(self) -> Path:
+        return self.path / "profile"
+
+    @property
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
+
+    def tracker(self, name: str) -> Path:
+        """Directory of the files of an experiment tracker."""
+        return self.path / name
 
     def is_finished(self) -> bool:
         """Whether the run has its final metrics."""

@@ -7,8 +7,10 @@ from experiments.errors import UserError
 
 # Columns of a cell's packed weights, in units.
 GATES = {"gru": 3, "lstm": 4, "rnn": 1}
-# The parameters themselves, their gradients, and the moments of the optimiser.
+# The parameters themselves, their gradients, and the moments of the optimiser. Of others only the
+# first two are sure.
 COPIES = {"adam": 4, "adamw": 4, "sgd": 2, "rmsprop": 3}
+LEAST_COPIES = 2
 BYTES = 4
 # Device files of drivers: NVIDIA's, AMD's, and those of TPUs.
 ACCELERATORS = ("/dev/nvidiactl", "/dev/kfd", "/dev/accel0", "/dev/vfio/0")
@@ -25,7 +27,7 @@ def check_memory(config: ExperimentConfig) -> None:
         UserError: they do not fit.
     """
     model, batch_size = config.model, config.training.batch_size
-    weights = num_weights(model) * COPIES[config.optimizer.name]
+    weights = num_weights(model) * COPIES.get(config.optimizer.name, LEAST_COPIES)
     needs = {
         "weights, gradients and optimizer": weights,
         "the states of a batch": num_states(model) * batch_size * config.sequence_steps,

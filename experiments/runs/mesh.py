@@ -1,14 +1,11 @@
 """The mesh of a command, and training in data parallel on it."""
 
-from typing import Any
-
 import jax
 from jax.sharding import AxisType
 
 from experiments.config import ExperimentConfig
 from experiments.errors import UserError
 from experiments.runs.mesh_options import Mesh, check_batch
-from experiments.typing import Params
 from gru_jax import training
 
 
@@ -52,12 +49,3 @@ def data_parallel(sizes: Mesh | None, config: ExperimentConfig) -> training.Data
         sizes = {"data": jax.device_count()}
         check_batch(config, sizes["data"], "--distributed")
     return training.DataParallel(make_mesh(sizes))
-
-
-def on_this_process(params: Params) -> Params:
-    """Returns replicated parameters as arrays on one device, with which each process evaluates."""
-
-    def local(leaf: Any) -> Any:
-        return leaf.addressable_data(0)
-
-    return jax.tree.map(local, params)

@@ -1,32 +1,29 @@
 """One run: training of a config in its own directory, up to the summary."""
 
-import contextlib
-import dataclasses
 import datetime
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from experiments import plots, stop
+from experiments import optimizers, plots, stop
+from experiments.build import build_task
 from experiments.config import ExperimentConfig
 from experiments.errors import UserError
+from experiments.evaluation import on_one_device
 from experiments.files import write_json
 from experiments.own_data.config import SequencesConfig
 from experiments.own_data.model import Model
 from experiments.own_data.problems import load_problem
 from experiments.runs.directory import RunDirectory
-from experiments.runs.mesh import on_this_process
 from experiments.runs.provenance import provenance
 from experiments.runs.records import read_data_record, read_meta, read_summary
 from experiments.runs.training_line import TrainingLine
 from experiments.status import Say
 from experiments.tables import model_name
 from experiments.task import DataRecord, Task
-from experiments.tasks import load_task
-from experiments.typing import Params
+from experiments.typing import Metrics, Params
 from gru_jax import training
 from gru_jax.training.checkpoint import CheckpointStore
 
@@ -37,42 +34,39 @@ def train_run(
     config: ExperimentConfig,
     resume: Any,
     *,
-    tensorboard: bool = False,
+    log: training.MetricsWriter | None = None,
     parallel: training.DataParallel | None = None,
     say: Say | None = None,
 ) -> training.FitResult:
     """Trains a task, or resumes its training, with :func:`gru_jax.training.fit`.
 
-    With `parallel` over several devices; the best parameters are on one device then, too. With
-    `say`, which is called with the state of the training, there is no progress bar.
+    Metrics go to `log`, by default to the run's JSON lines alone. With `parallel` over several
+    devices, on which the best parameters are then, too. With `say`, which is called with the state
+    of the training, there is no progress bar.
     """
     optimizer = make_optimizer(config, task)
     state = training.TrainState.create(task.params, optimizer, task.carry)
-    batch_at, local = task.batch_at, lambda params: params
+    batch_at = task.batch_at
     if parallel is not None:
-        state, batch_at, local = (
-            parallel.place_state(state),
-            parallel.batches(task.batch_at),
-            on_this_process,
-        )
-    with open_log(run, tensorboard=tensorboard) as log:
-        if say is not None:
-            log = TrainingLine(log, say, config.training.steps, task.monitor)
-        result = training.fit(
-            state,
-            _make_train_step(task, optimizer, config.seed),
-            batch_at,
-            evaluate=lambda params: task.evaluate(local(params), "validation"),
-            monitor=task.monitor,
-            mode=task.mode,
-            patience=config.training.patience,
-            resume=resume,
-            metrics=log,
-            progress=None if say is None else False,
-            stop=stop.received if stop.is_watching() else None,
-            **fit_options(run, config),
-        )
-    return dataclasses.replace(result, best_params=local(result.best_params))
+        state, batch_at = parallel.place_state(state), parallel.batches(task.batch_at)
+    log = log or training.JsonlWriter(run.metrics)
+    if say is not None:
+        log = TrainingLine(log, say, config.training.steps, task.monitor)
+    return training.fit(
+        state,
+        _make_train_step(task, optimizer, config.seed),
+        batch_at,
+        evaluate=lambda params: task.evaluate(params, "validation"),
+        monitor=task.monitor,
+        mode=task.mode,
+        patience=config.training.patience,
+        resume=resume,
+        metrics=log,
+        progress=None if say is None else False,
+        stop=stop.received if stop.is_watching() else None,
+        profile=_profile_options(run, config),
+        **fit_options(run, config),
+    )
 
 
 def _make_train_step(task: Task, optimizer: Any, seed: int) -> Any:
@@ -85,48 +79,9 @@ def _make_train_step(task: Task, optimizer: Any, seed: int) -> Any:
     return jax.jit(lambda state, batch: update(optimizer, state, batch, seed), donate_argnums=0)
 
 
-@contextlib.contextmanager
-def open_log(run: RunDirectory, *, tensorboard: bool) -> Iterator[training.MetricsWriter]:
-    """Opens the metrics log of a run, and optionally TensorBoard's event files."""
-    metrics = training.JsonlWriter(run.metrics)
-    if not tensorboard:
-        yield metrics
-        return
-    with training.TensorBoardWriter(metrics, run.tensorboard) as log:
-        yield log
-
-
-def write_tensorboard(run: RunDirectory) -> None:
-    """Writes the TensorBoard event files of a finished run.
-
-    Raises:
-        UserError: the metrics cannot be read, or the files cannot be written.
-    """
-    steps = read_summary(run)["steps"]
-    try:
-        with training.TensorBoardWriter(training.JsonlWriter(run.metrics), run.tensorboard) as log:
-            log.resume_from(steps)
-    except training.TrainingError as error:
-        raise UserError(str(error)) from None
-
-
 def make_optimizer(config: ExperimentConfig, task: Task | Model) -> Any:
     """Returns the optimiser of a config."""
-    options = config.optimizer
-    return training.make_optimizer(
-        options.learning_rate,
-        name=options.name,
-        schedule=options.schedule,
-        steps=config.optimizer_steps,
-        warmup_steps=options.warmup_steps,
-        final_scale=options.final_scale,
-        max_grad_norm=options.max_grad_norm,
-        weight_decay=options.weight_decay,
-        # The published results were trained so.
-        weight_decay_mask=None,
-        accumulate_steps=options.accumulate_steps,
-        accumulate_by_weight=task.batch_weight is not None,
-    )
+    return optimizers.make_optimizer(config, accumulate_by_weight=task.batch_weight is not None)
 
 
 def fit_options(run: RunDirectory, config: ExperimentConfig) -> dict[str, Any]:
@@ -139,6 +94,11 @@ def fit_options(run: RunDirectory, config: ExperimentConfig) -> dict[str, Any]:
             run.checkpoints, max_to_keep=config.training.keep_checkpoints
         ),
     }
+
+
+def _profile_options(run: RunDirectory, config: ExperimentConfig) -> training.ProfileOptions | None:
+    steps = config.training.profile_steps
+    return None if steps is None else training.ProfileOptions(run.profile, *steps)
 
 
 def start_run(
@@ -182,6 +142,7 @@ def finalize_run(
     result: training.FitResult,
     meta: dict[str, Any],
     started: float,
+    test: Metrics | None = None,
 ) -> None:
     """Writes the plots and the final metrics of a finished run.
 
@@ -190,6 +151,8 @@ def finalize_run(
         result: the result of its training.
         meta: its metadata, from :func:`start_run`.
         started: `time.monotonic()` at the start of the command.
+        test: the metrics on the test split, where all processes have evaluated it; None evaluates
+            it here.
     """
     assert result.best_step is not None
     rows = training.read_metrics(run.metrics)
@@ -203,7 +166,8 @@ def finalize_run(
         train=task.train_metric,
     )
     stop.check()
-    task.plot(result.best_params, run.plots)
+    best_params = on_one_device(result.best_params)
+    task.plot(best_params, run.plots)
     stop.check()
     rate = result.steps_per_second
     # The rows of a resumed run count the time of its training only, without the interruptions.
@@ -219,7 +183,8 @@ def finalize_run(
         },
     )
     # The summary is written last: it marks the run as finished.
-    write_json(run.summary, _summary(task, config, result))
+    test = task.evaluate(best_params, "test") if test is None else test
+    write_json(run.summary, _summary(task, config, result, test))
 
 
 def check_published(config: ExperimentConfig, task: Task) -> None:
@@ -242,7 +207,7 @@ def restore_best(
         TrainingError: the checkpoint is corrupted.
     """
     _check_finished(run)
-    task = load_task(config.task).build(config, data_dir)
+    task = build_task(config, data_dir)
     return task, _best_params(run, config, task)
 
 
@@ -282,7 +247,9 @@ def num_parameters(params: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def _summary(task: Task, config: ExperimentConfig, result: training.FitResult) -> dict[str, Any]:
+def _summary(
+    task: Task, config: ExperimentConfig, result: training.FitResult, test: Metrics
+) -> dict[str, Any]:
     """Returns the final metrics. They hold no times or paths, so equal runs write equal files."""
     return {
         "task": config.task,
@@ -293,6 +260,6 @@ def _summary(task: Task, config: ExperimentConfig, result: training.FitResult) -
         "steps": int(result.state.step),
         "best_step": result.best_step,
         "validation": result.best_metrics,
-        "test": task.evaluate(result.best_params, "test"),
+        "test": test,
         "baselines": task.baselines(),
     }

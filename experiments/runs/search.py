@@ -19,6 +19,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, SQLAlchemyError
 
 from experiments import stop
+from experiments.build import build_task
 from experiments.config import ExperimentConfig, Range
 from experiments.errors import UserError
 from experiments.runs.config_loading import differences
@@ -26,7 +27,6 @@ from experiments.runs.directory import chosen_run_directory
 from experiments.runs.lock import LOCK, HeldError, hold
 from experiments.runs.run import finalize_run, start_run, train_run
 from experiments.runs.search_space import Space, grid
-from experiments.tasks import load_task
 from experiments.typing import Metrics, Params
 from gru_jax import training
 
@@ -167,7 +167,7 @@ def _enqueue_again(study: optuna.Study, trial: FrozenTrial) -> None:
 
 def _open(search: Search, storage: optuna.storages.RDBStorage) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    task = load_task(search.config.task).build(search.config, search.data_dir)
+    task = build_task(search.config, search.data_dir)
     of_training = search.config.training
     study = optuna.create_study(
         storage=storage,
@@ -306,7 +306,7 @@ def _run_trial(study: optuna.Study, trial: optuna.Trial, search: Search) -> Any:
     values = {key: _suggest(trial, key, of_key) for key, of_key in search.space.items()}
     config = search.make_config(values).model_copy(update={"sweep": {}})
     run = chosen_run_directory(search.folder / directory(trial), config, "auto")
-    task = load_task(config.task).build(config, search.data_dir)
+    task = build_task(config, search.data_dir)
     meta = start_run(run, task, config, search.command)
     earlier = training.read_metrics(run.metrics) if run.metrics.exists() else []
     reported = 0

@@ -10,6 +10,7 @@ import numpy as np
 
 import gru_jax
 from experiments import plots
+from experiments.evaluation import mean_over_rows
 from experiments.export_spec import PrePost, make_export_spec
 from experiments.generated import TEST, VALIDATION, training_batches
 from experiments.models.gate_activations import gates
@@ -46,10 +47,10 @@ def build(config: Config, data_dir: Path) -> Task:
         predicted = network.apply(params, batch.sequences, key=key)[:, 0]
         return jnp.mean(jnp.square(predicted - batch.sums)), {}
 
-    mse = jax.jit(lambda params, batch: loss(params, batch, None)[0])
+    means = jax.jit(lambda params, batch: {"mse": loss(params, batch, None)[0]})
 
     def evaluate(params: Params, split: Split) -> Metrics:
-        return {"mse": float(mse(params, splits[split]))}
+        return mean_over_rows(means, params, splits[split])
 
     predict = jax.jit(lambda params, sequences: network.apply(params, sequences)[:, 0])
 

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from experiments import plots
+from experiments.evaluation import mean_over_rows
 from experiments.export_spec import OneHot, Standardize, make_export_spec
 from experiments.generated import TEST, VALIDATION, training_batches
 from experiments.models.recurrent import build_network
@@ -66,11 +67,13 @@ def build(config: Config, data_dir: Path) -> Task:
         is_recalled = logits[:, -COPY_LENGTH:].argmax(-1) == batch.targets[:, -COPY_LENGTH:]
         return losses.mean(), {"recalled": jnp.mean(is_recalled)}
 
-    evaluate_loss = jax.jit(partial(loss, key=None))
+    @jax.jit
+    def means(params: Params, batch: Copies) -> dict[str, jax.Array]:
+        value, auxiliary = loss(params, batch, None)
+        return {"cross_entropy": value, **auxiliary}
 
     def evaluate(params: Params, split: Split) -> Metrics:
-        value, auxiliary = evaluate_loss(params, splits[split])
-        return {"cross_entropy": float(value), "recalled": float(auxiliary["recalled"])}
+        return mean_over_rows(means, params, splits[split])
 
     def plot(params: Params, directory: Path) -> None:
         logits = np.asarray(jax.jit(logits_of)(params, splits["test"].inputs[:1]))[0]

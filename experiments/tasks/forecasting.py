@@ -16,6 +16,7 @@ from experiments import plots
 from experiments.batches import shuffled_batches
 from experiments.datasets import registry
 from experiments.errors import UserError
+from experiments.evaluation import over_devices
 from experiments.export_spec import DifferenceForecast, make_export_spec
 from experiments.models.recurrent import build_network
 from experiments.task import Task
@@ -106,7 +107,8 @@ def build(config: Config, data_dir: Path) -> Task:
             yield windows(split, np.arange(first, last))
 
     def evaluate(params: Params, split: Split) -> Metrics:
-        return training.mean_metrics(errors, params, batches_of(split))
+        batches = over_devices(params, batches_of(split))
+        return training.mean_metrics(errors, params, batches)
 
     def plot(params: Params, directory: Path) -> None:
         # Three evenly spaced test windows.

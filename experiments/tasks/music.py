@@ -13,6 +13,7 @@ from experiments import plots
 from experiments.batches import shuffled_batches
 from experiments.datasets import registry
 from experiments.errors import UserError
+from experiments.evaluation import mean_over_rows
 from experiments.export_spec import PrePost, make_export_spec
 from experiments.models.recurrent import Network, build_network
 from experiments.task import Task
@@ -54,10 +55,13 @@ def build(config: Config, data_dir: Path) -> Task:
         return Pieces(train.frames[chosen], train.lengths[chosen])
 
     loss = make_loss(network)
-    nll_per_frame = jax.jit(lambda params, batch: loss(params, batch, None)[0])
+    means = jax.jit(lambda params, batch: {"nll_per_frame": loss(params, batch, None)[0]})
+
+    def num_frames(batch: Pieces) -> jax.Array:
+        return jnp.sum(batch.lengths - 1)
 
     def evaluate(params: Params, split: Split) -> Metrics:
-        return {"nll_per_frame": float(nll_per_frame(params, splits[split]))}
+        return mean_over_rows(means, params, splits[split], weight=num_frames)
 
     def plot(params: Params, directory: Path) -> None:
         piece = pieces["test"][0][:200].astype(np.float32)
@@ -75,7 +79,7 @@ def build(config: Config, data_dir: Path) -> Task:
         monitor="nll_per_frame",
         baselines=partial(baselines, pieces["train"], pieces["test"]),
         plot=plot,
-        batch_weight=lambda batch: jnp.sum(batch.lengths - 1),
+        batch_weight=num_frames,
         export_spec=make_export_spec(
             network, PrePost(), ("batch", "time", KEYS), ("batch", "time", KEYS), lengths=True
         ),

@@ -12,6 +12,7 @@ from jax import lax
 import gru_jax
 from experiments import plots
 from experiments.datasets.environments import Environments, make_environments
+from experiments.evaluation import on_one_device
 from experiments.export_spec import PrePost, make_export_spec
 from experiments.models import ppo
 from experiments.models.gate_activations import gates
@@ -104,7 +105,8 @@ def build(config: Config, data_dir: Path) -> Task:
     evaluate_episodes = jax.jit(lambda params, key: evaluate(agent, params, key))
 
     def evaluate_split(params: Params, split: Split) -> Metrics:
-        metrics, _ = evaluate_episodes(params, jax.random.key(EVALUATION_SEEDS[split]))
+        key = jax.random.key(EVALUATION_SEEDS[split])
+        metrics, _ = evaluate_episodes(on_one_device(params), key)
         return {name: float(value) for name, value in metrics.items()}
 
     def plot(params: Params, directory: Path) -> None:

@@ -15,6 +15,7 @@ from experiments import plots
 from experiments.batches import shuffled_batches
 from experiments.datasets.multi30k import BEGIN, END, Corpus, SentencePairs, pad, read_multi30k
 from experiments.errors import UserError
+from experiments.evaluation import over_devices, to_host
 from experiments.files import write_atomically
 from experiments.models.translator import Translator, build_translator, smoothed_cross_entropy
 from experiments.task import Task
@@ -57,7 +58,8 @@ def build(config: Config, data_dir: Path) -> Task:
     def evaluate(params: Params, split: Split) -> Metrics:
         sentences = corpus.encode(split, SOURCE)
         pairs = pad(sentences, corpus.encode(split, TARGET))
-        metrics = training.mean_metrics(losses, params, split_batches(pairs))
+        batches = over_devices(params, split_batches(pairs))
+        metrics = training.mean_metrics(losses, params, batches)
         return {"bleu": bleu(translate(params, sentences), corpus.texts[split]), **metrics}
 
     def plot(params: Params, directory: Path) -> None:
@@ -155,8 +157,8 @@ def make_translate(
     def translate(params: Params, sentences: list[list[int]]) -> list[str]:
         pairs = pad(sentences, [[]] * len(sentences))
         symbols = [
-            np.asarray(search(params, batch.source, batch.source_lengths))
-            for batch in split_batches(pairs)
+            to_host(search(params, batch.source, batch.source_lengths))
+            for batch in over_devices(params, split_batches(pairs))
         ]
         pieces = [row[row != END].tolist() for row in np.concatenate(symbols)]
         return corpus.tokenizers[TARGET].decode(pieces)

@@ -11,6 +11,7 @@ import numpy as np
 
 import gru_jax
 from experiments import plots
+from experiments.evaluation import over_devices
 from experiments.export_spec import ExportSpec
 from experiments.models.conv_gru import convolve, init_conv_gru
 from experiments.task import Task
@@ -68,7 +69,8 @@ def build(config: Config, data_dir: Path) -> Task:
             yield splits[split][first : first + EVAL_BATCH]
 
     def evaluate(params: Params, split: Split) -> Metrics:
-        return training.mean_metrics(errors, params, batches_of(split))
+        batches = over_devices(params, batches_of(split))
+        return training.mean_metrics(errors, params, batches)
 
     def plot(params: Params, directory: Path) -> None:
         film, context = splits["test"][:1], config.frames // 2

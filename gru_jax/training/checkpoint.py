@@ -4,17 +4,21 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
+import importlib.util
 import json
 import logging
 import os
+import re
+import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from gru_jax import _checks
@@ -26,6 +30,7 @@ from gru_jax.training.state import TrainState
 logger = logging.getLogger("gru_jax.training")
 
 _DIGESTS = "digests.json"
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 MAX_JSON_BYTES = 2 << 20
 """Limit of a small checkpoint's JSON, and a tenth of a large one's files is that of a large one's.
 
@@ -38,18 +43,22 @@ class CheckpointOptions:
     """Directory and number of a run's checkpoints.
 
     Attributes:
-        directory: directory of one run's checkpoints; made if it does not exist.
+        directory: directory of one run's checkpoints; made if it does not exist. A URL of Google
+            Cloud Storage, ``gs://BUCKET/PATH``, needs the extra ``gcs``.
         max_to_keep: number of latest checkpoints to keep, in addition to the best one.
 
     Raises:
         TypeError: ``max_to_keep`` is not an integer.
-        ValueError: ``max_to_keep`` is not positive.
+        ValueError: ``max_to_keep`` is not positive, or ``directory`` is another URL.
     """
 
     directory: str | os.PathLike[str]
     max_to_keep: int = 3
 
     def __post_init__(self) -> None:
+        directory = os.fspath(self.directory)
+        if _URL.match(directory) and not directory.startswith("gs://"):
+            raise ValueError(f"directory must be a path or a URL of gs://, got {directory}")
         _checks.positive_int("max_to_keep", self.max_to_keep)
 
 
@@ -72,7 +81,10 @@ class CheckpointStore:
     """
 
     def __init__(self, options: CheckpointOptions, *, read_only: bool = False):
-        self.directory = Path(options.directory).absolute()
+        self._is_remote = _is_remote(options.directory)
+        self.directory: Any = (
+            epath.Path(options.directory) if self._is_remote else Path(options.directory).absolute()
+        )
         self._retention = _LatestAndBest(options.max_to_keep)
         self._pending_step: int | None = None
         self._checkpointer: ocp.training.Checkpointer | None = None
@@ -82,24 +94,46 @@ class CheckpointStore:
         self._context.checkpointables_options.registry = registry
         # A function: Orbax copies its options deeply, a bound method's object too.
         self._context.async_options.post_finalization_callback = lambda: self._write_digests()
+        if self._is_remote and importlib.util.find_spec("gcsfs") is None:
+            raise CheckpointError(
+                f"The checkpoint directory {self.directory} needs gcsfs, which is not installed: "
+                "pip install 'gru-jax[gcs]'."
+            )
         try:
             if read_only:
-                # Where there is no directory, this raises the error.
-                os.scandir(self.directory).close()
+                self._check_readable()
             else:
-                self.directory.mkdir(parents=True, exist_ok=True)
-                with tempfile.TemporaryFile(dir=self.directory):
-                    pass
+                self._check_writable()
                 self._checkpointer = ocp.training.Checkpointer(
                     str(self.directory),
                     context=self._context,
                     preservation_policy=self._retention,
                     cleanup_tmp_directories=True,
                 )
-        except OSError as error:
+        except Exception as error:
+            # The client of a bucket has errors of its own.
+            if not (self._is_remote or isinstance(error, OSError)):
+                raise
             raise CheckpointError(
                 f"The checkpoint directory {self.directory} cannot be used: {error_message(error)}."
             ) from error
+
+    def _check_readable(self) -> None:
+        if not self._is_remote:
+            # Where there is no directory, this raises the error.
+            os.scandir(self.directory).close()
+        elif not self.directory.exists():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    def _check_writable(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        if not self._is_remote:
+            with tempfile.TemporaryFile(dir=self.directory):
+                pass
+        elif processes.is_first():
+            probe = self.directory / ".writable"
+            probe.write_bytes(b"")
+            probe.unlink()
 
     def __enter__(self) -> "CheckpointStore":
         # Orbax logs a traceback of each error that is raised here as one message.
@@ -205,9 +239,14 @@ class CheckpointStore:
         return host_tree.from_named_arrays(arrays, like), progress
 
     def _steps(self) -> list[int]:
+        # An empty directory is none in a bucket.
+        if self._is_remote and not self.directory.exists():
+            return []
         return [int(path.name) for path in self.directory.iterdir() if path.name.isdecimal()]
 
     def _check_space(self, needed: int) -> None:
+        if self._is_remote:
+            return
         # Checked in advance, a full disk gives one message instead of one from each writer.
         free = shutil.disk_usage(self.directory).free
         if free < needed:
@@ -224,9 +263,10 @@ class CheckpointStore:
             ) from error
 
     def _write_digests(self) -> None:
-        # All processes have written their files, and Orbax is about to rename the directory to the
-        # step's number, with which its name begins.
-        (checkpoint,) = self.directory.glob(f"{self._pending_step}.*")
+        # All processes have written their files. Orbax is about to rename the directory to the
+        # step's number, with which its name begins, or in a bucket to write a file that commits it.
+        pattern = f"{self._pending_step}" if self._is_remote else f"{self._pending_step}.*"
+        (checkpoint,) = self.directory.glob(pattern)
         (checkpoint / _DIGESTS).write_text(json.dumps(_file_digests(checkpoint), indent=1))
 
     def _find_corruption(self, step: int) -> str | None:
@@ -241,8 +281,8 @@ class CheckpointStore:
         try:
             if processes.is_first():
                 quarantine.mkdir(exist_ok=True)
-                target = Path(tempfile.mkdtemp(prefix=f"{step}-", dir=quarantine))
-                self._path(step).replace(target)
+                target = quarantine / f"{step}-{secrets.token_hex(4)}"
+                _move(self._path(step), target)
                 self._warn(
                     "The checkpoint %s is corrupted (%s); it was moved to %s.",
                     self._path(step),
@@ -285,7 +325,7 @@ class CheckpointStore:
             f"{error_message(error)}. {earlier}"
         ) from error
 
-    def _path(self, step: int) -> Path:
+    def _path(self, step: int) -> Any:
         return self.directory / str(step)
 
 
@@ -307,7 +347,7 @@ class _LatestAndBest(ocp.training.preservation_policies.PreservationPolicy):
         ]
 
 
-def _find_corruption(checkpoint: Path) -> str | None:
+def _find_corruption(checkpoint: Any) -> str | None:
     """What is wrong with a checkpoint's files, in time and memory bounded by their sizes."""
     try:
         if fault := _find_unbounded(checkpoint):
@@ -326,11 +366,15 @@ def _find_corruption(checkpoint: Path) -> str | None:
     return None
 
 
-def _find_unbounded(checkpoint: Path) -> str | None:
+def _find_unbounded(checkpoint: Any) -> str | None:
     """An entry whose reading may never end, or would take more memory than the bound."""
     sizes = {}
-    for path in checkpoint.rglob("*"):
-        status, name = path.lstat(), path.relative_to(checkpoint).as_posix()
+    for path in _walk(checkpoint):
+        name = path.relative_to(checkpoint).as_posix()
+        if _is_remote(path):
+            sizes[name] = path.stat().length
+            continue
+        status = path.lstat()
         if stat.S_ISREG(status.st_mode):
             sizes[name] = status.st_size
         elif not stat.S_ISDIR(status.st_mode):
@@ -343,15 +387,37 @@ def _find_unbounded(checkpoint: Path) -> str | None:
     return None
 
 
-def _file_digests(checkpoint: Path) -> dict[str, str]:
+def _file_digests(checkpoint: Any) -> dict[str, str]:
     digests = {}
     for item in ("arrays", "record"):
-        for path in sorted((checkpoint / item).rglob("*")):
+        for path in sorted(_walk(checkpoint / item)):
             if path.is_file():
-                with open(path, "rb") as file:
+                with path.open("rb") as file:
                     name = path.relative_to(checkpoint).as_posix()
                     digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return digests
+
+
+def _walk(directory: Any) -> Iterator[Any]:
+    """Yields what is in a directory, and below it; of a bucket the files alone."""
+    if not _is_remote(directory):
+        yield from directory.rglob("*")
+        return
+    for path in directory.iterdir():
+        yield from _walk(path) if path.is_dir() else [path]
+
+
+def _move(directory: Any, target: Any) -> None:
+    if not _is_remote(directory):
+        directory.replace(target)
+        return
+    for path in list(_walk(directory)):
+        path.copy(target / path.relative_to(directory))
+    directory.rmtree()
+
+
+def _is_remote(path: str | os.PathLike[str]) -> bool:
+    return _URL.match(os.fspath(path)) is not None
 
 
 def _is_not_from_orbax(record: logging.LogRecord) -> bool:

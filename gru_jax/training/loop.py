@@ -14,6 +14,8 @@ from gru_jax.training.checkpoint import CheckpointOptions, CheckpointStore
 from gru_jax.training.errors import CheckpointError
 from gru_jax.training.loop_state import LoopState
 from gru_jax.training.metrics import MetricsWriter, progress_bar
+from gru_jax.training.prefetch import Prefetcher
+from gru_jax.training.profile import ProfileOptions, Profiler
 from gru_jax.training.progress import Mode, Progress
 from gru_jax.training.signals import AgreedSignalHandler, SignalHandler
 from gru_jax.training.state import TrainState
@@ -64,6 +66,8 @@ def fit(
     resume: Resume = "auto",
     progress: bool | None = None,
     stop: Callable[[], signal.Signals | None] | None = None,
+    profile: ProfileOptions | None = None,
+    prefetch: int = 0,
 ) -> FitResult:
     """Trains until ``steps``, early stopping, SIGTERM or Ctrl-C.
 
@@ -103,6 +107,11 @@ def fit(
         stop: returns the signal that asks the run to stop, or None; called between two steps. For
             programs that handle signals themselves. By default the run handles SIGTERM and Ctrl-C.
             Of several processes all must get the same answer at the same step.
+        profile: which steps to trace for XProf and TensorBoard; None traces none.
+        prefetch: number of batches read ahead, each in a thread of its own, from which
+            ``batch_at`` is then called. 0 reads them in this thread while the device computes,
+            which suffices unless a batch takes longer than a step. JAX's contexts, such as
+            `jax.set_mesh`, do not hold in the threads.
 
     Raises:
         CheckpointError: checkpoints cannot be written, or ``resume`` does not permit what exists.
@@ -116,6 +125,8 @@ def fit(
         _checks.positive_int(name, value)
     if patience is not None:
         _checks.positive_int("patience", patience)
+    if prefetch:
+        _checks.positive_int("prefetch", prefetch)
     _checks.one_of("mode", mode, ("min", "max"))
     _checks.one_of("resume", resume, ("auto", "never", "must"))
     if resume == "must" and checkpoints is None:
@@ -134,12 +145,21 @@ def fit(
         show = progress if processes.is_first() else False
         bar = progress_bar(initial=loop.progress.step, total=steps, show=show)
         loop.bar = stack.enter_context(bar)
+        profiler = stack.enter_context(Profiler(profile))
+        if prefetch:
+            batch_at = stack.enter_context(Prefetcher(batch_at, prefetch, steps))
 
         while not (
             loop.progress.step == steps or loop.progress.out_of_patience(patience) or stop()
         ):
-            loop.train(train_step, batch_at)
+            with profiler.step(loop.progress.step + 1, loop.state):
+                loop.train(train_step, batch_at)
             step = loop.progress.step
+            if profiler.is_last(step):
+                loop.sync()
+                profiler.stop(loop.state)
+                # Writing the trace is no time of training.
+                loop.step_rate.restart(step)
             is_log_due = step % log_every == 0 or step == steps
             is_evaluation_due = step % eval_every == 0 or step == steps
             if is_log_due or is_evaluation_due:

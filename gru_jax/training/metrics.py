@@ -32,6 +32,15 @@ class MetricsWriter(Protocol):
         ...
 
 
+class RowsWriter(MetricsWriter, Protocol):
+    """A writer whose rows :func:`read_metrics` reads back, such as a :class:`JsonlWriter`."""
+
+    @property
+    def path(self) -> str | os.PathLike[str]:
+        """The file of the rows."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class JsonlWriter:
     """A file with one JSON object per line, to which a run appends.

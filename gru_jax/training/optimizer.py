@@ -1,16 +1,21 @@
-"""Common optimizers and schedules by name; any other Optax transformation works as well."""
+"""Optimizers and schedules by name; any other Optax transformation works as well."""
 
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import optax
 
 from gru_jax import _checks
+from gru_jax.training import optax_names
 from gru_jax.training.accumulation import weighted_accumulation
 
-OptimizerName = Literal["adam", "adamw", "sgd", "rmsprop"]
-ScheduleName = Literal["constant", "cosine", "exponential", "linear"]
+SCHEDULES = ("constant", "cosine", "exponential", "linear")
+"""Schedules of :func:`make_schedule` that are a warmup and a decay to ``final_scale``."""
+
+# The number in place of a constant schedule is for optimizers that take no schedule, such as rprop.
+# These keep the state that earlier checkpoints have.
+_ALWAYS_SCHEDULED = ("adam", "adamw", "sgd", "rmsprop")
 
 
 def matrices_only(params: Any) -> Any:
@@ -24,8 +29,10 @@ def matrices_only(params: Any) -> Any:
 def make_optimizer(
     learning_rate: float = 1e-3,
     *,
-    name: OptimizerName = "adam",
-    schedule: ScheduleName = "constant",
+    name: str = "adam",
+    options: Mapping[str, Any] | None = None,
+    schedule: str = "constant",
+    schedule_options: Mapping[str, Any] | None = None,
     steps: int | None = None,
     warmup_steps: int = 0,
     final_scale: float = 0.0,
@@ -39,15 +46,20 @@ def make_optimizer(
 
     Args:
         learning_rate: peak of the schedule.
-        name: ``"adam"``, ``"adamw"``, ``"sgd"`` or ``"rmsprop"``, with Optax's defaults.
+        name: a function of Optax that takes a learning rate and returns an optimizer, such as
+            ``"adam"`` for :func:`optax.adam` or ``"lion"``.
+        options: its further keyword arguments, such as ``{"b1": 0.95}``. Others have Optax's
+            defaults.
         schedule: see :func:`make_schedule`, also for ``warmup_steps`` and ``final_scale``.
+        schedule_options: see :func:`make_schedule`.
         steps: length of the run in train steps; required by every schedule but ``"constant"``.
         warmup_steps: length of the warmup in train steps.
         final_scale: learning rate at the end, as a fraction of ``learning_rate``.
         max_grad_norm: gradients whose global norm exceeds it are scaled down to it (Pascanu et al.
             2013, arXiv 1211.5063, algorithm 1). None does not clip.
-        weight_decay: decay of the parameters. With ``"adamw"`` it is decoupled from the gradient
-            (Loshchilov & Hutter 2019, arXiv 1711.05101, algorithm 2); with the others
+        weight_decay: decay of the parameters. An optimizer with an argument of this name gets it
+            in place of its own default; with ``"adamw"`` it is decoupled from the gradient
+            (Loshchilov & Hutter 2019, arXiv 1711.05101, algorithm 2). With the others
             ``weight_decay * params`` is added to the clipped gradient.
         weight_decay_mask: which parameters decay, as Optax's ``mask``: a prefix of their tree with
             booleans, or a function from the parameters to one. None decays all.
@@ -58,10 +70,10 @@ def make_optimizer(
             have different numbers of valid elements.
 
     Raises:
-        TypeError: an argument of the wrong type.
-        ValueError: an unknown name, a number out of range, or a schedule without ``steps``.
+        TypeError: an argument of the wrong type, or an option that the optimizer does not have.
+        ValueError: an unknown name, a number out of range, a schedule without ``steps``, or an
+            optimizer that needs more than gradients, such as :func:`optax.lbfgs`.
     """
-    _checks.one_of("name", name, ("adam", "adamw", "sgd", "rmsprop"))
     accumulate_steps = _checks.positive_int("accumulate_steps", accumulate_steps)
     _finite_number("weight_decay", weight_decay)
     scheduled_rate = make_schedule(
@@ -73,18 +85,24 @@ def make_optimizer(
         else -(-_checks.positive_int("steps", steps) // accumulate_steps),
         warmup_steps=_non_negative_int("warmup_steps", warmup_steps) // accumulate_steps,
         final_scale=final_scale,
+        options=schedule_options,
     )
+    if name not in _ALWAYS_SCHEDULED and schedule == "constant" and not warmup_steps:
+        scheduled_rate = learning_rate
     chain = []
     if max_grad_norm is not None:
         _finite_number("max_grad_norm", max_grad_norm, above_zero=True)
         chain.append(optax.clip_by_global_norm(max_grad_norm))
-    if name == "adamw":
-        chain.append(optax.adamw(scheduled_rate, weight_decay=weight_decay, mask=weight_decay_mask))
-    else:
-        if weight_decay:
-            chain.append(optax.add_decayed_weights(weight_decay, weight_decay_mask))
-        optimizers = {"adam": optax.adam, "sgd": optax.sgd, "rmsprop": optax.rmsprop}
-        chain.append(optimizers[name](scheduled_rate))
+    own_decay = {}
+    if optax_names.has_parameter(name, "weight_decay"):
+        own_decay = {"weight_decay": weight_decay, **_own_mask(name, weight_decay_mask)}
+        if weight_decay and weight_decay_mask is not None and len(own_decay) == 1:
+            raise ValueError(
+                f"optax.{name} decays all parameters, but weight_decay_mask is not None"
+            )
+    elif weight_decay:
+        chain.append(optax.add_decayed_weights(weight_decay, weight_decay_mask))
+    chain.append(optax_names.make_optimizer(name, scheduled_rate, options or {}, own_decay))
     optimizer = optax.chain(*chain)
     if accumulate_steps == 1:
         return optimizer
@@ -96,10 +114,11 @@ def make_optimizer(
 def make_schedule(
     learning_rate: float,
     *,
-    schedule: ScheduleName = "constant",
+    schedule: str = "constant",
     steps: int | None = None,
     warmup_steps: int = 0,
     final_scale: float = 0.0,
+    options: Mapping[str, Any] | None = None,
 ) -> optax.Schedule:
     """Returns a schedule: a function from the number of updates made to the learning rate.
 
@@ -108,15 +127,27 @@ def make_schedule(
     (Loshchilov & Hutter 2017, arXiv 1608.03983, equation 5), or by a constant factor per step
     (``"exponential"``). With ``"constant"`` it stays at ``learning_rate``.
 
+    Other names are those of functions of Optax, such as ``"piecewise_constant_schedule"``, and
+    ``options`` are their keyword arguments. ``learning_rate`` is their ``peak_value``, otherwise
+    their ``value`` or ``init_value``. ``decay_steps`` and ``transition_steps`` are by default what
+    the run's length and the warmup leave; ``final_scale`` gives ``end_value`` or ``alpha``.
+
     Raises:
-        TypeError: an argument of the wrong type.
-        ValueError: an unknown schedule, a number out of range, or a schedule without ``steps``.
+        TypeError: an argument of the wrong type, or an option that the schedule does not have.
+        ValueError: an unknown schedule, a number out of range, a schedule without ``steps``, or an
+            argument or option that would have no effect.
     """
-    _checks.one_of("schedule", schedule, ("constant", "cosine", "exponential", "linear"))
+    optax_names.check_name("schedule", schedule, (*SCHEDULES, *optax_names.schedule_names()))
     _finite_number("learning_rate", learning_rate, above_zero=True)
     warmup_steps = _non_negative_int("warmup_steps", warmup_steps)
     if _finite_number("final_scale", final_scale) > 1:
         raise ValueError(f"final_scale must lie in [0, 1], got {final_scale!r}")
+    if schedule not in SCHEDULES:
+        return optax_names.make_schedule(
+            schedule, options or {}, learning_rate, steps, warmup_steps, final_scale
+        )
+    if options:
+        raise TypeError(f'schedule "{schedule}" takes no options, got {dict(options)}')
     if schedule == "constant":
         decay = optax.constant_schedule(learning_rate)
     else:
@@ -141,6 +172,11 @@ def make_schedule(
         return decay
     warmup = optax.linear_schedule(0.0, learning_rate, warmup_steps)
     return optax.join_schedules([warmup, decay], [warmup_steps])
+
+
+def _own_mask(name: str, mask: Any) -> dict[str, Any]:
+    """Returns the argument with which an optimizer of Optax takes a mask of weight decay."""
+    return {key: mask for key in optax_names.MASKS if optax_names.has_parameter(name, key)}
 
 
 def _non_negative_int(name: str, value: int) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from gru_jax.training.errors import MetricsError, error_message
-from gru_jax.training.metrics import JsonlWriter, read_metrics
+from gru_jax.training.metrics import RowsWriter, read_metrics
 
 
 class TensorBoardWriter:
@@ -27,20 +27,25 @@ class TensorBoardWriter:
     As a context manager it closes itself at the end.
 
     Args:
-        rows: the file of JSON rows.
+        rows: the writer of the rows, which may be one of an experiment tracker.
         directory: directory of the event files, used for nothing else; made if it does not exist.
 
     Raises:
         ImportError: tensorboardX (the extra ``tensorboard``) is not installed.
     """
 
-    def __init__(self, rows: JsonlWriter, directory: str | os.PathLike[str]):
+    def __init__(self, rows: RowsWriter, directory: str | os.PathLike[str]):
         self._rows = rows
         self._directory = Path(directory)
         self._files: Any = importlib.import_module("tensorboardX.event_file_writer")
         self._events: Any = importlib.import_module("tensorboardX.proto.event_pb2")
         self._writer: Any = None
         self._start_time = 0.0
+
+    @property
+    def path(self) -> str | os.PathLike[str]:
+        """The file of the rows."""
+        return self._rows.path
 
     def __enter__(self) -> Self:
         return self

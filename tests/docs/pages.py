@@ -67,3 +67,13 @@ def anchors_of(page: Path) -> set[str]:
         slug = re.sub(r"[^\w\s-]", "", text).strip().lower()
         slugs.add(re.sub(r"[-\s]+", "-", slug))
     return slugs
+
+
+def own_task_files() -> dict[str, str]:
+    """The files that the page on tasks of one's own asks for, by their paths."""
+    module, config, *_ = (
+        block.code
+        for block in blocks_of(DOCS / "guide" / "own-task.md")
+        if block.language in ("python", "text")
+    )
+    return {"my_package/my_task.py": module, "my.yaml": config}

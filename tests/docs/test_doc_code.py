@@ -20,8 +20,8 @@ import gru_jax
 from tests.docs.pages import DOCS, ROOT, all_pages, blocks_of, name_of
 from tests.slow import slow_but
 
-OPTIONAL = {"torch", "keras", "haiku", "equinox", "tensorflow", "gymnax"}
-"""Of the extras `interop` and `rl`: blocks that import one are skipped without it."""
+OPTIONAL = {"torch", "keras", "haiku", "equinox", "tensorflow", "gymnax", "grain"}
+"""Of the extras `interop`, `rl` and `grain`: blocks that import one are skipped without it."""
 
 NEEDS_RUN = "runs/"
 """In a block that reads what the page's commands wrote, see `test_doc_commands.py`."""
@@ -65,6 +65,13 @@ def test_python_blocks_run_one_after_the_other(page):
             # Blank lines ahead of it: a traceback then shows the line of the page.
             code = compile("\n" * block.line + block.code, name_of(page), "exec")
             exec(code, namespace)
+
+
+def test_the_loop_of_the_guide_is_a_short_program():
+    blocks = python_blocks(DOCS / "guide" / "training.md")
+    (loop,) = (block for block in blocks if "CheckpointStore" in block.code)
+    assert len(loop.code.splitlines()) <= 40
+    exec(loop.code, {"__name__": "loop"})
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.docs.pages import DOCS, ROOT, all_pages, blocks_of, name_of
+from tests.docs.pages import DOCS, ROOT, all_pages, blocks_of, name_of, own_task_files
 
 PAGES = [page for page in all_pages() if any(block.language == "sh" for block in blocks_of(page))]
 
@@ -108,6 +108,10 @@ def clone(tmp_path_factory):
     for config in (folder / "configs").glob("*.yaml"):
         short = re.sub(r"\bsteps: \d+", "steps: 2", config.read_text())
         config.write_text(re.sub(r"\bwarmup_steps: \d+", "warmup_steps: 1", short))
+
+    for name, content in own_task_files().items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(re.sub(r"\bsteps: \d+", "steps: 2", content))
 
     # Stands in for the environment that make sets up, whose packages are those of this one.
     programs = folder / ".venv" / "bin"

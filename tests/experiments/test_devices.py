@@ -103,21 +103,25 @@ def test_compare_refuses_what_does_not_fit(adding, write_config, refused, option
     assert expected in refused("compare", write_config(adding), *options)
 
 
+def start(*arguments):
+    """Starts a command on two CPU devices."""
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments", *map(str, arguments)],
+        env={**env, "JAX_NUM_CPU_DEVICES": "2", "TF_CPP_MIN_LOG_LEVEL": "3"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 def start_two(config, *options):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "experiments", "train", str(config), "--distributed"]
-    command += ["--coordinator", f"127.0.0.1:{port}", "--num-processes", "2", *options]
-    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu"}
+    common = ["--coordinator", f"127.0.0.1:{port}", "--num-processes", "2", *options]
     return [
-        subprocess.Popen(
-            [*command, "--process-id", str(number)],
-            env={**env, "JAX_NUM_CPU_DEVICES": "2", "TF_CPP_MIN_LOG_LEVEL": "3"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        start("train", config, "--distributed", *common, "--process-id", number)
         for number in range(2)
     ]
 
@@ -129,6 +133,8 @@ def ends(processes):
 @pytest.mark.slow
 def test_two_processes_write_one_run(adding, write_config):
     adding["training"] = {**adding["training"], "steps": 800, "eval_every": 100, "log_every": 50}
+    # Four devices divide 16 of them.
+    adding["held_out"] = 19
     config = write_config(adding)
     processes = start_two(config, "--run-dir", "two")
     log = Path("two", "metrics.jsonl")
@@ -144,6 +150,8 @@ def test_two_processes_write_one_run(adding, write_config):
     assert [end[2] for end in ends(start_two(config, "--run-dir", "two"))] == [0, 0]
     assert main(["train", str(config), "--run-dir", "one"]) == 0
     np.testing.assert_allclose(losses("two"), losses("one"), rtol=1e-3)
+    for split in ("validation", "test"):
+        assert summary("two")[split] == pytest.approx(summary("one")[split], rel=1e-3)
     assert len(json.loads(Path("two/meta.json").read_text())["earlier_sessions"]) == 1
 
 

@@ -1,6 +1,7 @@
 """What is told before anything is imported, downloaded, allocated or written."""
 
 import errno
+import inspect
 import json
 import os
 import subprocess
@@ -9,11 +10,12 @@ from pathlib import Path
 from typing import get_args
 
 import jax
+import optax
 import pytest
 
 from experiments import cli
 from experiments.cli import main
-from experiments.config import Cell, ModelConfig, OptimizerConfig
+from experiments.config import OPTIMIZER_OPTIONS, Cell, ModelConfig
 from experiments.models.recurrent import build_network
 from experiments.runs import memory
 from experiments.tasks import TASKS, load_task
@@ -224,8 +226,15 @@ def test_the_memory_of_a_machine_with_an_accelerator_is_not_known(monkeypatch, t
 
 
 def test_the_estimate_knows_all_cells_and_optimisers():
-    assert set(memory.COPIES) == set(get_args(OptimizerConfig.model_fields["name"].annotation))
+    assert set(memory.COPIES) == set(OPTIMIZER_OPTIONS)
     assert set(memory.GATES) == set(get_args(Cell))
+
+
+@pytest.mark.parametrize("name", OPTIMIZER_OPTIONS)
+def test_the_known_options_of_optimisers_are_those_of_optax(name):
+    fields = {"learning_rate", "weight_decay", "mask"}
+    parameters = inspect.signature(getattr(optax, name)).parameters
+    assert set(parameters) - fields == set(OPTIMIZER_OPTIONS[name])
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,18 @@ def batch_at(step, rows=slice(None)):
     return make_batch(training.ShuffledIndices(3, EXAMPLES, BATCH_SIZE)(step)[rows])
 
 
+def grain_dataset(rows):
+    """The same batches, or some of their rows, from a dataset of Grain, in an order of its own."""
+    import grain
+
+    xs, lengths = make_data()
+    examples = grain.MapDataset.source(range(EXAMPLES)).seed(3).shuffle().repeat()
+    size = rows.stop - rows.start
+    examples = examples.map(lambda index: {"xs": xs[index], "lengths": lengths[index]})
+    batches = examples.batch(size)[rows.start // size :: BATCH_SIZE // size]
+    return batches.map(lambda batch: {**batch, "xs": batch["xs"].swapaxes(0, 1)})
+
+
 @jax.jit
 def _metrics(params):
     return loss_fn(params, make_batch(np.arange(EXAMPLES)), jax.random.key(0))[0]
@@ -104,6 +116,7 @@ def main():
     parser.add_argument("--terminate-at", type=int, help="SIGTERM to this process at this batch")
     parser.add_argument("--kill-at", type=int, help="SIGKILL to this process at this batch")
     parser.add_argument("--delay", type=float, default=0.0, help="seconds to wait for a batch")
+    parser.add_argument("--grain", action="store_true", help="batches from Grain, read ahead")
     arguments = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", arguments.devices)
     if arguments.coordinator:
@@ -116,6 +129,7 @@ def main():
         )
     mesh = make_mesh(jax.devices())
     rows = data_parallel(mesh).local_rows(BATCH_SIZE)
+    dataset = grain_dataset(rows) if arguments.grain else None
 
     def local_batch_at(step):
         if step == arguments.terminate_at:
@@ -123,10 +137,15 @@ def main():
         if step == arguments.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(arguments.delay)
-        return batch_at(step, rows)
+        return batch_at(step, rows) if dataset is None else dataset[step]
 
     result = fit(
-        arguments.directory, mesh, sharded=True, batch_at=local_batch_at, process_local=True
+        arguments.directory,
+        mesh,
+        sharded=True,
+        batch_at=local_batch_at,
+        process_local=True,
+        prefetch=2 if arguments.grain else 0,
     )
     print(result.status, int(result.state.step), f"rows {rows.start} to {rows.stop}", flush=True)
 

@@ -72,6 +72,14 @@ def batch_at(step):
     return inputs[indices], targets[indices]
 
 
+def grain_dataset():
+    """The same batches from a dataset of Grain, which draws the order of each epoch itself."""
+    import grain
+
+    examples = grain.MapDataset.source(list(zip(*make_data(), strict=True)))
+    return examples.seed(3).shuffle().repeat().batch(BATCH_SIZE)
+
+
 @jax.jit
 def _errors(params):
     inputs, targets = make_data()
@@ -145,16 +153,18 @@ def main():
     parser.add_argument("directory")
     parser.add_argument("--delay", type=float, default=0.0, help="seconds to wait for a batch")
     parser.add_argument("--kill-at-batch", type=int)
+    parser.add_argument("--grain", action="store_true", help="batches from Grain, read ahead")
     parser.add_argument("--kill-in-save", type=int, help="of this step, before it is complete")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
+    read = grain_dataset().__getitem__ if arguments.grain else batch_at
 
     def watched_batch_at(step):
         print(step, flush=True)
         if step == arguments.kill_at_batch:
             kill()
         time.sleep(arguments.delay)
-        return batch_at(step)
+        return read(step)
 
     file_digests = checkpoint._file_digests
 
@@ -165,7 +175,9 @@ def main():
 
     checkpoint._file_digests = watched_file_digests
     # With max_to_keep=1, an incomplete save must not cost the checkpoint before it.
-    print(fit(arguments.directory, max_to_keep=1, batch_at=watched_batch_at).status, flush=True)
+    options = {"prefetch": 2} if arguments.grain else {}
+    result = fit(arguments.directory, max_to_keep=1, batch_at=watched_batch_at, **options)
+    print(result.status, flush=True)
 
 
 if __name__ == "__main__":

@@ -50,11 +50,12 @@ def start(directory, *options):
     )
 
 
-def start_two(directory, *of_second, delay=0.0):
+def start_two(directory, *of_second, of_both=(), delay=0.0):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     common = ("--coordinator", f"127.0.0.1:{port}", "--num-processes", 2, "--delay", delay)
+    common += tuple(of_both)
     return [
         start(directory, *common, "--process", 0),
         start(directory, *common, "--process", 1, *of_second),

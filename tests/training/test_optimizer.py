@@ -137,7 +137,7 @@ def test_first_step_goes_against_the_gradient(name):
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"name": "adan"}, ValueError, ["name", "adan", "adamw"]),
+        ({"name": "adamz"}, ValueError, ["name", "adamz", "adamw"]),
         ({"schedule": "cosin"}, ValueError, ["schedule", "cosin", "cosine"]),
         ({"schedule": "cosine"}, ValueError, ["cosine", "steps"]),
         ({"schedule": "linear", "steps": 5, "warmup_steps": 5}, ValueError, ["warmup_steps"]),

@@ -75,13 +75,34 @@ def test_it_is_as_on_one_device(name, taken):
 
 
 def test_arrays_of_a_mesh_outside_of_set_mesh():
-    """JAX itself has gradients of them within a jit only."""
     mesh = explicit_mesh({"data": 4})
     xs = place(XS, PartitionSpec(None, "data"), mesh)
     gradient = jax.jit(jax.grad(lambda params, xs: loss(gru_jax.unroll(params, xs))))
     actual = jax.device_get((gru_jax.unroll(PARAMS, xs), gradient(PARAMS, xs)))
     expected = jax.device_get((gru_jax.unroll(PARAMS, XS), gradient(PARAMS, XS)))
     assert_close(actual, expected, "float32")
+
+
+def test_what_jax_refuses_outside_of_set_mesh():
+    """The guide lists it. A version of JAX that permits it fails here."""
+    mesh = explicit_mesh({"data": 4})
+    xs = place(XS, PartitionSpec(None, "data"), mesh)
+
+    def mean_square(params, xs):
+        return jnp.mean(gru_jax.unroll(params, xs)[1] ** 2)
+
+    captured = jax.jit(jax.grad(lambda params: mean_square(params, xs)))
+    message = "Length of device assignment 1 is not equal to the size of the mesh 4"
+    with pytest.raises(ValueError, match=message):
+        jax.grad(mean_square)(PARAMS, xs)
+    with pytest.raises(ValueError, match=message):
+        jax.grad(jnp.mean)(xs)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="NOT_FOUND"):
+        captured(PARAMS)
+    expected = jax.device_get(jax.grad(mean_square)(PARAMS, XS))
+    with jax.set_mesh(mesh):
+        for gradient in (jax.grad(mean_square)(PARAMS, xs), captured(PARAMS)):
+            assert_close(jax.device_get(gradient), expected, "float32")
 
 
 @pytest.mark.parametrize("axis_type", [AxisType.Explicit, AxisType.Auto], ids=str)

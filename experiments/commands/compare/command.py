@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from experiments import stop
+from experiments.build import build_task
 from experiments.commands.compare import report
 from experiments.commands.compare.averages import AveragedValues, average, averaged_values
 from experiments.commands.compare.options import MESH_AXES, CompareOptions, listed_cells
@@ -24,6 +25,8 @@ from experiments.runs.cli_options import Parsed
 from experiments.runs.config_loading import with_values
 from experiments.runs.directory import RunDirectory, chosen_run_directory
 from experiments.runs.lock import hold
+from experiments.runs.log_options import TENSORBOARD
+from experiments.runs.logs import log_finished, open_logs
 from experiments.runs.mesh import data_parallel, make_mesh
 from experiments.runs.mesh_options import parse_mesh
 from experiments.runs.provenance import provenance
@@ -34,11 +37,9 @@ from experiments.runs.run import (
     num_parameters,
     start_run,
     train_run,
-    write_tensorboard,
 )
 from experiments.stop import Stopped
 from experiments.tables import model_name
-from experiments.tasks import load_task
 from gru_jax import training
 
 GROUP_PREFIX = "vmapped"
@@ -160,24 +161,24 @@ def _train_missing(
     missing = [
         (run, config) for run, config in zip(runs, configs, strict=True) if not run.is_finished()
     ]
-    if options.tensorboard:
-        for run in runs:
-            if run.is_finished():
-                write_tensorboard(run)
+    logs = (TENSORBOARD,) if options.tensorboard else ()
+    for run, config in zip(runs, configs, strict=True):
+        if logs and run.is_finished():
+            log_finished(run, config, logs)
     if not missing:
         return None
     mesh = {} if options.mesh is None else parse_mesh(options.mesh, MESH_AXES)
     vmapped = True if "seed" in mesh else options.vmap_seeds
     if vmapped is None:
         vmapped = count_parameters(configs[0], options.data_dir) <= MAX_VMAPPED_PARAMETERS
-    # With early stopping, each run ends at another step.
-    vmapped &= configs[0].training.patience is None
+    # With early stopping, each run ends at another step. A trace is one of a single run.
+    of_training = configs[0].training
+    vmapped &= of_training.patience is None and of_training.profile_steps is None
     group = _group(runs, configs) if vmapped else None
     if group is not None:
         missing = group[1]
     planned = [
-        PlannedRun(run, config, load_task(config.task).build(config, options.data_dir))
-        for run, config in missing
+        PlannedRun(run, config, build_task(config, options.data_dir)) for run, config in missing
     ]
     check_published(planned[0].config, planned[0].task)
     first, seeds = planned[0], [plan.config.seed for plan in planned]
@@ -197,34 +198,30 @@ def _train_missing(
                 planned,
                 RunDirectory(group[0]),
                 command,
-                options.tensorboard,
+                logs,
                 make_mesh(sizes) if sizes else None,
             )
     for plan in planned:
         stop.check()
         with hold(plan.run.path):
-            received = _train_run(plan, options, command)
+            received = _train_run(plan, options, logs, command)
         if received is not None:
             return received
     return None
 
 
 def _train_run(
-    plan: PlannedRun, options: CompareOptions[Any], command: str
+    plan: PlannedRun, options: CompareOptions[Any], logs: tuple[str, ...], command: str
 ) -> signal.Signals | None:
     """Trains one run; returns the signal that stopped it, or None."""
     started = time.monotonic()
     meta = start_run(plan.run, plan.task, plan.config, command)
     sizes = {} if options.mesh is None else parse_mesh(options.mesh, MESH_AXES)
     parallel = data_parallel({"data": sizes["data"]}, plan.config) if "data" in sizes else None
-    result = train_run(
-        plan.run,
-        plan.task,
-        plan.config,
-        "auto",
-        tensorboard=options.tensorboard,
-        parallel=parallel,
-    )
+    with open_logs(plan.run, plan.config, logs) as opened:
+        result = train_run(
+            plan.run, plan.task, plan.config, "auto", log=opened.writer, parallel=parallel
+        )
     if result.status == "interrupted":
         return result.signal
     finalize_run(plan.run, plan.task, plan.config, result, meta, started)

@@ -126,6 +126,8 @@ def _check_mesh(options: CompareOptions, text: str) -> None:
         )
     if options.vmap_seeds is False:
         raise UserError("--mesh with seed cannot be given with --vmap-seeds False.")
+    if options.config.training.profile_steps is not None:
+        raise UserError("--mesh with seed cannot be given with training.profile_steps.")
     if options.config.training.patience is not None:
         raise UserError(
             f"--mesh with seed needs training.patience to be None, but it is "

@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.build import build_task
 from experiments.config import ExperimentConfig
 from experiments.runs.config_loading import with_values
 from experiments.runs.run import num_parameters
-from experiments.tasks import load_task
 
 
 def with_cell(config: ExperimentConfig, cell: str, data_dir: Path) -> ExperimentConfig:
@@ -59,8 +59,7 @@ def with_row(config: ExperimentConfig, name: str, data_dir: Path) -> ExperimentC
 
 def count_parameters(config: ExperimentConfig, data_dir: Path) -> int:
     """Returns the number of parameters of a config's network."""
-    build = load_task(config.task).build
-    return num_parameters(jax.eval_shape(lambda: build(config, data_dir).params))
+    return num_parameters(jax.eval_shape(lambda: build_task(config, data_dir).params))
 
 
 def _with_model(config: ExperimentConfig, **changes: Any) -> ExperimentConfig:

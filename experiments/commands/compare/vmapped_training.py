@@ -16,7 +16,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from experiments import stop
 from experiments.config import ExperimentConfig
 from experiments.runs.directory import RunDirectory
-from experiments.runs.run import finalize_run, fit_options, make_optimizer, open_log, start_run
+from experiments.runs.logs import open_logs
+from experiments.runs.run import finalize_run, fit_options, make_optimizer, start_run
 from experiments.task import Task
 from experiments.typing import Metrics, Params
 from gru_jax import training
@@ -38,7 +39,7 @@ def train_vmapped(
     planned: Sequence[PlannedRun],
     group: RunDirectory,
     command: str,
-    tensorboard: bool,
+    log_names: tuple[str, ...],
     mesh: Mesh | None = None,
 ) -> Any:
     """Trains runs as one vmapped program; each directory gets the files of an ordinary run.
@@ -50,7 +51,7 @@ def train_vmapped(
         planned: the runs; their configs differ only in the seed.
         group: the directory that they share during the training.
         command: the user's command line.
-        tensorboard: whether to write TensorBoard's event files of each run.
+        log_names: names of `experiments.runs.log_options.LOGS`, for each run.
         mesh: devices for the runs, its axis `seed`, and for their batches, its axis `data`; None
             for the default device.
 
@@ -85,7 +86,7 @@ def train_vmapped(
     }
     with contextlib.ExitStack() as stack:
         logs = [
-            (plan, stack.enter_context(open_log(plan.run, tensorboard=tensorboard)))
+            (plan, stack.enter_context(open_logs(plan.run, plan.config, log_names)).writer)
             for plan in planned
             if not plan.run.is_finished()
         ]

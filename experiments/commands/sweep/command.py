@@ -1,5 +1,7 @@
 """The command `sweep CONFIG`: hyper-parameter search with Optuna in a config's ranges."""
 
+import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -9,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import stop, yaml_files
-from experiments.commands.sweep.options import SweepOptions
+from experiments.commands.sweep.options import PROGRAM, SweepOptions
 from experiments.files import write_atomically
 from experiments.runs.cli_options import Parsed
 from experiments.runs.config_loading import with_values
@@ -20,6 +22,7 @@ from experiments.runs.search import (
     open_study,
     run_trials,
 )
+from experiments.runs.workers import run_workers
 from experiments.stop import Stopped
 from experiments.tables import number
 from gru_jax import training
@@ -49,8 +52,19 @@ def main(parsed: Parsed[SweepOptions]) -> int:
         evaluate_test=True,
         storage=options.storage,
     )
+    if options.workers != 1:
+        received = run_workers(_of_worker(parsed.command), options.workers, search.folder)
+        if received is not None:
+            return _stopped(received, search)
+    # After workers, this process finishes what those that were killed have left, and reports.
     with open_study(search) as study:
         return _run(study, search)
+
+
+def _of_worker(command: str) -> list[str]:
+    """Returns the arguments of one worker, from the user's command line."""
+    arguments = shlex.split(command)[len(shlex.split(PROGRAM)) :]
+    return ["sweep", *arguments, "--workers", "1"]
 
 
 def _run(study: optuna.Study, search: Search) -> int:
@@ -63,14 +77,18 @@ def _run(study: optuna.Study, search: Search) -> int:
     except Stopped as stopped:
         received = stopped.signal
     if received is not None:
-        name = stop.name_of(received)
-        print(f"Stopped by {name}. To resume: {search.command}", file=sys.stderr)
-        return 128 + received
+        return _stopped(received, search)
     if not study.get_trials(states=(TrialState.COMPLETE,)):
         print(f"No trial was completed: see the runs in {search.folder}.", file=sys.stderr)
         return 1
     _report(study, search)
     return 0
+
+
+def _stopped(received: signal.Signals, search: Search) -> int:
+    """Prints how to resume, and returns the exit code."""
+    print(f"Stopped by {stop.name_of(received)}. To resume: {search.command}", file=sys.stderr)
+    return 128 + received
 
 
 def _report(study: optuna.Study, search: Search) -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Generic
+from typing import Annotated, Generic, Literal
 
 import tyro
 
@@ -38,6 +38,9 @@ class SweepOptions(Generic[Config]):
     postgresql://user@host/database. Any number of processes with the same --storage and --output,
     on one machine or many, work on one study. What a killed one was training another takes up. The
     URL is recorded: leave the password to the driver, as in ~/.pgpass."""
+    workers: int | Literal["auto"] = 1
+    """Number of processes on this machine that work on the study in --storage, each on a GPU of its
+    own as far as there are several. With auto it is the number of devices."""
     data_dir: Path = dataclasses.field(default_factory=default_data_dir)
     """Directory of data files; the default is $GRU_JAX_DATA, then ~/.cache/gru_jax."""
 
@@ -54,4 +57,12 @@ def parse(arguments: list[str]) -> Parsed[SweepOptions] | None:
     check_space(parsed.options.config, parsed.path)
     if parsed.options.trials < 1:
         raise UserError(f"--trials is {parsed.options.trials}, but should be 1 or more.")
+    workers = parsed.options.workers
+    if workers != "auto" and workers < 1:
+        raise UserError(f"--workers is {workers}, but should be 1 or more.")
+    if workers != 1 and parsed.options.storage is None:
+        raise UserError(
+            f"--workers {workers} needs --storage, the study that they share, such as "
+            f"sqlite:///{parsed.path.stem}.db."
+        )
     return parsed

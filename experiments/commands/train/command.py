@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from experiments import stop
+from experiments.build import build_task
 from experiments.commands.train.closing import closing_words
 from experiments.commands.train.options import TrainOptions
 from experiments.config import ExperimentConfig
@@ -20,6 +21,7 @@ from experiments.runs.directory import (
     new_run_directory,
 )
 from experiments.runs.lock import HeldError, hold
+from experiments.runs.logs import log_finished, open_logs
 from experiments.runs.mesh import data_parallel
 from experiments.runs.mesh_options import parse_mesh
 from experiments.runs.records import read_meta, read_summary
@@ -29,12 +31,10 @@ from experiments.runs.run import (
     num_parameters,
     start_run,
     train_run,
-    write_tensorboard,
 )
 from experiments.status import doing, is_on
 from experiments.stop import Stopped
 from experiments.tables import model_name, print_report
-from experiments.tasks import load_task
 from gru_jax import training
 
 
@@ -74,8 +74,8 @@ def _main(parsed: Parsed[TrainOptions]) -> int:
 
 
 def _show_finished(run: RunDirectory, parsed: Parsed[TrainOptions]) -> None:
-    if parsed.options.tensorboard:
-        write_tensorboard(run)
+    if parsed.options.logs:
+        log_finished(run, parsed.options.config, parsed.options.logs)
     _print_result(run, parsed.path, parsed.options.config)
 
 
@@ -85,7 +85,7 @@ def _run_directory(
     """Returns the directory of the run; the stack holds it, unless it is only read."""
     if options.run_dir is not None:
         run = chosen_run_directory(options.run_dir, options.config, options.resume)
-        if not run.is_finished() or options.tensorboard:
+        if not run.is_finished() or options.logs:
             stack.enter_context(hold(run.path))
         return run
     while True:
@@ -100,7 +100,7 @@ def _train(run: RunDirectory, parsed: Parsed[TrainOptions]) -> int:
     started = time.monotonic()
     options, config = parsed.options, parsed.options.config
     with doing("Loading the data"):
-        task = load_task(config.task).build(config, options.data_dir)
+        task = build_task(config, options.data_dir)
     check_published(config, task)
     mesh = None if options.mesh is None else parse_mesh(options.mesh, ("data",))
     parallel = data_parallel(mesh, config)
@@ -114,21 +114,26 @@ def _train(run: RunDirectory, parsed: Parsed[TrainOptions]) -> int:
     stop.check()
     # A run that was stopped before its first checkpoint has a directory, but nothing to resume.
     resume = "auto" if options.resume == "must" else options.resume
-    with doing("Compiling the training step") as say:
-        result = train_run(
-            run,
-            task,
-            config,
-            resume,
-            tensorboard=options.tensorboard,
-            parallel=parallel,
-            say=say if is_on() else None,
-        )
-    if result.status == "interrupted":
-        return _stopped(result.signal or signal.SIGINT, run, options)
+    with open_logs(run, config, options.logs) as logs:
+        with doing("Compiling the training step") as say:
+            result = train_run(
+                run,
+                task,
+                config,
+                resume,
+                log=logs.writer,
+                parallel=parallel,
+                say=say if is_on() else None,
+            )
+        if result.status == "interrupted":
+            logs.close("interrupted")
+            return _stopped(result.signal or signal.SIGINT, run, options)
+        with doing("Testing, drawing plots, and computing baselines"):
+            test = task.evaluate(result.best_params, "test")
+            if meta is not None:
+                finalize_run(run, task, config, result, meta, started, test)
+                logs.add_results(run)
     if meta is not None:
-        with doing("Drawing plots, testing, and computing baselines"):
-            finalize_run(run, task, config, result, meta, started)
         _print_result(run, parsed.path, config)
     return 0
 
@@ -157,6 +162,7 @@ def _how_to_resume(run: RunDirectory, options: TrainOptions[ExperimentConfig]) -
         return "Nothing was written."
     again = [str(run.config), "--run-dir", str(run.path), "--data-dir", str(options.data_dir)]
     again += ["--tensorboard"] * options.tensorboard
+    again += ["--log", options.log] if options.log is not None else []
     again += ["--mesh", options.mesh] if options.mesh is not None else []
     command = f"To resume: {typed()} train {shlex.join(again)}"
     return f"{command} with --distributed in each process" if options.distributed else command

@@ -10,9 +10,9 @@ from experiments import program
 from experiments.command_help import described
 from experiments.datasets.registry import default_data_dir
 from experiments.errors import UserError
-from experiments.extras import require
 from experiments.runs.cli_options import Config, Parsed, parse_options
 from experiments.runs.directory import Resume
+from experiments.runs.log_options import parse_logs
 from experiments.runs.mesh_options import (
     ProcessOptions,
     check_batch,
@@ -41,9 +41,16 @@ class TrainOptions(ProcessOptions, Generic[Config]):
     """Directory of data files; the default is $GRU_JAX_DATA, then ~/.cache/gru_jax."""
     tensorboard: tyro.conf.FlagCreatePairsOff[bool] = False
     """Also writes the metrics as TensorBoard event files, to tensorboard/ of the run."""
+    log: str | None = None
+    """Where else metrics go: wandb, mlflow, tensorboard, or several of them, as in wandb,mlflow."""
     mesh: str | None = None
     """Devices, such as data=4: each batch is split over four. The default is one device, and with
     --distributed all devices of all processes."""
+
+    @property
+    def logs(self) -> tuple[str, ...]:
+        """Names of all logs that are asked for."""
+        return parse_logs(self.log, tensorboard=self.tensorboard)
 
 
 def parse(arguments: list[str]) -> Parsed[TrainOptions] | None:
@@ -55,8 +62,7 @@ def parse(arguments: list[str]) -> Parsed[TrainOptions] | None:
     parsed = parse_options(TrainOptions, arguments, PROGRAM, USAGE)
     if parsed is None:
         return None
-    if parsed.options.tensorboard:
-        require("tensorboardX", "tensorboard", needed_by="--tensorboard")
+    parse_logs(parsed.options.log, tensorboard=parsed.options.tensorboard)
     if parsed.options.resume == "must" and parsed.options.run_dir is None:
         raise UserError("--resume must needs --run-dir, the directory of the run to resume.")
     check_processes(parsed.options, parsed.options.run_dir)

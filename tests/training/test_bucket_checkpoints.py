@@ -1,0 +1,97 @@
+"""Checkpoints in a bucket of Google Cloud Storage, of which an emulator runs here."""
+
+import itertools
+import logging
+import signal
+
+import pytest
+
+from gru_jax import training
+from gru_jax.training.checkpoint import CheckpointStore
+from tests.training import parallel_problem
+from tests.training import regression_problem as problem
+
+DIRECTORIES = (f"gs://bucket/{number}" for number in itertools.count())
+
+
+@pytest.fixture(scope="module")
+def emulator():
+    with pytest.MonkeyPatch.context() as patch:
+        # gcsfs reads it when it is imported, and else asks for the kind of bucket by gRPC.
+        patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+        pytest.importorskip("gcsfs", reason="gcsfs is not installed")
+        reason = "gcp-storage-emulator is not installed"
+        emulated = pytest.importorskip("gcp_storage_emulator.server", reason=reason)
+        server = emulated.create_server("localhost", 0, in_memory=True, default_bucket="bucket")
+        server.start()
+        url = f"http://localhost:{server._api._httpd.server_port}"
+        # Of gcsfs and of TensorStore, neither of which is to look for credentials.
+        patch.setenv("STORAGE_EMULATOR_HOST", url)
+        patch.setenv("NO_GCE_CHECK", "true")
+        patch.setenv("TENSORSTORE_GCS_HTTP_URL", url)
+        patch.setenv("GCE_METADATA_HOST", "localhost:1")
+        yield
+        server.stop()
+
+
+@pytest.fixture
+def bucket(emulator):
+    return next(DIRECTORIES)
+
+
+def fit(directory, bucket, **options):
+    checkpoints = training.CheckpointOptions(bucket, max_to_keep=2)
+    return problem.fit(directory, checkpoints=checkpoints, **options)
+
+
+def test_a_run_resumes_from_a_bucket(bucket, tmp_path):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    expected = problem.fit(whole)
+    answers = iter([None] * 25 + [signal.SIGTERM] * 2)
+    assert fit(stopped, bucket, stop=answers.__next__).status == "interrupted"
+    result = fit(stopped, bucket, resume="must")
+    problem.assert_same_run(stopped, result, whole, expected)
+    with CheckpointStore(training.CheckpointOptions(bucket), read_only=True) as store:
+        assert sorted(store._steps()) == problem.steps_on_disk(whole)
+        state, _ = store.restore_latest(problem.make_state())
+    problem.assert_same(state, expected.state)
+
+
+def test_a_corrupted_checkpoint_is_moved_away(bucket, tmp_path, caplog):
+    from etils import epath
+
+    answers = iter([None] * 25 + [signal.SIGTERM] * 2)
+    fit(tmp_path, bucket, stop=answers.__next__)
+    folder = epath.Path(bucket) / "25" / "arrays" / "d"
+    file = next(iter(folder.iterdir()))
+    file.write_bytes(file.read_bytes()[:-7])
+    with caplog.at_level(logging.WARNING):
+        fit(tmp_path, bucket)
+    assert f"The checkpoint {bucket}/25 is corrupted (its file arrays/d/" in caplog.text
+    assert len(list((epath.Path(bucket) / "corrupted").iterdir())) == 1
+
+
+def test_sharded_parameters(bucket, tmp_path):
+    import jax
+
+    mesh = parallel_problem.make_mesh(jax.devices()[:2])
+    options = {"checkpoints": training.CheckpointOptions(bucket), "steps": 24}
+    result = parallel_problem.fit(tmp_path / "two", mesh, sharded=True, **options)
+    again = parallel_problem.fit(tmp_path / "one", **options, resume="must")
+    problem.assert_same(jax.device_get(again.state), jax.device_get(result.state))
+
+
+def test_a_bucket_that_is_absent(emulator):
+    with pytest.raises(training.CheckpointError, match="gs://nowhere/run cannot be used"):
+        CheckpointStore(training.CheckpointOptions("gs://nowhere/run"), read_only=True)
+
+
+def test_other_urls_are_refused():
+    with pytest.raises(ValueError, match=r"a path or a URL of gs://, got s3://bucket/run"):
+        training.CheckpointOptions("s3://bucket/run")
+
+
+def test_what_is_missing_is_named(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(training.CheckpointError, match=r"needs gcsfs, .* 'gru-jax\[gcs\]'"):
+        CheckpointStore(training.CheckpointOptions("gs://bucket/run"))
