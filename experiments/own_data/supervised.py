@@ -13,6 +13,7 @@ from sklearn.metrics import confusion_matrix
 
 from experiments import plots
 from experiments.errors import UserError
+from experiments.evaluation import over_devices
 from experiments.export_spec import ExportSpec, make_export_spec
 from experiments.models.recurrent import Network, build_network
 from experiments.own_data.baselines import baselines
@@ -56,7 +57,7 @@ def build_supervised(config: SequencesConfig, dataset: Dataset, *, of_steps: boo
     def evaluate(params: Params, split: Split) -> Metrics:
         part = parts[split]
         batches = (batch for _, batch in evaluation_batches(part.inputs, part.targets))
-        return training.mean_metrics(sums, params, batches)
+        return training.mean_metrics(sums, params, over_devices(params, batches))
 
     target = encoding.target
     assert target is not None

@@ -61,12 +61,14 @@ def test_frames_are_those_of_the_recording_and_then_silence():
     # 25 ms every 10 ms.
     assert part.lengths.tolist() == [1 + (900 - 200) // 80, 30]
     np.testing.assert_array_equal(part.frames[0, part.lengths[0] :], 0)
-    np.testing.assert_array_equal(part.frames[1], speech.log_mel(long)[:30])
+    np.testing.assert_array_equal(part.frames[1], speech.normalized_log_mel(long)[:30])
 
 
 def test_loudness_does_not_matter():
     samples = np.random.default_rng(0).normal(size=3000)
-    np.testing.assert_allclose(speech.log_mel(samples), speech.log_mel(0.01 * samples), atol=1e-3)
+    np.testing.assert_allclose(
+        speech.normalized_log_mel(samples), speech.normalized_log_mel(0.01 * samples), atol=1e-3
+    )
 
 
 def test_a_tone_sounds_in_its_band():
@@ -76,12 +78,12 @@ def test_a_tone_sounds_in_its_band():
     noise = np.random.default_rng(0).normal(size=len(time))
     for band in (5, 20, 35):
         tone = np.sin(2 * np.pi * centres[band] * time)
-        frames = speech.log_mel(np.concatenate([noise, tone + 1e-3 * noise]))
+        frames = speech.normalized_log_mel(np.concatenate([noise, tone + 1e-3 * noise]))
         assert abs(int(frames[-20:].mean(axis=0).argmax()) - band) <= 1
 
 
 def test_a_recording_of_nothing_is_finite():
-    assert np.isfinite(speech.log_mel(np.zeros(50))).all()
+    assert np.isfinite(speech.normalized_log_mel(np.zeros(50))).all()
 
 
 def digest(content):

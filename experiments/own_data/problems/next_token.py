@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from experiments.errors import UserError
+from experiments.evaluation import on_one_device
 from experiments.export_spec import ExportSpec, make_export_spec
 from experiments.files import write_atomically
 from experiments.models.recurrent import Network, build_network
@@ -112,6 +113,7 @@ def build(config: SequencesConfig, dataset: Dataset) -> Task:
     nats_of = jax.jit(partial(_nats, network, tokens))
 
     def evaluate(params: Params, split: Split) -> Metrics:
+        params = on_one_device(params)
         carry, total, number = _first_carry(network, 1, EVAL_WINDOW), [], []
         for batch in _windows(texts[split]):
             nats, count, carry = nats_of(params, batch, carry, None)

@@ -1,6 +1,6 @@
 """A function of one's own, `my_package.my_data:load`, found from the working directory.
 
-It takes no arguments, or the keywords `path` and `targets`, and returns a
+It takes no arguments, or the keyword `targets`, and returns a
 :class:`experiments.own_data.dataset.Dataset`, or a dict of arrays as in `sources/arrays.py`.
 """
 
