@@ -89,7 +89,9 @@ class Network:
 
     def initial_carry(self, inputs: Array | jax.ShapeDtypeStruct) -> Any:
         """Returns the zero states of :meth:`run` for inputs of this shape."""
-        carry = jax.eval_shape(lambda inputs: self.run(self.params, inputs)[1], inputs)
+        carry = jax.eval_shape(
+            lambda params, inputs: self.run(params, inputs)[1], self.params, inputs
+        )
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), carry)
 
     def drop_recurrent_weights(self, params: Params, key: jax.Array) -> Params:

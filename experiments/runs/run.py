@@ -54,7 +54,7 @@ def train_run(
         log = TrainingLine(log, say, config.training.steps, task.monitor)
     return training.fit(
         state,
-        _make_train_step(task, optimizer, config.seed),
+        make_train_step(task, optimizer, config.seed),
         batch_at,
         evaluate=lambda params: task.evaluate(params, "validation"),
         monitor=task.monitor,
@@ -69,7 +69,8 @@ def train_run(
     )
 
 
-def _make_train_step(task: Task, optimizer: Any, seed: int) -> Any:
+def make_train_step(task: Task, optimizer: Any, seed: int) -> Any:
+    """Returns the training step of a task."""
     if task.loss is not None:
         return training.make_train_step(
             task.loss, optimizer, seed=seed, batch_weight=task.batch_weight

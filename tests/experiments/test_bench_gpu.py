@@ -228,8 +228,12 @@ def test_everything_runs_in_the_order_of_importance_and_in_time(tmp_path, monkey
     monkeypatch.setattr(everything.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(everything, "check", failing_check)
     monkeypatch.setattr(everything, "run", lambda *arguments: take("times", arguments[2]))
+    monkeypatch.setattr(
+        everything, "time_trainings", lambda *arguments: take("training", arguments[1])
+    )
     assert not everything.run_everything(tmp_path, "command")
-    assert parts == [*everything.CHECKS, "times", *everything.CHECKS_AFTER]
+    later = [*everything.SANITIZER, "training", *everything.HOPPER]
+    assert parts == [*everything.CHECKS, "times", *later]
     assert clock[0] == pytest.approx(everything.LIMIT)
     assert everything.LIMIT < 480
 

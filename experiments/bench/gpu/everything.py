@@ -1,9 +1,10 @@
 """Everything that is to be known of the kernels on a GPU, within eight minutes.
 
 `python -m experiments bench --gpu --all` runs this, and so does `python -m
-experiments.bench.gpu.everything FOLDER`, which needs only jax, NumPy and what it times. The most
-important part comes first, and each writes its files: a run that is cut off leaves what it had. A
-failed check ends nothing. A program whose results are wrong is not timed.
+experiments.bench.gpu.everything FOLDER`, which needs only jax, NumPy and what it times, and the
+extra `experiments` for the training runs. The most important part comes first, and each writes its
+files: a run that is cut off leaves what it had. A failed check ends nothing. A program whose
+results are wrong is not timed.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from experiments.bench.gpu.benchmark import run
 from experiments.bench.gpu.check import check
 from experiments.bench.gpu.checks import CheckConfig
 from experiments.bench.gpu.device import require_gpu
+from experiments.bench.gpu.training import time_trainings
 from experiments.bench.shapes import ProblemSize
 from experiments.errors import UserError
 
@@ -40,17 +42,22 @@ CHECKS = {
 }
 """By folder, checks of calls that the one-block kernels run on every GPU, and their seconds."""
 
-CHECKS_AFTER = {
+SANITIZER = {
     "one-block-sanitizer": (
         CheckConfig(hidden_sizes=SIZES_CHECKED, dtype="float32", checks=()),
         95.0,
     ),
-    "hopper": (CheckConfig(), LIMIT),
 }
-"""Checks after the times."""
+"""After the times."""
+
+TRAINING_SECONDS = 60.0
+"""For the training runs, which come then."""
+
+HOPPER = {"hopper": (CheckConfig(), LIMIT)}
+"""In what is left: these kernels have passed on a device before."""
 
 LEFT = 155.0
-"""Seconds that the times leave for them."""
+"""Seconds that the times leave for the rest."""
 
 SIZES = (
     "1,512,64,64",
@@ -72,7 +79,9 @@ def run_everything(output: Path, command: str) -> bool:
     passed = _check(output, CHECKS, deadline)
     sizes = list(map(ProblemSize.parse, SIZES))
     print(run(sizes, 1.0, deadline - time.monotonic() - LEFT, output, command))
-    passed = _check(output, CHECKS_AFTER, deadline) and passed
+    passed = _check(output, SANITIZER, deadline) and passed
+    print(time_trainings(output, min(TRAINING_SECONDS, deadline - time.monotonic()), command))
+    passed = _check(output, HOPPER, deadline) and passed
     print(f"Written to {output}")
     return passed
 
