@@ -209,7 +209,7 @@ def _parsed(table: Table, name: str) -> pd.Series:
     # Sequences share their times.
     codes, texts = pd.factorize(column.to_numpy())
     series = pd.Series(texts, dtype=object)
-    sample = series[:SAMPLE]
+    sample = series.head(SAMPLE)
     likely = [each for each in FORMATS if _as_times(sample, each).notna().all()]
     found = {each: _as_times(series, each) for each in likely or FORMATS}
     complete = [each for each in found if found[each].notna().all()]
