@@ -170,8 +170,7 @@ def to_markdown(result: dict[str, Any]) -> str:
         "The column *of a shard* relates the bytes to those of one device that has the",
         "sequences of a shard and no more. What is above 1 there is the price of several devices.",
         "What a share of bytes has above 1/n otherwise is a property of one device, which writes",
-        "fewer bytes for a sequence if it has so many of them that a chunk of its backward pass is",
-        "a single step.",
+        "slightly fewer bytes for a sequence if it has more of them.",
     ]
     for size, measured in result["sizes"].items():
         batch, _, features, hidden = size.split(",")
@@ -205,9 +204,10 @@ def _table(by_steps: dict[str, Any]) -> str:
                     *([f"{work['ms']:.2f}"] if "ms" in work else []),
                 ]
             )
+    work = next(iter(by_steps.values()))["1"]
     header = ["steps", "devices", "GFLOP", "share", "MB written", "share"]
-    header += ["of a shard"] if "shard_bytes_written" in one else []
-    header += ["collectives", "in loops", *(["ms"] if "ms" in one else [])]
+    header += ["of a shard"] if "shard_bytes_written" in work else []
+    header += ["collectives", "in loops", *(["ms"] if "ms" in work else [])]
     return markdown_table(header, rows)
 
 

@@ -301,3 +301,19 @@ def test_thresholds_of_the_schedule():
         if dataclasses.is_dataclass(group):
             names = {f"{field.name}.{threshold.name}" for threshold in dataclasses.fields(group)}
             assert names - documented <= {"residuals.save_preactivations"}
+
+
+def test_shares_of_devices_are_those_of_the_report():
+    """The table of docs/guide/devices.md, at 64 steps and a batch along an explicit axis."""
+    report = json.loads((ROOT / "benchmarks" / "devices.json").read_text())["sizes"]
+    text = (ROOT / "docs" / "guide" / "devices.md").read_text()
+    rows = re.findall(
+        r"^\| (1024|4096) \| (\d) \| ([\d.]+) \| ([\d.]+) \| (\d) \| (\d) \|$", text, re.M
+    )
+    assert len(rows) == 4
+    for batch, count, *shown in rows:
+        (measured,) = (of for size, of in report.items() if size.startswith(f"{batch},"))
+        by_count = measured["work"]["explicit"]["64"]
+        work, one = by_count[count], by_count["1"]
+        shares = [f"{work[key] / one[key]:.3f}" for key in ("flops", "bytes_written")]
+        assert shown == [*shares, str(work["collectives"]), str(work["collectives_in_loops"])]
