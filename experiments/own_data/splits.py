@@ -66,7 +66,7 @@ def split_dataset(dataset: Dataset, config: DataConfig) -> Splits:
         every = np.arange(len(lengths))
         chosen = assign(dataset.names, _classes(dataset, every), config.validation, config.test)
         sentence = "Whole sequences are divided into train, validation and test"
-    spans = {
+    spans: dict[Part, np.ndarray] = {
         part: np.where(chosen == part, [np.zeros_like(lengths), lengths], 0).T for part in PARTS
     }
     return _checked(Splits(spans, sentence), config, "sequences")
@@ -111,7 +111,7 @@ def _by_time(lengths: np.ndarray, config: DataConfig) -> Splits:
         "validation": (first, second),
         "test": (second, lengths),
     }
-    spans = {part: np.stack(borders[part], axis=-1) for part in PARTS}
+    spans: dict[Part, np.ndarray] = {part: np.stack(borders[part], axis=-1) for part in PARTS}
     return Splits(spans, "The time of each sequence is divided into train, validation and test")
 
 

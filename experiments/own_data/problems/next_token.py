@@ -43,8 +43,8 @@ class Text(NamedTuple):
         is_first: (N,), whether a token is the first of a sequence.
     """
 
-    tokens: Array
-    is_first: Array
+    tokens: np.ndarray
+    is_first: np.ndarray
 
 
 class Window(NamedTuple):
@@ -77,7 +77,7 @@ def build(config: SequencesConfig, dataset: Dataset) -> Task:
     dataset = in_order_of_names(dataset)
     splits = split_dataset(dataset, config.data)
     tokens = fit_tokens(dataset, splits, config)
-    texts = {part: _text(dataset, tokens, splits.spans[part]) for part in PARTS}
+    texts: dict[Part, Text] = {part: _text(dataset, tokens, splits.spans[part]) for part in PARTS}
     for part, text in texts.items():
         if text.is_first.all():
             raise UserError(
@@ -283,7 +283,7 @@ def _baselines(texts: Mapping[Part, Text], tokens: Tokens, metric: str) -> dict[
     size = tokens.count + 1
 
     def bits(probability: np.ndarray) -> Metrics:
-        return {metric: float(-np.log2(probability[~np.asarray(test.is_first)]).mean())}
+        return {metric: float(-np.log2(probability[~test.is_first]).mean())}
 
     # Add-one smoothing: tokens that the training part lacks stay possible.
     frequencies = np.bincount(train.tokens, minlength=size) + 1
