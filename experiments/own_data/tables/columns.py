@@ -29,6 +29,10 @@ DAYS_AND_MONTHS = [
     for time in ("", " %H:%M", " %H:%M:%S")
 ]
 
+FORMATS = ("ISO8601", *DAYS_AND_MONTHS)
+# Different times from which likely formats follow.
+SAMPLE = 50
+
 
 def is_text(table: Table, name: str) -> bool:
     """Whether a column holds texts, such as those of every column of a text file."""
@@ -43,14 +47,10 @@ def is_time(table: Table, name: str) -> bool:
 
 def number_mask(table: Table, name: str, decimal: str) -> np.ndarray:
     """Returns which cells of a column are finite numbers: (rows,) booleans."""
-    column = table.cells[name]
-    if is_time(table, name):
-        return np.zeros(len(column), bool)
-    if is_text(table, name):
-        mask = pc.match_substring_regex(_with_point(column, decimal), IS_NUMBER)
-    else:
-        mask = pc.is_finite(column.cast(pa.float64(), safe=False))
-    return pc.fill_null(mask, False).to_numpy()
+    key = name, decimal
+    if key not in table.masks:
+        table.masks[key] = _number_mask(table, name, decimal)
+    return table.masks[key]
 
 
 def missing_mask(table: Table, name: str) -> np.ndarray:
@@ -174,7 +174,7 @@ def looks_like_times(table: Table, name: str) -> bool:
         return True
     if not is_text(table, name):
         return False
-    sample = table.cells[name].slice(0, 50).drop_null()
+    sample = table.cells[name].slice(0, SAMPLE).drop_null()
     if not len(sample):
         return False
     if _all_match(sample, COMPACT_DATE):
@@ -182,8 +182,18 @@ def looks_like_times(table: Table, name: str) -> bool:
     if pc.any(pc.match_substring_regex(sample, IS_NUMBER)).as_py():
         return False
     series = _strings(sample)
-    formats = ["ISO8601", *DAYS_AND_MONTHS]
-    return any(_as_times(series, each).notna().mean() > 0.9 for each in formats)
+    return any(_as_times(series, each).notna().mean() > 0.9 for each in FORMATS)
+
+
+def _number_mask(table: Table, name: str, decimal: str) -> np.ndarray:
+    column = table.cells[name]
+    if is_time(table, name):
+        return np.zeros(len(column), bool)
+    if is_text(table, name):
+        mask = pc.match_substring_regex(_with_point(column, decimal), IS_NUMBER)
+    else:
+        mask = pc.is_finite(column.cast(pa.float64(), safe=False))
+    return pc.fill_null(mask, False).to_numpy()
 
 
 def _parsed(table: Table, name: str) -> pd.Series:
@@ -196,9 +206,13 @@ def _parsed(table: Table, name: str) -> pd.Series:
             f"{table.where(other)}: {name} is {str(column[other])!r}, without a time zone, but "
             f"{str(column[one])!r} in {table.where(one)} has one. All times should, or none."
         )
-    series = _strings(column)
-    found = {each: _as_times(series, each) for each in ("ISO8601", *DAYS_AND_MONTHS)}
-    complete = [each for each, parsed in found.items() if parsed.notna().all()]
+    # Sequences share their times.
+    codes, texts = pd.factorize(column.to_numpy())
+    series = pd.Series(texts, dtype=object)
+    sample = series.head(SAMPLE)
+    likely = [each for each in FORMATS if _as_times(sample, each).notna().all()]
+    found = {each: _as_times(series, each) for each in likely or FORMATS}
+    complete = [each for each in found if found[each].notna().all()]
     differing = [each for each in complete if not found[each].equals(found[complete[0]])]
     if differing:
         raise UserError(
@@ -206,7 +220,7 @@ def _parsed(table: Table, name: str) -> pd.Series:
             "and day, as in all rows. Write the year first, such as 2024-01-31."
         )
     best = complete[0] if complete else max(found, key=lambda each: found[each].notna().sum())
-    return found[best]
+    return found[best].iloc[codes].reset_index(drop=True)
 
 
 def _as_times(series: pd.Series, format: str) -> pd.Series:

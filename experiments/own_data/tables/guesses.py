@@ -209,6 +209,7 @@ def _decide_target(
 ) -> tuple[Problem, str]:
     """Decides on the target; returns the problem and why."""
     taken = {roles.data.get("time"), roles.data.get("id")}
+    taken.update(roles.data.get("known_ahead", []), roles.data.get("inputs", []))
     free = [name for name in table.cells.column_names if name not in taken]
     if problem in ("imputation", "next-token"):
         return problem, "as you chose"

@@ -79,6 +79,12 @@ def test_options_overrule(init, rows):
     assert config.data.known_ahead == ["kind"]
 
 
+def test_what_is_chosen_as_an_input_is_no_target(init, rows):
+    for option in ("--known-ahead", "--inputs"):
+        config, _ = init(rows.assign(price=np.arange(len(rows)) % 7), option, "price")
+        assert config.data.target == ["load"]
+
+
 def test_a_wide_table(init):
     hours = pd.date_range("2024-01-01", periods=300, freq="h")
     rows = pd.DataFrame({"date": hours, "wind": np.sin(np.arange(300)), "sun": np.arange(300.0)})
