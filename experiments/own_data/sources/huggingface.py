@@ -1,10 +1,10 @@
 """Data sets of Hugging Face: by name, or a folder written by `datasets`."""
 
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import datasets
 import numpy as np
 
 from experiments.errors import UserError
@@ -25,6 +25,9 @@ from experiments.own_data.written import write_predictions_csv
 if TYPE_CHECKING:
     # Imports JAX.
     from experiments.own_data.model import Predictions
+
+# Not every environment that checks types has it.
+datasets: Any = importlib.import_module("datasets")
 
 MAX_ROWS = 1_000_000
 TARGET_NAMES = ("label", "labels", "target", "class", TARGET)
@@ -75,7 +78,7 @@ def load(path: str) -> dict[str, Any]:
     """
     try:
         if any((Path(path) / name).is_file() for name in FOLDER_FILES):
-            loaded: Any = datasets.load_from_disk(path)
+            loaded = datasets.load_from_disk(path)
         else:
             loaded = datasets.load_dataset(path)
     # The library raises errors of many types, of networks and file formats too.
