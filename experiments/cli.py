@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import os
 import re
 import sys
 from typing import NamedTuple
@@ -104,10 +105,10 @@ def main(arguments: list[str]) -> int:
         The exit code: 0 done, 1 the run failed, 2 a user error, 130 Ctrl-C, 143 SIGTERM.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    if arguments in (["-h"], ["--help"]):
-        print(_help())
-        return 0
     try:
+        if arguments in (["-h"], ["--help"]):
+            print(_help())
+            return 0
         if not arguments:
             raise UserError(f"The command is missing.\n\n{_help()}")
         if arguments[0] == COMPLETION:
@@ -128,6 +129,10 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("Stopped by Ctrl-C.", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # Whoever reads has seen enough, such as `head`. Nothing is left to flush at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         if error.filename is None:
             raise

@@ -263,3 +263,17 @@ def test_a_file_that_cannot_be_written_is_one_message(monkeypatch, capsys):
     monkeypatch.setattr("experiments.report.main", full)
     assert main(["report"]) == 1
     assert capsys.readouterr().err == "out/page.html: No space left on device.\n"
+
+
+def test_a_reader_who_has_seen_enough_is_no_error():
+    """As in `... | head -1`: the pipe is closed before everything is written."""
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "experiments", "--help"],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.close()
+    _, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (1, "")

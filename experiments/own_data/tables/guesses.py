@@ -22,6 +22,7 @@ pc: Any = pyarrow.compute
 
 TIME_NAMES = ("time", "date", "datetime", "timestamp", "ds", "t", "step", "ts", "day", "year")
 ID_NAMES = ("id", "unique_id", "series", "series_id", "sequence")
+UNNAMED = "the last column that may be"
 TARGET_NAMES = ("target", "y", "label", "class", "value", "output", "ot")
 CLASS_NAMES = ("label", "class", "category", "species", "activity", "state", "diagnosis")
 # A text column with more of them is left out.
@@ -223,7 +224,12 @@ def _decide_target(
             )
         name = min(reversed(usable), key=lambda name: _rank(name, TARGET_NAMES))
         is_named = _rank(name, TARGET_NAMES) < len(TARGET_NAMES)
-        roles.decide("target", [name], "its name" if is_named else "the last column that may be")
+        numbers = [each for each in usable if _is_number(table, each)]
+        is_series = problem is None and "time" in roles.data and not _is_shared(table, name, keys)
+        if is_series and not is_named and numbers:
+            roles.decide("target", numbers[-1:], "the last column of numbers, which have times")
+        else:
+            roles.decide("target", [name], "its name" if is_named else UNNAMED)
     target = roles.data["target"][0]
     if target not in table.cells.column_names:
         guessed: Problem = problem or "forecasting"
@@ -232,13 +238,11 @@ def _decide_target(
         if problem == "labelling" and _is_whole(table, target, roles):
             _decide_classes(table, roles, target)
         return problem, "as you chose"
-    values = pd.Series(columns.texts(table, target))
-    of_sequences = values.groupby(keys).nunique().to_numpy()
-    shared = len(of_sequences) > 1 and bool((of_sequences <= 1).all())
-    count = int(values.nunique())
+    shared = _is_shared(table, target, keys)
+    count = int(pd.Series(columns.texts(table, target)).nunique())
     text = not _is_number(table, target)
     few = count <= MOST_CLASSES and _is_whole(table, target, roles)
-    often = shared and len(of_sequences) >= FEWEST_PER_CLASS * count
+    often = shared and len(np.unique(keys)) >= FEWEST_PER_CLASS * count
     is_class = text or (few and (often or _names_classes(target)))
     if is_class and shared:
         return "classification", f"{target} has {count} values, the same in all rows of a sequence"
@@ -249,6 +253,12 @@ def _decide_target(
     if shared:
         return "regression", f"{target} is a number, the same in all rows of a sequence"
     return "forecasting", f"{target} is a number that changes from row to row"
+
+
+def _is_shared(table: Table, name: str, keys: np.ndarray) -> bool:
+    """Whether a column has one value in all rows of a sequence, and there are several sequences."""
+    counts = pd.Series(columns.texts(table, name)).groupby(keys).nunique().to_numpy()
+    return len(counts) > 1 and bool((counts <= 1).all())
 
 
 def _decide_classes(table: Table, roles: Roles, target: str) -> None:

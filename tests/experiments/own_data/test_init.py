@@ -94,6 +94,14 @@ def test_a_wide_table(init):
     assert config.data.target == ["wind", "sun"]
 
 
+def test_a_series_with_a_text_at_the_end_is_forecast(init):
+    """A weekday changes within the series, and nobody wants it predicted."""
+    days = pd.date_range("2021-01-01", periods=120)
+    table = pd.DataFrame({"day": days, "sales": np.arange(120.0), "weekday": days.day_name()})
+    config, _ = init(table)
+    assert (config.problem, config.data.target) == ("forecasting", ["sales"])
+
+
 def test_the_season_is_the_lag_that_repeats(init):
     steps = np.arange(400)
     value = np.sin(2 * np.pi * steps / 17) + 0.1 * np.random.default_rng(0).normal(size=400)
