@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from scripts.install import requirements
+from scripts.list_slow_tests import LIST, slow_tests
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -83,3 +84,21 @@ def test_the_compiler_for_gpus_is_in_the_version_of_jax():
         for each in PROJECT["optional-dependencies"]["gpu-compiler"]
         if re.match("jax-|jaxlib", each)
     ]
+
+
+def test_the_tests_that_are_listed_as_slow_exist():
+    for line in LIST.read_text().splitlines():
+        path, _, test = line.partition("::")
+        name = re.match(r"\w+", test.rpartition("::")[2] if "[" not in test else test)[0]
+        assert f"def {name}(" in (ROOT / path).read_text(), line
+
+
+def test_a_test_is_slow_with_its_fixtures():
+    durations = """
+    = slowest durations =
+1.00s call     tests/a.py::test_both[x y]
+0.60s setup    tests/a.py::test_both[x y]
+1.40s call     tests/a.py::test_quick
+0.00s teardown tests/a.py::test_quick
+"""
+    assert slow_tests(durations) == {"tests/a.py::test_both[x y]"}

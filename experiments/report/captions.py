@@ -13,6 +13,8 @@ CAPTIONS = {
     "predicted from the first frames alone.",
     "forecasts.png": "Forecasts of three windows of the test split. Gray is what the model has "
     "read, black what followed, colours are the forecasts.",
+    "gaps.png": "Values of the test split that were hidden, and what the model fills in for them; "
+    "gray is what it has read.",
     "gate_activity.png": "Gates while the network reads one test sequence, which is on top. A row "
     "is a unit, sorted by mean activity. Where the update gate is near 1, the unit keeps its "
     "state; where it is near 0, a new state replaces it. Where the reset gate is near 0, the new "

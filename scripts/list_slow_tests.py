@@ -1,0 +1,30 @@
+"""Adds the tests that take long to tests/slow_tests.txt, which `make test` leaves out.
+
+On an otherwise idle machine:
+
+    .venv/bin/python -m pytest -n 2 --dist loadfile -m "not slow" --durations=0 > durations.txt
+    python scripts/list_slow_tests.py durations.txt
+"""
+
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+
+LIST = Path(__file__).parents[1] / "tests" / "slow_tests.txt"
+SECONDS = 1.5
+"""From which on a test, with its fixtures, takes long."""
+
+
+def slow_tests(durations: str) -> set[str]:
+    """Returns the ids of the tests that take long, from what pytest prints with --durations=0."""
+    seconds: Counter[str] = Counter()
+    for took, test in re.findall(r"^([\d.]+)s (?:call|setup|teardown) +(\S.*)$", durations, re.M):
+        seconds[test.strip()] += float(took)
+    return {test for test, took in seconds.items() if took >= SECONDS}
+
+
+if __name__ == "__main__":
+    known = set(LIST.read_text().splitlines()) if LIST.exists() else set()
+    found = slow_tests(Path(sys.argv[1]).read_text())
+    LIST.write_text("".join(f"{test}\n" for test in sorted(known | found)))
