@@ -209,7 +209,7 @@ def test_a_training_is_never_silent_for_long(adding, write_config):
             times.append(time.monotonic())
     assert process.returncode == 0
     text = "".join(lines)
-    stages = ["Loading JAX", "Loading the data", "GRU, 4 units", "Compiling", "Drawing plots"]
+    stages = ["Loading JAX", "Loading the data", "GRU, 4 units", "Compiling", "Testing"]
     assert [text.index(stage) for stage in stages] == sorted(text.index(stage) for stage in stages)
     assert "Next:\n" in text
     assert not re.search("[\r\x1b]", text)
