@@ -65,7 +65,7 @@ def step_of(times: np.ndarray, keys: np.ndarray, steps: np.ndarray) -> tuple[str
 
 def _in_words(step: np.timedelta64) -> str:
     """Returns a step in the largest unit of which it is a multiple."""
-    unit = next(unit for unit in UNITS if step % np.timedelta64(1, unit) == np.timedelta64(0))
+    unit = next(unit for unit in UNITS if step % np.timedelta64(1, unit) == np.timedelta64(0, "ns"))
     return f"{step // np.timedelta64(1, unit)}{UNITS[unit]}"
 
 

@@ -369,9 +369,9 @@ def _grid(config: DataConfig, times: np.ndarray, most: int) -> tuple[np.ndarray 
         )
     begin, end = pd.Timestamp(times[0]), pd.Timestamp(times[-1])
     if begin + most * offset < end:
-        return None, np.timedelta64(0)
+        return None, np.timedelta64(0, "ns")
     grid = pd.date_range(begin, end, freq=offset).to_numpy().astype("datetime64[ns]")
-    return grid, np.timedelta64(0)
+    return grid, np.timedelta64(0, "ns")
 
 
 def number_of(step: str) -> float | None:
