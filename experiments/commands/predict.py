@@ -13,6 +13,7 @@ from experiments.files import check_local
 from experiments.own_data.config import SequencesConfig
 from experiments.own_data.model import Model
 from experiments.own_data.sources import load_source
+from experiments.own_data.written import write_predictions
 from experiments.runs.config_loading import load_config
 from experiments.runs.directory import RunDirectory
 from experiments.runs.run import restore_model
@@ -69,7 +70,8 @@ def main(arguments: list[str]) -> int:
     assert isinstance(model, Model)
     dataset = source.read(described, config.problem, targets=False)
     predictions = model.predict(params, dataset)
-    source.write_predictions(described, dataset, predictions, options.output)
+    write_predictions(described, dataset, predictions, options.output)
     rows = sum(map(len, next(iter(predictions.columns.values()))))
-    print(f"{options.output}: {rows:,} rows for {len(dataset.names):,} sequences.")
+    one = "sequence" if len(dataset.names) == 1 else "sequences"
+    print(f"{options.output}: {rows:,} rows for {len(dataset.names):,} {one}.")
     return 0

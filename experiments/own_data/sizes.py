@@ -28,3 +28,17 @@ def training_settings(examples: int) -> dict[str, Any]:
         "training.eval_every": steps // EVALUATIONS,
         "training.patience": PATIENCE,
     }
+
+
+def token_settings(tokens: int) -> dict[str, Any]:
+    """Returns settings of a config for a text of so many tokens."""
+    window, batch_size = 64, 16
+    while batch_size > 1 and tokens // 2 < 4 * window * batch_size:
+        batch_size //= 2
+    return {
+        **training_settings(tokens // 10),
+        "model.hidden_size": 128,
+        "model.dropout": 0.0 if tokens > 10**6 else 0.2,
+        "window": window if tokens > 4 * window else max(1, tokens // 8),
+        "training.batch_size": batch_size,
+    }

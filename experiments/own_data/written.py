@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.files import write_atomically
+from experiments.own_data.config import DataConfig
 from experiments.own_data.dataset import Dataset
 
 if TYPE_CHECKING:
@@ -15,28 +16,25 @@ if TYPE_CHECKING:
     from experiments.own_data.model import Predictions
 
 
-def write_predictions_csv(
-    dataset: Dataset,
-    predictions: "Predictions",
-    output: Path,
-    *,
-    sequence: str = "sequence",
-    time: str = "time",
+def write_predictions(
+    config: DataConfig, dataset: Dataset, predictions: "Predictions", output: Path
 ) -> None:
     """Writes a row for each sequence, or for each of its steps with the step's number or time.
 
     Args:
+        config: names the columns of the sequence and the time.
         dataset: the sequences.
         predictions: what is predicted of them.
         output: the file.
-        sequence, time: names of the first columns.
     """
     first = next(iter(predictions.columns.values()))
     counts = [len(values) for values in first]
-    table: dict[str, Any] = {sequence: np.repeat(dataset.names, counts)}
+    table: dict[str, Any] = {config.id or "sequence": np.repeat(dataset.names, counts)}
     if predictions.rows != "sequence":
         times = predictions.times or [np.arange(count) for count in counts]
-        table["step" if predictions.times is None else time] = np.concatenate(times)
+        table["step" if predictions.times is None else config.time or "time"] = np.concatenate(
+            times
+        )
     for name, values in predictions.columns.items():
         table[name] = np.concatenate(values)
     text = io.StringIO()

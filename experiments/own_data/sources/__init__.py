@@ -3,7 +3,6 @@
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol, cast
 
 from experiments.errors import UserError
@@ -27,6 +26,22 @@ class Proposal:
     data: Mapping[str, Any]
     settings: Mapping[str, Any] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
+
+
+def chosen_data(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values of `DataConfig` that a user chose."""
+    return {
+        key.removeprefix("data."): value for key, value in chosen.items() if key.startswith("data.")
+    }
+
+
+def chosen_settings(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the other keys that a user chose, but for the problem."""
+    return {
+        key: value
+        for key, value in chosen.items()
+        if key != "problem" and not key.startswith("data.")
+    }
 
 
 class Source(Protocol):
@@ -55,12 +70,6 @@ class Source(Protocol):
         Raises:
             UserError: the file does not fit; names file, column and row.
         """
-        ...
-
-    def write_predictions(
-        self, config: DataConfig, dataset: Dataset, predictions: Any, output: Path, /
-    ) -> None:
-        """Writes what a model predicts of a data set, in the kind of file that users expect."""
         ...
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import scipy.io.wavfile
@@ -10,16 +10,11 @@ import scipy.io.wavfile
 from experiments.datasets.log_mel import BANDS, log_mel
 from experiments.errors import UserError
 from experiments.extras import install_hint
+from experiments.own_data.arrays.folders import folder_dataset, propose_folder
 from experiments.own_data.config import DataConfig, Problem
 from experiments.own_data.dataset import Dataset
 from experiments.own_data.folders import labelled_files
 from experiments.own_data.sources import Proposal
-from experiments.own_data.sources.arrays import folder_dataset, propose_folder
-from experiments.own_data.written import write_predictions_csv
-
-if TYPE_CHECKING:
-    # Imports JAX.
-    from experiments.own_data.model import Predictions
 
 SUFFIXES = (".wav", ".flac")
 SLOWEST = 1000
@@ -70,13 +65,6 @@ def read(config: DataConfig, problem: Problem, /, *, targets: bool = True) -> Da
     names = [f"mel {band} at {first_rate} Hz" for band in range(BANDS)]
     note = f"They take {seconds / 60:.1f} minutes at {first_rate} Hz; a step is 10 ms of 40 bands."
     return folder_dataset(files, sequences, names, config, problem, targets=targets, notes=(note,))
-
-
-def write_predictions(
-    config: DataConfig, dataset: Dataset, predictions: "Predictions", output: Path, /
-) -> None:
-    """Writes a .csv file; see :func:`write_predictions_csv`."""
-    write_predictions_csv(dataset, predictions, output)
 
 
 def read_samples(path: Path) -> tuple[np.ndarray, int]:

@@ -1,7 +1,7 @@
 """A function of one's own, `my_package.my_data:load`, found from the working directory.
 
 It takes no arguments, or the keyword `targets`, and returns a
-:class:`experiments.own_data.dataset.Dataset`, or a dict of arrays as in `sources/arrays.py`.
+:class:`experiments.own_data.dataset.Dataset`, or a dict of arrays as in `arrays/sequences.py`.
 """
 
 import importlib
@@ -9,20 +9,15 @@ import inspect as signatures
 import os
 import sys
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from experiments.errors import UserError
+from experiments.own_data.arrays.guesses import propose
+from experiments.own_data.arrays.sequences import dataset_of
 from experiments.own_data.config import DataConfig, Problem
 from experiments.own_data.dataset import Dataset
 from experiments.own_data.sizes import training_settings
-from experiments.own_data.sources import Proposal
-from experiments.own_data.sources.arrays import dataset_of, propose
-from experiments.own_data.written import write_predictions_csv
-
-if TYPE_CHECKING:
-    # Imports JAX.
-    from experiments.own_data.model import Predictions
+from experiments.own_data.sources import Proposal, chosen_data, chosen_settings
 
 
 def inspect(path: str, chosen: Mapping[str, Any], /) -> Proposal:
@@ -30,8 +25,8 @@ def inspect(path: str, chosen: Mapping[str, Any], /) -> Proposal:
     loaded = call(path, targets=True)
     if not isinstance(loaded, Dataset):
         return propose(path, chosen, loaded)
-    settings = {key: value for key, value in chosen.items() if not key.startswith(("data.", "pro"))}
-    data = {key[5:]: value for key, value in chosen.items() if key.startswith("data.")}
+    settings = chosen_settings(chosen)
+    data = chosen_data(chosen)
     return Proposal(
         chosen.get("problem", _problem_of(loaded, path)),
         {"split": "file" if loaded.split else "sequence", **data},
@@ -46,13 +41,6 @@ def read(config: DataConfig, problem: Problem, /, *, targets: bool = True) -> Da
     if isinstance(loaded, Dataset):
         return loaded
     return dataset_of(loaded, config, problem, targets=targets)
-
-
-def write_predictions(
-    config: DataConfig, dataset: Dataset, predictions: "Predictions", output: Path, /
-) -> None:
-    """Writes a .csv file; see :func:`write_predictions_csv`."""
-    write_predictions_csv(dataset, predictions, output)
 
 
 def call(path: str, *, targets: bool) -> Dataset | dict[str, Any]:

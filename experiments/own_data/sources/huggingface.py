@@ -3,28 +3,18 @@
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from experiments.errors import UserError
+from experiments.own_data.arrays.guesses import propose
+from experiments.own_data.arrays.sequences import NAMES, SPLIT, TARGET, dataset_of
 from experiments.own_data.config import DataConfig, Problem
 from experiments.own_data.dataset import Dataset, Feature
 from experiments.own_data.folders import SPLIT_NAMES
-from experiments.own_data.sources import Proposal
-from experiments.own_data.sources.arrays import (
-    NAMES,
-    SPLIT,
-    TARGET,
-    dataset_of,
-    propose,
-    token_settings,
-)
-from experiments.own_data.written import write_predictions_csv
-
-if TYPE_CHECKING:
-    # Imports JAX.
-    from experiments.own_data.model import Predictions
+from experiments.own_data.sizes import token_settings
+from experiments.own_data.sources import Proposal, chosen_data, chosen_settings
 
 # Not every environment that checks types has it.
 datasets: Any = importlib.import_module("datasets")
@@ -45,7 +35,7 @@ def inspect(path: str, chosen: Mapping[str, Any], /) -> Proposal:
         problem: Any = "next-token"
         chosen = {"data.inputs": texts[:1], "problem": problem, **chosen}
     chosen = {"data.target": target, **chosen}
-    config = DataConfig(path=path, **{k[5:]: v for k, v in chosen.items() if k.startswith("data.")})
+    config = DataConfig(path=path, **chosen_data(chosen))
     arrays = _arrays(parts, config, targets=True)
     if chosen.get("problem") == "next-token" and isinstance(arrays, Dataset):
         return _propose_text(arrays, chosen)
@@ -61,13 +51,6 @@ def read(config: DataConfig, problem: Problem, /, *, targets: bool = True) -> Da
     if isinstance(arrays, Dataset):
         return arrays
     return dataset_of(arrays, config, problem, targets=targets)
-
-
-def write_predictions(
-    config: DataConfig, dataset: Dataset, predictions: "Predictions", output: Path, /
-) -> None:
-    """Writes a .csv file; see :func:`write_predictions_csv`."""
-    write_predictions_csv(dataset, predictions, output)
 
 
 def load(path: str) -> dict[str, Any]:
@@ -168,9 +151,9 @@ def _of_texts(texts: list[str], of_split: list[str], parts: int, column: str, pa
 
 def _propose_text(dataset: Dataset, chosen: Mapping[str, Any]) -> Proposal:
     characters = sum(map(len, dataset.inputs))
-    data = {key[5:]: value for key, value in chosen.items() if key.startswith("data.")}
+    data = chosen_data(chosen)
     data.setdefault("split", "file" if dataset.split else "sequence")
-    settings = {key: value for key, value in chosen.items() if not key.startswith(("data.", "pro"))}
+    settings = chosen_settings(chosen)
     return Proposal(
         "next-token",
         data,

@@ -3,7 +3,7 @@
 import gzip
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -11,13 +11,8 @@ from experiments.errors import UserError
 from experiments.files import read_bytes
 from experiments.own_data.config import DataConfig, Problem
 from experiments.own_data.dataset import Dataset, Feature
-from experiments.own_data.sources import Proposal
-from experiments.own_data.sources.arrays import token_settings
-from experiments.own_data.written import write_predictions_csv
-
-if TYPE_CHECKING:
-    # Imports JAX.
-    from experiments.own_data.model import Predictions
+from experiments.own_data.sizes import token_settings
+from experiments.own_data.sources import Proposal, chosen_data, chosen_settings
 
 SUFFIXES = (".txt", ".md", ".txt.gz")
 LARGEST = 64 * 2**20
@@ -34,11 +29,11 @@ def inspect(path: str, chosen: Mapping[str, Any], /) -> Proposal:
     if characters < SHORTEST:
         raise UserError(f"{path} has {characters} characters, but should have {SHORTEST} or more.")
     many = len(texts) > 20
-    data = {key[5:]: value for key, value in chosen.items() if key.startswith("data.")}
+    data = chosen_data(chosen)
     data.setdefault("split", "sequence" if many else "time")
     # One in ten is enough to tell models apart.
     data |= {"validation": 0.05, "test": 0.05} if characters > 10**5 else {}
-    settings = {key: value for key, value in chosen.items() if not key.startswith(("data.", "pro"))}
+    settings = chosen_settings(chosen)
     how = "whole texts are divided" if many else "the end of each text is for validation and test"
     return Proposal(
         "next-token",
@@ -71,13 +66,6 @@ def read(config: DataConfig, problem: Problem, /, *, targets: bool = True) -> Da
         inputs=tuple(inputs),
         notes=(f"{len(texts):,} texts of {characters:,} characters in {config.path}.",),
     )
-
-
-def write_predictions(
-    config: DataConfig, dataset: Dataset, predictions: "Predictions", output: Path, /
-) -> None:
-    """Writes a .csv file; see :func:`write_predictions_csv`."""
-    write_predictions_csv(dataset, predictions, output)
 
 
 def _check_problem(problem: Problem, path: str) -> None:

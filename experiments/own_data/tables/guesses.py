@@ -1,7 +1,6 @@
 """What a table is likely to hold: its columns' roles, the problem, and a config for it."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,19 +11,30 @@ from experiments.errors import UserError
 from experiments.own_data.config import DataConfig, Problem
 from experiments.own_data.dataset import Dataset
 from experiments.own_data.sizes import training_settings
-from experiments.own_data.sources import Proposal
+from experiments.own_data.sources import Proposal, chosen_data, chosen_settings
 from experiments.own_data.tables import columns, seasons
 from experiments.own_data.tables.files import Table, read_tables
+from experiments.own_data.tables.roles import (
+    ID_NAMES,
+    Roles,
+    first,
+    is_mixed,
+    is_number,
+    is_shared,
+    is_whole,
+    looks_like_id,
+    mostly_numbers,
+    names_classes,
+    rank,
+)
 from experiments.own_data.tables.sequences import FEATURES_AS_TARGETS, SPLITS, sequences
 
 # Its functions are made when it is imported.
 pc: Any = pyarrow.compute
 
 TIME_NAMES = ("time", "date", "datetime", "timestamp", "ds", "t", "step", "ts", "day", "year")
-ID_NAMES = ("id", "unique_id", "series", "series_id", "sequence")
 UNNAMED = "the last column that may be"
 TARGET_NAMES = ("target", "y", "label", "class", "value", "output", "ot")
-CLASS_NAMES = ("label", "class", "category", "species", "activity", "state", "diagnosis")
 # A text column with more of them is left out.
 MOST_CATEGORIES = 50
 # A column of numbers with more of them is no class.
@@ -40,29 +50,9 @@ DESCRIBED = 30
 WINDOW, GAP = 48, 12
 
 
-@dataclass
-class Roles:
-    """The columns' roles, and why.
-
-    Attributes:
-        data: values of `DataConfig`.
-        reasons: by dotted name of the config, why.
-    """
-
-    data: dict[str, Any]
-    reasons: dict[str, str]
-
-    def decide(self, key: str, value: Any, reason: str) -> None:
-        """Decides on a value, unless it was chosen already."""
-        name = f"data.{key}"
-        if key not in self.data:
-            self.data[key] = value
-            self.reasons[name] = reason
-
-
 def propose(path: str, chosen: Mapping[str, Any]) -> Proposal:
     """Proposes a config for a table; see :class:`experiments.own_data.sources.Source`."""
-    data = {key[5:]: value for key, value in chosen.items() if key.startswith("data.")}
+    data = chosen_data(chosen)
     roles = Roles({"path": path, **data}, {f"data.{key}": "as you chose" for key in data})
     table = read_tables(path, data.get("separator"))
     for key in ("id", "time"):
@@ -90,9 +80,7 @@ def propose(path: str, chosen: Mapping[str, Any]) -> Proposal:
         settings = {"window": min(longest, WINDOW), "model.bidirectional": True}
         reasons["model.bidirectional"] = "what comes after a gap is known, too"
     settings |= training_settings(_count_examples(dataset, problem, settings))
-    settings |= {
-        key: value for key, value in chosen.items() if not key.startswith(("data.", "problem"))
-    }
+    settings |= chosen_settings(chosen)
     reasons["data"] = f"Columns: {'; '.join(_described(table, roles))}"
     reasons["data.path"] = _summary(table, dataset)
     return Proposal(problem, kept, settings, reasons)
@@ -124,14 +112,12 @@ def _decide_time(table: Table, roles: Roles) -> None:
     free = [name for name in table.cells.column_names if name not in taken]
     written = [name for name in free if columns.looks_like_times(table, name)]
     if written:
-        name = min(written, key=lambda name: _rank(name, TIME_NAMES))
-        return roles.decide("time", name, f"its cells are times such as {_first(table, name)}")
+        name = min(written, key=lambda name: rank(name, TIME_NAMES))
+        return roles.decide("time", name, f"its cells are times such as {first(table, name)}")
     counted = [
-        name
-        for name in free
-        if _rank(name, TIME_NAMES) < len(TIME_NAMES) and _is_number(table, name)
+        name for name in free if rank(name, TIME_NAMES) < len(TIME_NAMES) and is_number(table, name)
     ]
-    for name in sorted(counted, key=lambda name: _rank(name, TIME_NAMES)):
+    for name in sorted(counted, key=lambda name: rank(name, TIME_NAMES)):
         values = columns.numbers(table, name, roles.data.get("decimal", "."))
         if not np.isnan(values).any() and len(np.unique(values)) > 2:
             return roles.decide("time", name, "its name, and its cells are numbers")
@@ -145,15 +131,15 @@ def _decide_id(table: Table, roles: Roles) -> None:
     taken = {roles.data.get("time"), *roles.data.get("target", [])}
     free = [name for name in table.cells.column_names if name not in taken]
     named = sorted(
-        (name for name in free if _looks_like_id(name)), key=lambda name: _rank(name, ID_NAMES)
+        (name for name in free if looks_like_id(name)), key=lambda name: rank(name, ID_NAMES)
     )
     time = roles.data.get("time")
     times = None if time is None else columns.times(table, time)
     if times is not None and len(np.unique(times)) < len(times):
         texts = [
-            name for name in free if columns.is_text(table, name) and not _is_number(table, name)
+            name for name in free if columns.is_text(table, name) and not is_number(table, name)
         ]
-        whole = [name for name in free if _is_whole(table, name, roles)]
+        whole = [name for name in free if is_whole(table, name, roles)]
         for name in dict.fromkeys([*named, *texts, *whole]):
             keys, found = pd.factorize(columns.texts(table, name))
             pairs = pd.DataFrame({"key": keys, "time": times})
@@ -177,7 +163,7 @@ def _is_in_blocks(table: Table, name: str, roles: Roles) -> bool:
     """Whether each value of a column is in one run of two rows or more."""
     if columns.missing_mask(table, name).any():
         return False
-    if _is_number(table, name) and not _is_whole(table, name, roles):
+    if is_number(table, name) and not is_whole(table, name, roles):
         return False
     keys, found = pd.factorize(columns.texts(table, name))
     runs = 1 + int(np.count_nonzero(np.diff(keys)))
@@ -190,7 +176,7 @@ def _decide_counter(table: Table, roles: Roles, keys: np.ndarray) -> None:
     if "time" in roles.data or roles.data.get("id") is None:
         return
     for name in table.cells.column_names:
-        if name in taken or not _is_whole(table, name, roles):
+        if name in taken or not is_whole(table, name, roles):
             continue
         values = columns.numbers(table, name, roles.data.get("decimal", "."))
         order = np.lexsort((values, keys))
@@ -222,10 +208,10 @@ def _decide_target(
                 f"{table}: no column can be the target of {problem or 'a problem'}. The columns "
                 f"are {', '.join(table.cells.column_names)}."
             )
-        name = min(reversed(usable), key=lambda name: _rank(name, TARGET_NAMES))
-        is_named = _rank(name, TARGET_NAMES) < len(TARGET_NAMES)
-        numbers = [each for each in usable if _is_number(table, each)]
-        is_series = problem is None and "time" in roles.data and not _is_shared(table, name, keys)
+        name = min(reversed(usable), key=lambda name: rank(name, TARGET_NAMES))
+        is_named = rank(name, TARGET_NAMES) < len(TARGET_NAMES)
+        numbers = [each for each in usable if is_number(table, each)]
+        is_series = problem is None and "time" in roles.data and not is_shared(table, name, keys)
         if is_series and not is_named and numbers:
             roles.decide("target", numbers[-1:], "the last column of numbers, which have times")
         else:
@@ -235,15 +221,15 @@ def _decide_target(
         guessed: Problem = problem or "forecasting"
         sequences(table, DataConfig(**roles.data), guessed, targets=True)
     if problem is not None:
-        if problem == "labelling" and _is_whole(table, target, roles):
+        if problem == "labelling" and is_whole(table, target, roles):
             _decide_classes(table, roles, target)
         return problem, "as you chose"
-    shared = _is_shared(table, target, keys)
+    shared = is_shared(table, target, keys)
     count = int(pd.Series(columns.texts(table, target)).nunique())
-    text = not _is_number(table, target)
-    few = count <= MOST_CLASSES and _is_whole(table, target, roles)
+    text = not is_number(table, target)
+    few = count <= MOST_CLASSES and is_whole(table, target, roles)
     often = shared and len(np.unique(keys)) >= FEWEST_PER_CLASS * count
-    is_class = text or (few and (often or _names_classes(target)))
+    is_class = text or (few and (often or names_classes(target)))
     if is_class and shared:
         return "classification", f"{target} has {count} values, the same in all rows of a sequence"
     if is_class:
@@ -255,12 +241,6 @@ def _decide_target(
     return "forecasting", f"{target} is a number that changes from row to row"
 
 
-def _is_shared(table: Table, name: str, keys: np.ndarray) -> bool:
-    """Whether a column has one value in all rows of a sequence, and there are several sequences."""
-    counts = pd.Series(columns.texts(table, name)).groupby(keys).nunique().to_numpy()
-    return len(counts) > 1 and bool((counts <= 1).all())
-
-
 def _decide_classes(table: Table, roles: Roles, target: str) -> None:
     roles.decide("categories", [target], f"the numbers of {target} name classes")
 
@@ -268,7 +248,7 @@ def _decide_classes(table: Table, roles: Roles, target: str) -> None:
 def _decide_inputs(table: Table, roles: Roles, problem: Problem) -> None:
     taken = {roles.data.get("time"), roles.data.get("id"), *roles.data.get("target", [])}
     free = [name for name in table.cells.column_names if name not in taken]
-    mixed = [name for name in free if _is_mixed(table, name, roles)]
+    mixed = [name for name in free if is_mixed(table, name, roles)]
     if mixed:
         named = [*roles.data.get("categories", []), *mixed]
         if "categories" not in roles.data or "data.categories" not in roles.reasons:
@@ -302,17 +282,17 @@ def _why_left_out(table: Table, name: str, roles: Roles) -> str | None:
         return f"is missing in {missing:.0%} of the rows"
     present = table.cells[name].drop_null()
     if pc.count_distinct(present).as_py() == 1:
-        return f"is {_first(table, name)} in every row"
+        return f"is {first(table, name)} in every row"
     if columns.is_time(table, name) or columns.looks_like_times(table, name):
         return "holds times, too"
-    if _is_number(table, name) and name not in roles.data.get("categories", []):
+    if is_number(table, name) and name not in roles.data.get("categories", []):
         if name.startswith("column ") or name.lower() == "index":
             values = columns.numbers(table, name, roles.data.get("decimal", "."))
             if np.array_equal(values - values[0], np.arange(len(values))):
                 return "counts the rows"
         return None
     count = pc.count_distinct(present).as_py()
-    if count > MOST_CATEGORIES and not _mostly_numbers(table, name, roles):
+    if count > MOST_CATEGORIES and not mostly_numbers(table, name, roles):
         return f"has {count:,} different texts"
     return None
 
@@ -391,7 +371,7 @@ def _described(table: Table, roles: Roles) -> Iterable[str]:
         count = pc.count_distinct(present).as_py()
         if role == "time" or columns.looks_like_times(table, name):
             kind = "times"
-        elif _mostly_numbers(table, name, roles) and role != "id":
+        elif mostly_numbers(table, name, roles) and role != "id":
             values = columns.numbers(table, name, decimal)
             kind = f"numbers from {np.nanmin(values):g} to {np.nanmax(values):g}"
         else:
@@ -406,54 +386,4 @@ def _described(table: Table, roles: Roles) -> Iterable[str]:
 def _may_be(table: Table, name: str, problem: Problem | None) -> bool:
     if columns.looks_like_times(table, name):
         return False
-    return problem in (None, "classification", "labelling") or _is_number(table, name)
-
-
-def _is_number(table: Table, name: str) -> bool:
-    """Whether most of a column's cells are numbers, with either decimal mark."""
-    present = (~columns.missing_mask(table, name)).sum()
-    counts = [columns.number_mask(table, name, decimal).sum() for decimal in ".,"]
-    return bool(present) and max(counts) > present / 2
-
-
-def _mostly_numbers(table: Table, name: str, roles: Roles) -> bool:
-    decimal = roles.data.get("decimal", ".")
-    present = (~columns.missing_mask(table, name)).sum()
-    return columns.number_mask(table, name, decimal).sum() > present / 2
-
-
-def _is_mixed(table: Table, name: str, roles: Roles) -> bool:
-    """Whether some cells of a column are numbers, but fewer than half."""
-    decimal = roles.data.get("decimal", ".")
-    some = bool(columns.number_mask(table, name, decimal).any())
-    return columns.is_text(table, name) and some and not _mostly_numbers(table, name, roles)
-
-
-def _is_whole(table: Table, name: str, roles: Roles) -> bool:
-    if not _is_number(table, name):
-        return False
-    mask = columns.number_mask(table, name, roles.data.get("decimal", "."))
-    if not (mask | columns.missing_mask(table, name)).all():
-        return False
-    values = columns.numbers(table, name, roles.data.get("decimal", "."))
-    return bool(np.all(np.isnan(values) | (values % 1 == 0)))
-
-
-def _names_classes(name: str) -> bool:
-    return any(word in name.lower() for word in (*CLASS_NAMES, "target")) or name.lower() == "y"
-
-
-def _looks_like_id(name: str) -> bool:
-    lowered = name.lower()
-    return lowered in ID_NAMES or lowered.endswith(("_id", " id", "-id")) or name.endswith("Id")
-
-
-def _rank(name: str, known: Iterable[str]) -> int:
-    """Returns a name's place among known names; their number if it is none of them."""
-    names = list(known)
-    return names.index(name.lower()) if name.lower() in names else len(names)
-
-
-def _first(table: Table, name: str) -> str:
-    present = table.cells[name].drop_null()
-    return str(present[0]) if len(present) else "missing"
+    return problem in (None, "classification", "labelling") or is_number(table, name)

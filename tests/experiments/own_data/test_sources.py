@@ -15,6 +15,7 @@ from experiments.errors import UserError
 from experiments.own_data.config import DataConfig
 from experiments.own_data.model import Predictions
 from experiments.own_data.sources import audio, load_source
+from experiments.own_data.written import write_predictions
 
 RNG = np.random.default_rng(0)
 LENGTHS = np.array([3, 5, 2])
@@ -471,7 +472,7 @@ def test_folders_that_datasets_writes(workplace):
 def test_predictions_are_a_table(workplace):
     dataset = read(write("a.npz", {"x": STEPS, "lengths": LENGTHS}), targets=False)
     columns = {"y": tuple(np.arange(length) / 2 for length in LENGTHS)}
-    load_source("arrays").write_predictions(
+    write_predictions(
         DataConfig(path="a.npz"), dataset, Predictions(columns, "step"), workplace / "out.csv"
     )
     lines = (workplace / "out.csv").read_text().splitlines()

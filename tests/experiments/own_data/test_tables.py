@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from experiments.own_data.sources import table
+from experiments.own_data.written import write_predictions
 from tests.experiments.own_data.tables import HOUR, data_config, meters
 
 
@@ -198,7 +199,7 @@ def test_predictions_are_a_table(rows, tmp_path):
     values = tuple(np.float32([0.1, np.nan, place]) for place in range(len(times)))
     config = data_config(tmp_path / "a.csv")
     output = tmp_path / "out.csv"
-    table.write_predictions(config, dataset, Predictions({"load": values}, times), output)
+    write_predictions(config, dataset, Predictions({"load": values}, times), output)
     written = pd.read_csv(output, parse_dates=["when"])
     assert written.columns.tolist() == ["meter", "when", "load"]
     assert written.meter.tolist() == np.repeat(dataset.names, 3).tolist()
