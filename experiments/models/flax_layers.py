@@ -63,7 +63,7 @@ class FlaxLayers(nnx.Module):
 
 @contextlib.contextmanager
 def use_flax_layers() -> Iterator[None]:
-    """Networks of GRUs that are built within have Flax's layers; unidirectional, no DropConnect."""
+    """Networks of GRUs that are built within have Flax's layers; one direction."""
 
     def layers(
         config: ModelConfig, in_features: int, *, bidirectional: bool = False, rngs: nnx.Rngs

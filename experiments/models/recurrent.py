@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -17,6 +18,8 @@ from gru_jax.cells import CELLS
 from gru_jax.dropout import dropout
 
 Readout = Literal["every step", "last step"]
+RECURRENT_WEIGHTS = re.compile(r"\['w_h'\]|\['dense_h'\]\['kernel'\]")
+"""Paths of recurrent weights, in our cells and in Flax's GRU."""
 CELL_OPTIONS = ("reset", "chrono_bias")
 """Fields of a model's config that not every cell has."""
 
@@ -100,7 +103,7 @@ class Network:
         keys = jax.random.split(key, len(leaves))
 
         def drop(path: jax.tree_util.KeyPath, leaf: jax.Array, key: jax.Array) -> jax.Array:
-            recurrent = "['w_h']" in jax.tree_util.keystr(path)
+            recurrent = RECURRENT_WEIGHTS.search(jax.tree_util.keystr(path)) is not None
             return dropout(key, leaf, self.dropconnect) if recurrent else leaf
 
         dropped = [drop(path, leaf, key) for (path, leaf), key in zip(leaves, keys, strict=True)]

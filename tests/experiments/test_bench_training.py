@@ -1,5 +1,6 @@
 """Training runs of the benchmark for GPUs, here on a CPU."""
 
+import contextlib
 import gzip
 import json
 
@@ -9,6 +10,7 @@ import pytest
 import yaml
 from flax import nnx
 
+from experiments.bench import music
 from experiments.bench.gpu import training
 from experiments.config import ModelConfig
 from experiments.models.flax_layers import use_flax_layers
@@ -48,6 +50,29 @@ def test_dropout_depends_on_the_key(flax_network):
     )
     assert not jnp.allclose(a, b)
     assert jnp.array_equal(a, again)
+
+
+def test_dropconnect_zeroes_the_same_weights_of_either_library():
+    model = ModelConfig(hidden_size=4, dropconnect=0.5)
+    for is_flax in (False, True):
+        with use_flax_layers() if is_flax else contextlib.nullcontext():
+            network = build_network(model, 3, 2, readout="every step", seed=0)
+        dropped = network.drop_recurrent_weights(network.params, jax.random.key(0))
+        changed = {
+            jax.tree_util.keystr(path)
+            for (path, new), old in zip(
+                jax.tree.leaves_with_path(dropped), jax.tree.leaves(network.params), strict=True
+            )
+            if not jnp.array_equal(new, old)
+        }
+        (path,) = changed
+        assert ("dense_h" if is_flax else "w_h") in path
+
+
+@pytest.mark.slow
+def test_a_train_step_of_music_is_timed_with_either_library(published_data):
+    times = music.time_training(published_data, 0.1)
+    assert times.keys() == {"gru_jax", "nnx.RNN(nnx.GRUCell)"}
 
 
 def write_trace(folder, events):

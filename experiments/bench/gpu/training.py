@@ -61,10 +61,6 @@ def _train(name: str, layers: str, deadline: float) -> dict[str, Any]:
     config = load_config(find_config(name))
     expected = expected_metrics(config) or {}
     with use_flax_layers() if layers == FLAX else contextlib.nullcontext():
-        if layers == FLAX:
-            # nnx.RNN has no counterpart.
-            model = config.model.model_copy(update={"dropconnect": 0.0})
-            config = config.model_copy(update={"model": model})
         task = build_task(config, default_data_dir())
         optimizer = make_optimizer(config, task)
         state = training.TrainState.create(task.params, optimizer, task.carry)
@@ -163,6 +159,6 @@ def to_markdown(result: Mapping[str, Any]) -> str:
         f"{result['git_revision'][:10]}, by `{result['command']}`. Training with seed 0, from the "
         "compilation to the last evaluation. A run that is cut off has fewer steps, and its test "
         "metrics are not those of a whole one. Device busy: the share of "
-        f"{TRACED} traced steps in which the device ran something. With flax.nnx.RNN there is no "
-        f"DropConnect.\n\n{markdown_table(header, rows)}\n"
+        f"{TRACED} traced steps in which the device ran something.\n\n"
+        f"{markdown_table(header, rows)}\n"
     )

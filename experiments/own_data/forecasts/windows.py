@@ -1,34 +1,18 @@
 """Windows of sequences: steps of input, and the steps after them that are to be forecast."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 from experiments.errors import UserError
+from experiments.own_data.batch import Batch
 from experiments.own_data.config import SequencesConfig
 from experiments.own_data.dataset import Dataset
 from experiments.own_data.encoding import Encoding
 from experiments.own_data.splits import PARTS, Part, Splits
-from experiments.typing import Array
 
 # Windows of an evaluation, evenly spaced among all.
 MOST_WINDOWS = {"validation": 4_000, "test": 20_000}
-
-
-class Batch(NamedTuple):
-    """Windows in the data's own units, NaN where a value is missing.
-
-    Attributes:
-        inputs: (N, steps, F), the steps of the window, and of the horizon if features are known
-            ahead, float32.
-        targets: (N, horizon, K), float32.
-        deviation: (N, K), the targets' deviation in the training part: the unit of the loss.
-    """
-
-    inputs: Array
-    targets: Array
-    deviation: Array
 
 
 @dataclass(frozen=True)

@@ -1,35 +1,20 @@
 """Windows of sequences in which known values are hidden, for a network to find."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 from experiments.errors import UserError
+from experiments.own_data.batch import Batch
 from experiments.own_data.config import SequencesConfig
 from experiments.own_data.dataset import Dataset
 from experiments.own_data.encoding import Encoding
 from experiments.own_data.splits import PARTS, Part, Splits
-from experiments.typing import Array
 
 # Of the known values of a window.
 HIDDEN = 0.2
 # Steps in a row that are hidden in half of the windows.
 RUN = 3
-
-
-class Batch(NamedTuple):
-    """Windows in the data's own units, NaN where a value is missing.
-
-    Attributes:
-        inputs: (N, window, F), float32, without the hidden values.
-        targets: (N, window, K), float32, the hidden values only.
-        deviation: (N, K), the numbers' deviation in the training part: the unit of the loss.
-    """
-
-    inputs: Array
-    targets: Array
-    deviation: Array
 
 
 @dataclass(frozen=True)

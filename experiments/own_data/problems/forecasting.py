@@ -14,13 +14,14 @@ from experiments.batches import shuffled_batches
 from experiments.errors import UserError
 from experiments.export_spec import ExportSpec, make_export_spec
 from experiments.models.recurrent import Network, build_network
+from experiments.own_data.batch import Batch, number_of_targets
 from experiments.own_data.config import SequencesConfig
 from experiments.own_data.dataset import Dataset
 from experiments.own_data.encoding import Encoding, fit_encoding
 from experiments.own_data.forecasts import baselines
 from experiments.own_data.forecasts.horizons import future_times, last_window
 from experiments.own_data.forecasts.serving import Forecast
-from experiments.own_data.forecasts.windows import MOST_WINDOWS, Batch, Windows, make_windows
+from experiments.own_data.forecasts.windows import MOST_WINDOWS, Windows, make_windows
 from experiments.own_data.metrics import metric_labels, number_metrics, plain
 from experiments.own_data.model import Model, Predictions
 from experiments.own_data.splits import Part, split_dataset
@@ -71,7 +72,7 @@ def build(config: SequencesConfig, dataset: Dataset, /) -> Task:
         is_given = ~jnp.isnan(batch.targets)
         missed = jnp.where(is_given, forecasts - jnp.where(is_given, batch.targets, 0), 0)
         squares = jnp.square(missed / jnp.asarray(batch.deviation)[:, None])
-        return squares.sum() / _weight(batch).astype(squares.dtype), {}
+        return squares.sum() / number_of_targets(batch).astype(squares.dtype), {}
 
     def forecasts(params: Params, part: Part, chosen: np.ndarray) -> np.ndarray:
         found = [
@@ -113,7 +114,7 @@ def build(config: SequencesConfig, dataset: Dataset, /) -> Task:
         monitor="scaled_mse",
         baselines=lambda: _baselines(config, windows, pre_post),
         plot=plot,
-        batch_weight=_weight,
+        batch_weight=number_of_targets,
         export_spec=_export_spec(network, pre_post),
         data=DataRecord(
             (*dataset.notes, splits.sentence, _sentence(config, windows)),
@@ -168,7 +169,7 @@ def restore(config: SequencesConfig, record: Mapping[str, Any], where: str, /) -
         params=network.params,
         predict=predict,
         export_spec=_export_spec(network, pre_post),
-        batch_weight=_weight,
+        batch_weight=number_of_targets,
     )
 
 
@@ -235,10 +236,6 @@ def _export_spec(network: Network, pre_post: Forecast) -> ExportSpec:
         ("batch", pre_post.steps, len(pre_post.encoding.features)),
         ("batch", pre_post.horizon, pre_post.num_targets),
     )
-
-
-def _weight(batch: Batch) -> jax.Array:
-    return jnp.sum(~jnp.isnan(jnp.asarray(batch.targets)))
 
 
 def _pieces(chosen: np.ndarray) -> Iterator[np.ndarray]:

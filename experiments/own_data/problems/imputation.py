@@ -13,11 +13,12 @@ from experiments.batches import shuffled_batches
 from experiments.errors import UserError
 from experiments.export_spec import ExportSpec, make_export_spec
 from experiments.models.recurrent import Network, build_network
+from experiments.own_data.batch import Batch, number_of_targets
 from experiments.own_data.config import SequencesConfig
 from experiments.own_data.dataset import Dataset
 from experiments.own_data.encoding import Encoding, fit_encoding
 from experiments.own_data.gaps.serving import FillGaps
-from experiments.own_data.gaps.windows import HIDDEN, RUN, Batch, Windows, make_windows
+from experiments.own_data.gaps.windows import HIDDEN, RUN, Windows, make_windows
 from experiments.own_data.metrics import metric_labels, number_metrics, plain
 from experiments.own_data.model import Model, Predictions
 from experiments.own_data.splits import PARTS, Part, split_dataset
@@ -58,7 +59,7 @@ def build(config: SequencesConfig, dataset: Dataset, /) -> Task:
         missed = jnp.where(is_target, filled - jnp.where(is_target, batch.targets, 0), 0)
         squares = jnp.square(missed / jnp.asarray(batch.deviation)[:, None])
         # A batch may have nothing to hide.
-        return squares.sum() / jnp.maximum(_weight(batch), 1).astype(squares.dtype), {}
+        return squares.sum() / jnp.maximum(number_of_targets(batch), 1).astype(squares.dtype), {}
 
     def all_of(part: Part) -> Batch:
         every = np.arange(len(windows.starts[part]))
@@ -104,7 +105,7 @@ def build(config: SequencesConfig, dataset: Dataset, /) -> Task:
         monitor="scaled_mse",
         baselines=baselines,
         plot=plot,
-        batch_weight=_weight,
+        batch_weight=number_of_targets,
         export_spec=_export_spec(network, pre_post),
         data=DataRecord(
             (*dataset.notes, splits.sentence, _sentence(windows, names)),
@@ -141,7 +142,7 @@ def restore(config: SequencesConfig, record: Mapping[str, Any], where: str, /) -
         params=network.params,
         predict=predict,
         export_spec=_export_spec(network, pre_post),
-        batch_weight=_weight,
+        batch_weight=number_of_targets,
     )
 
 
@@ -245,10 +246,6 @@ def _export_spec(network: Network, pre_post: FillGaps) -> ExportSpec:
         ("batch", pre_post.window, len(pre_post.numbers)),
         streams=False,
     )
-
-
-def _weight(batch: Batch) -> jax.Array:
-    return jnp.sum(~jnp.isnan(jnp.asarray(batch.targets)))
 
 
 def _pieces(count: int) -> Iterator[slice]:

@@ -66,15 +66,15 @@ def reordered(dataset: Dataset, order: np.ndarray) -> Dataset:
 
 
 def texts(number: int = 12, length: int = 120, *, ids: bool = False, seed: int = 0) -> Dataset:
-    """Texts in which a letter is mostly followed by the next one; or such ids."""
+    """Texts in which a character is mostly followed by the next one; or such ids."""
     rng = np.random.default_rng(seed)
-    letters = tuple("abcdefgh")
+    characters = tuple("abcdefgh")
     inputs = []
     for _ in range(number):
         steps = np.where(rng.random(length) < 0.8, 1, rng.integers(8, size=length))
         inputs.append((np.cumsum(steps) % 8)[:, None].astype(float))
     return Dataset(
-        features=(Feature("letter", None if ids else letters),),
+        features=(Feature("character", None if ids else characters),),
         names=tuple(f"text {index:02}" for index in range(number)),
         inputs=tuple(inputs),
     )

@@ -200,8 +200,8 @@ def test_unknown_characters_are_of_their_own_class():
     task = build("next-token", CASES["next-token"])
     model = restore("next-token", task)
     dataset = CASES["next-token"]
-    letters = (*dataset.features[0].categories, "é")
-    feature = dataclasses.replace(dataset.features[0], categories=letters)
+    characters = (*dataset.features[0].categories, "é")
+    feature = dataclasses.replace(dataset.features[0], categories=characters)
     inputs = (np.array([[0.0], [8.0], [1.0]]),)
     new = dataclasses.replace(dataset, features=(feature,), names=("new",), inputs=inputs)
     predictions = model.predict(task.params, new)
@@ -213,12 +213,12 @@ def test_unknown_characters_are_of_their_own_class():
 def test_pieces_of_words():
     pytest.importorskip("sentencepiece")
     words = np.random.default_rng(0).choice(["ab", "cde", "fgh", " "], size=(12, 100))
-    letters = tuple(" abcdefgh")
+    characters = tuple(" abcdefgh")
     dataset = dataclasses.replace(
         texts(),
-        features=(dataclasses.replace(texts().features[0], categories=letters),),
+        features=(dataclasses.replace(texts().features[0], categories=characters),),
         inputs=tuple(
-            np.array([[letters.index(letter)] for letter in "".join(line)], float) for line in words
+            np.array([[characters.index(each)] for each in "".join(line)], float) for line in words
         ),
     )
     config = config_of("next-token").model_copy(update={"vocabulary": 20})

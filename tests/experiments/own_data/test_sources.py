@@ -363,8 +363,8 @@ def test_texts():
     write("texts/a.txt", "tea")
     dataset = read("texts", "next-token", "text")
     assert dataset.names == ("a.txt", "b.txt")
-    letters = np.array(dataset.features[0].categories)
-    assert "".join(letters[dataset.inputs[1][:, 0].astype(int)]) == "été\n"
+    characters = np.array(dataset.features[0].categories)
+    assert "".join(characters[dataset.inputs[1][:, 0].astype(int)]) == "été\n"
     path = raw("c.txt.gz", gzip.compress(b"tea"))
     assert len(read(path, "next-token", "text").inputs[0]) == 3
 
