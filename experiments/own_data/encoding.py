@@ -4,16 +4,17 @@ What is needed for it is fitted to the training part only. It is stored in a run
 `predict` and `export` need no training data.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field
 
 from experiments.errors import UserError
 from experiments.own_data.config import DataConfig
 from experiments.own_data.dataset import Dataset
 from experiments.own_data.splits import Splits
+from experiments.own_data.stored import Stored
 
 LARGEST_ONE_HOT = 8
 """Categories of a feature up to which it is one-hot; above, it is embedded."""
@@ -22,11 +23,7 @@ LARGEST_EMBEDDING = 32
 ROUNDING = 1e-12
 
 
-class _Part(BaseModel, frozen=True):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-
-class FeatureEncoding(_Part, frozen=True):
+class FeatureEncoding(Stored, frozen=True):
     """How a feature is encoded.
 
     Attributes:
@@ -58,7 +55,7 @@ class FeatureEncoding(_Part, frozen=True):
         return 1 if self.is_embedded else len(self.categories)
 
 
-class TargetEncoding(_Part, frozen=True):
+class TargetEncoding(Stored, frozen=True):
     """How a target is encoded.
 
     Attributes:
@@ -73,7 +70,7 @@ class TargetEncoding(_Part, frozen=True):
     deviation: float = 1.0
 
 
-class Encoding(_Part, frozen=True):
+class Encoding(Stored, frozen=True):
     """How features and target of a data set are encoded.
 
     Attributes:
@@ -85,10 +82,12 @@ class Encoding(_Part, frozen=True):
             standardised by all of their own steps.
     """
 
+    KEY: ClassVar[str] = "encoding"
+
     features: tuple[FeatureEncoding, ...]
     target: TargetEncoding | None = None
     scale: Literal["all", "sequence", "none"] = "all"
-    of_sequences: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {}
+    of_sequences: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = Field(default={})
 
     @property
     def width(self) -> int:
@@ -244,24 +243,6 @@ class Encoding(_Part, frozen=True):
             rows = targets.reshape(-1, 1)
             return np.concatenate([*map(encode, rows, dataset.names)])
         return tuple(map(encode, targets, dataset.names))
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns it as values of JSON."""
-        return self.model_dump(mode="json")
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any], where: str) -> "Encoding":
-        """Returns what :meth:`to_json` returned.
-
-        Raises:
-            UserError: it is something else; the message begins with `where`.
-        """
-        try:
-            return cls.model_validate(value)
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(map(str, first["loc"]))
-            raise UserError(f"{where} is corrupted: encoding.{key}: {first['msg']}.") from None
 
 
 def fit_encoding(dataset: Dataset, splits: Splits, config: DataConfig) -> Encoding:

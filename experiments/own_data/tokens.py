@@ -3,16 +3,16 @@
 import base64
 import binascii
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from experiments.errors import UserError
 from experiments.extras import require
 from experiments.own_data.config import SequencesConfig
 from experiments.own_data.dataset import Dataset
 from experiments.own_data.splits import Splits
+from experiments.own_data.stored import Stored
 
 MAX_TOKENS = 2**16
 MAX_CHARACTERS = 4096
@@ -20,7 +20,7 @@ LONGEST_LINE = 1000
 """Characters that SentencePiece takes at once."""
 
 
-class Tokens(BaseModel, frozen=True):
+class Tokens(Stored, frozen=True):
     """What numbers stand for; the number after the last token is of unknown ones.
 
     Attributes:
@@ -30,7 +30,7 @@ class Tokens(BaseModel, frozen=True):
         count: the number of known tokens, V.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    KEY: ClassVar[str] = "tokens"
 
     kind: Literal["characters", "pieces", "ids"]
     count: int
@@ -96,23 +96,16 @@ class Tokens(BaseModel, frozen=True):
 
         return sentencepiece.SentencePieceProcessor(model_proto=base64.b64decode(self.pieces))
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns it as values of JSON."""
-        return self.model_dump(mode="json")
-
     @classmethod
-    def from_json(cls, value: Mapping[str, Any], where: str) -> "Tokens":
-        """Returns what :meth:`to_json` returned.
-
-        Raises:
-            UserError: it is something else; the message begins with `where`.
-        """
-        try:
-            tokens = cls.model_validate(value)
-            if tokens.kind == "pieces":
+    def from_json(cls, value: Mapping[str, Any], where: str) -> Self:
+        """See :class:`Stored`; the SentencePiece model is tried."""
+        tokens = super().from_json(value, where)
+        if tokens.kind == "pieces":
+            try:
                 tokens._model()
-        except (ValidationError, binascii.Error, RuntimeError) as error:
-            raise UserError(f"{where} is corrupted: tokens: {str(error)[:200]}.") from None
+            except (binascii.Error, RuntimeError) as error:
+                first = (str(error).splitlines() or ["cannot be read"])[0][:200]
+                raise UserError(f"{where} is corrupted: tokens.pieces: {first}.") from None
         return tokens
 
 
