@@ -1,61 +1,32 @@
-"""Kinds of files other than tables: what is read, and one message for each wrong one."""
+"""Arrays in files and folders: what is read, and one message for each wrong one."""
 
-import gzip
-import importlib.util
 import io
-import sys
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
-import scipy.io.wavfile
 
 from experiments.errors import UserError
 from experiments.own_data.config import DataConfig
 from experiments.own_data.model import Predictions
-from experiments.own_data.sources import audio, load_source
 from experiments.own_data.written import write_predictions
-
-RNG = np.random.default_rng(0)
-LENGTHS = np.array([3, 5, 2])
-STEPS = RNG.normal(size=(10, 2))
-PADDED = np.zeros((3, 6, 2))
-for row, (begin, end) in zip(PADDED, [(0, 3), (3, 8), (8, 10)], strict=True):
-    row[: end - begin] = STEPS[begin:end]
-LABELS = np.array(["b", "a", "b"])
+from tests.experiments.own_data.source_files import (
+    LABELS,
+    LENGTHS,
+    PADDED,
+    RNG,
+    STEPS,
+    inspect,
+    raw,
+    read,
+    write,
+)
 
 
 @pytest.fixture(autouse=True)
 def workplace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def write(path, content):
-    """Writes an .npz, .npy, .wav or another file; returns its path as a text."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".npz":
-        np.savez(path, **content)
-    elif path.suffix == ".npy":
-        np.save(path, content)
-    elif path.suffix == ".wav" and not isinstance(content, bytes):
-        scipy.io.wavfile.write(path, *content)
-    elif isinstance(content, bytes):
-        path.write_bytes(content)
-    else:
-        path.write_text(content, encoding="utf-8")
-    return str(path)
-
-
-def read(path, problem="classification", format="arrays", *, targets=True, **data):
-    config = DataConfig(path=path, format=format, **data)
-    return load_source(format).read(config, problem, targets=targets)
-
-
-def inspect(path, format="arrays", **chosen):
-    return load_source(format).inspect(path, chosen)
 
 
 @pytest.mark.parametrize(
@@ -216,11 +187,6 @@ def test_wrong_arrays(content, data, message):
         read(path, **data)
 
 
-def raw(name, content):
-    Path(name).write_bytes(content)
-    return name
-
-
 @pytest.mark.parametrize(
     ("arrays", "problem", "message"),
     [
@@ -290,183 +256,6 @@ def test_a_folder_without_classes_says_what_to_do():
         UserError, match=r"nothing is said of one\.npy\. Move the files into one sub"
     ):
         read("data")
-
-
-def tone(seconds=0.2, rate=8000, dtype=np.int16, channels=1):
-    wave = 0.5 * np.sin(np.arange(round(seconds * rate)) * 2 * np.pi * 440 / rate)
-    scaled = {
-        np.int16: wave * 2**15,
-        np.int32: wave * 2**31,
-        np.float32: wave,
-        np.uint8: wave * 128 + 128,
-    }
-    samples = scaled[dtype].astype(dtype)
-    return rate, samples if channels == 1 else np.stack([samples] * channels, axis=1)
-
-
-@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.float32, np.uint8])
-@pytest.mark.parametrize("channels", [1, 2])
-def test_samples_of_all_kinds_are_the_same(dtype, channels, workplace):
-    path = workplace / "a.wav"
-    scipy.io.wavfile.write(path, *tone(dtype=dtype, channels=channels))
-    for reader in (audio.read_samples, audio._read_wav):
-        samples, rate = reader(path)
-        assert rate == 8000
-        np.testing.assert_allclose(samples, tone(dtype=np.float32)[1], atol=0.02)
-
-
-def test_recordings():
-    for label in ("low", "high"):
-        write(f"sounds/{label}/1.wav", tone())
-        write(f"sounds/{label}/2.WAV".replace("WAV", "wav"), tone(0.1))
-    dataset = read("sounds", format="audio")
-    assert dataset.target.classes == ("high", "low")
-    assert {values.shape[1] for values in dataset.inputs} == {40}
-    # 25 ms every 10 ms.
-    assert [len(values) for values in dataset.inputs] == [18, 8, 18, 8]
-    alone = read("sounds/low/1.wav", format="audio", targets=False)
-    np.testing.assert_array_equal(alone.inputs[0], dataset.inputs[2])
-
-
-def sounds(first, second=None):
-    write("sounds/a/1.wav", first)
-    write("sounds/b/2.wav", tone() if second is None else second)
-    return "sounds"
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: sounds(tone(), tone(rate=16000)), "16000 samples per second, but .* has 8000"),
-        (lambda: sounds(b"some text"), "1.wav is not a recording that can be read"),
-        (lambda: sounds(b""), "1.wav is not a recording that can be read"),
-        (lambda: sounds((8000, np.zeros(0, np.int16))), "1.wav has no samples"),
-        (lambda: sounds((8000, np.full(9000, np.nan, np.float32))), "samples that are not finite"),
-        (lambda: sounds(tone(rate=400)), "400 samples per second, but should have 1000"),
-        (lambda: write("sounds/a/notes.txt", "x") and "sounds", "holds no file .wav or .flac"),
-        (lambda: write("sounds/1.wav", tone()) and "sounds", "nothing is said of 1.wav"),
-        (lambda: write("sounds/a/1.wav", tone()) and "sounds", "is a everywhere"),
-    ],
-)
-def test_wrong_recordings(make, message):
-    with pytest.raises(UserError, match=message):
-        read(make(), format="audio")
-
-
-def test_recordings_have_no_labels_of_steps():
-    with pytest.raises(UserError, match="recordings are for classification or regression"):
-        read(sounds(tone()), "labelling", format="audio")
-
-
-def test_texts():
-    write("texts/b.txt", "été\r\n")
-    write("texts/a.txt", "tea")
-    dataset = read("texts", "next-token", "text")
-    assert dataset.names == ("a.txt", "b.txt")
-    characters = np.array(dataset.features[0].categories)
-    assert "".join(characters[dataset.inputs[1][:, 0].astype(int)]) == "été\n"
-    path = raw("c.txt.gz", gzip.compress(b"tea"))
-    assert len(read(path, "next-token", "text").inputs[0]) == 3
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"good\nba\xffd", "line 2 is not UTF-8: the byte 0xff"),
-        (b"  \n ", "has no text"),
-        (b"a\0b", "has zero bytes"),
-    ],
-)
-def test_wrong_texts(content, message):
-    with pytest.raises(UserError, match=message):
-        read(raw("a.txt", content), "next-token", "text")
-
-
-def test_texts_are_for_the_next_token():
-    with pytest.raises(UserError, match="its problem is next-token"):
-        read(raw("a.txt", b"text"), "classification", "text")
-    with pytest.raises(UserError, match="has 4 characters, but should have 100"):
-        inspect("a.txt", "text")
-
-
-@pytest.fixture
-def module(workplace):
-    """Writes a module of one's own."""
-
-    def write_module(text):
-        (workplace / "my_data.py").write_text(f"import numpy as np\n{text}")
-        sys.modules.pop("my_data", None)
-        importlib.invalidate_caches()
-
-    before = list(sys.path)
-    yield write_module
-    sys.path[:] = before
-    sys.modules.pop("my_data", None)
-
-
-def test_functions(module):
-    module(
-        "def load(targets):\n"
-        "    x = [np.ones((n, 2)) for n in (3, 4)]\n"
-        "    return {'x': x, **({'y': ['a', 'b']} if targets else {})}"
-    )
-    dataset = read("my_data:load", format="function")
-    assert [len(values) for values in dataset.inputs] == [3, 4]
-    assert dataset.target.classes == ("a", "b")
-    assert read("my_data:load", format="function", targets=False).target is None
-    assert inspect("my_data:load", "function").problem == "classification"
-
-
-@pytest.mark.parametrize(
-    ("path", "text", "message"),
-    [
-        ("my_data", "", "should be like my_package.my_data:load"),
-        ("no_data:load", "", "there is no module no_data"),
-        ("my_data:load", "import no_such_thing", "there is no module no_such_thing"),
-        ("my_data:load", "x = 1", "my_data has no function load"),
-        ("my_data:load", "def load(): return 3", "returned int, but should return a dict"),
-        (
-            "my_data:load",
-            "def load(): return {'x': [np.ones(3), np.ones((2, 5))], 'y': [0, 1]}",
-            "has 5 features in sequence 1, but 1",
-        ),
-        ("my_data:load", "def load(): return {'x': np.array([{}]), 'y': [0]}", "Python objects"),
-    ],
-)
-def test_wrong_functions(module, path, text, message):
-    module(text)
-    with pytest.raises(UserError, match=message):
-        read(path, format="function")
-
-
-@pytest.mark.skipif(importlib.util.find_spec("datasets") is None, reason="datasets is not there")
-def test_folders_that_datasets_writes(workplace):
-    import datasets
-
-    label = datasets.ClassLabel(names=["cat", "dog"])
-    features = datasets.Features(
-        {
-            "x": datasets.Sequence(datasets.Value("float32")),
-            "label": label,
-            "note": datasets.Value("string"),
-        }
-    )
-    rows = {"x": [[1.0, 2.0], [3.0]], "label": [0, 1], "note": ["p", "q"]}
-    part = datasets.Dataset.from_dict(rows, features=features)
-    datasets.DatasetDict({"train": part, "test": part}).save_to_disk(workplace / "saved")
-    proposal = inspect("saved", "huggingface")
-    assert (proposal.problem, proposal.data["split"]) == ("classification", "file")
-    dataset = read("saved", format="huggingface", target=["label"], inputs=["x"])
-    assert dataset.split == ("train", "train", "test", "test")
-    assert dataset.target.classes == ("cat", "dog")
-    assert [len(values) for values in dataset.inputs] == [2, 1, 2, 1]
-    with pytest.raises(UserError, match="has no column age; its columns are x, label, note"):
-        read("saved", format="huggingface", target=["age"])
-    texts = read("saved", "next-token", "huggingface", inputs=["note"])
-    with pytest.raises(UserError, match="cannot be loaded by datasets"):
-        read("nothing", format="huggingface")
-    assert texts.split == ("train", "train", "test", "test")
-    assert texts.features[0].categories == ("p", "q")
 
 
 def test_predictions_are_a_table(workplace):
