@@ -35,6 +35,6 @@ $(VENV)/pyvenv.cfg:
 	@$(PYTHON) -m venv $(VENV)
 
 # A stamp per set of extras, made only once the installation went through.
-$(addprefix $(VENV)/.,experiments dev docs interop test gpu-compiler tpu-compiler): $(VENV)/.%: pyproject.toml | $(VENV)/pyvenv.cfg
+$(addprefix $(VENV)/.,experiments dev docs interop integrations test gpu-compiler tpu-compiler): $(VENV)/.%: pyproject.toml | $(VENV)/pyvenv.cfg
 	@$(BIN)/python scripts/install.py $*
 	@touch $@
