@@ -21,8 +21,9 @@ class Comparison:
         metric: name of the test metric.
         cells: names of the two cells.
         difference: mean over the seeds of the first cell's metric minus the second's.
-        p: p value of a two-sided paired t-test over the seeds. None with a single seed, with
-            different seeds, or where the difference is the same for each seed.
+        p: p value of a two-sided paired t-test over the seeds. It is 0 where each seed has the
+            same difference, as of one cell that solves a task always and one that never does. None
+            with a single seed, with different seeds, or where each seed has no difference.
         p_holm: `p` with Holm's correction over the pairs of cells.
     """
 
@@ -60,8 +61,9 @@ def _p_value(left: Mapping[str, Any], right: Mapping[str, Any], metric: str) -> 
     ours, theirs = left["test"][metric]["values"], right["test"][metric]["values"]
     if left["seeds"] != right["seeds"] or len(ours) < 2:
         return None
-    if statistics.stdev(a - b for a, b in zip(ours, theirs, strict=True)) == 0:
-        return None
+    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+    if statistics.stdev(differences) == 0:  # scipy warns of it
+        return 0.0 if differences[0] else None
     return float(stats.ttest_rel(ours, theirs).pvalue)
 
 
