@@ -46,6 +46,13 @@ class GateLayout:
         packed = array.T if self.gates_first else array
         return _join(self._by_gate(packed, self.order), "rzn")
 
+    def to_canonical_jax(self, array: np.ndarray) -> jax.Array:
+        """The same as a JAX array; float64 only under x64."""
+        if self.order == "rzn" and not self.inverted_update_gate:
+            return jnp.asarray(array.T if self.gates_first else array)
+        # On a CPU device_put takes over the new array's memory, which jnp.asarray would copy.
+        return jax.device_put(self.to_canonical(array))
+
     def from_canonical(self, array: np.ndarray) -> np.ndarray:
         """The inverse of :meth:`to_canonical`."""
         packed = _join(self._by_gate(array, "rzn"), self.order)
@@ -177,7 +184,7 @@ def load_matrices(
         shape = (3 * hidden, size) if first else (size, 3 * hidden)
         array = as_array(name, value, shape, axes.format(axis) + hint)
         # One matrix after the other, so that few copies exist at the same time.
-        return jnp.asarray(layout.to_canonical(array))
+        return layout.to_canonical_jax(array)
 
     w_h = take(name_h, w_h, hidden, "hidden")
     return take(*named_x, None, "input"), w_h
