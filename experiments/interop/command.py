@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import itertools
+import json
 import shlex
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from experiments.interop.measurements import Measurement, all_measurements
 from experiments.markdown import write_report
 from experiments.program import PROGRAM
 from experiments.runs.provenance import provenance
+from experiments.suggest import did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +61,8 @@ class FuzzOptions:
     """Size of the valid file, in 10^6 bytes."""
     seed: int = 0
     """Seed of the files."""
+    formats: tuple[str, ...] = ()
+    """Names of formats to read; the default is all. Rows of others in --output are kept."""
     output: Path | None = None
     """Directory of fuzz.json and fuzz.md; the default is runs/fuzz/TIME."""
 
@@ -117,20 +121,30 @@ def _measure(measurement: Measurement, seeds: int) -> dict[str, Any]:
 def _fuzz(arguments: list[str]) -> int:
     options = command_help.parse(FuzzOptions, arguments, "interop fuzz", "--files 1000")
     _check_positive(options, "files", "constructed", "large_mb")
+    for name in options.formats:
+        if name not in FORMATS:
+            raise UserError(
+                f"--formats has {name}, but should have some of {', '.join(FORMATS)}."
+                f"{did_you_mean(name, FORMATS)}"
+            )
     output = options.output or Path("runs", "fuzz", time.strftime("%Y%m%d-%H%M%S"))
-    result = {
-        "command": f"{PROGRAM} {shlex.join(['interop', 'fuzz', *arguments])}",
-        **provenance(),
-        "files": [],
-    }
-    for name, make in FORMATS.items():
+    command = f"{PROGRAM} {shlex.join(['interop', 'fuzz', *arguments])}"
+    result: dict[str, Any] = {"command": command, **provenance(), "files": []}
+    rows: dict[str, Any] = {}
+    if options.formats and (output / "fuzz.json").exists():
+        earlier = json.loads((output / "fuzz.json").read_text())
+        origin = {key: earlier[key] for key in ("command", "git_revision")}
+        rows = {row["format"]: origin | row for row in earlier["files"]}
+    for name in options.formats or FORMATS:
         with tempfile.TemporaryDirectory() as folder:
             try:
-                file_format = make(Path(folder))
+                file_format = FORMATS[name](Path(folder))
             except ImportError as error:
                 print(f"{name} is left out: {error}", file=sys.stderr)
                 continue
-            result["files"].append(_read_files(file_format, options, output / "findings"))
+            origin = {key: result[key] for key in ("command", "git_revision")}
+            rows[file_format.name] = origin | _read_files(file_format, options, output / "findings")
+        result["files"] = list(rows.values())
         # A campaign takes hours: what was read until an interruption is in the file.
         output.mkdir(parents=True, exist_ok=True)
         write_json(output / "fuzz.json", result)

@@ -17,8 +17,12 @@ def to_markdown(result: Result) -> str:
 
 
 def fuzz_to_markdown(result: Result) -> str:
-    """The table of bad files, with the command, from the content of `fuzz.json`."""
-    command = f"By `{result['command']}`, revision {result['git_revision'][:10]}."
+    """The table of bad files, with the commands, from the content of `fuzz.json`."""
+    origins = {
+        f"`{row.get('command', result['command'])}`, revision "
+        f"{row.get('git_revision', result['git_revision'])[:10]}": None
+        for row in result["files"]
+    }
     header = ["Bad files"]
     for kind in _BAD:
         header += [kind, "rejected", "loaded"]
@@ -40,7 +44,7 @@ def fuzz_to_markdown(result: Result) -> str:
                 *(f"{valid[0]:.0f} {valid[1]:.1f} {valid[2]:.0f}".split()),
             ]
         )
-    return f"{command}\n\n{markdown_table(header, rows)}\n"
+    return f"By {', and '.join(origins)}.\n\n{markdown_table(header, rows)}\n"
 
 
 _BAD = ("adversarial", "constructed", "corrupted")

@@ -65,6 +65,35 @@ def test_findings_are_written_and_counted(workplace, monkeypatch):
     assert finding.read_bytes() == b"1"
 
 
+def test_a_format_that_is_read_again_replaces_its_row(workplace, monkeypatch):
+    made = command.FORMATS["own_safetensors"](Path())
+    outcome = Outcome("a hang")
+    monkeypatch.setattr(type(made), "fuzz", lambda _, files: (outcome for _ in files))
+    formats = {
+        name: lambda _, suffix=f".{name}": dataclasses.replace(made, suffix=suffix)
+        for name in ("one", "other")
+    }
+    monkeypatch.setattr(command, "FORMATS", formats)
+    options = ["--files", "1", "--constructed", "1", "--large-mb", "1", "--output", "out"]
+    assert main(["interop", "fuzz", *options]) == 1
+    first, kept = json.loads(Path("out", "fuzz.json").read_text())["files"]
+    outcome = Outcome("loaded")
+    assert main(["interop", "fuzz", *options, "--formats", "one"]) == 1
+    result = json.loads(Path("out", "fuzz.json").read_text())
+    again, other = result["files"]
+    assert other == kept
+    assert again["format"] == first["format"]
+    assert first["unexpected"]
+    assert not again["unexpected"]
+    text = report.fuzz_to_markdown(result)
+    assert all(f"`{row['command']}`" in text for row in (again, other))
+    assert main(["interop", "fuzz", *options, "--formats", "other"]) == 0
+
+
+def test_a_wrong_format_is_named(refused):
+    assert "Did you mean checkpoint?" in refused("interop", "fuzz", "--formats", "checkpoints")
+
+
 @pytest.mark.parametrize(
     "options", [["--seeds", "0"], ["fuzz", "--files", "0"], ["fuzz", "--large-mb", "-1"]]
 )
