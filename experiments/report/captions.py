@@ -9,6 +9,8 @@ CAPTIONS = {
     "deviation. Vertical lines are baselines.",
     "confusion_matrix.png": "Confusion matrix of the test split. Rows are true classes, columns "
     "the predicted ones; off the diagonal are errors.",
+    "curves.png": "Validation metrics of each model over the steps: the mean over the seeds, and "
+    "the standard deviation as a band.",
     "film.png": "A film of the test split, the frames predicted from all frames before, and those "
     "predicted from the first frames alone.",
     "forecasts.png": "Forecasts of three windows of the test split. Gray is what the model has "

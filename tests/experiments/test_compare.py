@@ -8,7 +8,7 @@ import pytest
 
 from experiments import generated
 from experiments.cli import main
-from experiments.commands.compare import report, vmapped_training
+from experiments.commands.compare import curves, report, vmapped_training
 from experiments.commands.compare.sizes import count_parameters, with_cell
 from experiments.runs.config_loading import check, load_config
 from experiments.tasks import adding as adding_task
@@ -112,6 +112,7 @@ def test_finished_runs_are_compared_from_where_they_are(adding, write_config, re
         "compare.json",
         "compare.md",
         "compare.png",
+        "curves.png",
     }
 
     options = ("--cells", "gru", "--output", "other", "--from")
@@ -281,6 +282,26 @@ def test_a_metric_without_baselines_is_plotted(tmp_path):
     result = {"name": "a", "models": [model], "baselines": {"nothing": {"bleu": 0.5}}}
     report.plot(result, tmp_path / "compare.png")
     assert (tmp_path / "compare.png").exists()
+
+
+def test_curves_are_means_over_the_steps_that_all_runs_have(tmp_path, monkeypatch):
+    """The train rows, NaN and the step at which one run had ended are left out."""
+
+    def rows(values):
+        validation = [{"step": s, "split": "validation", "mse": v} for s, v in values.items()]
+        return [{"step": 1, "split": "train", "mse": 9.0}, *validation]
+
+    runs = [rows({1: 2.0, 2: 0, 3: 4.0}), rows({1: 4.0, 2: 1.0, 3: None, 4: 1.0})]
+    steps, values = curves.validation_values(runs, "mse")
+    assert steps == [1, 2]
+    np.testing.assert_array_equal(values, [[2, 0], [4, 1]])
+
+    figures = []
+    monkeypatch.setattr(curves, "save", lambda figure, path: figures.append(figure))
+    result = {"name": "a", "models": [{"cell": "gru", "model": "GRU", "test": {"mse": {}}}]}
+    curves.plot_curves(result, {"gru": runs}, tmp_path / "curves.png")
+    (line,) = figures[0].axes[0].lines
+    np.testing.assert_array_equal(line.get_xydata(), [[1, 3], [2, 0.5]])
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from experiments import stop
 from experiments.build import build_task
 from experiments.commands.compare import report
 from experiments.commands.compare.averages import AveragedValues, average, averaged_values
+from experiments.commands.compare.curves import plot_curves
 from experiments.commands.compare.options import MESH_AXES, CompareOptions, listed_cells
 from experiments.commands.compare.search import search_cells, write_search
 from experiments.commands.compare.sizes import count_parameters, with_row
@@ -265,6 +266,17 @@ def _write(
         }
         for read in (read_summary, read_meta)
     )
+    try:
+        rows = {
+            cell: [
+                training.read_metrics(run.metrics)
+                for of_value in plans.values()
+                for run in of_value[cell][0]
+            ]
+            for cell in next(iter(plans.values()))
+        }
+    except training.MetricsError as error:
+        raise UserError(str(error)) from None
     result = {
         "command": command,
         "name": name,
@@ -286,5 +298,6 @@ def _write(
     write_json(output / "compare.json", result)
     write_atomically(output / "compare.md", markdown)
     report.plot(result, output / "compare.png")
+    plot_curves(result, rows, output / "curves.png")
     Console(soft_wrap=True, highlight=False, markup=False).print(markdown)
     print(f"Written to {output}")
