@@ -186,14 +186,19 @@ def _run(command: Command, name: str, arguments: list[str]) -> int:
 
 def _check_urls(command: Command, arguments: list[str]) -> None:
     """Raises UserError for a URL as an argument, unless it is that of a run or of a database."""
+    places = command.run
     for previous, argument in zip(["", *arguments], arguments, strict=False):
         match = OPTION.fullmatch(argument)
         option, value = match.groups() if match else (previous, argument)
         # The previous argument of a positional one may be the value of an option.
         option = option.replace("_", "-") if option.startswith("-") else ""
-        if option in command.run and value.startswith("gs://"):
-            bucket.check_url(value)
-        elif option != STORAGE:
+        if option in places and not value.startswith("-"):
+            # Another positional argument is none of a run.
+            places = ()
+            if value.startswith("gs://"):
+                bucket.check_url(value)
+                continue
+        if option != STORAGE:
             check_local(value)
 
 

@@ -11,31 +11,29 @@ after everything else. So what the bucket holds is always a run that the same co
 
 import contextlib
 import errno
-import json
 import logging
 import os
 import re
-import socket
-import sys
 import tempfile
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from experiments.errors import UserError
 from experiments.extras import require
-from experiments.runs.lock import LOCK, LONGEST, HeldError, describe, this_process
+from experiments.runs import bucket_lock
+from experiments.runs.lock import LOCK
 from experiments.status import doing
 
 # What is of no use to a command that resumes a run, and what is of none to those that read one.
 NOT_RESUMED = ("checkpoints", "profile")
 NOT_READ = (*NOT_RESUMED, "mlflow", "tensorboard", "wandb")
+# The most that is copied from a bucket, in objects and in bytes.
 MOST_FILES = 10_000
-"""The largest number of objects that are copied from a bucket."""
 LARGEST = 2**30
-"""The largest number of bytes that are copied from a bucket."""
 CONNECTIONS = 8
+# Characters of an error of the client.
 LONGEST_REASON = 300
 # The temporary folders under way. Each stands for gs://: BUCKET/PATH is below it.
 _roots: list[Path] = []
@@ -71,11 +69,14 @@ def url_of(path: Path) -> str | None:
 
 
 def original(path: Path) -> Path | str:
-    """Returns the URL of a path in a copy or of a URL's path; another path unchanged."""
-    return next(
-        (f"gs://{path.relative_to(root).as_posix()}" for root in _roots if root in path.parents),
-        url_of(path) or path,
-    )
+    """Returns the URL that a path in a copy, or the value of an option, stands for; else the path.
+
+    Messages name it, and checkpoints are there.
+    """
+    for root in _roots:
+        if root in path.parents:
+            return f"gs://{path.relative_to(root).as_posix()}"
+    return url_of(path) or path
 
 
 def named(text: str) -> str:
@@ -86,7 +87,7 @@ def named(text: str) -> str:
 
 
 def check_output(path: Path, output: Path | None) -> None:
-    """Raises UserError if a run in a bucket is read, and its files have no place elsewhere."""
+    """Raises UserError if runs in a bucket are read, and what is written has no place elsewhere."""
     if output is None and (url := url_of(path)):
         raise UserError(
             f"{url} is only read: --output is missing, a place on this machine for what is written."
@@ -100,23 +101,21 @@ def read_copy(path: Path) -> Iterator[Path]:
     Errors for users name the URL.
 
     Raises:
-        UserError: the bucket cannot be read, holds more than is copied, or names of no files.
+        UserError: the bucket cannot be read, holds more than is copied, or names that are none of
+            files.
     """
     if (url := url_of(path)) is None:
         yield path
         return
     with _root() as root:
-        copy = _Copy(_client(), url, root)
+        copy = _Copy(url, root)
         copy.download(NOT_READ)
         yield copy.folder
 
 
 @contextlib.contextmanager
 def work_on(url: str) -> Iterator[Path]:
-    """Holds the run at a URL against other processes, copies it, and uploads it at the end.
-
-    The run is held by an object that names its holder, which only one process can make. If it
-    names a process of this host that has ended, it is taken over.
+    """Locks the run at a URL against other processes, copies it, and uploads it at the end.
 
     Raises:
         HeldError: another process holds the run, or may hold it.
@@ -124,8 +123,10 @@ def work_on(url: str) -> Iterator[Path]:
         BucketError: what has changed cannot be uploaded.
     """
     with _root() as root:
-        copy = _Copy(_client(), url, root)
-        with copy.hold():
+        copy = _Copy(url, root)
+        with _user_errors(url):
+            bucket_lock.take(copy.client, url)
+        try:
             copy.download(NOT_RESUMED)
             _written[copy.folder] = copy
             try:
@@ -133,11 +134,13 @@ def work_on(url: str) -> Iterator[Path]:
             finally:
                 del _written[copy.folder]
                 copy.upload()
+        finally:
+            bucket_lock.release(copy.client, url)
 
 
 @contextlib.contextmanager
 def stand_in(url: str) -> Iterator[Path]:
-    """Yields an empty folder for the run at a URL, which another process of the command holds."""
+    """Yields a folder for the run at a URL that another process of the same command works on."""
     with _root() as root:
         yield root / url.removeprefix("gs://")
 
@@ -148,45 +151,40 @@ def is_written(folder: Path) -> bool:
 
 
 def upload(folder: Path) -> None:
-    """Uploads what has changed in a copy that this process holds; does nothing for others.
+    """Uploads what has changed in a copy on which this process works.
 
     Raises:
         BucketError: the bucket cannot be written.
     """
-    if folder in _written:
-        _written[folder].upload()
+    _written[folder].upload()
 
 
 class _Copy:
     """The copy of what is at a URL.
 
     Attributes:
-        folder: its directory.
+        client: the client of the bucket.
+        folder: directory of the copy.
     """
 
-    def __init__(self, client: Any, url: str, root: Path):
+    def __init__(self, url: str, root: Path):
+        self.client = _client()
         self.folder = root / url.removeprefix("gs://")
         self.folder.mkdir(parents=True)
-        self._client, self._url = client, url
+        self._url, self._prefix = url, f"{url.removeprefix('gs://')}/"
         # Time and size of each file when it was the same as its object.
         self._known: dict[str, tuple[int, int]] = {}
 
     def download(self, skipped: Collection[str]) -> None:
         """Copies all objects but those in folders of these names."""
-        with doing(f"Reading {self._url}", after=1.0), self._user_errors():
-            prefix = f"{self._url.removeprefix('gs://')}/"
-            found = self._client.find(prefix, detail=True).items()
+        with doing(f"Reading {self._url}", after=1.0), _user_errors(self._url):
             sizes = {
-                name.removeprefix(prefix): info["size"]
-                for name, info in found
+                name.removeprefix(self._prefix): info["size"]
+                for name, info in self.client.find(self._prefix, detail=True).items()
                 # Some programs make an object for a folder.
-                if name.startswith(prefix) and not name.endswith("/")
+                if name.startswith(self._prefix) and not name.endswith(("/", f"/{LOCK}"))
             }
-            names = [
-                name
-                for name in sizes
-                if not {*name.split("/")[:-1]} & {*skipped} and name.split("/")[-1] != LOCK
-            ]
+            names = [name for name in sizes if not {*name.split("/")[:-1]} & {*skipped}]
             for name in names:
                 if not _is_safe(name):
                     raise UserError(f"{self._url}/{name} cannot be copied: it is no file's name.")
@@ -197,10 +195,8 @@ class _Copy:
                     f"the {MOST_FILES:,} files and {LARGEST / 2**20:,.0f} MiB that are copied."
                 )
             with ThreadPoolExecutor(CONNECTIONS) as pool:
-                objects = [f"{prefix}{name}" for name in names]
-                for name, content in zip(
-                    names, pool.map(self._client.cat_file, objects), strict=True
-                ):
+                contents = pool.map(lambda name: self.client.cat_file(self._prefix + name), names)
+                for name, content in zip(names, contents, strict=True):
                     path = self.folder / name
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_bytes(content)
@@ -211,85 +207,24 @@ class _Copy:
         files = {
             path.relative_to(self.folder).as_posix(): path
             for path in self.folder.rglob("*")
-            if path.is_file() and not path.is_symlink()
+            if path.is_file() and not path.is_symlink() and not path.name.startswith(".")
         }
         # The config first: without one, a directory is no run.
         for name in sorted(files, key=lambda n: (n == "summary.json", n != "config.yaml", n)):
-            signature = _signature(files[name])
-            if PurePosixPath(name).name.startswith(".") or self._known.get(name) == signature:
-                continue
-            with self._bucket_errors(name):
-                self._client.pipe_file(self._name(name), files[name].read_bytes())
-            self._known[name] = signature
-        for name in self._known.keys() - files.keys():
-            with self._bucket_errors(name):
-                self._client.rm_file(self._name(name))
+            # Trackers have threads that remove files.
+            with contextlib.suppress(FileNotFoundError):
+                signature = _signature(files[name])
+                if self._known.get(name) != signature:
+                    self._upload_file(name, files[name].read_bytes())
+                    self._known[name] = signature
+        for name in [name for name in self._known if not (self.folder / name).exists()]:
+            with _upload_errors(f"{self._url}/{name}"):
+                self.client.rm_file(self._prefix + name)
             del self._known[name]
 
-    @contextlib.contextmanager
-    def hold(self) -> Iterator[None]:
-        """Holds what is at the URL by an object that only one process can make."""
-        with self._user_errors():
-            self._take()
-        try:
-            yield
-        finally:
-            with contextlib.suppress(Exception):
-                self._client.rm_file(self._name(LOCK))
-
-    def _take(self) -> None:
-        holder = self._read_holder()
-        if holder is not None:
-            if not _has_ended(holder):
-                raise HeldError(
-                    f"{self._url} is in use by {describe(holder)}, or was when that process was "
-                    "killed. Wait until it ends, or give another URL. If it does not run any more, "
-                    f"remove the object {self._url}/{LOCK}."
-                )
-            print(
-                f"Took over the lock of {self._url} from {describe(holder)}, which was killed.",
-                file=sys.stderr,
-            )
-            self._client.rm_file(self._name(LOCK))
-        try:
-            content = json.dumps(this_process()).encode()
-            self._client.pipe_file(self._name(LOCK), content, mode="create")
-        except FileExistsError:
-            raise HeldError(
-                f"{self._url} is in use by {describe(self._read_holder() or {})}. "
-                "Wait until it ends, or give another URL."
-            ) from None
-
-    def _read_holder(self) -> dict[str, Any] | None:
-        """Returns the content of the lock; empty if it cannot be read, None if there is none."""
-        try:
-            holder = json.loads(self._client.cat_file(self._name(LOCK), start=0, end=LONGEST))
-        except FileNotFoundError:
-            return None
-        except (ValueError, RecursionError):
-            return {}
-        return holder if isinstance(holder, dict) else {}
-
-    def _name(self, name: str) -> str:
-        return f"{self._url.removeprefix('gs://')}/{name}"
-
-    @contextlib.contextmanager
-    def _user_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except UserError:
-            raise
-        # The client has errors of its own.
-        except Exception as error:
-            raise UserError(f"{self._url} cannot be used: {_reason(error)}.") from error
-
-    @contextlib.contextmanager
-    def _bucket_errors(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            reason = f"cannot be written: {_reason(error)}"
-            raise BucketError(errno.EIO, reason, f"{self._url}/{name}") from error
+    def _upload_file(self, name: str, content: bytes) -> None:
+        with _upload_errors(f"{self._url}/{name}"):
+            self.client.pipe_file(self._prefix + name, content)
 
 
 @contextlib.contextmanager
@@ -306,6 +241,25 @@ def _root() -> Iterator[Path]:
             _roots.remove(root)
 
 
+@contextlib.contextmanager
+def _user_errors(url: str) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    # The client has errors of its own.
+    except Exception as error:
+        raise UserError(f"{url} cannot be used: {_reason(error)}.") from error
+
+
+@contextlib.contextmanager
+def _upload_errors(url: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise BucketError(errno.EIO, f"cannot be written: {_reason(error)}", url) from error
+
+
 def _client() -> Any:
     import fsspec
 
@@ -317,29 +271,8 @@ def _client() -> Any:
 
 def _is_safe(name: str) -> bool:
     """Whether a name is a path that stays below the folder that it is relative to."""
-    return not (
-        {"", ".", ".."} & {*name.split("/")} or any(character in name for character in "\\\0")
-    )
-
-
-def _has_ended(holder: dict[str, Any]) -> bool:
-    """Whether a process is known to have ended."""
-    pid = holder.get("pid")
-    if holder.get("host") != socket.gethostname() or not isinstance(pid, int) or pid < 1:
-        return False
-    # A container that is started again has its name and the numbers of its processes again.
-    if pid == os.getpid():
-        return True
-    # On Windows this would end the process.
-    if sys.platform == "win32":
-        return False
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return True
-    except PermissionError:
-        pass
-    return False
+    parts = {*name.split("/")}
+    return not parts & {"", ".", ".."} and "\\" not in name and "\0" not in name
 
 
 def _signature(path: Path) -> tuple[int, int]:
