@@ -22,6 +22,7 @@ from experiments.errors import UserError
 from experiments.runs import bucket
 from experiments.runs.lock import HeldError
 from tests.experiments.own_data.generators import write_labelled_steps
+from tests.experiments.two_processes import ends, start_two
 
 REPOSITORY = Path(__file__).parents[2]
 URLS = (f"gs://bucket/runs-{number}/run" for number in itertools.count())
@@ -138,6 +139,15 @@ def assert_same_run(url, folder):
         np.testing.assert_array_equal(of_bucket[name], array, strict=True)
 
 
+def assert_up_to_date(url):
+    """A run that logs every step has the rows up to its latest checkpoint, and is not held."""
+    found = objects(url)
+    assert bucket.LOCK not in found
+    saved = max(int(name.split("/")[1]) for name in found if name.endswith("/digests.json"))
+    trained = [row["step"] for row in rows(found["metrics.jsonl"]) if row["split"] == "train"]
+    assert trained == list(range(1, saved + 1))
+
+
 def test_a_run_in_a_bucket_is_that_in_a_folder(adding, write_config, url, capsys):
     config = write_config(adding)
     run("train", config, "--run-dir", "local")
@@ -195,11 +205,31 @@ def test_a_signal_leaves_the_bucket_up_to_date(adding, write_config, url, workpl
     assert process.returncode == 143, message
     assert "Traceback" not in message
     assert f"-m experiments train {config} --run-dir {url}" in message
-    found = objects(url)
-    assert bucket.LOCK not in found
-    saved = max(int(n.split("/")[1]) for n in found if n.endswith("/digests.json"))
-    trained = [row["step"] for row in rows(found["metrics.jsonl"]) if row["split"] == "train"]
-    assert trained == list(range(1, saved + 1))
+    assert_up_to_date(url)
+
+
+def test_two_processes_train_one_run(adding, write_config, url):
+    """A signal to one of them leaves the bucket up to date, too."""
+    adding["training"] |= {"steps": 800, "eval_every": 100, "log_every": 1}
+    # Four devices divide 16 of them.
+    adding["held_out"] = 19
+    config = write_config(adding)
+    processes = start_two(config, "--run-dir", url)
+    while "config.yaml" not in names(url):
+        assert processes[0].poll() is None, processes[0].communicate()
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGTERM)
+    first, second = ends(processes)
+    assert [first[2], second[2]] == [143, 143], first[1] + second[1]
+    assert_up_to_date(url)
+    assert [end[2] for end in ends(start_two(config, "--run-dir", url))] == [0, 0]
+    run("train", config, "--run-dir", "one")
+    found, one = objects(url), json.loads(Path("one/summary.json").read_text())
+    for split in ("validation", "test"):
+        two = json.loads(found["summary.json"])[split]
+        assert two == pytest.approx(one[split], rel=1e-3)
+    assert len(rows(found["metrics.jsonl"])) == 808
+    assert not Path("gs:").exists()
 
 
 def test_a_kill_before_any_change_leaves_a_run_that_resumes(
