@@ -51,6 +51,20 @@ def test_a_corrupted_checkpoint_is_moved_away(bucket, tmp_path, caplog):
     assert len(list((epath.Path(bucket) / "corrupted").iterdir())) == 1
 
 
+def test_a_save_that_was_cut_off_is_none(bucket, tmp_path, caplog):
+    """A process killed while it saves leaves a directory without the file that commits it."""
+    from etils import epath
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    answers = iter([None] * 25 + [signal.SIGTERM] * 2)
+    fit(killed, bucket, stop=answers.__next__)
+    (epath.Path(bucket) / "25" / "commit_success.txt").unlink()
+    with CheckpointStore(training.CheckpointOptions(bucket), read_only=True) as store:
+        assert store.latest().name == "21"
+    problem.assert_same_run(killed, fit(killed, bucket), whole, problem.fit(whole))
+    assert "corrupted" not in caplog.text
+
+
 def test_sharded_parameters(bucket, tmp_path):
     import jax
 
