@@ -170,7 +170,7 @@ def test_a_run_in_a_bucket_is_that_in_a_folder(adding, write_config, url, capsys
 
 
 def test_a_killed_run_goes_on_on_another_machine(adding, write_config, url, workplace, capsys):
-    adding["training"] = {"steps": 80, "batch_size": 8, "eval_every": 4, "log_every": 3}
+    adding["training"] = {"steps": 32, "batch_size": 8, "eval_every": 4, "log_every": 3}
     config = write_config(adding)
     run("train", config, "--run-dir", "unbroken")
     for number in (1, 3):
@@ -179,7 +179,7 @@ def test_a_killed_run_goes_on_on_another_machine(adding, write_config, url, work
             committed = [name for name in names(url) if name.endswith("digests.json")]
             if len(committed) >= number:
                 break
-        time.sleep(random.random())
+        time.sleep(0.5 * random.random())
         process.kill()
         process.communicate()
         assert process.returncode == -signal.SIGKILL
