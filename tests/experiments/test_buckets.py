@@ -71,7 +71,9 @@ def files(monkeypatch):
 @pytest.fixture
 def url(emulator, workplace, monkeypatch, tmp_path_factory):
     """An empty place in the bucket; copies are made in a folder of the test."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("copies")))
+    copies = str(tmp_path_factory.mktemp("copies"))
+    monkeypatch.setattr(tempfile, "tempdir", copies)
+    monkeypatch.setenv("TMPDIR", copies)
     yield next(URLS)
     assert list(Path(tempfile.tempdir).iterdir()) == []
 
