@@ -12,11 +12,12 @@ from experiments.errors import UserError
 from experiments.extras import install_hint
 from experiments.files import check_local
 from experiments.program import PROGRAM
+from experiments.runs import bucket
 from experiments.stop import Stopped
 from experiments.suggest import did_you_mean
 
-# The name of an option, where its value is in the same argument.
-OPTION = re.compile(r"--[\w.-]+=")
+# An option, with its value in the same argument.
+OPTION = re.compile(r"(--[\w.-]+)=(.*)", re.DOTALL)
 # The option whose value is a URL.
 STORAGE = "--storage"
 COMPLETION = "--tyro-print-completion"
@@ -35,12 +36,15 @@ class Command(NamedTuple):
         extra: the extra that it needs.
         options: for a command that trains, the module with its `parse(arguments)`, which imports no
             JAX. Its `main` gets what that returns. It looks for signals itself.
+        run: what precedes the path of a run that may be in a bucket: an option, or for a positional
+            argument an empty string and the options without a value.
     """
 
     module: str
     help: str
     extra: str = "experiments"
     options: str | None = None
+    run: tuple[str, ...] = ()
 
 
 COMMANDS = {
@@ -53,11 +57,13 @@ COMMANDS = {
         "experiments.commands.train.command",
         "trains an experiment and reports it next to its baselines",
         options="experiments.commands.train.options",
+        run=("--run-dir",),
     ),
     "compare": Command(
         "experiments.commands.compare.command",
         "trains it with several cells and seeds",
         options="experiments.commands.compare.options",
+        run=("--from",),
     ),
     "sweep": Command(
         "experiments.commands.sweep.command",
@@ -67,19 +73,23 @@ COMMANDS = {
     "gradients": Command(
         "experiments.commands.gradients",
         "measures how far a loss reaches back in time",
+        run=("",),
     ),
     "export": Command(
         "experiments.commands.export",
         "writes a trained model: ONNX, StableHLO, safetensors, PyTorch",
+        run=("",),
     ),
     "predict": Command(
         "experiments.commands.predict",
         "applies a trained model to new rows of your own",
         extra="data",
+        run=("", "--force", "--no-force"),
     ),
     "report": Command(
         "experiments.report",
         "writes one HTML page with all runs in a folder",
+        run=("",),
     ),
     "bench": Command(
         "experiments.bench",
@@ -149,9 +159,7 @@ def main(arguments: list[str]) -> int:
 
 def _run(command: Command, name: str, arguments: list[str]) -> int:
     """Imports the module of a command and runs it; most import JAX, which takes seconds."""
-    for option, argument in zip(["", *arguments], arguments, strict=False):
-        if option != STORAGE and not argument.startswith(f"{STORAGE}="):
-            check_local(OPTION.sub("", argument, count=1))
+    _check_urls(command, arguments)
     try:
         if command.options is None:
             module = importlib.import_module(command.module)
@@ -174,6 +182,24 @@ def _run(command: Command, name: str, arguments: list[str]) -> int:
         raise UserError(
             f"{name} needs {package}, which is not installed. {install_hint(command.extra)}"
         ) from None
+
+
+def _check_urls(command: Command, arguments: list[str]) -> None:
+    """Raises UserError for a URL as an argument, unless it is that of a run or of a database."""
+    places = command.run
+    for previous, argument in zip(["", *arguments], arguments, strict=False):
+        match = OPTION.fullmatch(argument)
+        option, value = match.groups() if match else (previous, argument)
+        # The previous argument of a positional one may be the value of an option.
+        option = option.replace("_", "-") if option.startswith("-") else ""
+        if option in places and not value.startswith("-"):
+            # Another positional argument is none of a run.
+            places = ()
+            if value.startswith("gs://"):
+                bucket.check_url(value)
+                continue
+        if option != STORAGE:
+            check_local(value)
 
 
 def _help() -> str:

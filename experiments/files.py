@@ -36,8 +36,8 @@ def check_local(path: str) -> str:
     """
     if URL.match(path):
         raise UserError(
-            f"{path} is a URL, but files and directories must be on this machine: "
-            "URLs are not supported."
+            f"{path} is a URL, but this must be on this machine. URLs, gs://BUCKET/PATH, are "
+            "possible for --run-dir of train and for runs that a command only reads."
         )
     return path
 

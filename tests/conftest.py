@@ -57,3 +57,24 @@ def published_data() -> Path:
     if not chosen:
         pytest.skip("GRU_JAX_DATA, the directory of the published data files, is not set")
     return Path(chosen)
+
+
+@pytest.fixture(scope="session")
+def emulator():
+    """An emulator of Google Cloud Storage with the bucket `bucket`."""
+    with pytest.MonkeyPatch.context() as patch:
+        # gcsfs reads it when it is imported, and else asks for the kind of bucket by gRPC.
+        patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+        pytest.importorskip("gcsfs", reason="gcsfs is not installed")
+        reason = "gcp-storage-emulator is not installed"
+        emulated = pytest.importorskip("gcp_storage_emulator.server", reason=reason)
+        server = emulated.create_server("localhost", 0, in_memory=True, default_bucket="bucket")
+        server.start()
+        url = f"http://localhost:{server._api._httpd.server_port}"
+        # Of gcsfs and of TensorStore, neither of which is to look for credentials.
+        patch.setenv("STORAGE_EMULATOR_HOST", url)
+        patch.setenv("NO_GCE_CHECK", "true")
+        patch.setenv("TENSORSTORE_GCS_HTTP_URL", url)
+        patch.setenv("GCE_METADATA_HOST", "localhost:1")
+        yield
+        server.stop()

@@ -13,6 +13,7 @@ from experiments.errors import UserError
 from experiments.export_formats import FORMATS
 from experiments.extras import require
 from experiments.files import write_atomically
+from experiments.runs import bucket
 from experiments.runs.config_loading import load_config
 from experiments.runs.directory import RunDirectory
 from experiments.runs.run import restore_model
@@ -35,11 +36,11 @@ class Options:
     """
 
     run_dir: Annotated[Path, tyro.conf.Positional]
-    """Directory of a finished run of `train`."""
+    """Directory of a finished run of `train`, or its URL, gs://BUCKET/PATH."""
     to: Annotated[str, tyro.conf.arg(metavar=f"{{{','.join(FORMATS)}}}")]
     """Format."""
     output: Path | None = None
-    """Directory of the files; the default is export/ of the run."""
+    """Directory of the files; the default is export/ of the run, unless that is in a bucket."""
     data_dir: Path = dataclasses.field(default_factory=default_data_dir)
     """Directory of data files, which determine the sizes of some models."""
 
@@ -59,7 +60,13 @@ def main(arguments: list[str]) -> int:
         )
     export_format = FORMATS[options.to]
     require(export_format.package, "files", needed_by=f"--to {options.to}")
-    run = RunDirectory(options.run_dir)
+    bucket.check_output(options.run_dir, options.output)
+    with bucket.read_copy(options.run_dir) as folder:
+        return _export(RunDirectory(folder), options)
+
+
+def _export(run: RunDirectory, options: Options) -> int:
+    export_format = FORMATS[options.to]
     if not run.config.exists():
         raise UserError(f"There is no run in {run.path}: it holds no config.yaml.")
     config = load_config(run.config)

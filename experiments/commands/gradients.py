@@ -17,6 +17,7 @@ from experiments.markdown import markdown_table, write_report
 from experiments.models.state_gradients import LastStepLoss, gradient_norms
 from experiments.plots import save
 from experiments.program import PROGRAM
+from experiments.runs import bucket
 from experiments.runs.config_loading import load_config
 from experiments.runs.directory import RunDirectory
 from experiments.runs.provenance import provenance
@@ -52,11 +53,12 @@ class Options:
     """
 
     directory: Annotated[Path, tyro.conf.Positional]
-    """Output directory of `compare`: runs/compare/adding."""
+    """Output directory of `compare`: runs/compare/adding; or a URL, gs://BUCKET/PATH."""
     sequences: int = 100
     """Test sequences to average the norms over."""
     output: Path | None = None
-    """Directory of the table and the plot; the default is that of the runs."""
+    """Directory of the table and the plot; the default is that of the runs, unless those are in a
+    bucket."""
     data_dir: Path = dataclasses.field(default_factory=default_data_dir)
     """Directory of data files."""
 
@@ -71,7 +73,9 @@ def main(arguments: list[str]) -> int:
     options = command_help.parse(Options, arguments, "gradients", "runs/compare/adding")
     if options.sequences < 1:
         raise UserError(f"--sequences is {options.sequences}, but should be 1 or more.")
-    measured = [_measure(run, options) for run in _finished_runs(options.directory)]
+    bucket.check_output(options.directory, options.output)
+    with bucket.read_copy(options.directory) as folder:
+        measured = [_measure(run, options) for run in _finished_runs(folder)]
     cells: dict[str, dict[str, list[Any]]] = {}
     for cell, of_run, _ in measured:
         of_cell = cells.setdefault(cell, {name: [] for name in of_run})
@@ -80,7 +84,7 @@ def main(arguments: list[str]) -> int:
     # All runs of a comparison have the same task, length and test sequences.
     _, _, common = measured[0]
     result = {
-        "command": f"{PROGRAM} gradients {options.directory}",
+        "command": f"{PROGRAM} gradients {bucket.original(options.directory)}",
         "name": options.directory.name,
         **provenance(),
         **common,

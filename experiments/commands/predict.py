@@ -14,6 +14,7 @@ from experiments.own_data.config import SequencesConfig
 from experiments.own_data.model import Model
 from experiments.own_data.sources import load_source
 from experiments.own_data.written import write_predictions
+from experiments.runs import bucket
 from experiments.runs.config_loading import load_config
 from experiments.runs.directory import RunDirectory
 from experiments.runs.run import restore_model
@@ -29,7 +30,7 @@ class Options:
     """
 
     run_dir: tyro.conf.Positional[Path]
-    """Directory of a finished run of `train`."""
+    """Directory of a finished run of `train`, or its URL, gs://BUCKET/PATH."""
     data: tyro.conf.Positional[str]
     """File or folder of new data; for a model that forecasts, the series up to now."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
@@ -52,7 +53,11 @@ def main(arguments: list[str]) -> int:
         raise UserError(
             f"{options.output} exists already. Give another --output, or --force to replace it."
         )
-    run = RunDirectory(options.run_dir)
+    with bucket.read_copy(options.run_dir) as folder:
+        return _predict(RunDirectory(folder), options)
+
+
+def _predict(run: RunDirectory, options: Options) -> int:
     if not run.config.exists():
         raise UserError(f"There is no run in {run.path}: it holds no config.yaml.")
     config = load_config(run.config)

@@ -9,6 +9,7 @@ from experiments import yaml_files
 from experiments.config import METADATA_FIELDS, ExperimentConfig
 from experiments.errors import UserError
 from experiments.files import write_atomically
+from experiments.runs import bucket
 from experiments.runs.config_loading import MAX_ERRORS, differences, read_yaml
 
 Resume = Literal["auto", "never", "must"]
@@ -41,8 +42,9 @@ class RunDirectory:
         return self.path / "summary.json"
 
     @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+    def checkpoints(self) -> Path | str:
+        """Directory of the checkpoints: of a copy the one in the bucket, as a URL."""
+        return bucket.original(self.path / "checkpoints")
 
     @property
     def plots(self) -> Path:

@@ -79,7 +79,7 @@ def _lock(lock: Path) -> int | None:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise HeldError(
-                    f"{lock.parent} is in use by {_description(holder)}. "
+                    f"{lock.parent} is in use by {describe(holder)}. "
                     "Wait until it ends, or give another directory."
                 ) from None
             except OSError as error:
@@ -108,11 +108,11 @@ def _check_host(holder: dict[str, Any], lock: Path) -> None:
         return
     if holder.get("host") != socket.gethostname():
         raise HeldError(
-            f"{lock.parent} is in use by {_description(holder)}, or was when that process was "
+            f"{lock.parent} is in use by {describe(holder)}, or was when that process was "
             f"killed. If it does not run any more, remove the file {lock}."
         )
     print(
-        f"Took over the lock of {lock.parent} from {_description(holder)}, which was killed.",
+        f"Took over the lock of {lock.parent} from {describe(holder)}, which was killed.",
         file=sys.stderr,
     )
 
@@ -127,16 +127,21 @@ def _read_holder(descriptor: int) -> dict[str, Any]:
 
 
 def _write_holder(descriptor: int) -> None:
-    holder = {
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, json.dumps(this_process()).encode(), 0)
+
+
+def this_process() -> dict[str, Any]:
+    """Returns what a lock says of this process."""
+    return {
         "pid": os.getpid(),
         "host": socket.gethostname(),
         "since": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, json.dumps(holder).encode(), 0)
 
 
-def _description(holder: dict[str, Any]) -> str:
+def describe(holder: dict[str, Any]) -> str:
+    """Returns what a lock says of its process, as messages name it."""
     if not holder:
         return "another process"
     return (

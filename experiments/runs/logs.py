@@ -4,9 +4,11 @@ import contextlib
 import logging
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from experiments.config import METADATA_FIELDS, ExperimentConfig
 from experiments.errors import UserError
+from experiments.runs import bucket
 from experiments.runs.directory import RunDirectory
 from experiments.runs.log_options import TENSORBOARD
 from experiments.runs.records import read_summary
@@ -69,7 +71,7 @@ def open_logs(
                 run.tracker(name),
                 config=config.model_dump(exclude={*METADATA_FIELDS}),
                 tags={"task": config.task, "cell": config.model.cell},
-                name="/".join(run.path.resolve().parts[-2:]),
+                name="/".join(Path(bucket.original(run.path.resolve())).parts[-2:]),
             )
             trackers.append(tracker)
             writer = stack.enter_context(tracker)

@@ -1,7 +1,11 @@
 """One run: training of a config in its own directory, up to the summary."""
 
+import contextlib
+import dataclasses
 import datetime
+import signal
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ from experiments.files import write_json
 from experiments.own_data.config import SequencesConfig
 from experiments.own_data.model import Model
 from experiments.own_data.problems import load_problem
+from experiments.runs import bucket
 from experiments.runs.directory import RunDirectory
 from experiments.runs.provenance import provenance
 from experiments.runs.records import read_data_record, read_meta, read_summary
@@ -26,6 +31,7 @@ from experiments.task import DataRecord, Task
 from experiments.typing import Metrics, Params
 from gru_jax import training
 from gru_jax.training.checkpoint import CheckpointStore
+from gru_jax.training.signals import AgreedSignalHandler, SignalHandler
 
 
 def train_run(
@@ -42,7 +48,8 @@ def train_run(
 
     Metrics go to `log`, by default to the run's JSON lines alone. With `parallel` over several
     devices, on which the best parameters are then, too. With `say`, which is called with the state
-    of the training, there is no progress bar.
+    of the training, there is no progress bar. The files of a copy are uploaded before each
+    checkpoint.
     """
     optimizer = make_optimizer(config, task)
     state = training.TrainState.create(task.params, optimizer, task.carry)
@@ -52,21 +59,61 @@ def train_run(
     log = log or training.JsonlWriter(run.metrics)
     if say is not None:
         log = TrainingLine(log, say, config.training.steps, task.monitor)
-    return training.fit(
-        state,
-        make_train_step(task, optimizer, config.seed),
-        batch_at,
-        evaluate=lambda params: task.evaluate(params, "validation"),
-        monitor=task.monitor,
-        mode=task.mode,
-        patience=config.training.patience,
-        resume=resume,
-        metrics=log,
-        progress=None if say is None else False,
-        stop=stop.received if stop.is_watching() else None,
-        profile=_profile_options(run, config),
-        **fit_options(run, config),
-    )
+    with contextlib.ExitStack() as stack:
+        received = stop.received if stop.is_watching() else None
+        if bucket.is_written(run.path):
+            log = _UploadingWriter(log, run.path)
+            received = _uploading(run.path, received or stack.enter_context(_handler()).first)
+        return training.fit(
+            state,
+            make_train_step(task, optimizer, config.seed),
+            batch_at,
+            evaluate=lambda params: task.evaluate(params, "validation"),
+            monitor=task.monitor,
+            mode=task.mode,
+            patience=config.training.patience,
+            resume=resume,
+            metrics=log,
+            progress=None if say is None else False,
+            stop=received,
+            profile=_profile_options(run, config),
+            **fit_options(run, config),
+        )
+
+
+@dataclasses.dataclass
+class _UploadingWriter:
+    """A metrics writer that uploads the files of a copy at each evaluation: a save follows it."""
+
+    writer: training.MetricsWriter
+    folder: Path
+
+    def resume_from(self, step: int) -> None:
+        self.writer.resume_from(step)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        self.writer.write(row)
+        if row["split"] == "validation":
+            bucket.upload(self.folder)
+
+
+def _uploading(
+    folder: Path, received: Callable[[], signal.Signals | None]
+) -> Callable[[], signal.Signals | None]:
+    """Returns a function that uploads the files of a copy at a signal: a save follows it."""
+
+    def uploading() -> signal.Signals | None:
+        number = received()
+        if number is not None:
+            bucket.upload(folder)
+        return number
+
+    return uploading
+
+
+def _handler() -> SignalHandler:
+    """Returns what handles signals in :func:`gru_jax.training.fit` by default."""
+    return SignalHandler() if jax.process_count() == 1 else AgreedSignalHandler()
 
 
 def make_train_step(task: Task, optimizer: Any, seed: int) -> Any:

@@ -30,6 +30,8 @@ from gru_jax.training.state import TrainState
 logger = logging.getLogger("gru_jax.training")
 
 _DIGESTS = "digests.json"
+# With this file Orbax commits a checkpoint in a bucket.
+_COMMIT = "commit_success.txt"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 MAX_JSON_BYTES = 2 << 20
 """Limit of a small checkpoint's JSON, and a tenth of a large one's files is that of a large one's.
@@ -239,10 +241,18 @@ class CheckpointStore:
         return host_tree.from_named_arrays(arrays, like), progress
 
     def _steps(self) -> list[int]:
-        # An empty directory is none in a bucket.
-        if self._is_remote and not self.directory.exists():
-            return []
-        return [int(path.name) for path in self.directory.iterdir() if path.name.isdecimal()]
+        try:
+            steps = [path for path in self.directory.iterdir() if path.name.isdecimal()]
+        except FileNotFoundError:
+            # An empty directory is none in a bucket.
+            if self._is_remote:
+                return []
+            raise
+        # A save that was cut off leaves a directory of this name in a bucket. Orbax removes it in
+        # the background.
+        return [
+            int(path.name) for path in steps if not self._is_remote or (path / _COMMIT).exists()
+        ]
 
     def _check_space(self, needed: int) -> None:
         if self._is_remote:

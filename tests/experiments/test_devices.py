@@ -1,11 +1,7 @@
 """Runs on several devices and as several processes."""
 
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,10 +10,8 @@ import pytest
 
 from experiments.cli import main
 from gru_jax import training
+from tests.experiments.two_processes import ends, start_two
 from tests.slow import slow
-
-REPOSITORY = Path(__file__).parents[2]
-TIMEOUT = 600
 
 
 def summary(run):
@@ -101,33 +95,6 @@ def test_compare_spreads_seeds_over_devices(adding, write_config, mesh):
 )
 def test_compare_refuses_what_does_not_fit(adding, write_config, refused, options, expected):
     assert expected in refused("compare", write_config(adding), *options)
-
-
-def start(*arguments):
-    """Starts a command on two CPU devices."""
-    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "experiments", *map(str, arguments)],
-        env={**env, "JAX_NUM_CPU_DEVICES": "2", "TF_CPP_MIN_LOG_LEVEL": "3"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def start_two(config, *options):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = ["--coordinator", f"127.0.0.1:{port}", "--num-processes", "2", *options]
-    return [
-        start("train", config, "--distributed", *common, "--process-id", number)
-        for number in range(2)
-    ]
-
-
-def ends(processes):
-    return [(*process.communicate(timeout=TIMEOUT), process.returncode) for process in processes]
 
 
 @pytest.mark.slow

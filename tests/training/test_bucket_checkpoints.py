@@ -14,26 +14,6 @@ from tests.training import regression_problem as problem
 DIRECTORIES = (f"gs://bucket/{number}" for number in itertools.count())
 
 
-@pytest.fixture(scope="module")
-def emulator():
-    with pytest.MonkeyPatch.context() as patch:
-        # gcsfs reads it when it is imported, and else asks for the kind of bucket by gRPC.
-        patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-        pytest.importorskip("gcsfs", reason="gcsfs is not installed")
-        reason = "gcp-storage-emulator is not installed"
-        emulated = pytest.importorskip("gcp_storage_emulator.server", reason=reason)
-        server = emulated.create_server("localhost", 0, in_memory=True, default_bucket="bucket")
-        server.start()
-        url = f"http://localhost:{server._api._httpd.server_port}"
-        # Of gcsfs and of TensorStore, neither of which is to look for credentials.
-        patch.setenv("STORAGE_EMULATOR_HOST", url)
-        patch.setenv("NO_GCE_CHECK", "true")
-        patch.setenv("TENSORSTORE_GCS_HTTP_URL", url)
-        patch.setenv("GCE_METADATA_HOST", "localhost:1")
-        yield
-        server.stop()
-
-
 @pytest.fixture
 def bucket(emulator):
     return next(DIRECTORIES)
@@ -69,6 +49,20 @@ def test_a_corrupted_checkpoint_is_moved_away(bucket, tmp_path, caplog):
         fit(tmp_path, bucket)
     assert f"The checkpoint {bucket}/25 is corrupted (its file arrays/d/" in caplog.text
     assert len(list((epath.Path(bucket) / "corrupted").iterdir())) == 1
+
+
+def test_a_save_that_was_cut_off_is_none(bucket, tmp_path, caplog):
+    """A process killed while it saves leaves a directory without the file that commits it."""
+    from etils import epath
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    answers = iter([None] * 25 + [signal.SIGTERM] * 2)
+    fit(killed, bucket, stop=answers.__next__)
+    (epath.Path(bucket) / "25" / "commit_success.txt").unlink()
+    with CheckpointStore(training.CheckpointOptions(bucket), read_only=True) as store:
+        assert store.latest().name == "21"
+    problem.assert_same_run(killed, fit(killed, bucket), whole, problem.fit(whole))
+    assert "corrupted" not in caplog.text
 
 
 def test_sharded_parameters(bucket, tmp_path):

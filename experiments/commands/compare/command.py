@@ -1,6 +1,7 @@
 """Trains the missing runs of all cells and seeds, and writes a table and a plot."""
 
 import contextlib
+import dataclasses
 import math
 import signal
 import sys
@@ -22,6 +23,7 @@ from experiments.commands.compare.vmapped_training import PlannedRun, train_vmap
 from experiments.config import ExperimentConfig
 from experiments.errors import UserError
 from experiments.files import write_atomically, write_json
+from experiments.runs import bucket
 from experiments.runs.cli_options import Parsed
 from experiments.runs.config_loading import with_values
 from experiments.runs.directory import RunDirectory, chosen_run_directory
@@ -61,9 +63,14 @@ def main(parsed: Parsed[CompareOptions]) -> int:
     Raises:
         UserError: invalid config, data or directory.
     """
-    output = parsed.options.output or Path("runs", "compare", parsed.path.stem)
-    with hold(output):
-        return _compare(parsed.options, parsed.path.stem, output, parsed.command)
+    options = parsed.options
+    output = options.output or Path("runs", "compare", parsed.path.stem)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(hold(output))
+        if options.source is not None:
+            source = stack.enter_context(bucket.read_copy(options.source))
+            options = dataclasses.replace(options, source=source)
+        return _compare(options, parsed.path.stem, output, parsed.command)
 
 
 def _compare(options: CompareOptions[Any], name: str, output: Path, command: str) -> int:

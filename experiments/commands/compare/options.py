@@ -14,6 +14,7 @@ from experiments.config import Cell
 from experiments.datasets.registry import default_data_dir
 from experiments.errors import UserError
 from experiments.extras import require
+from experiments.runs import bucket
 from experiments.runs.cli_options import Config, Parsed, parse_options
 from experiments.runs.mesh_options import check_batch, parse_mesh
 from experiments.runs.search_space import check_space
@@ -61,8 +62,8 @@ class CompareOptions(Generic[Config]):
     """Directory of the runs, the table and the plot; the default is runs/compare/NAME. Finished
     runs in it are reused, and interrupted ones are resumed."""
     source: Annotated[Path | None, tyro.conf.arg(name="from")] = None
-    """Directory of finished runs, the --output of an earlier call. They are compared again, nothing
-    is trained, and only --output is written."""
+    """Directory of finished runs, the --output of an earlier call, or its URL, gs://BUCKET/PATH.
+    They are compared again, nothing is trained, and only --output is written."""
     data_dir: Path = dataclasses.field(default_factory=default_data_dir)
     """Directory of data files; the default is $GRU_JAX_DATA, then ~/.cache/gru_jax."""
     tensorboard: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -144,7 +145,7 @@ def _check_source(options: CompareOptions, source: Path) -> None:
     for name in ("search", "tensorboard", "mesh"):
         if getattr(options, name):
             raise UserError(f"--{name} cannot be given with --from, which trains nothing.")
-    if not source.is_dir():
+    if not source.is_dir() and not bucket.url_of(source):
         what = "is a file" if source.exists() else "does not exist"
         raise UserError(
             f"--from is {source}, which {what}; expected the --output of an earlier compare."

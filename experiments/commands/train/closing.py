@@ -7,6 +7,7 @@ from typing import Any
 
 from experiments.config import ExperimentConfig
 from experiments.program import typed
+from experiments.runs import bucket
 from experiments.runs.config_loading import CONFIG_DIR
 from experiments.runs.directory import RunDirectory
 from experiments.runs.expected import expected_metrics
@@ -40,14 +41,19 @@ def closing_words(run: RunDirectory, path: Path, config: ExperimentConfig) -> st
     seconds = read_meta(run).get("wall_seconds")
     if seconds is not None:
         lines.append(f"Took:     {duration(seconds)}")
+    where, kind = str(bucket.original(run.path)), "safetensors"
+    if run.data.exists():
+        kind = "onnx" if config.model.cell == "gru" else "stablehlo"
     following = [
-        ["report", str(run.path.parent)],
-        ["export", str(run.path), "--to", "safetensors"],
+        ["report", str(bucket.original(run.path.parent))],
+        ["export", where, "--to", kind],
         ["compare", path.stem if path.parent == CONFIG_DIR else str(path)],
     ]
+    if bucket.is_written(run.path):
+        following[0] += ["--output", "report.html"]
+        following[1] += ["--output", "export"]
     if run.data.exists():
-        following[1][-1] = "onnx" if config.model.cell == "gru" else "stablehlo"
-        following[1:1] = [["predict", str(run.path), "NEW_DATA", "-o", "predictions.csv"]]
+        following[1:1] = [["predict", where, "NEW_DATA", "-o", "predictions.csv"]]
     lines += ["", "Next:", *(f"  {typed()} {shlex.join(command)}" for command in following)]
     return "\n".join(lines)
 

@@ -12,8 +12,8 @@ from experiments.build import build_task
 from experiments.commands.train.closing import closing_words
 from experiments.commands.train.options import TrainOptions
 from experiments.config import ExperimentConfig
-from experiments.program import typed
-from experiments.runs import processes
+from experiments.program import PROGRAM, typed
+from experiments.runs import bucket, processes
 from experiments.runs.cli_options import Parsed
 from experiments.runs.directory import (
     RunDirectory,
@@ -58,19 +58,21 @@ def _main(parsed: Parsed[TrainOptions]) -> int:
         if run is None:
             # One process of several, which --distributed demands --run-dir of.
             assert options.run_dir is not None
-            run = RunDirectory(options.run_dir)
+            url = bucket.url_of(options.run_dir)
+            folder = stack.enter_context(bucket.stand_in(url)) if url else options.run_dir
+            run = RunDirectory(folder)
         if processes.of_first(run.is_finished()):
             processes.in_first(lambda: _show_finished(run, parsed))
             return 0
         try:
             return _train(run, parsed)
         except (training.TrainingError, OSError) as error:
-            print(f"{error}\n{_how_to_resume(run, options)}", file=sys.stderr)
+            print(f"{bucket.named(str(error))}\n{_how_to_resume(run, parsed)}", file=sys.stderr)
             return 1
         except Stopped as stopped:
-            return _stopped(stopped.signal, run, options)
+            return _stopped(stopped.signal, run, parsed)
         except KeyboardInterrupt:
-            return _stopped(signal.SIGINT, run, options)
+            return _stopped(signal.SIGINT, run, parsed)
 
 
 def _show_finished(run: RunDirectory, parsed: Parsed[TrainOptions]) -> None:
@@ -84,6 +86,9 @@ def _run_directory(
 ) -> RunDirectory:
     """Returns the directory of the run; the stack holds it, unless it is only read."""
     if options.run_dir is not None:
+        if url := bucket.url_of(options.run_dir):
+            folder = stack.enter_context(bucket.work_on(url))
+            return chosen_run_directory(folder, options.config, options.resume)
         run = chosen_run_directory(options.run_dir, options.config, options.resume)
         if not run.is_finished() or options.logs:
             stack.enter_context(hold(run.path))
@@ -108,7 +113,7 @@ def _train(run: RunDirectory, parsed: Parsed[TrainOptions]) -> int:
     meta = processes.in_first(lambda: start_run(run, task, config, parsed.command))
     if meta is not None:
         model = f"{model_name(config.model)}, {num_parameters(task.params):,} parameters"
-        print(f"{model}, in {run.path}", flush=True)
+        print(f"{model}, in {bucket.original(run.path)}", flush=True)
         if task.data is not None:
             print("\n".join(task.data.sentences), flush=True)
     stop.check()
@@ -127,7 +132,7 @@ def _train(run: RunDirectory, parsed: Parsed[TrainOptions]) -> int:
             )
         if result.status == "interrupted":
             logs.close("interrupted")
-            return _stopped(result.signal or signal.SIGINT, run, options)
+            return _stopped(result.signal or signal.SIGINT, run, parsed)
         with doing("Testing, drawing plots, and computing baselines"):
             test = task.evaluate(result.best_params, "test")
             if meta is not None:
@@ -141,25 +146,27 @@ def _train(run: RunDirectory, parsed: Parsed[TrainOptions]) -> int:
 def _print_result(run: RunDirectory, path: Path, config: ExperimentConfig) -> None:
     print_report(read_summary(run), read_meta(run), config.published)
     for text in sorted(run.plots.glob("*.txt")):
-        print(f"{text}:\n\n{text.read_text(encoding='utf-8')}")
+        print(f"{bucket.original(text)}:\n\n{text.read_text(encoding='utf-8')}")
     for plot in sorted(run.plots.glob("*.png")):
-        print(plot)
+        print(bucket.original(plot))
     print(f"\n{closing_words(run, path, config)}")
 
 
-def _stopped(
-    received: signal.Signals, run: RunDirectory, options: TrainOptions[ExperimentConfig]
-) -> int:
+def _stopped(received: signal.Signals, run: RunDirectory, parsed: Parsed[TrainOptions]) -> int:
     """Prints how to resume, and returns the exit code."""
     if processes.is_first():
-        how = _how_to_resume(run, options)
+        how = _how_to_resume(run, parsed)
         print(f"Stopped by {stop.name_of(received)}. {how}", file=sys.stderr)
     return 128 + received
 
 
-def _how_to_resume(run: RunDirectory, options: TrainOptions[ExperimentConfig]) -> str:
+def _how_to_resume(run: RunDirectory, parsed: Parsed[TrainOptions]) -> str:
+    options = parsed.options
     if not run.config.exists():
         return "Nothing was written."
+    if bucket.is_written(run.path):
+        # Its config is no file of this machine.
+        return f"To resume: {typed()}{parsed.command.removeprefix(PROGRAM)}"
     again = [str(run.config), "--run-dir", str(run.path), "--data-dir", str(options.data_dir)]
     again += ["--tensorboard"] * options.tensorboard
     again += ["--log", options.log] if options.log is not None else []

@@ -34,7 +34,8 @@ class TrainOptions(ProcessOptions, Generic[Config]):
 
     config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
     run_dir: Path | None = None
-    """Directory of the run, new or to resume; the default is runs/NAME/TIME-sSEED."""
+    """Directory of the run, new or to resume, or its URL, gs://BUCKET/PATH; the default is
+    runs/NAME/TIME-sSEED."""
     resume: Resume = "auto"
     """Whether to resume the run in --run-dir: if there is one, never, or there must be one."""
     data_dir: Path = dataclasses.field(default_factory=default_data_dir)
