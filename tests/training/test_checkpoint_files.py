@@ -192,7 +192,7 @@ def test_a_corrupted_checkpoint_is_detected_or_harmless(
     if not harmless:
         (quarantined,) = (directory / "corrupted").iterdir()
         assert {path.name for path in quarantined.rglob("*")} == before
-        (record,) = caplog.records
+        (record,) = (each for each in caplog.records if not (IS_OLD and each.name == "absl"))
         assert record.name == "gru_jax.training"
         assert record.levelno == logging.WARNING
         assert str(directory / "2") in record.getMessage()
