@@ -18,18 +18,18 @@ IS_OLD = not hasattr(ocp.training.Checkpointer, "wait")
 
 def make_context(post_finalization_callback: Callable[[], None]) -> ocp.Context:
     """A context that saves the item ``record`` as JSON and calls a function before each commit."""
-    registry = ocp.handlers.local_registry()
-    registry.add(ocp.handlers.JsonHandler, "record")
+    handler, callback = ocp.handlers.JsonHandler, post_finalization_callback
     if IS_OLD:
+        by_name = ocp.options.CheckpointablesOptions.create_with_handlers(record=handler)
         return ocp.Context(
-            checkpointables_options=ocp.options.CheckpointablesOptions(registry=registry),
-            async_options=ocp.options.AsyncOptions(
-                post_finalization_callback=post_finalization_callback
-            ),
+            checkpointables_options=by_name,
+            async_options=ocp.options.AsyncOptions(post_finalization_callback=callback),
         )
+    registry = ocp.handlers.local_registry()
+    registry.add(handler, checkpointable_name="record")
     context = ocp.Context()
     context.checkpointables_options.registry = registry
-    context.async_options.post_finalization_callback = post_finalization_callback
+    context.async_options.post_finalization_callback = callback
     return context
 
 
