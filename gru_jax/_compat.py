@@ -32,7 +32,9 @@ def varying_like(array: Array) -> dict[str, Any]:
 
 def pcast_to_varying(array: Array, axes: tuple[str, ...]) -> Array:
     """``lax.pcast(array, axes, to="varying")``, which jax 0.8.0 calls ``pvary``."""
-    return lax.pcast(array, axes, to="varying") if hasattr(lax, "pcast") else lax.pvary(array, axes)
+    if not hasattr(lax, "pcast"):
+        return lax.pvary(array, axes)  # pyright: ignore[reportAttributeAccessIssue]
+    return lax.pcast(array, axes, to="varying")
 
 
 def jaxprs_in_params(params: Mapping[str, Any]) -> Iterator[Jaxpr]:

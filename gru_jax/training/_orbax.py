@@ -20,9 +20,9 @@ def make_context(post_finalization_callback: Callable[[], None]) -> ocp.Context:
     """A context that saves the item ``record`` as JSON and calls a function before each commit."""
     handler, callback = ocp.handlers.JsonHandler, post_finalization_callback
     if IS_OLD:
-        by_name = ocp.options.CheckpointablesOptions.create_with_handlers(record=handler)
+        options: Any = ocp.options.CheckpointablesOptions
         return ocp.Context(
-            checkpointables_options=by_name,
+            checkpointables_options=options.create_with_handlers(record=handler),
             async_options=ocp.options.AsyncOptions(post_finalization_callback=callback),
         )
     registry = ocp.handlers.local_registry()
@@ -33,7 +33,7 @@ def make_context(post_finalization_callback: Callable[[], None]) -> ocp.Context:
     return context
 
 
-class _OldCheckpointer(ocp.training.Checkpointer):
+class _OldCheckpointer(ocp.training.Checkpointer):  # pyright: ignore[reportGeneralTypeIssues]
     """What newer versions of the class do, as far as it is used here."""
 
     def __init__(
