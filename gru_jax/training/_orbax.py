@@ -4,6 +4,7 @@ Up to 0.11 options of a context are frozen, and a checkpointer takes its context
 called.
 """
 
+import inspect
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from orbax.checkpoint import v1 as ocp
 
 from gru_jax.training import processes
 
-IS_OLD = not hasattr(ocp.training.Checkpointer, "wait")
+IS_OLD = "context" not in inspect.signature(ocp.training.Checkpointer).parameters
 
 
 def make_context(post_finalization_callback: Callable[[], None]) -> ocp.Context:
