@@ -27,7 +27,9 @@ import jax
 import pytest
 
 jax.config.update("jax_platforms", "cpu")
-jax.config.update("jax_num_cpu_devices", 4)
+# JAX 0.8 refuses to set it again, as where a program of a test imports this once more.
+if jax.config.jax_num_cpu_devices != 4:
+    jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

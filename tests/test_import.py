@@ -16,7 +16,7 @@ ROOT = PACKAGE.parent
 # A part may import itself and parts of earlier lines; parts on one line are on one level.
 LEVELS = (
     {"typing"},
-    {"_checks", "_files", "_repr"},
+    {"_checks", "_compat", "_files", "_repr"},
     {"initializers", "dropout"},
     {"cells"},
     {"_autodiff"},

@@ -5,6 +5,7 @@ import tomllib
 from pathlib import Path
 
 import yaml
+from packaging.requirements import Requirement
 
 from scripts.install import requirements
 from scripts.list_slow_tests import LIST, slow_tests
@@ -43,6 +44,26 @@ def test_the_floors_are_what_is_tested():
     assert tested.pop("jaxlib") == tested["jax"]
     assert tested.items() <= floors.items()
     assert floors.keys() - tested.keys() == {"tqdm"}
+
+
+def test_the_package_installs_beside_jax_ai_stack():
+    """The versions that jax-ai-stack 2025.10.28 requires, by its metadata."""
+    stack = {
+        "chex": "0.1.91",
+        "flax": "0.12.0",
+        "grain": "0.2.13",
+        "jax": "0.8.0",
+        "optax": "0.2.6",
+        "orbax-checkpoint": "0.11.26",
+    }
+    extras = PROJECT["optional-dependencies"]
+    asked = [Requirement(each) for each in PROJECT["dependencies"]]
+    for extra in ("flax", "train", "experiments", "grain", "test"):
+        asked += map(Requirement, extras[extra])
+    checked = [each for each in asked if each.name in stack]
+    assert {each.name for each in checked} == stack.keys()
+    for each in checked:
+        assert stack[each.name] in each.specifier, each
 
 
 def test_the_library_has_no_upper_bounds():

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
-from jax import lax
 
+from gru_jax._compat import pcast_to_varying, varying_axes
 from gru_jax._unroll.masking import ScanInputs
 from gru_jax.cells.base import Cell
 from gru_jax.cells.precision import cast_like, cast_params, promote_state
@@ -61,7 +61,7 @@ def reshard_like(state: State, like: State) -> State:
 
     def reshard(leaf: Array, like: Any) -> Array:
         wanted = like if isinstance(like, jax.ShapeDtypeStruct) else jax.typeof(like)
-        leaf = _vary(leaf, _varying_axes(wanted))
+        leaf = _vary(leaf, varying_axes(wanted))
         sharding = wanted.sharding
         # An array that was made outside of the mesh has none to be moved to.
         is_placed = sharding is not None and not sharding.mesh.empty
@@ -81,15 +81,10 @@ def pvary_to_common_axes(tree: TreeT) -> TreeT:
     if jax.sharding.get_abstract_mesh().empty:
         return tree
     leaves = jax.tree.leaves(tree)
-    axes = frozenset[str]().union(*(_varying_axes(jax.typeof(leaf)) for leaf in leaves))
+    axes = frozenset[str]().union(*(varying_axes(jax.typeof(leaf)) for leaf in leaves))
     return jax.tree.map(lambda leaf: _vary(leaf, axes), tree)
 
 
 def _vary(leaf: Array, axes: frozenset[str]) -> Array:
-    missing = axes - _varying_axes(jax.typeof(leaf))
-    return lax.pcast(leaf, tuple(missing), to="varying") if missing else leaf
-
-
-def _varying_axes(aval: Any) -> frozenset[str]:
-    """The manual mesh axes over which an array varies."""
-    return aval.manual_axis_type.varying if aval.manual_axis_type is not None else frozenset()
+    missing = axes - varying_axes(jax.typeof(leaf))
+    return pcast_to_varying(leaf, tuple(missing)) if missing else leaf

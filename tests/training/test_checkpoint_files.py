@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import gru_jax
 from gru_jax import training
+from gru_jax.training._orbax import IS_OLD
 from gru_jax.training.checkpoint import CheckpointStore
 from gru_jax.training.progress import Progress
 from tests.golden import make_checkpoint
@@ -173,7 +174,7 @@ def test_a_corrupted_checkpoint_is_detected_or_harmless(
     shutil.copytree(two_checkpoints, directory)
     paths = list((directory / "2").glob(kind))
     if not paths and kind.endswith("/commit_success.txt"):
-        pytest.skip("Orbax 0.12.0 writes no such file")
+        pytest.skip("not every version of Orbax writes such a file")
     for path in paths:
         corrupt(path)
     before = {path.name for path in (directory / "2").rglob("*")}
@@ -183,11 +184,15 @@ def test_a_corrupted_checkpoint_is_detected_or_harmless(
     assert progress == PROGRESS[progress.step]
     problem.assert_same(restored, problem.make_state(progress.step))
     harmless = kind in ("_CHECKPOINT_METADATA", "commit_success.txt")
+    if IS_OLD and kind == "_CHECKPOINT_METADATA":
+        # It reads this file. What is still JSON may do no harm.
+        harmless = progress.step == 2
+        assert harmless is (corrupt is flip)
     assert progress.step == (2 if harmless else 1)
     if not harmless:
         (quarantined,) = (directory / "corrupted").iterdir()
         assert {path.name for path in quarantined.rglob("*")} == before
-        (record,) = caplog.records
+        (record,) = (each for each in caplog.records if not (IS_OLD and each.name == "absl"))
         assert record.name == "gru_jax.training"
         assert record.levelno == logging.WARNING
         assert str(directory / "2") in record.getMessage()

@@ -42,6 +42,7 @@ class Case:
     mesh: Any = dataclasses.field(default_factory=lambda: ONE)
     params_spec: P | None = None  # of matrices; None: made outside of the mesh
     implementation: str | None = "xla"  # that all calls take; None: there is no call
+    min_jax: tuple[int, ...] = (0, 8)  # the first version that runs it
     is_fast: bool = False  # whether it is among the tests that are not marked slow
 
 
@@ -149,7 +150,7 @@ CASES = {
     "remat": Case(lambda params, xs: jax.checkpoint(gru_jax.unroll)(params, xs)),
     "jvp": Case(tangent),
     "Hessian-vector product": Case(hessian_product),
-    "vmap over the sharded batch": Case(over_sequences, is_fast=True),
+    "vmap over the sharded batch": Case(over_sequences, min_jax=(0, 8, 1), is_fast=True),
     "vmap over another axis": Case(
         lambda params, xs: jax.vmap(lambda x: gru_jax.unroll(params, x))(xs),
         (normal(2, TIME, BATCH, INPUT),),
@@ -157,7 +158,8 @@ CASES = {
     ),
     "vmap over parameters": Case(over_parameters),
     "lax.scan of calls": Case(scan_of_calls),
-    "lax.scan of steps": Case(own_scan, implementation=None, is_fast=True),
+    # The parameters are made outside of the mesh.
+    "lax.scan of steps": Case(own_scan, implementation=None, min_jax=(0, 8, 2), is_fast=True),
     "shard_map": Case(within_shard_map),
     "shard_map over another axis": Case(within_shard_map_over_another_axis, mesh=TWO),
     "stack": Case(stack_of(), is_fast=True),

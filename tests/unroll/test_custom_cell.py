@@ -259,7 +259,9 @@ class WithPart(gru_jax.Cell):
 def test_cells_with_parts_of_other_classes_are_other_cells(xs):
     """Also where the hash of their structures, by which programs are found, is the same."""
     sine, cosine = (WithPart(activation(function)) for function in (jnp.sin, jnp.cos))
-    assert jax.tree.structure(sine) == jax.tree.structure(cosine)
+    # From 0.10 on JAX takes the structures for equal.
+    is_confused = jax.__version_info__ >= (0, 10)
+    assert (jax.tree.structure(sine) == jax.tree.structure(cosine)) is is_confused
     kinds = [make_call_options(cell, {}, None, 1) for cell in (sine, cosine)]
     assert kinds[0] != kinds[1]
     assert kinds[0] == make_call_options(WithPart(sine.part), {}, None, 1)

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun, jaxprs_in_params
+from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
 
+from gru_jax._compat import jaxprs_in_params
 from gru_jax._unroll.backward.adjoint_scan import ScanConsts, ScanFn, lax_scan
 from gru_jax._unroll.shards import Sharded, Shards, slice_batch, unshard
 from gru_jax._unroll.transform_rules import with_reference_fallback

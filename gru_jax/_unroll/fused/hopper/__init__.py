@@ -2,6 +2,8 @@
 
 import importlib.util
 
+import jax
+
 from gru_jax._unroll.call_spec import CallSpec
 from gru_jax._unroll.fused import run as fused
 from gru_jax._unroll.fused.transforms import with_transform_rules
@@ -14,6 +16,8 @@ NAME = "Hopper"
 HOPPER = ("H100", "H200", "H800", "H20", "GH200")
 # The sizes whose weights fit into the shared memory of a cluster of two to eight CTAs.
 HIDDEN_SIZES = (128, 256, 384, 512)
+# The oldest version of JAX with which the kernels have been compiled.
+MIN_JAX = (0, 10, 1)
 
 describe = fused.describe
 
@@ -32,6 +36,8 @@ def unsupported_reasons(spec: CallSpec) -> list[str]:
     elif not targets(spec):
         words, kind = ", ".join(HOPPER), spec.device_kind
         reasons.append(f"it needs a Hopper GPU ({words}), but the default device is {kind}")
+    elif jax.__version_info__ < MIN_JAX:
+        reasons.append(f"it needs jax 0.10.1 or newer, and this is {jax.__version__}")
     elif importlib.util.find_spec("absl") is None:
         reasons.append("it needs absl-py, which jax does not install: pip install absl-py")
     reasons += fused.unsupported_reasons(spec)

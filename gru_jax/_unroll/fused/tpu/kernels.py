@@ -17,6 +17,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from gru_jax._compat import varying_like
 from gru_jax._unroll.fused import interface
 from gru_jax._unroll.fused.interface import BackwardArgs, ForwardArgs, FusedKernels
 from gru_jax._unroll.fused.tpu.tiling import TpuSpec, choose_tile, unroll_factor
@@ -183,5 +184,4 @@ def _dot(operand: Array, weights: Array) -> Array:
 
 def _like(array: Array, shape: tuple[int, ...], dtype: DType) -> jax.ShapeDtypeStruct:
     """The type of a result that varies over the same mesh axes as ``array``."""
-    varying = jax.typeof(array).manual_axis_type
-    return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=varying)
+    return jax.ShapeDtypeStruct(shape, dtype, **varying_like(array))
