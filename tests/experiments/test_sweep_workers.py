@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from experiments.cli import main
 from experiments.runs import search, workers
 from experiments.runs.search import open_storage
-from tests.experiments.test_devices import start
+from tests.experiments.two_processes import start
 
 STORAGE = "sqlite:///shared.db"
 HEARTBEAT_SECONDS = 3
