@@ -284,6 +284,17 @@ def test_a_metric_without_baselines_is_plotted(tmp_path):
     assert (tmp_path / "compare.png").exists()
 
 
+def test_damaged_metrics_are_named_and_the_table_is_written(adding, write_config, capsys):
+    config = write_config(adding)
+    assert compare(config, "runs", "--seeds", "1", "--cells", "gru") == 0
+    metrics = Path("runs/gru/s0/metrics.jsonl")
+    metrics.write_text("{}\n" + metrics.read_text())
+    Path("runs/compare.md").unlink()
+    assert compare(config, "runs", "--seeds", "1", "--cells", "gru") == 2
+    assert "runs/gru/s0/metrics.jsonl" in capsys.readouterr().err
+    assert Path("runs/compare.md").exists()
+
+
 def test_curves_are_means_over_the_steps_that_all_runs_have(tmp_path, monkeypatch):
     """The train rows, NaN and the step at which one run had ended are left out."""
 

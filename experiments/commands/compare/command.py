@@ -273,17 +273,6 @@ def _write(
         }
         for read in (read_summary, read_meta)
     )
-    try:
-        rows = {
-            cell: [
-                training.read_metrics(run.metrics)
-                for of_value in plans.values()
-                for run in of_value[cell][0]
-            ]
-            for cell in next(iter(plans.values()))
-        }
-    except training.MetricsError as error:
-        raise UserError(str(error)) from None
     result = {
         "command": command,
         "name": name,
@@ -305,6 +294,26 @@ def _write(
     write_json(output / "compare.json", result)
     write_atomically(output / "compare.md", markdown)
     report.plot(result, output / "compare.png")
-    plot_curves(result, rows, output / "curves.png")
+    plot_curves(result, _read_rows(plans), output / "curves.png")
     Console(soft_wrap=True, highlight=False, markup=False).print(markdown)
     print(f"Written to {output}")
+
+
+def _read_rows(plans: Plans) -> dict[str, list[list[dict[str, Any]]]]:
+    """Returns the rows of metrics of each run, by cell.
+
+    Raises:
+        UserError: a file of metrics is absent or damaged.
+    """
+    cells = next(iter(plans.values()))
+    try:
+        return {
+            cell: [
+                training.read_metrics(run.metrics)
+                for of_value in plans.values()
+                for run in of_value[cell][0]
+            ]
+            for cell in cells
+        }
+    except training.MetricsError as error:
+        raise UserError(str(error)) from None

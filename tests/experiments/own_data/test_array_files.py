@@ -22,11 +22,7 @@ from tests.experiments.own_data.source_files import (
     write,
 )
 
-
-@pytest.fixture(autouse=True)
-def workplace(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("workplace")
 
 
 @pytest.mark.parametrize(

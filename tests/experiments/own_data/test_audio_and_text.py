@@ -15,11 +15,7 @@ from tests.experiments.own_data.source_files import (
     write,
 )
 
-
-@pytest.fixture(autouse=True)
-def workplace(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("workplace")
 
 
 def tone(seconds=0.2, rate=8000, dtype=np.int16, channels=1):

@@ -24,12 +24,6 @@ from tests.experiments.own_data.generators import write_labelled_steps, write_so
 REPOSITORY = Path(__file__).parents[3]
 
 
-@pytest.fixture
-def workplace(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def run(*arguments):
     assert main([str(argument) for argument in arguments]) == 0
 

@@ -8,11 +8,7 @@ import pytest
 from experiments.errors import UserError
 from tests.experiments.own_data.source_files import inspect, read
 
-
-@pytest.fixture(autouse=True)
-def workplace(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("workplace")
 
 
 @pytest.fixture
