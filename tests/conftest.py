@@ -1,6 +1,7 @@
 """Settings of all tests: no implicit promotion of dtypes or ranks, four CPU devices."""
 
 import atexit
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -50,6 +51,23 @@ def free_memory():
     """Frees a module's compiled programs, which would add up to gigabytes."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture
+def assume_packages(monkeypatch):
+    """A function that pretends that packages are installed, or are not.
+
+    Only these: what asks about others may keep the answer for the whole process.
+    """
+    find_spec = importlib.util.find_spec
+
+    def assume(*packages: str, installed: bool):
+        def find(name, *rest):
+            return (installed or None) if name in packages else find_spec(name, *rest)
+
+        monkeypatch.setattr(importlib.util, "find_spec", find)
+
+    return assume
 
 
 @pytest.fixture(scope="session")

@@ -112,9 +112,9 @@ def test_tables_are_those_of_the_results():
         assert (folder / f"{name}.md").read_text() == to_markdown(result)
 
 
-def test_missing_baselines_are_skipped_with_the_reason(monkeypatch):
+def test_missing_baselines_are_skipped_with_the_reason(monkeypatch, assume_packages):
     monkeypatch.setattr(cudnn_gru.shutil, "which", lambda name: None)
-    monkeypatch.setattr(torch_gru.importlib.util, "find_spec", lambda name: None)
+    assume_packages("torch", installed=False)
     rows = cudnn_gru.time_cudnn([SIZE], repeats=1, timeout=10)
     assert {row["skipped"] for row in rows} == {"there is no C compiler"}
     rows = torch_gru.time_torch([SIZE], seconds=1, timeout=10)

@@ -173,9 +173,9 @@ def test_an_upload_that_fails_ends_the_run(files, adding, write_config, capsys, 
         ["gradients", "gs://bucket"],
     ],
 )
-def test_without_the_extra_it_is_named(adding, write_config, refused, monkeypatch, arguments):
+def test_without_the_extra_it_is_named(adding, write_config, refused, assume_packages, arguments):
     config = write_config(adding)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assume_packages("gcsfs", installed=False)
     message = refused(*(str(config) if text == "CONFIG" else text for text in arguments))
     url = next(text for text in arguments if "gs://" in text).removeprefix("--run_dir=")
     assert message.startswith(f"{url} needs gcsfs, which is not installed. ")

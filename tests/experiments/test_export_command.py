@@ -1,6 +1,5 @@
 """The command `export`: exported files compute what the trained model computes."""
 
-import importlib.util
 import re
 import tomllib
 from pathlib import Path
@@ -160,14 +159,9 @@ def test_formats_of_an_lstm(adding, train, refused):
         ("torch", "safetensors"),
     ],
 )
-def test_without_the_extra_the_message_names_it(refused, monkeypatch, name, package):
+def test_without_the_extra_the_message_names_it(refused, assume_packages, name, package):
     """The extra `files` suffices for every format; `interop` would install other frameworks."""
-    find_spec = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util,
-        "find_spec",
-        lambda name, *rest: None if name == package else find_spec(name, *rest),
-    )
+    assume_packages(package, installed=False)
     message = refused("export", "run", "--to", name)
     assert f"--to {name} needs {package}, which is not installed" in message
     assert "pip install -e '.[files]'" in message

@@ -1,6 +1,5 @@
 """`--log` of `train`: what trackers are told of a run, and when."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from tests.training.test_trackers import RecordingWriter
 
 
 @pytest.fixture
-def told(monkeypatch):
+def told(monkeypatch, assume_packages):
     """What two trackers in memory are told, which stand in for those of their packages."""
     told = {"wandb": [], "mlflow": []}
 
@@ -24,7 +23,7 @@ def told(monkeypatch):
         return writer
 
     monkeypatch.setattr(logs, "WRITERS", {name: make(name) for name in told})
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: True)
+    assume_packages(*told, installed=True)
     return told
 
 
@@ -108,10 +107,11 @@ def test_wrong_names(adding, write_config, refused, told, log, expected):
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow", "tensorboard"])
-def test_a_missing_package_names_its_extra(adding, write_config, refused, monkeypatch, name):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None)
+def test_a_missing_package_names_its_extra(adding, write_config, refused, assume_packages, name):
+    package = "tensorboardX" if name == "tensorboard" else name
+    assume_packages(package, installed=False)
     message = refused("train", write_config(adding), "--log", name)
-    assert f"--log {name} needs {'tensorboardX' if name == 'tensorboard' else name}" in message
+    assert f"--log {name} needs {package}" in message
     assert f"pip install -e '.[{name}]'" in message
 
 

@@ -1,6 +1,5 @@
 """`--tensorboard` of `train` and `compare`: files for TensorBoard in a run's directory."""
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -85,14 +84,9 @@ def test_the_command_to_resume_has_the_option(adding, write_config, capsys):
     ("command", "options"), [("train", []), ("train", ["--seed", "1"]), ("compare", [])]
 )
 def test_without_the_extra_nothing_is_trained(
-    adding, write_config, refused, monkeypatch, command, options
+    adding, write_config, refused, assume_packages, command, options
 ):
-    find_spec = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util,
-        "find_spec",
-        lambda name, *rest: None if name == "tensorboardX" else find_spec(name, *rest),
-    )
+    assume_packages("tensorboardX", installed=False)
     message = refused(command, write_config(adding), "--tensorboard", *options)
     assert "--tensorboard needs tensorboardX, which is not installed" in message
     assert "pip install -e '.[tensorboard]'" in message

@@ -85,7 +85,7 @@ def test_other_urls_are_refused():
         training.CheckpointOptions("s3://bucket/run")
 
 
-def test_what_is_missing_is_named(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+def test_what_is_missing_is_named(assume_packages):
+    assume_packages("gcsfs", installed=False)
     with pytest.raises(training.CheckpointError, match=r"needs gcsfs, .* 'gru-jax\[gcs\]'"):
         CheckpointStore(training.CheckpointOptions("gs://bucket/run"))

@@ -1,7 +1,5 @@
 """The kernels for Hopper GPUs: values, gradients and races (interpreted), and dispatch."""
 
-import importlib.util
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -187,8 +185,8 @@ def test_a_subclass_that_overrides_the_step_is_another_cell():
         assert_close(gru_jax.unroll(cell, XS), expected, "bfloat16")
 
 
-def test_without_absl_the_default_is_another_implementation(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+def test_without_absl_the_default_is_another_implementation(assume_packages):
+    assume_packages("absl", installed=False)
     with fake_default_device("gpu", H100):
         with pytest.raises(NotImplementedError, match="pip install absl-py"):
             gru_jax.unroll(params(), XS, implementation="mosaic_gpu")
