@@ -45,8 +45,9 @@ class CheckpointOptions:
     """Directory and number of a run's checkpoints.
 
     Attributes:
-        directory: directory of one run's checkpoints; made if it does not exist. A URL of Google
-            Cloud Storage, ``gs://BUCKET/PATH``, needs the extra ``gcs``.
+        directory: directory of one run's checkpoints; made if it does not exist. Directories in it
+            whose names are numbers are taken for checkpoints. A URL of Google Cloud Storage,
+            ``gs://BUCKET/PATH``, needs the extra ``gcs``.
         max_to_keep: number of latest checkpoints to keep, in addition to the best one.
 
     Raises:
@@ -102,11 +103,14 @@ class CheckpointStore:
                 self._check_readable()
             else:
                 self._check_writable()
+                if self._is_remote:
+                    self._remove_incomplete()
                 self._checkpointer = _orbax.Checkpointer(
                     str(self.directory),
                     context=self._context,
                     preservation_policy=self._retention,
-                    cleanup_tmp_directories=True,
+                    # Of a bucket it would remove all directories but checkpoints.
+                    cleanup_tmp_directories=not self._is_remote,
                 )
         except Exception as error:
             # The client of a bucket has errors of its own.
@@ -132,6 +136,15 @@ class CheckpointStore:
             probe = self.directory / ".writable"
             probe.write_bytes(b"")
             probe.unlink()
+
+    def _remove_incomplete(self) -> None:
+        """Removes from a bucket what saves have left that were cut off."""
+        if processes.is_first():
+            for path in self._step_directories():
+                if not (path / _COMMIT).exists():
+                    path.rmtree()
+        # The others go on once it is removed.
+        processes.of_first([0.0])
 
     def __enter__(self) -> "CheckpointStore":
         # Orbax logs a traceback of each error that is raised here as one message.
@@ -237,18 +250,21 @@ class CheckpointStore:
         return host_tree.from_named_arrays(arrays, like), progress
 
     def _steps(self) -> list[int]:
+        # A save to a bucket that was cut off leaves a directory of this name.
+        return [
+            int(path.name)
+            for path in self._step_directories()
+            if not self._is_remote or (path / _COMMIT).exists()
+        ]
+
+    def _step_directories(self) -> list[Any]:
         try:
-            steps = [path for path in self.directory.iterdir() if path.name.isdecimal()]
+            return [path for path in self.directory.iterdir() if path.name.isdecimal()]
         except FileNotFoundError:
             # An empty directory is none in a bucket.
             if self._is_remote:
                 return []
             raise
-        # A save that was cut off leaves a directory of this name in a bucket. Orbax removes it in
-        # the background.
-        return [
-            int(path.name) for path in steps if not self._is_remote or (path / _COMMIT).exists()
-        ]
 
     def _check_space(self, needed: int) -> None:
         if self._is_remote:

@@ -48,7 +48,9 @@ def test_a_corrupted_checkpoint_is_moved_away(bucket, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         fit(tmp_path, bucket)
     assert f"The checkpoint {bucket}/25 is corrupted (its file arrays/d/" in caplog.text
-    assert len(list((epath.Path(bucket) / "corrupted").iterdir())) == 1
+    (moved,) = (epath.Path(bucket) / "corrupted").iterdir()
+    fit(tmp_path, bucket)
+    assert list(moved.iterdir())
 
 
 def test_a_save_that_was_cut_off_is_none(bucket, tmp_path, caplog):
@@ -61,8 +63,22 @@ def test_a_save_that_was_cut_off_is_none(bucket, tmp_path, caplog):
     (epath.Path(bucket) / "25" / "commit_success.txt").unlink()
     with CheckpointStore(training.CheckpointOptions(bucket), read_only=True) as store:
         assert store.latest().name == "21"
+        assert (epath.Path(bucket) / "25").exists()
+    CheckpointStore(training.CheckpointOptions(bucket))
+    assert not (epath.Path(bucket) / "25").exists()
     problem.assert_same_run(killed, fit(killed, bucket), whole, problem.fit(whole))
     assert "corrupted" not in caplog.text
+
+
+def test_other_directories_of_the_bucket_are_kept(bucket, tmp_path):
+    from etils import epath
+
+    file = epath.Path(bucket) / "notes" / "today.txt"
+    file.parent.mkdir(parents=True)
+    file.write_text("kept")
+    for steps in (8, 16):
+        fit(tmp_path, bucket, steps=steps)
+    assert file.read_text() == "kept"
 
 
 def test_sharded_parameters(bucket, tmp_path):
