@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -32,14 +33,29 @@ TENSOR_DTYPES: dict[int, np.dtype] = {
 MAX_FIELDS = 500_000
 """Limit of the fields in a large model's messages, which take more memory than bytes."""
 
-MAX_UNCOUNTED_BYTES = 256 << 10
-"""Models of this size cannot have too many fields."""
+MAX_UNCOUNTED_BYTES = 2 * MAX_FIELDS
+"""Models of this size cannot have more, because a field has two bytes at least."""
+
+MAX_COPIED_BYTES = 16 << 20
+"""Size of a model from which on the data of initializers are not copied."""
+
+MIN_SHARED_BYTES = 64 << 10
+"""Size of the data of an initializer that are not copied then."""
 
 MAX_AXES = 32
 MAX_DEPTH = 100
 """The parser's limit of messages within messages."""
 
 FIXED_SIZES = {1: 8, 5: 4}
+RAW_DATA_KEYS = [
+    message.DESCRIPTOR.fields_by_name[name].number << 3 | 2
+    for message, name in (
+        (onnx.ModelProto, "graph"),
+        (onnx.GraphProto, "initializer"),
+        (TensorProto, "raw_data"),
+    )
+]
+"""Of the fields from a model to the data of an initializer; each has one byte."""
 INTEGER_TYPES = (
     FieldDescriptor.CPPTYPE_INT32,
     FieldDescriptor.CPPTYPE_INT64,
@@ -47,17 +63,23 @@ INTEGER_TYPES = (
 )
 
 ModelSource: TypeAlias = onnx.ModelProto | bytes | str | os.PathLike[str]
+RawData: TypeAlias = dict[int, memoryview]
 
 
-def open_model(source: ModelSource) -> onnx.ModelProto:
+def open_model(source: ModelSource) -> tuple[onnx.ModelProto, RawData]:
     """Opens a model given as an object, as bytes or as a path.
+
+    Returns:
+        The model, and the data of large initializers by their indices. In the model these are
+        empty, because the parser copies them, and its message does so again.
 
     Raises:
         TypeError: ``source`` is none of these.
         ValueError: it is not an ONNX model.
         FileError: the file cannot be read.
     """
-    model = source
+    model: Any = source
+    raw_data: RawData = {}
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         if path.exists() and not path.is_file():
@@ -68,6 +90,8 @@ def open_model(source: ModelSource) -> onnx.ModelProto:
     if isinstance(model, bytes):
         if len(model) > MAX_UNCOUNTED_BYTES:
             _count_fields(memoryview(model), onnx.ModelProto.DESCRIPTOR, MAX_FIELDS)
+        if len(model) > MAX_COPIED_BYTES:
+            model, raw_data = _take_raw_data(model)
         try:
             model = onnx.ModelProto.FromString(model)
         except DecodeError as error:
@@ -76,7 +100,64 @@ def open_model(source: ModelSource) -> onnx.ModelProto:
         raise TypeError(f"expected an onnx.ModelProto, bytes or a path, got {type(model).__name__}")
     if not model.graph.node:
         raise ValueError("not an ONNX model, or one without nodes")
-    return model
+    return model, raw_data
+
+
+def _take_raw_data(model: bytes) -> tuple[bytes, RawData]:
+    """Takes the large data of initializers out of a serialised model.
+
+    Returns:
+        The model in which they are empty, and the data by the indices of the initializers; the
+        model as it is if its messages are cut off, which the parser reports.
+    """
+    found: RawData = {}
+    initializers = 0
+
+    def take(data: memoryview, keys: Sequence[int]) -> list[Any]:
+        """The parts of a message without the data; `keys` are those of the fields on the way."""
+        nonlocal initializers
+        parts, copied, position = [], 0, 0
+        while position < len(data):
+            begin, key = position, data[position]
+            content, position = _skip_field(data, position)
+            if key != keys[0]:
+                continue
+            inside: list[Any] = []
+            if len(keys) > 1:
+                inside = take(data[content:position], keys[1:])
+                initializers += len(keys) == 2
+            # A later field of the same message takes the place of an earlier one.
+            elif position - content < MIN_SHARED_BYTES:
+                found.pop(initializers, None)
+            else:
+                found[initializers] = data[content:position]
+                inside = [b""]
+            if inside:
+                parts += [data[copied:begin], bytes([key]), _to_varint(sum(map(len, inside)))]
+                parts += inside
+                copied = position
+        return [*parts, data[copied:]] if parts else []
+
+    try:
+        parts = take(memoryview(model), RAW_DATA_KEYS)
+    except (ValueError, IndexError):
+        return model, {}
+    return (b"".join(parts), found) if parts else (model, {})
+
+
+def _skip_field(data: memoryview, position: int) -> tuple[int, int]:
+    """Where the content of a field begins, and its end; ValueError if it is not whole."""
+    key, position = _varint(data, position)
+    if key & 7 == 2:
+        length, position = _varint(data, position)
+        end = position + length
+    elif key & 7 == 0:
+        _, end = _varint(data, position)
+    else:
+        end = position + FIXED_SIZES.get(key & 7, len(data))
+    if end > len(data):
+        raise ValueError("a field is cut off, or a group")
+    return position, end
 
 
 def _count_fields(data: memoryview, message: Any, left: int, depth: int = 0) -> int:
@@ -130,6 +211,14 @@ def _varint(data: memoryview, position: int) -> tuple[int, int]:
     return 0, len(data)
 
 
+def _to_varint(value: int) -> bytes:
+    content = bytearray()
+    while value > 127:
+        content.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*content, value])
+
+
 class TensorReader:
     """Reads the tensors of a model; external ones are memory-mapped, not copied.
 
@@ -142,8 +231,12 @@ class TensorReader:
         self._directory = directory
         self._files: dict[Path, np.ndarray] = {}
 
-    def read(self, tensor: TensorProto) -> np.ndarray:
+    def read(self, tensor: TensorProto, raw_data: memoryview | None = None) -> np.ndarray:
         """Reads a tensor with one of the types in :data:`TENSOR_DTYPES`.
+
+        Args:
+            tensor: the tensor.
+            raw_data: the content of its field of this name, if that was taken out.
 
         Raises:
             ValueError: its data do not fit its shape, or its external file is not readable.
@@ -159,7 +252,7 @@ class TensorReader:
         if tensor.data_location == TensorProto.EXTERNAL:
             content = self._read_external(tensor, needed)
         elif tensor.HasField("raw_data"):
-            content = np.frombuffer(tensor.raw_data, np.uint8)
+            content = np.frombuffer(tensor.raw_data if raw_data is None else raw_data, np.uint8)
         if content is not None and content.size != needed:
             raise ValueError(
                 f"{name} of shape {shape} needs {needed} bytes, but has {content.size}"

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, helper
 
-from gru_jax.interop.onnx.file import TENSOR_DTYPES, TensorReader
+from gru_jax.interop.onnx.file import TENSOR_DTYPES, RawData, TensorReader
 from gru_jax.interop.onnx.rules import PROPAGATION_RULES, Constant, GruOutputs, Opaque, Value
 
 COPYING_OPS = frozenset({"Cast", "Concat", "Reshape"})
@@ -43,6 +43,7 @@ class Graph:
 
     Args:
         model: the model.
+        raw_data: the data of initializers that the model lacks, by their indices.
         directory: its directory, which must contain its external files; None if the model was not
             read from a file.
         weights: values for inputs of the model, by name.
@@ -57,7 +58,13 @@ class Graph:
         ValueError: the model is corrupted, or ``weights`` names an input that it does not have.
     """
 
-    def __init__(self, model: onnx.ModelProto, directory: Path | None, weights: Mapping[str, Any]):
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        raw_data: RawData,
+        directory: Path | None,
+        weights: Mapping[str, Any],
+    ):
         self._tensors = TensorReader(directory)
         self.nodes: list[Node] = []
         self.latest_form: dict[tuple[int, ...], GruOutputs] = {}
@@ -77,8 +84,8 @@ class Graph:
         names = [tensor.name for tensor in graph.initializer]
         if len(set(names)) < len(names):
             raise ValueError("two of its initializers have the same name")
-        for tensor in graph.initializer:
-            self._values[tensor.name] = self._constant(tensor)
+        for index, tensor in enumerate(graph.initializer):
+            self._values[tensor.name] = self._constant(tensor, raw_data.get(index))
         for name, array in weights.items():
             if name not in free:
                 raise ValueError(f"weights has {name!r}, but the model's inputs are {free}")
@@ -177,12 +184,12 @@ class Graph:
         self._budget += 2 * array.nbytes
         return Constant(array)
 
-    def _constant(self, tensor: TensorProto) -> Value:
+    def _constant(self, tensor: TensorProto, raw_data: memoryview | None = None) -> Value:
         if tensor.data_type not in TENSOR_DTYPES:
             return Opaque(
                 f"the tensor {tensor.name!r}, which does not hold numbers", is_dynamic=False
             )
-        return self._new_constant(self._tensors.read(tensor))
+        return self._new_constant(self._tensors.read(tensor, raw_data))
 
     def _attributes(self, node: onnx.NodeProto) -> dict[str, Any]:
         """A node's attributes: numbers, strings, lists of them, and tensors as values."""

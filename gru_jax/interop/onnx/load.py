@@ -12,7 +12,7 @@ from gru_jax.cells import GRUParams
 from gru_jax.interop.files import file_errors
 from gru_jax.interop.gate_layout import validate_stack
 from gru_jax.interop.onnx.cell import check_shared, load_cells
-from gru_jax.interop.onnx.file import ModelSource, open_model
+from gru_jax.interop.onnx.file import ModelSource, RawData, open_model
 from gru_jax.interop.onnx.graph import Graph, Node
 from gru_jax.interop.onnx.rules import Constant, GruOutputs, Value
 from gru_jax.stack import Merge, Stack
@@ -90,22 +90,21 @@ def read(
     if isinstance(nodes, str):
         raise TypeError(f"nodes must be a list of names, got {nodes!r}")
     if not isinstance(source, (str, os.PathLike)):
-        return _read(open_model(source), None, nodes, weights or {})
+        return _read(*open_model(source), None, nodes, weights or {})
     with file_errors(source):
-        return _read(open_model(source), Path(source).parent, nodes, weights or {})
+        return _read(*open_model(source), Path(source).parent, nodes, weights or {})
 
 
 def _read(
     model: onnx.ModelProto,
+    raw_data: RawData,
     directory: Path | None,
     nodes: Sequence[str] | None,
     weights: Mapping[str, Any],
 ) -> LoadedModel:
     _check_opset(model)
-    graph = Graph(model, directory, weights)
+    graph = Graph(model, raw_data, directory, weights)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    # The graph has copies of the weights. A model read from a file is freed here.
-    del model
     layers = _in_order(graph, _chosen(graph, nodes))
     all_nodes = [node for layer in layers for node in layer]
     learned_h0 = metadata.get("gru_jax.learned_h0") == "true"
