@@ -213,7 +213,7 @@ def test_a_worker_takes_up_the_trial_of_a_dead_one(swept, write_config, monkeypa
 @pytest.mark.slow
 def test_workers_share_a_study(swept, write_config):
     """Two at the same time, of which one is killed: each point of the grid ends once."""
-    swept["sweep"] = {"model.hidden_size": {"choices": [2, 3, 4, 5, 6]}}
+    swept["sweep"] = {"model.hidden_size": {"choices": [2, 3, 4]}}
     swept["training"] = {**swept["training"], "steps": 200, "eval_every": 10}
     config = write_config(swept)
     code = (
@@ -224,20 +224,20 @@ def test_workers_share_a_study(swept, write_config):
     env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu"}
     workers = [
         subprocess.Popen([*command, "--storage", STORAGE], env=env, stderr=subprocess.PIPE)
-        for _ in range(3)
+        for _ in range(2)
     ]
-    while len(list(Path("out").glob("trial-*/metrics.jsonl"))) < 3:
+    while len(list(Path("out").glob("trial-*/metrics.jsonl"))) < 2:
         assert all(worker.poll() is None for worker in workers)
         time.sleep(0.02)
     workers[0].kill()
     errors = [worker.communicate(timeout=300)[1] for worker in workers]
-    assert [worker.returncode for worker in workers[1:]] == [0, 0], errors
+    assert workers[1].returncode == 0, errors
     ended = [
         trial.params["model.hidden_size"]
         for trial in shared_trials("out")
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
     ]
-    assert sorted(ended) == [2, 3, 4, 5, 6]
+    assert sorted(ended) == [2, 3, 4]
 
 
 @pytest.mark.parametrize(
