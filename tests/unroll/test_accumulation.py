@@ -97,7 +97,6 @@ def test_every_pair_of_dtypes(params_dtype, inputs_dtype):
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_the_scan_of_low_precision(dtype):
-    """Its sums depend on the dtype of the parameters alone."""
     for policy in POLICIES:
         check(GRU_AFTER, dtype, dtype, "scan", policy)
 

@@ -37,10 +37,10 @@ MAX_UNCOUNTED_BYTES = 2 * MAX_FIELDS
 """Models of this size cannot have more, because a field has two bytes at least."""
 
 MAX_COPIED_BYTES = 16 << 20
-"""Size of a model from which on the data of initializers are not copied."""
+"""Limit of the models whose initializers are copied by the parser."""
 
 MIN_SHARED_BYTES = 64 << 10
-"""Size of the data of an initializer that are not copied then."""
+"""The least size of the data of an initializer that are taken out of a larger model."""
 
 MAX_AXES = 32
 MAX_DEPTH = 100
@@ -55,7 +55,7 @@ RAW_DATA_KEYS = [
         (TensorProto, "raw_data"),
     )
 ]
-"""Of the fields from a model to the data of an initializer; each has one byte."""
+"""Keys of the fields from a model down to the data of an initializer; each takes one byte."""
 INTEGER_TYPES = (
     FieldDescriptor.CPPTYPE_INT32,
     FieldDescriptor.CPPTYPE_INT64,
@@ -71,7 +71,7 @@ def open_model(source: ModelSource) -> tuple[onnx.ModelProto, RawData]:
 
     Returns:
         The model, and the data of large initializers by their indices. In the model these are
-        empty, because the parser copies them, and its message does so again.
+        empty: the parser would copy them, and each access to its message once more.
 
     Raises:
         TypeError: ``source`` is none of these.
