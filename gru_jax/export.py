@@ -198,11 +198,18 @@ def export_function(
     }
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
-        archive.writestr(METADATA, json.dumps(stored_metadata, indent=2) + "\n")
-        archive.writestr(PROGRAM, program)
+        archive.writestr(_entry(METADATA), json.dumps(stored_metadata, indent=2) + "\n")
+        archive.writestr(_entry(PROGRAM), program)
     if path is not None:
         write_atomically(path, content.getvalue())
     return content.getvalue()
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    """An entry without the present time, so that the same program gives the same file."""
+    entry = zipfile.ZipInfo(name)
+    entry.external_attr = 0o644 << 16
+    return entry
 
 
 def load(source: str | os.PathLike[str] | bytes) -> ExportedProgram:

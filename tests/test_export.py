@@ -163,6 +163,15 @@ def test_programs_are_for_every_platform_and_have_metadata(tmp_path):
         assert json.loads(archive.read("note.json")) == metadata
 
 
+def test_the_same_program_gives_the_same_file_at_any_time(monkeypatch):
+    files = []
+    # Of one line, since programs hold the lines that they were traced from.
+    for seconds in (1_000_000_000.0, 2_000_000_000.0):
+        monkeypatch.setattr("time.time", lambda seconds=seconds: seconds)
+        files.append(export.export_step(gru()))
+    assert files[0] == files[1]
+
+
 def test_wrong_arguments_are_named(tmp_path):
     with pytest.raises(ValueError, match="platforms must be one of 'cpu'"):
         export.export_step(gru(), platforms=["gpu"])

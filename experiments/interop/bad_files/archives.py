@@ -12,9 +12,9 @@ def unzip(data: bytes) -> dict[str, bytes]:
 
 
 def rezip(entries: Mapping[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
-    """A zip file of entries."""
+    """A zip file of entries; without times, so that equal entries give equal files."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", compression) as archive:
         for name, entry in entries.items():
-            archive.writestr(name, entry)
+            archive.writestr(zipfile.ZipInfo(name), entry, compression)
     return out.getvalue()
