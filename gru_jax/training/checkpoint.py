@@ -3,17 +3,13 @@
 import contextlib
 import dataclasses
 import errno
-import hashlib
 import importlib.util
-import json
 import logging
 import os
-import re
 import secrets
 import shutil
-import stat
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +18,12 @@ from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from gru_jax import _checks
-from gru_jax.training import _orbax, host_tree, processes
+from gru_jax.training import _orbax, checkpoint_files, host_tree, processes
 from gru_jax.training.errors import CheckpointError, CheckpointMismatchError, error_message
 from gru_jax.training.progress import Progress
 from gru_jax.training.state import TrainState
 
 logger = logging.getLogger("gru_jax.training")
-
-_DIGESTS = "digests.json"
-# With this file Orbax commits a checkpoint in a bucket.
-_COMMIT = "commit_success.txt"
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-MAX_JSON_BYTES = 2 << 20
-"""Limit of a small checkpoint's JSON, and a tenth of a large one's files is that of a large one's.
-
-Python's objects need up to 30 times as much memory as their JSON.
-"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +46,7 @@ class CheckpointOptions:
 
     def __post_init__(self) -> None:
         directory = os.fspath(self.directory)
-        if _URL.match(directory) and not directory.startswith("gs://"):
+        if checkpoint_files.is_remote(directory) and not directory.startswith("gs://"):
             raise ValueError(f"directory must be a path or a URL of gs://, got {directory}")
         _checks.positive_int("max_to_keep", self.max_to_keep)
 
@@ -84,7 +70,7 @@ class CheckpointStore:
     """
 
     def __init__(self, options: CheckpointOptions, *, read_only: bool = False):
-        self._is_remote = _is_remote(options.directory)
+        self._is_remote = checkpoint_files.is_remote(options.directory)
         self.directory: Any = (
             epath.Path(options.directory) if self._is_remote else Path(options.directory).absolute()
         )
@@ -141,7 +127,7 @@ class CheckpointStore:
         """Removes from a bucket what saves have left that were cut off."""
         if processes.is_first():
             for path in self._step_directories():
-                if not (path / _COMMIT).exists():
+                if not checkpoint_files.is_committed(path):
                     path.rmtree()
         # The others go on once it is removed.
         processes.of_first([0.0])
@@ -254,7 +240,7 @@ class CheckpointStore:
         return [
             int(path.name)
             for path in self._step_directories()
-            if not self._is_remote or (path / _COMMIT).exists()
+            if checkpoint_files.is_committed(path)
         ]
 
     def _step_directories(self) -> list[Any]:
@@ -289,11 +275,12 @@ class CheckpointStore:
         # step's number, with which its name begins, or in a bucket to write a file that commits it.
         pattern = f"{self._pending_step}" if self._is_remote else f"{self._pending_step}.*"
         (checkpoint,) = self.directory.glob(pattern)
-        (checkpoint / _DIGESTS).write_text(json.dumps(_file_digests(checkpoint), indent=1))
+        checkpoint_files.write_digests(checkpoint)
 
     def _find_corruption(self, step: int) -> str | None:
         """Returns what is wrong with a checkpoint, for all processes as process 0 sees it."""
-        corruption = _find_corruption(self._path(step)) if processes.is_first() else None
+        path = self._path(step)
+        corruption = checkpoint_files.find_corruption(path) if processes.is_first() else None
         (is_corrupted,) = processes.of_first([corruption is not None])
         return corruption or ("process 0 found it so" if is_corrupted else None)
 
@@ -304,7 +291,7 @@ class CheckpointStore:
             if processes.is_first():
                 quarantine.mkdir(exist_ok=True)
                 target = quarantine / f"{step}-{secrets.token_hex(4)}"
-                _move(self._path(step), target)
+                checkpoint_files.move(self._path(step), target)
                 self._warn(
                     "The checkpoint %s is corrupted (%s); it was moved to %s.",
                     self._path(step),
@@ -367,82 +354,6 @@ class _LatestAndBest(ocp.training.preservation_policies.PreservationPolicy):
             index >= first or checkpoint.step == self.best_step
             for index, checkpoint in enumerate(checkpoints)
         ]
-
-
-def _find_corruption(checkpoint: Any) -> str | None:
-    """What is wrong with a checkpoint's files, in time and memory bounded by their sizes."""
-    try:
-        if fault := _find_unbounded(checkpoint):
-            return fault
-        if _orbax.IS_OLD:
-            # It reads this file, too, which changes after the digests are made.
-            json.loads((checkpoint / "_CHECKPOINT_METADATA").read_text())
-        expected = dict(json.loads((checkpoint / _DIGESTS).read_text()))
-        found = _file_digests(checkpoint)
-    except (OSError, TypeError, ValueError, RecursionError) as error:
-        return f"its digests cannot be checked: {error_message(error)}"
-    for name in expected | found:
-        if name not in found:
-            return f"its file {name} is missing"
-        if name not in expected:
-            return f"its file {name} is not one of those that were saved"
-        if found[name] != expected[name]:
-            return f"its file {name} was changed"
-    return None
-
-
-def _find_unbounded(checkpoint: Any) -> str | None:
-    """An entry whose reading may never end, or would take more memory than the bound."""
-    sizes = {}
-    for path in _walk(checkpoint):
-        name = path.relative_to(checkpoint).as_posix()
-        if _is_remote(path):
-            sizes[name] = path.stat().length
-            continue
-        status = path.lstat()
-        if stat.S_ISREG(status.st_mode):
-            sizes[name] = status.st_size
-        elif not stat.S_ISDIR(status.st_mode):
-            return f"its {name} is neither a file nor a directory"
-    limit = max(MAX_JSON_BYTES, sum(sizes.values()) // 10)
-    for name, size in sizes.items():
-        # The elements of the arrays are in directories of this name.
-        if "/d/" not in name and size > limit:
-            return f"its file {name} has {size} bytes, more than the limit of {limit}"
-    return None
-
-
-def _file_digests(checkpoint: Any) -> dict[str, str]:
-    digests = {}
-    for item in ("arrays", "record"):
-        for path in sorted(_walk(checkpoint / item)):
-            if path.is_file():
-                with path.open("rb") as file:
-                    name = path.relative_to(checkpoint).as_posix()
-                    digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digests
-
-
-def _walk(directory: Any) -> Iterator[Any]:
-    """Yields what is in a directory, and below it; of a bucket the files alone."""
-    if not _is_remote(directory):
-        yield from directory.rglob("*")
-        return
-    for path in directory.iterdir():
-        yield from _walk(path) if path.is_dir() else [path]
-
-
-def _move(directory: Any, target: Any) -> None:
-    if not _is_remote(directory):
-        directory.replace(target)
-        return
-    for path in list(_walk(directory)):
-        path.copy(target / path.relative_to(directory))
-    directory.rmtree()
-
-
-def _is_remote(path: str | os.PathLike[str]) -> bool:
-    return _URL.match(os.fspath(path)) is not None
 
 
 def _is_not_from_orbax(record: logging.LogRecord) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 
 import tests.conftest  # noqa: F401  # the program uses the settings of the tests
 from gru_jax import training
-from gru_jax.training import checkpoint
+from gru_jax.training import checkpoint_files
 
 FEATURES, TARGETS, EXAMPLES, BATCH_SIZE = 5, 3, 37, 8
 STEPS, EVAL_EVERY, LOG_EVERY = 60, 7, 4
@@ -166,14 +166,14 @@ def main():
         time.sleep(arguments.delay)
         return read(step)
 
-    file_digests = checkpoint._file_digests
+    write_digests = checkpoint_files.write_digests
 
-    def watched_file_digests(path):
+    def watched_write_digests(path):
         if path.name.startswith(f"{arguments.kill_in_save}."):
             kill()
-        return file_digests(path)
+        write_digests(path)
 
-    checkpoint._file_digests = watched_file_digests
+    checkpoint_files.write_digests = watched_write_digests
     # With max_to_keep=1, an incomplete save must not cost the checkpoint before it.
     options = {"prefetch": 2} if arguments.grain else {}
     result = fit(arguments.directory, max_to_keep=1, batch_at=watched_batch_at, **options)
