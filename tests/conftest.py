@@ -1,10 +1,12 @@
 """Settings of all tests: no implicit promotion of dtypes or ranks, four CPU devices."""
 
+import argparse
 import atexit
 import importlib.util
 import os
 import shutil
 import tempfile
+import zlib
 from importlib.metadata import version
 from pathlib import Path
 
@@ -38,12 +40,40 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 SLOW_TESTS = frozenset(Path(__file__).with_name("slow_tests.txt").read_text().splitlines())
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--slow-part",
+        type=in_parts,
+        metavar="K/N",
+        help="of the slow tests the K-th of N parts, and those on published data",
+    )
+
+
+def in_parts(text: str) -> tuple[int, int]:
+    part, parts = map(int, text.split("/"))
+    if not 1 <= part <= parts:
+        raise argparse.ArgumentTypeError(f"{text} is no part: expected 1/N to N/N")
+    return part, parts
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Marks the tests that took long when they were measured (scripts/list_slow_tests.py)."""
     for item in items:
         if item.nodeid in SLOW_TESTS:
             item.add_marker(pytest.mark.slow)
+    if config.option.slow_part is not None:
+        part = config.option.slow_part
+        config.hook.pytest_deselected(items=[i for i in items if is_in_another_part(i, *part)])
+        items[:] = [item for item in items if not is_in_another_part(item, *part)]
+
+
+def is_in_another_part(item: pytest.Item, part: int, parts: int) -> bool:
+    if not item.get_closest_marker("slow") or "published_data" in item.fixturenames:
+        return False
+    # All cases of one function are in one part: what they compile is shared.
+    function = item.nodeid.partition("[")[0]
+    return zlib.crc32(function.encode()) % parts != part - 1
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -3,12 +3,14 @@
 import re
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import yaml
 from packaging.requirements import Requirement
 
 from scripts.install import requirements
 from scripts.list_slow_tests import LIST, slow_tests
+from tests.conftest import is_in_another_part
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -112,6 +114,22 @@ def test_the_tests_that_are_listed_as_slow_exist():
         path, _, test = line.partition("::")
         name = re.match(r"\w+", test.rpartition("::")[2] if "[" not in test else test)[0]
         assert f"def {name}(" in (ROOT / path).read_text(), line
+
+
+def test_each_slow_test_is_in_one_part_and_the_others_are_in_all():
+    def parts_of(function, *, slow=True, fixtures=()):
+        item = SimpleNamespace(
+            nodeid=f"tests/a.py::{function}[case]",
+            fixturenames=fixtures,
+            get_closest_marker=lambda name: slow and name == "slow",
+        )
+        return [part for part in (1, 2, 3) if not is_in_another_part(item, part, 3)]
+
+    found = [parts_of(f"test_{number}") for number in range(30)]
+    assert {len(parts) for parts in found} == {1}
+    assert {part for parts in found for part in parts} == {1, 2, 3}
+    assert parts_of("test_0", slow=False) == [1, 2, 3]
+    assert parts_of("test_0", fixtures=["published_data"]) == [1, 2, 3]
 
 
 def test_a_test_is_slow_with_its_fixtures():

@@ -99,7 +99,7 @@ def test_compare_refuses_what_does_not_fit(adding, write_config, refused, option
 
 @pytest.mark.slow
 def test_two_processes_write_one_run(adding, write_config):
-    adding["training"] = {**adding["training"], "steps": 800, "eval_every": 100, "log_every": 50}
+    adding["training"] = {**adding["training"], "steps": 400, "eval_every": 100, "log_every": 50}
     # Four devices divide 16 of them.
     adding["held_out"] = 19
     config = write_config(adding)

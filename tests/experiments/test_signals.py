@@ -13,7 +13,7 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu"}
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
-TRIALS = int(os.environ.get("GRU_JAX_SIGNAL_TRIALS", "4"))
+TRIALS = int(os.environ.get("GRU_JAX_SIGNAL_TRIALS", "2"))
 
 # A call into C that keeps the main thread waiting, as a compilation does.
 BUSY = """

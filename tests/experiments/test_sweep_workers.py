@@ -85,12 +85,12 @@ def short_heartbeats(monkeypatch):
 
 @pytest.mark.slow
 def test_a_killed_worker_changes_no_result(swept, write_config, short_heartbeats, capfd):
-    swept["training"] = {**swept["training"], "steps": 300, "eval_every": 10}
+    swept["training"] = {**swept["training"], "steps": 60, "eval_every": 10}
     config = str(write_config(swept))
     assert main(["sweep", config, "--output", "alone"]) == 0
 
     def kill_one():
-        while len(logs := list(Path("out").glob("trial-*/metrics.jsonl"))) < 2:
+        while not (logs := list(Path("out").glob("trial-*/metrics.jsonl"))):
             time.sleep(0.01)
         holder = json.loads(logs[0].with_name(".lock").read_text())
         os.kill(holder["pid"], signal.SIGKILL)

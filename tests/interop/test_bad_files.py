@@ -10,7 +10,7 @@ import pytest
 from experiments.interop.bad_files.formats import FORMATS, Format
 from experiments.interop.bad_files.fuzz import Outcome, corrupt, fuzz, within_bounds
 
-FILES = int(os.environ.get("GRU_JAX_CORRUPTED_FILES", "200"))
+FILES = int(os.environ.get("GRU_JAX_CORRUPTED_FILES", "100"))
 """Number of corrupted files of each format; `experiments interop fuzz` reads thousands."""
 
 CONSTRUCTED = 20
