@@ -71,6 +71,8 @@ class GateLayout:
 def _join(gates: Mapping[str, np.ndarray], order: str) -> np.ndarray:
     arrays = [gates[gate] for gate in order]
     *outer, width = arrays[0].shape
+    if not outer:
+        return np.concatenate(arrays)
     # Of transposed arrays np.concatenate would make a transposed one, which JAX copies once more.
     # Blocks of columns, because whole ones would be transposed with a cache miss for each element.
     out = _aligned_empty((*outer, len(arrays) * width), arrays[0].dtype)

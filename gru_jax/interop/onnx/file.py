@@ -200,6 +200,8 @@ def _count_fields(data: memoryview, message: Any, left: int, depth: int = 0) -> 
 
 def _varint(data: memoryview, position: int) -> tuple[int, int]:
     """A number of variable length, and the position after it."""
+    if position < len(data) and data[position] < 128:
+        return data[position], position + 1
     value = shift = 0
     for byte in data[position : position + 10]:
         value |= (byte & 127) << shift

@@ -52,7 +52,6 @@ class Graph:
         nodes: the GRU nodes.
         latest_form: the last value derived from the outputs of a layer, by
             :attr:`GruOutputs.nodes`.
-        nested: a node with GRU nodes in its subgraph, or None.
 
     Raises:
         ValueError: the model is corrupted, or ``weights`` names an input that it does not have.
@@ -68,13 +67,12 @@ class Graph:
         self._tensors = TensorReader(directory)
         self.nodes: list[Node] = []
         self.latest_form: dict[tuple[int, ...], GruOutputs] = {}
-        self.nested: str | None = None
         self._values: dict[str, Value] = {}
         self._presence: dict[str, str] = {}
         # Bounds the memory and time of folding, for any number of nodes that copy or examine
         # constants, by twice the size of the constants: float16 weights may become float32.
         self._budget = SPARE_BYTES
-        graph = model.graph
+        self._graph = graph = model.graph
         for value in graph.input:
             sizes = tuple(axis.dim_value for axis in value.type.tensor_type.shape.dim)
             self._values[value.name] = Opaque(f"the input {value.name!r}", True, sizes)
@@ -93,25 +91,28 @@ class Graph:
         for node in graph.node:
             self._read(node)
 
+    def nested(self) -> str | None:
+        """The first node with GRU nodes in its subgraph, or None."""
+        return next((_label(node) for node in self._graph.node if _holds_gru(node)), None)
+
     def _read(self, node: onnx.NodeProto) -> None:
         label = _label(node)
         inputs = [self._values.get(name) if name else None for name in node.input]
         for name, value in zip(node.input, inputs, strict=True):
             if name and value is None:
                 raise ValueError(f"{label} reads {name!r}, which no node before it computes")
-        if self.nested is None and _holds_gru(node):
-            self.nested = label
         found: Sequence[Value] | None = None
         if node.domain in ("", "ai.onnx"):
-            if node.op_type == "GRU":
+            operator = node.op_type
+            if operator == "GRU":
                 found = self._gru(node, inputs)
-            elif node.op_type == "OptionalHasElement" and len(node.input) == len(node.output) == 1:
+            elif operator == "OptionalHasElement" and len(node.input) == len(node.output) == 1:
                 self._presence[node.output[0]] = node.input[0]
-            elif node.op_type == "If":
+            elif operator == "If":
                 found = self._default(node)
-            elif node.op_type in PROPAGATION_RULES and self._has_room(node, inputs):
+            elif operator in PROPAGATION_RULES and self._has_room(node, inputs):
                 try:
-                    found = PROPAGATION_RULES[node.op_type](inputs, self._attributes(node))
+                    found = PROPAGATION_RULES[operator](inputs, self._attributes(node))
                 # Axes out of range, sizes that do not fit, missing inputs.
                 except (LookupError, OverflowError, TypeError, ValueError) as error:
                     raise ValueError(f"{label} cannot be evaluated: {error}") from error
@@ -168,7 +169,9 @@ class Graph:
     def _has_room(self, node: onnx.NodeProto, inputs: Sequence[Value | None]) -> bool:
         """Whether a node can be evaluated within the budget, which it is charged for."""
         constants = [value for value in inputs if isinstance(value, Constant)]
-        if node.op_type in COPYING_OPS:
+        if not constants:
+            cost = 0
+        elif node.op_type in COPYING_OPS:
             dtypes = [TENSOR_DTYPES.get(each.i) for each in node.attribute if each.name == "to"]
             size = max((dtype.itemsize for dtype in dtypes if dtype is not None), default=0)
             cost = sum(max(each.array.nbytes, size * each.array.size) for each in constants)

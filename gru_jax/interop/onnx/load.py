@@ -136,10 +136,8 @@ def _check_opset(model: onnx.ModelProto) -> None:
 def _chosen(graph: Graph, names: Sequence[str] | None) -> list[int]:
     """The indices of the named nodes, or of all nodes."""
     if not graph.nodes:
-        if graph.nested:
-            raise ValueError(
-                f"there is no GRU node in its graph; there is one within {graph.nested}"
-            )
+        if nested := graph.nested():
+            raise ValueError(f"there is no GRU node in its graph; there is one within {nested}")
         raise ValueError(
             "there is no GRU node in its graph; one that was written as a loop, or as a matmul and "
             "sigmoids for each step, is not recognised"
