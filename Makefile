@@ -10,9 +10,10 @@ BIN := $(VENV)/bin
 train: $(VENV)/.experiments
 	@$(BIN)/python -m experiments train configs/digits.yaml
 
+# Files in their order: by their number of tests, those of whole commands would be last, one at a time.
 test: SELECTED := -m "not slow"
 test test-all: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(SELECTED) $(TESTS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(SELECTED) $(TESTS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
