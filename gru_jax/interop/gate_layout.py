@@ -20,7 +20,6 @@ from gru_jax.stack import Merge, Stack
 
 Arrays: TypeAlias = Mapping[str, Any]
 
-MAX_COPIED_BYTES = 16 << 20
 BLOCK = 64
 ALIGNMENT = 64
 
@@ -51,10 +50,6 @@ class GateLayout:
         """The same as a JAX array; float64 only under x64."""
         if self.order == "rzn" and not self.inverted_update_gate:
             return jnp.asarray(array.T if self.gates_first else array)
-        if self.gates_first and array.nbytes <= MAX_COPIED_BYTES:
-            # JAX transposes faster than NumPy, but from a copy.
-            gates = self._by_gate(array, self.order, axis=0)
-            return jnp.asarray(np.concatenate([gates[gate] for gate in "rzn"]).T)
         # On a CPU device_put takes over the new array's memory, which jnp.asarray would copy.
         return jax.device_put(self.to_canonical(array))
 
