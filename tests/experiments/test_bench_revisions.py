@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from experiments.bench.revisions import command, measure
+from experiments.bench.revisions import command, file_loads, measure
 from experiments.bench.revisions.process import RevisionProcess
 from experiments.bench.revisions.report import label, to_markdown
 from experiments.bench.revisions.worker import Worker
 from experiments.bench.timing import shuffled_rounds
 from experiments.cli import main
 from experiments.errors import UserError
+from experiments.interop.bad_files.formats import FORMATS
 from tests.slow import slow_but
 
 ROOT = Path(__file__).parents[2]
@@ -59,13 +60,43 @@ def test_the_command_compares_two_processes(workplace, capsys, monkeypatch):
 def test_passes_add_rounds_and_what_no_pass_measured_is_named(workplace, monkeypatch):
     rounds = {metric: [{"old": 2.0, "new": 1.0, "control": 2.0}] for metric in measure.METRICS}
     passes = [[("GRU 1,2,3,4", rounds)], [("GRU 1,2,3,4", rounds), ("GRU 2,2,3,4", rounds)]]
-    monkeypatch.setattr(command, "_measure_once", lambda *_: passes.pop())
+    monkeypatch.setattr(command, "measure", lambda *_: passes.pop())
     options = ["--sizes", "1,2,3,4", "2,2,3,4", "3,2,3,4", "--passes", "2", "--output", "out"]
     assert main(["bench", "--revisions", str(ROOT), *options]) == 0
     result = json.loads(Path("out", "revisions.json").read_text())
     counts = [row["run forward"]["old"]["rounds"] for row in result["cases"].values()]
     assert counts == [2, 1]
     assert result["not_measured"] == ["GRU 3,2,3,4"]
+
+
+@pytest.mark.slow
+def test_the_command_compares_loads_of_files(workplace, monkeypatch):
+    monkeypatch.setattr(file_loads, "cases", lambda: [("own_safetensors", "0.3 MB")])
+    monkeypatch.setattr(file_loads, "MIN_ROUNDS", 1)
+    monkeypatch.setattr(
+        file_loads,
+        "shuffled_rounds",
+        lambda names, _, least: shuffled_rounds(names, float("-inf"), least),
+    )
+    assert main(["bench", "--revisions", str(ROOT), "--files", "--output", "out"]) == 0
+    result = json.loads(Path("out", "file_loads.json").read_text())
+    assert list(result["cases"]) == ["own_safetensors 0.3 MB"]
+    (row,) = result["cases"].values()
+    assert tuple(row) == file_loads.METRICS
+    assert all(summary["min"] > 0 for summaries in row.values() for summary in summaries.values())
+    assert Path("out", "file_loads.md").read_text() == to_markdown(result)
+
+
+@pytest.mark.parametrize("case", slow_but([("onnx_model", "0.3 MB")], file_loads.cases()))
+def test_workers_load_files_of_every_format(case, tmp_path):
+    name, size = case
+    file_format = FORMATS[name](tmp_path)
+    path = tmp_path / f"file{file_format.suffix}"
+    path.write_bytes(file_format.large(file_loads.num_bytes(size)))
+    assert path.stat().st_size == pytest.approx(file_loads.num_bytes(size), rel=0.1)
+    times = Worker().load(file_format.module, str(path), 2)
+    assert len(times) == 2
+    assert min(times) > 0
 
 
 @pytest.mark.parametrize("name", slow_but(["GRU"], dict(measure.CASES)))
@@ -83,6 +114,7 @@ def test_cases_run_by_the_public_functions(name):
         (["--revisions=nowhere"], ["--revisions is nowhere", "gru_jax/__init__.py"]),
         (["--revisions", ROOT, "--minutes", "0"], ["--minutes is 0"]),
         (["--revisions", ROOT, "--passes", "0"], ["--passes is 0"]),
+        (["--revisions", ROOT, "--files", "--sizes", SIZE], ["--sizes", "--files"]),
         (["--revisions", ROOT, "--sizes", "1,2"], ["--sizes", "1,2", "batch,time,input,hidden"]),
     ],
 )

@@ -1,26 +1,18 @@
 """Compares the speed of this checkout's `gru_jax` with that of another checkout."""
 
-import contextlib
 import dataclasses
+import functools
 import sys
 import time
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tqdm import tqdm
 
 from experiments import command_help
 from experiments.bench.command_line import invocation, parse_size
-from experiments.bench.revisions.measure import (
-    CASES,
-    METRICS,
-    Rounds,
-    measure,
-    summarize_rounds,
-)
-from experiments.bench.revisions.process import RevisionProcess
+from experiments.bench.revisions import file_loads
+from experiments.bench.revisions.measure import CASES, Rounds, measure, summarize_rounds
 from experiments.bench.revisions.report import to_markdown
-from experiments.bench.shapes import ProblemSize
 from experiments.errors import UserError
 from experiments.markdown import write_report
 from experiments.runs.provenance import git_state, provenance
@@ -43,11 +35,15 @@ class Options:
     report's sizes, and starts, lengths, an LSTM and a bidirectional stack at one size each."""
     minutes: float = 10.0
     """Time limit in minutes."""
+    files: bool = False
+    """Whether to time how long weight files take to load in place of that: for each format and size
+    the first load in a process, and those that follow it. Each round starts new processes."""
     passes: int = 1
     """How often everything is measured, with new processes each time: the memory layout of a
     process affects its speed as long as it lives."""
     output: Path | None = None
-    """Directory of revisions.json and revisions.md; the default is runs/bench/TIME."""
+    """Directory of revisions.json and revisions.md, with --files file_loads.json and file_loads.md;
+    the default is runs/bench/TIME."""
 
 
 def main(arguments: list[str]) -> int:
@@ -71,14 +67,25 @@ def main(arguments: list[str]) -> int:
             f"--revisions is {options.revisions}, which is not a checkout of gru_jax: "
             "it has no gru_jax/__init__.py."
         )
-    cases = [("GRU", size) for size in sizes] or list(CASES)
+    if options.files and sizes:
+        raise UserError("--sizes is of sequences; with --files the sizes are those of the report.")
     folders = {"old": folder, "new": HERE, "control": folder}
+    cases: list[tuple[str, object]]
+    if options.files:
+        cases = list(file_loads.cases())
+        measure_once = functools.partial(file_loads.measure, folders, file_loads.cases())
+    else:
+        of_calls = [("GRU", size) for size in sizes] or list(CASES)
+        cases = list(of_calls)
+        measure_once = functools.partial(measure, folders, of_calls)
     found: dict[str, Rounds] = {}
     begin = time.monotonic()
     for index in range(options.passes):
         deadline = begin + options.minutes * 60 * (index + 1) / options.passes
-        for title, rounds in _measure_once(folders, cases, deadline):
-            of_title = found.setdefault(title, {metric: [] for metric in METRICS})
+        rows = measure_once(deadline)
+        bar = tqdm(rows, total=len(cases), unit="case", disable=not sys.stderr.isatty())
+        for title, rounds in bar:
+            of_title = found.setdefault(title, {metric: [] for metric in rounds})
             for metric, values in rounds.items():
                 of_title[metric] += values
     if not found:
@@ -95,21 +102,6 @@ def main(arguments: list[str]) -> int:
         "not_measured": [f"{name} {size}" for name, size in cases[len(found) :]],
     }
     output = options.output or Path("runs", "bench", time.strftime("%Y%m%d-%H%M%S"))
-    write_report(output, "revisions", result, to_markdown(result))
+    name = "file_loads" if options.files else "revisions"
+    write_report(output, name, result, to_markdown(result))
     return 0
-
-
-def _measure_once(
-    folders: Mapping[str, Path], cases: list[tuple[str, ProblemSize]], deadline: float
-) -> Iterator[tuple[str, Rounds]]:
-    """Starts a process for each role and measures the cases until the deadline."""
-    with contextlib.ExitStack() as stack:
-        processes = {
-            role: stack.enter_context(RevisionProcess(folder, deadline))
-            for role, folder in folders.items()
-        }
-        with contextlib.suppress(TimeoutError):
-            for process in processes.values():
-                process.check()
-            rows = measure(processes, cases, deadline)
-            yield from tqdm(rows, total=len(cases), unit="case", disable=not sys.stderr.isatty())

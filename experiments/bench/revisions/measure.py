@@ -1,7 +1,9 @@
 """Measures revisions in interleaved rounds: running, tracing and compiling."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 from experiments.bench.revisions.process import RevisionProcess
 from experiments.bench.shapes import CPU_SIZES, ProblemSize
@@ -28,30 +30,38 @@ Rounds = dict[str, list[dict[str, float]]]
 
 
 def measure(
-    processes: Processes, cases: list[tuple[str, ProblemSize]], deadline: float
+    folders: Mapping[str, Path], cases: list[tuple[str, ProblemSize]], deadline: float
 ) -> Iterator[tuple[str, Rounds]]:
     """Measures one case after the other until the deadline, with an equal share of the time each.
 
     Args:
-        processes: by role: "old", "new", and "control", another process of the old revision.
+        folders: checkouts by role: "old", "new", and "control", the old one once more. Each role
+            has a process.
         cases: names and sizes.
         deadline: the `time.monotonic()` at which measuring stops.
 
     Yields:
         The title and the rounds of each case that was completed.
     """
-    for index, (name, size) in enumerate(cases):
-        case_deadline = time.monotonic() + (deadline - time.monotonic()) / (len(cases) - index)
-        try:
-            rounds = _measure_case(processes, name, size, case_deadline)
-        except TimeoutError:
-            return
-        yield f"{name} {size}", rounds
+    with contextlib.ExitStack() as stack:
+        processes = {
+            role: stack.enter_context(RevisionProcess(folder, deadline))
+            for role, folder in folders.items()
+        }
+        with contextlib.suppress(TimeoutError):
+            for process in processes.values():
+                process.check()
+            for index, (name, size) in enumerate(cases):
+                until = case_deadline(deadline, len(cases) - index)
+                yield f"{name} {size}", _measure_case(processes, name, size, until)
 
 
-def _measure_case(
-    processes: Processes, name: str, size: ProblemSize, case_deadline: float
-) -> Rounds:
+def case_deadline(deadline: float, cases: int) -> float:
+    """Until when the next case may take, if the time is shared equally among the remaining ones."""
+    return time.monotonic() + (deadline - time.monotonic()) / cases
+
+
+def _measure_case(processes: Processes, name: str, size: ProblemSize, deadline: float) -> Rounds:
     for process in processes.values():
         process.ask("prepare", name, [size.batch, size.time, size.input, size.hidden])
     found: Rounds = {metric: [] for metric in METRICS}
@@ -60,13 +70,13 @@ def _measure_case(
     for process in processes.values():
         for kind in KINDS:
             process.ask("compile", kind)
-    half = (case_deadline - begin) / 2
+    half = (deadline - begin) / 2
     for order in shuffled_rounds(list(processes), begin + half, MIN_COMPILE_ROUNDS):
         for kind in KINDS:
             times = {role: processes[role].ask("compile", kind) for role in order}
             for metric in ("trace", "compile"):
                 found[f"{metric} {kind}"].append({role: times[role][metric] for role in order})
-    for kind, until in zip(KINDS, (case_deadline - half / 2, case_deadline), strict=True):
+    for kind, until in zip(KINDS, (deadline - half / 2, deadline), strict=True):
         slowest = max(process.ask("run", kind, 1) for process in processes.values())
         calls = max(1, round(BURST_MS / slowest))
         for order in shuffled_rounds(list(processes), until, MIN_RUN_ROUNDS):

@@ -5,6 +5,7 @@ API is used, and nothing of `experiments`, whose layout differs between revision
 """
 
 import gc
+import importlib
 import json
 import os
 import sys
@@ -104,6 +105,18 @@ class Worker:
         for _ in range(calls):
             run()
         return (time.perf_counter() - begin) * 1e3 / calls
+
+    def load(self, module: str, path: str, times: int) -> list[float]:
+        """Milliseconds of each of several loads of a file in a row, without the import."""
+        load = importlib.import_module(module).load
+        found = []
+        for _ in range(times):
+            begin = time.perf_counter()
+            loaded = jax.block_until_ready(load(Path(path)))
+            found.append((time.perf_counter() - begin) * 1e3)
+            # Before the next load, as in a program that loads one model after the other.
+            del loaded
+        return found
 
 
 def _program(case: Case, kind: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
