@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.own_data.dataset import Dataset
-from experiments.own_data.tables.sequences import MOST_ADDED
+from experiments.own_data.tables.time_grid import MOST_ADDED
 
 # Steps whose length varies, or that leave out days: their names are of pandas.
 CALENDAR = ("MS", "ME", "QS", "QE", "YS", "YE", "B")

@@ -9,6 +9,7 @@ import pyarrow.compute
 from experiments.errors import UserError
 from experiments.own_data.config import DataConfig, Problem
 from experiments.own_data.tables import columns
+from experiments.own_data.tables.features import FEATURES_AS_TARGETS
 from experiments.own_data.tables.files import Table
 from experiments.own_data.tables.roles import (
     Roles,
@@ -21,7 +22,7 @@ from experiments.own_data.tables.roles import (
     names_classes,
     rank,
 )
-from experiments.own_data.tables.sequences import FEATURES_AS_TARGETS, sequences
+from experiments.own_data.tables.sequences import sequences
 
 # Its functions are made when it is imported.
 pc: Any = pyarrow.compute
