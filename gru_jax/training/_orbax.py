@@ -14,6 +14,13 @@ from orbax.checkpoint import v1 as ocp
 
 from gru_jax.training import processes
 
+# A computer may sleep during a save, and the time limits are of the clock. The one of creating
+# directories asynchronously cannot be changed.
+ASYNC_OPTIONS: dict[str, Any] = {
+    "timeout_secs": 7 * 24 * 60 * 60,
+    "create_directories_asynchronously": False,
+}
+
 IS_OLD = "context" not in inspect.signature(ocp.training.Checkpointer).parameters
 
 
@@ -24,12 +31,16 @@ def make_context(post_finalization_callback: Callable[[], None]) -> ocp.Context:
         options: Any = ocp.options.CheckpointablesOptions
         return ocp.Context(
             checkpointables_options=options.create_with_handlers(record=handler),
-            async_options=ocp.options.AsyncOptions(post_finalization_callback=callback),
+            async_options=ocp.options.AsyncOptions(
+                post_finalization_callback=callback, **ASYNC_OPTIONS
+            ),
         )
     registry = ocp.handlers.local_registry()
     registry.add(handler, checkpointable_name="record")
     context = ocp.Context()
     context.checkpointables_options.registry = registry
+    for name, value in ASYNC_OPTIONS.items():
+        setattr(context.async_options, name, value)
     context.async_options.post_finalization_callback = callback
     return context
 

@@ -1,11 +1,13 @@
 """Checkpoints are restored exactly or not at all, and errors name the cause."""
 
 import hashlib
+import itertools
 import json
 import logging
 import os
 import resource
 import shutil
+import time
 import zipfile
 from pathlib import Path
 
@@ -68,6 +70,15 @@ def test_any_tree_is_restored_exactly(tmp_path, make_params):
     restored, progress = restore(tmp_path, state_of(make_params(jax.random.key(2))))
     problem.assert_same(restored, state)
     assert progress == Progress(step=1)
+
+
+def test_a_computer_that_sleeps_during_a_save_completes_it(tmp_path, monkeypatch):
+    # To a program that was suspended, the clock jumps. Orbax reads it for its time limit.
+    clock = itertools.count(time.time(), step=3600)
+    monkeypatch.setattr(time, "time", lambda: next(clock))
+    state = state_of({"a": jnp.ones(2)})
+    save(tmp_path, state)
+    problem.assert_same(restore(tmp_path, state)[0], state)
 
 
 def test_random_keys_integers_and_flags_are_restored(tmp_path):
