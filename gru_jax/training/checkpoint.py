@@ -124,13 +124,24 @@ class CheckpointStore:
             probe.unlink()
 
     def _remove_incomplete(self) -> None:
-        """Removes from a bucket what saves have left that were cut off."""
+        """Removes from a bucket what saves have left that were cut off.
+
+        A directory of a step that holds anything else, such as a served model's version, would be
+        taken for one of these, or a save would take its place.
+        """
+        foreign = []
         if processes.is_first():
-            for path in self._step_directories():
-                if not checkpoint_files.is_committed(path):
+            incomplete = [
+                path for path in self._step_directories() if not checkpoint_files.is_committed(path)
+            ]
+            foreign = [path for path in incomplete if not checkpoint_files.is_cut_off(path)]
+            if not foreign:
+                for path in incomplete:
                     path.rmtree()
         # The others go on once it is removed.
-        processes.of_first([0.0])
+        (step,) = processes.of_first([int(foreign[0].name) if foreign else -1])
+        if step >= 0:
+            raise CheckpointError(f"its directory {int(step)} holds no checkpoint")
 
     def __enter__(self) -> "CheckpointStore":
         # Orbax logs a traceback of each error that is raised here as one message.

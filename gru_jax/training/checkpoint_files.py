@@ -14,6 +14,7 @@ from gru_jax.training.errors import error_message
 _DIGESTS = "digests.json"
 # With this file Orbax commits a checkpoint in a bucket.
 _COMMIT = "commit_success.txt"
+_ENTRIES = {"arrays", "record", "_CHECKPOINT_METADATA", _DIGESTS}
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 MAX_JSON_BYTES = 2 << 20
 """Limit of a small checkpoint's JSON, and a tenth of a large one's files is that of a large one's.
@@ -31,6 +32,12 @@ def is_committed(checkpoint: Any) -> bool:
     """Whether a save to this directory was not cut off."""
     # On a disk Orbax gives the directory its name at the end.
     return not is_remote(checkpoint) or (checkpoint / _COMMIT).exists()
+
+
+def is_cut_off(checkpoint: Any) -> bool:
+    """Whether a save to this directory was cut off, and the directory is of nothing else."""
+    names = {path.name for path in checkpoint.iterdir()}
+    return not is_committed(checkpoint) and (not names or not names.isdisjoint(_ENTRIES))
 
 
 def write_digests(checkpoint: Any) -> None:

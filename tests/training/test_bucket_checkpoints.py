@@ -70,6 +70,21 @@ def test_a_save_that_was_cut_off_is_none(bucket, tmp_path, caplog):
     assert "corrupted" not in caplog.text
 
 
+def test_a_numbered_directory_of_something_else_is_kept(bucket, tmp_path):
+    """As versions of a served model are numbered."""
+    from etils import epath
+
+    fit(tmp_path, bucket, steps=8)
+    file = epath.Path(bucket) / "3" / "saved_model.pb"
+    file.parent.mkdir(parents=True)
+    file.write_text("kept")
+    with pytest.raises(training.CheckpointError, match="its directory 3 holds no checkpoint"):
+        CheckpointStore(training.CheckpointOptions(bucket))
+    assert file.read_text() == "kept"
+    with CheckpointStore(training.CheckpointOptions(bucket), read_only=True) as store:
+        assert store.latest().name == "8"
+
+
 def test_other_directories_of_the_bucket_are_kept(bucket, tmp_path):
     from etils import epath
 
