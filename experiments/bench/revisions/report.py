@@ -12,8 +12,8 @@ RATIOS = ("new / old", "control / old")
 OF_CALLS = "Sizes are batch, time, input, hidden; float32. Tracing includes lowering to StableHLO."
 OF_FILES = (
     "The files hold one GRU in float32, in the formats of `interop fuzz`. The first load is that "
-    "of a new process, which has imported the reader; the repeated load is the median of the next "
-    f"{file_loads.REPEATS}."
+    "of a new process, which has imported the reader; the repeated load is the median of those in "
+    f"the next {file_loads.SECONDS} seconds, at least {file_loads.MIN_REPEATS}."
 )
 
 

@@ -106,11 +106,18 @@ class Worker:
             run()
         return (time.perf_counter() - begin) * 1e3 / calls
 
-    def load(self, module: str, path: str, times: int) -> list[float]:
-        """Milliseconds of each of several loads of a file in a row, without the import."""
+    def load(self, module: str, path: str, seconds: float, least: int) -> list[float]:
+        """Milliseconds of each of several loads of a file in a row, without the import.
+
+        Args:
+            module: the module whose `load` is called.
+            path: the file.
+            seconds: how long it is loaded, after the first time.
+            least: how often it is loaded again, at least.
+        """
         load = importlib.import_module(module).load
-        found = []
-        for _ in range(times):
+        found: list[float] = []
+        while len(found) <= least or sum(found[1:]) < seconds * 1e3:
             begin = time.perf_counter()
             loaded = jax.block_until_ready(load(Path(path)))
             found.append((time.perf_counter() - begin) * 1e3)
