@@ -132,12 +132,15 @@ def test_each_slow_test_is_in_one_part_and_the_others_are_in_all():
     assert parts_of("test_0", fixtures=["published_data"]) == [1, 2, 3]
 
 
-def test_a_test_is_slow_with_its_fixtures():
+def test_a_case_is_slow_with_its_fixtures_and_the_fastest_case_stays():
     durations = """
     = slowest durations =
-1.00s call     tests/a.py::test_both[x y]
-0.60s setup    tests/a.py::test_both[x y]
-1.40s call     tests/a.py::test_quick
-0.00s teardown tests/a.py::test_quick
+0.40s call     tests/a.py::test_each[x y]
+0.40s setup    tests/a.py::test_each[x y]
+0.60s call     tests/a.py::test_each[z]
+0.00s teardown tests/a.py::test_each[z]
+9.00s call     tests/a.py::test_all[x]
+8.00s call     tests/a.py::test_all[y]
+7.00s call     tests/a.py::test_whole
 """
-    assert slow_tests(durations) == {"tests/a.py::test_both[x y]"}
+    assert slow_tests(durations) == {"tests/a.py::test_each[x y]", "tests/a.py::test_all[x]"}
