@@ -71,14 +71,15 @@ def test_passes_add_rounds_and_what_no_pass_measured_is_named(workplace, monkeyp
 
 @pytest.mark.slow
 def test_the_command_compares_loads_of_files(workplace, monkeypatch):
-    monkeypatch.setattr(file_loads, "cases", lambda: [("own_safetensors", "0.3 MB")])
+    monkeypatch.setattr(file_loads, "SIZES", ["0.3 MB"])
     monkeypatch.setattr(file_loads, "MIN_ROUNDS", 1)
     monkeypatch.setattr(
         file_loads,
         "shuffled_rounds",
         lambda names, _, least: shuffled_rounds(names, float("-inf"), least),
     )
-    assert main(["bench", "--revisions", str(ROOT), "--files", "--output", "out"]) == 0
+    options = ["--files", "--cases", "own_safetensors", "--output", "out"]
+    assert main(["bench", "--revisions", str(ROOT), *options]) == 0
     result = json.loads(Path("out", "file_loads.json").read_text())
     assert list(result["cases"]) == ["own_safetensors 0.3 MB"]
     (row,) = result["cases"].values()
@@ -94,7 +95,7 @@ def test_workers_load_files_of_every_format(case, tmp_path):
     path = tmp_path / f"file{file_format.suffix}"
     path.write_bytes(file_format.large(file_loads.num_bytes(size)))
     assert path.stat().st_size == pytest.approx(file_loads.num_bytes(size), rel=0.1)
-    times = Worker().load(file_format.module, str(path), 2)
+    times = Worker().load(file_format.module, str(path), seconds=0, least=1)
     assert len(times) == 2
     assert min(times) > 0
 
@@ -115,6 +116,8 @@ def test_cases_run_by_the_public_functions(name):
         (["--revisions", ROOT, "--minutes", "0"], ["--minutes is 0"]),
         (["--revisions", ROOT, "--passes", "0"], ["--passes is 0"]),
         (["--revisions", ROOT, "--files", "--sizes", SIZE], ["--sizes", "--files"]),
+        (["--revisions", ROOT, "--cases", "LSMT"], ["no case 'LSMT'", "LSTM"]),
+        (["--revisions", ROOT, "--files", "--cases", "LSTM"], ["no case 'LSTM'", "onnx_model"]),
         (["--revisions", ROOT, "--sizes", "1,2"], ["--sizes", "1,2", "batch,time,input,hidden"]),
     ],
 )
@@ -173,3 +176,10 @@ def test_the_report_has_ratios_of_rounds_and_names_what_was_not_measured():
     assert f"| GRU 1,2,3,4 | 3 (2.5 to 3.5) | 1.5 (1.25 to 1.75) | {ratios} | 2 |" in text
     assert "Not measured within the time limit: LSTM 1,2,3,4." in text
     assert (label(result, "old"), label(result, "new")) == ("a" * 10, "a" * 10 + "+")
+
+
+@pytest.mark.parametrize("name", ["revisions"])
+def test_the_committed_reports_are_of_clean_checkouts(name):
+    result = json.loads((ROOT / "benchmarks" / f"{name}.json").read_text())
+    assert (ROOT / "benchmarks" / f"{name}.md").read_text() == to_markdown(result)
+    assert all(state["git_changed_files"] == [] for state in result["revisions"].values())

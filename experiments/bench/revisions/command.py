@@ -4,7 +4,9 @@ import dataclasses
 import functools
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from tqdm import tqdm
 
@@ -16,6 +18,9 @@ from experiments.bench.revisions.report import to_markdown
 from experiments.errors import UserError
 from experiments.markdown import write_report
 from experiments.runs.provenance import git_state, provenance
+from experiments.suggest import did_you_mean
+
+Size = TypeVar("Size")
 
 HERE = Path(__file__).resolve().parents[3]
 
@@ -33,6 +38,8 @@ class Options:
     sizes: tuple[str, ...] = ()
     """Batch, time, input and hidden size, as in 32,256,64,128, of a GRU; the default is the
     report's sizes, and starts, lengths, an LSTM and a bidirectional stack at one size each."""
+    cases: tuple[str, ...] = ()
+    """Which cases to measure, by their names in the tables, without sizes; the default is all."""
     minutes: float = 10.0
     """Time limit in minutes."""
     files: bool = False
@@ -70,14 +77,13 @@ def main(arguments: list[str]) -> int:
     if options.files and sizes:
         raise UserError("--sizes is of sequences; with --files the sizes are those of the report.")
     folders = {"old": folder, "new": HERE, "control": folder}
-    cases: list[tuple[str, object]]
     if options.files:
-        cases = list(file_loads.cases())
-        measure_once = functools.partial(file_loads.measure, folders, file_loads.cases())
+        cases = _chosen(file_loads.cases(), options.cases)
+        measure_once = functools.partial(file_loads.measure, folders, cases)
     else:
-        of_calls = [("GRU", size) for size in sizes] or list(CASES)
-        cases = list(of_calls)
-        measure_once = functools.partial(measure, folders, of_calls)
+        known = [("GRU", size) for size in sizes] or list(CASES)
+        cases = _chosen(known, options.cases)
+        measure_once = functools.partial(measure, folders, cases)
     found: dict[str, Rounds] = {}
     begin = time.monotonic()
     for index in range(options.passes):
@@ -105,3 +111,15 @@ def main(arguments: list[str]) -> int:
     name = "file_loads" if options.files else "revisions"
     write_report(output, name, result, to_markdown(result))
     return 0
+
+
+def _chosen(known: list[tuple[str, Size]], names: Sequence[str]) -> list[tuple[str, Size]]:
+    """The cases of these names, or all. Raises UserError if there is none of a name."""
+    there = list(dict(known))
+    for name in names:
+        if name not in there:
+            raise UserError(
+                f"There is no case {name!r} here.{did_you_mean(name, there)} "
+                f"There are {', '.join(there)}."
+            )
+    return [case for case in known if not names or case[0] in names]
