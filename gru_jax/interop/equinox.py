@@ -68,7 +68,8 @@ def _load_cell(cell: Any) -> GRUParams:
     if cell.bias is None:
         return make_gru(w_x, w_h)
     bias = load_bias(LAYOUT, "bias", cell.bias, len(w_h))
-    return make_gru(w_x, w_h, bias, as_array("bias_n", cell.bias_n, (len(w_h),), "(hidden,)"))
+    b_hn = as_array("bias_n", cell.bias_n, (len(w_h),), "(hidden,)")
+    return make_gru(w_x, w_h, bias, b_hn.copy())
 
 
 def _dump_cell(params: GRUParams) -> Any:

@@ -20,7 +20,7 @@ from gru_jax.stack import Merge, Stack
 
 Arrays: TypeAlias = Mapping[str, Any]
 
-BLOCK = 64
+BLOCK = 128
 ALIGNMENT = 64
 
 
@@ -42,16 +42,9 @@ class GateLayout:
     inverted_update_gate: bool = False
 
     def to_canonical(self, array: np.ndarray) -> np.ndarray:
-        """Converts a packed array, (D, 3H), (3H, D) or (3H,), to the canonical layout."""
+        """Converts a packed array, (D, 3H), (3H, D) or (3H,), to a new one in canonical layout."""
         packed = array.T if self.gates_first else array
         return _join(self._by_gate(packed, self.order), "rzn")
-
-    def to_canonical_jax(self, array: np.ndarray) -> jax.Array:
-        """The same as a JAX array; float64 only under x64."""
-        if self.order == "rzn" and not self.inverted_update_gate:
-            return jnp.asarray(array.T if self.gates_first else array)
-        # On a CPU device_put takes over the new array's memory, which jnp.asarray would copy.
-        return jax.device_put(self.to_canonical(array))
 
     def from_canonical(self, array: np.ndarray) -> np.ndarray:
         """The inverse of :meth:`to_canonical`."""
@@ -116,16 +109,21 @@ def has_bias(params: GRUParams) -> bool:
 
 
 def make_gru(
-    w_x: np.ndarray | jax.Array,
-    w_h: np.ndarray | jax.Array,
+    w_x: np.ndarray,
+    w_h: np.ndarray,
     b: np.ndarray | None = None,
     b_hn: np.ndarray | None = None,
     *,
     reset: Reset = "after",
 ) -> GRUParams:
-    """Parameters from arrays in the canonical layout; float64 is kept only under x64."""
-    biases = [None if bias is None else jnp.asarray(bias) for bias in (b, b_hn)]
-    params = GRUParams(jnp.asarray(w_x), jnp.asarray(w_h), *biases, reset=reset)
+    """Parameters from arrays in the canonical layout; float64 is kept only under x64.
+
+    Args:
+        w_x, w_h, b, b_hn: new arrays. On a CPU JAX takes over their memory instead of copying it.
+        reset: see :class:`gru_jax.GRUParams`.
+    """
+    # All at once: a call for each takes longer, and jnp.asarray compiles.
+    params = GRUParams(*jax.device_put((w_x, w_h, b, b_hn)), reset=reset)
     params.validate()
     return params
 
@@ -167,7 +165,7 @@ def _to_numpy(value: Any) -> np.ndarray:
 
 def load_matrices(
     layout: GateLayout, named_x: tuple[str, Any], named_h: tuple[str, Any]
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[np.ndarray, np.ndarray]:
     """Converts a framework's packed matrices, each given with its name, to the canonical layout.
 
     The recurrent matrix determines the hidden size.
@@ -182,11 +180,9 @@ def load_matrices(
     hidden = w_h.shape[1] if first else w_h.shape[0]
     hint = "; four gates are an LSTM's" if w_h.size == 4 * hidden**2 else ""
 
-    def take(name: str, value: Any, size: int | None, axis: str) -> jax.Array:
+    def take(name: str, value: Any, size: int | None, axis: str) -> np.ndarray:
         shape = (3 * hidden, size) if first else (size, 3 * hidden)
-        array = as_array(name, value, shape, axes.format(axis) + hint)
-        # One matrix after the other, so that few copies exist at the same time.
-        return layout.to_canonical_jax(array)
+        return layout.to_canonical(as_array(name, value, shape, axes.format(axis) + hint))
 
     w_h = take(name_h, w_h, hidden, "hidden")
     return take(*named_x, None, "input"), w_h

@@ -125,8 +125,7 @@ def _cell(
     if b is not None:
         input_bias, recurrent_bias = map(LAYOUT.to_canonical, np.split(b, 2))
         bias, b_hn = sum_biases(input_bias, recurrent_bias, reset)
-    # One matrix after the other, so that few copies exist at the same time.
-    w_x, w_h = map(LAYOUT.to_canonical_jax, (w, r))
+    w_x, w_h = map(LAYOUT.to_canonical, (w, r))
     params = make_gru(w_x, w_h, bias, b_hn, reset=reset)
     return params if h0 is None else dataclasses.replace(params, h0=jnp.asarray(h0))
 
