@@ -90,4 +90,5 @@ def test_the_support_matrix_is_that_of_the_code():
 
 def test_results_of_conversions_are_included():
     page = (ROOT / "docs" / "interop-results.md").read_text()
-    assert '--8<-- "benchmarks/interop.md"' in page
+    for name in ("interop", "fuzz", "file_loads"):
+        assert f'--8<-- "benchmarks/{name}.md"' in page

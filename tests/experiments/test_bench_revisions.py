@@ -178,7 +178,7 @@ def test_the_report_has_ratios_of_rounds_and_names_what_was_not_measured():
     assert (label(result, "old"), label(result, "new")) == ("a" * 10, "a" * 10 + "+")
 
 
-@pytest.mark.parametrize("name", ["revisions"])
+@pytest.mark.parametrize("name", ["revisions", "file_loads"])
 def test_the_committed_reports_are_of_clean_checkouts(name):
     result = json.loads((ROOT / "benchmarks" / f"{name}.json").read_text())
     assert (ROOT / "benchmarks" / f"{name}.md").read_text() == to_markdown(result)
