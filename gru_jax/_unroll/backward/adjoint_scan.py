@@ -12,15 +12,16 @@ import jax.numpy as jnp
 from jax import lax
 
 from gru_jax._autodiff.step_graph import StepGraph
+from gru_jax._unroll.backward.jacobian import (
+    ElementwiseJacobian,
+    Leaves,
+    cotangent_of_input,
+    preactivation_cotangent,
+)
 from gru_jax._unroll.carry import match_carry_sharding
 from gru_jax._unroll.masking import tree_where
 from gru_jax.cells.linear import dot
 from gru_jax.typing import Array
-
-Leaves: TypeAlias = list[Array]
-
-ElementwiseJacobian: TypeAlias = list[dict[int, Array]]
-"""For each output of a step's elementwise part, its derivative with respect to inputs, by input."""
 
 
 class AdjointRecurrence(NamedTuple):
@@ -100,20 +101,3 @@ def _adjoint_step(
     if reset is not None:
         d_previous = tree_where(reset, [jnp.zeros_like(d) for d in d_previous], d_previous)
     return d_previous, [d_outputs[slot] for slot in sorted(d_outputs)]
-
-
-def preactivation_cotangent(jacobian: dict[int, Array], d_outputs: dict[int, Array]) -> Array:
-    """The cotangent (..., k * H) of a matmul's preactivations, from the outputs that read them."""
-    terms = [jacobian[i] * d_outputs[i][..., None, :] for i in jacobian if i in d_outputs]
-    total = sum(terms[1:], terms[0])
-    return total.reshape(*total.shape[:-2], -1)
-
-
-def cotangent_of_input(
-    jacobian: ElementwiseJacobian, d_outputs: dict[int, Array], slot: int
-) -> Array:
-    """The cotangent of one input of the elementwise part, from the outputs that read it."""
-    terms = [
-        row[slot] * d_outputs[i] for i, row in enumerate(jacobian) if i in d_outputs and slot in row
-    ]
-    return sum(terms[1:], terms[0]) if terms else jnp.zeros_like(d_outputs[slot])

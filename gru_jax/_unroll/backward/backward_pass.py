@@ -5,7 +5,7 @@ a chunk at once. Notation: T steps of the chunk, H units, k preactivations of a 
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +13,19 @@ from jax import lax
 
 from gru_jax._autodiff.step_graph import StepGraph, run_step
 from gru_jax._unroll.backward import adjoint_scan as adjoint
-from gru_jax._unroll.backward.adjoint_scan import Leaves
+from gru_jax._unroll.backward.jacobian import (
+    ElementwiseJacobian,
+    Leaves,
+    cotangent_of_input,
+    mask_jacobian,
+    preactivation_cotangent,
+    stack_jacobian,
+)
+from gru_jax._unroll.backward.residuals import Residuals, previous_states, states_before_chunks
 from gru_jax._unroll.call_spec import is_static_shape
 from gru_jax._unroll.carry import reset_state_like, reshard_like, step_avals
 from gru_jax._unroll.chunks import divisor_near, scan_chunks
-from gru_jax._unroll.masking import ScanInputs, broadcast_mask, mask_outputs, tree_where
+from gru_jax._unroll.masking import ScanInputs, broadcast_mask, mask_outputs
 from gru_jax._unroll.shards import unshard
 from gru_jax.cells.base import AffineCell
 from gru_jax.cells.linear import accum_dtype, dot
@@ -26,17 +34,6 @@ from gru_jax.typing import Array, State
 
 # Elements of a state over a chunk's steps if only memory bounds them: 128 MiB in float32.
 MAX_CHUNK_ELEMENTS = 2**25
-# What is saved of all steps: the states alone, or one of the others as well.
-ResidualPolicy: TypeAlias = Literal["states", "projected", "preactivations"]
-
-
-class Residuals(NamedTuple):
-    """What the forward pass saves of all steps, leaves (T, *batch, ...)."""
-
-    states: State  # after each step
-    preactivations: list[tuple[Array, ...]] | None = None  # of each matmul; None: recomputed
-    elementwise: Leaves | None = None  # projected leaves that are used elementwise, with these
-    projected: Any = None  # inputs of the recomputation; None: inputs are projected again, too
 
 
 class BackwardOptions(NamedTuple):
@@ -107,7 +104,7 @@ def backward_pass(
         cell=zeros_like(cell),
     )
     chunk_size = divisor_near(time, options.max_chunk_steps)
-    before = _states_before_chunks(residuals, h0, time, chunk_size, reverse=reverse)
+    before = states_before_chunks(residuals, h0, time, chunk_size, reverse=reverse)
     chunks = Chunk(inputs, residuals, d_ys)
     carry, d_xs = scan_chunks(
         chunk_step, carry, chunks, chunk_size, reverse=not reverse, per_chunk=before
@@ -142,30 +139,6 @@ def _add(*trees: Any) -> Any:
     return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *trees)
 
 
-def _states_before_chunks(
-    residuals: Residuals, h0: State, time: int, chunk_size: int, *, reverse: bool
-) -> tuple[State, State]:
-    """The states before every full chunk, leaves (T // chunk_size, *batch, H), and the rest."""
-    count, rest = divmod(time, chunk_size)
-    end = count * chunk_size
-
-    def states(chosen: slice) -> State:
-        return unshard(jax.tree.map(lambda leaf: leaf[chosen], residuals.states))
-
-    def join(*trees: State) -> State:
-        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *trees)
-
-    first = jax.tree.map(lambda leaf: leaf[None], h0)
-    if reverse and rest:
-        return states(slice(chunk_size, end + 1, chunk_size)), h0
-    if reverse:
-        return join(states(slice(chunk_size, time, chunk_size)), first), h0
-    before_full = join(first, states(slice(chunk_size - 1, end - 1, chunk_size)))
-    if not rest:
-        return before_full, h0
-    return before_full, jax.tree.map(lambda leaf: leaf[0], states(slice(end - 1, end)))
-
-
 def _chunk_backward(
     options: BackwardOptions,
     cell: AffineCell,
@@ -179,23 +152,25 @@ def _chunk_backward(
     graph, scan_inputs = options.graph, chunk.inputs
     dtype, resets = scan_inputs.xs.dtype, scan_inputs.resets
     compute_cell = cast_params(cell, dtype)
-    previous = _previous_states(state_before, chunk, reset_state, reverse=options.reverse)
+    previous = previous_states(
+        state_before, chunk.residuals.states, scan_inputs, reset_state, reverse=options.reverse
+    )
     inputs = _elementwise_inputs(compute_cell, graph, previous, chunk)
     jacobian = graph.elementwise_jacobian(compute_cell, inputs)
     if scan_inputs.valid is not None:
-        jacobian = _mask_jacobian(jacobian, scan_inputs.valid, inputs[: graph.num_states])
+        jacobian = mask_jacobian(jacobian, scan_inputs.valid, inputs[: graph.num_states])
     d_cell_outputs, d_from_outputs = _output_vjp(cell, graph, chunk)
     matmuls = range(len(graph.num_splits))
     slots_of = list(map(graph.preactivation_slots, matmuls))
     states_only = [{i: row[i] for i in row if i < graph.num_states} for row in jacobian]
-    stacked = [_stack_jacobian(jacobian, slots) for slots in slots_of]
+    stacked = [stack_jacobian(jacobian, slots) for slots in slots_of]
     recurrence = adjoint.AdjointRecurrence(stacked, states_only, d_from_outputs, resets)
     d_state, d_outputs = options.adjoint_scan(
         graph, weights_t, recurrence, carry.state, reverse=not options.reverse
     )
 
     # From here on time and batch are one axis: XLA lays out a matmul that contracts two badly.
-    d_joined = [adjoint.preactivation_cotangent(row, d_outputs) for row in stacked]
+    d_joined = [preactivation_cotangent(row, d_outputs) for row in stacked]
     d_reset_state = carry.reset_state
     if resets is not None and d_reset_state is not None:
         added = _reset_cotangent(graph, jacobian, weights_t, d_outputs, d_joined, resets)
@@ -209,7 +184,7 @@ def _chunk_backward(
     ]
 
     def cotangents_of(slots: Sequence[int]) -> Leaves:
-        d_inputs = [adjoint.cotangent_of_input(jacobian, d_outputs, slot) for slot in slots]
+        d_inputs = [cotangent_of_input(jacobian, d_outputs, slot) for slot in slots]
         return _flatten_time_batch(d_inputs)
 
     def split(joined: Leaves, axis: int) -> Leaves:
@@ -250,21 +225,6 @@ def _chunk_backward(
     return Cotangents(d_state, d_reset_state, d_weights, d_cell), d_xs
 
 
-def _previous_states(before: State, chunk: Chunk, reset_state: State, *, reverse: bool) -> State:
-    """The state that each step reads, from the one before all and those after each."""
-
-    def shift(before: Array, states: Array) -> Array:
-        if reverse:
-            return jnp.concatenate([states[1:], before[None]])
-        return jnp.concatenate([before[None], states[:-1]])
-
-    previous = jax.tree.map(shift, before, chunk.residuals.states)
-    if chunk.inputs.resets is not None:
-        everywhere = jax.tree.map(lambda r, h: jnp.broadcast_to(r, h.shape), reset_state, previous)
-        previous = tree_where(chunk.inputs.resets, everywhere, previous)
-    return promote_state(previous, chunk.inputs.xs.dtype)
-
-
 def _elementwise_inputs(
     compute_cell: AffineCell, graph: StepGraph, previous: State, chunk: Chunk
 ) -> Leaves:
@@ -297,7 +257,7 @@ def _output_vjp(
 
 def _reset_cotangent(
     graph: StepGraph,
-    jacobian: adjoint.ElementwiseJacobian,
+    jacobian: ElementwiseJacobian,
     weights_t: Leaves,
     d_outputs: dict[int, Array],
     d_joined: Leaves,
@@ -312,8 +272,7 @@ def _reset_cotangent(
         return jnp.where(broadcast_mask(resets, d), d, jnp.zeros_like(d)).sum(axis=0)
 
     passed_back = [
-        at_resets(adjoint.cotangent_of_input(jacobian, d_outputs, leaf))
-        for leaf in range(graph.num_states)
+        at_resets(cotangent_of_input(jacobian, d_outputs, leaf)) for leaf in range(graph.num_states)
     ]
     for weights, d, leaf in zip(weights_t, d_joined, graph.operand_state_leaf, strict=True):
         if leaf is not None:
@@ -333,34 +292,3 @@ def _weight_gradient(operand: Array, d_preactivations: Array, options: BackwardO
 def _flatten_time_batch(tree: Any) -> Any:
     """All axes but the last as one: (T, *batch, H) -> (rows, H)."""
     return jax.tree.map(lambda leaf: leaf.reshape(-1, leaf.shape[-1]), tree)
-
-
-def _stack_jacobian(jacobian: adjoint.ElementwiseJacobian, slots: range) -> dict[int, Array]:
-    """By output, its derivatives with respect to a matmul's preactivations, (T, *batch, k, H).
-
-    One array and not k: the scan multiplies it in one kernel.
-    """
-    stacked = {}
-    for output, row in enumerate(jacobian):
-        if any(slot in row for slot in slots):
-            zeros = jnp.zeros_like(next(iter(row.values())))
-            stacked[output] = jnp.stack([row.get(slot, zeros) for slot in slots], axis=-2)
-    return stacked
-
-
-def _mask_jacobian(
-    jacobian: adjoint.ElementwiseJacobian, valid: Array, states: Leaves
-) -> adjoint.ElementwiseJacobian:
-    """The derivatives, those of the identity at steps that are not valid."""
-
-    def where_valid(d: Array, otherwise: Array) -> Array:
-        return jnp.where(broadcast_mask(valid, d), d, otherwise)
-
-    masked = []
-    for output, row in enumerate(jacobian):
-        if output < len(states):
-            row = {slot: where_valid(d, jnp.zeros_like(d)) for slot, d in row.items()}
-            own = row.get(output, jnp.zeros_like(states[output]))
-            row[output] = where_valid(own, jnp.ones_like(own))
-        masked.append(row)
-    return masked

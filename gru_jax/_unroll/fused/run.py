@@ -16,6 +16,7 @@ from gru_jax._autodiff.step_graph import StepGraph
 from gru_jax._unroll import reference
 from gru_jax._unroll.backward import adjoint_scan as adjoint
 from gru_jax._unroll.backward import backward_pass as backward
+from gru_jax._unroll.backward.residuals import Residuals
 from gru_jax._unroll.call_spec import CallSpec
 from gru_jax._unroll.carry import pvary_to_common_axes, reset_state_like
 from gru_jax._unroll.fused.interface import BackwardArgs, ForwardArgs, FusedKernels
@@ -26,7 +27,7 @@ from gru_jax.cells.gru import GRUParams
 from gru_jax.cells.precision import cast_params
 from gru_jax.typing import Array, DType
 
-Saved = tuple[GRUParams, ScanInputs, Array, backward.Residuals]
+Saved = tuple[GRUParams, ScanInputs, Array, Residuals]
 
 # Platforms whose kernels have run on a device. Others are used only when requested explicitly.
 VERIFIED_PLATFORMS: tuple[str, ...] = ("gpu",)
@@ -124,7 +125,7 @@ def run(
         cell: GRUParams, inputs: ScanInputs, h0: Array
     ) -> tuple[tuple[Array, Array], Saved]:
         outputs, states = run_kernel(cell, inputs, h0, h0.dtype)
-        return outputs, (cell, inputs, h0, backward.Residuals(states))
+        return outputs, (cell, inputs, h0, Residuals(states))
 
     def pullback(
         saved: Saved, cotangents: tuple[Array, Array]

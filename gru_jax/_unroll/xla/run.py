@@ -17,7 +17,8 @@ from gru_jax._autodiff.step_graph import StepGraph, run_step
 from gru_jax._unroll import reference
 from gru_jax._unroll.backward import backward_pass as backward
 from gru_jax._unroll.backward.adjoint_scan import ScanConsts, ScanFn, adjoint_scan, lax_scan
-from gru_jax._unroll.backward.backward_pass import BackwardOptions, Residuals
+from gru_jax._unroll.backward.backward_pass import BackwardOptions
+from gru_jax._unroll.backward.residuals import Residuals
 from gru_jax._unroll.call_spec import CallSpec
 from gru_jax._unroll.carry import batch_shape_of, reset_state_like, step_avals
 from gru_jax._unroll.chunks import divisor_near, run_in_chunks

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import NamedTuple
 
-from gru_jax._unroll.backward.backward_pass import ResidualPolicy
+from gru_jax._unroll.backward.residuals import ResidualPolicy
 from gru_jax._unroll.chunks import divisor_near
 from gru_jax._unroll.shards import Shards
 from gru_jax._unroll.xla.tuning import CopyTuning, Tuning
