@@ -1,6 +1,6 @@
 """Adds the tests that take long to tests/slow_tests.txt, which `make test` leaves out.
 
-Of the cases of a test function the fastest stays, so that each law is tested for one case at least.
+Of the cases of a test function the fastest stays, so that this takes no law out of `make test`.
 
 On an otherwise idle machine:
 

@@ -134,7 +134,7 @@ class CheckpointStore:
             incomplete = [
                 path for path in self._step_directories() if not checkpoint_files.is_committed(path)
             ]
-            foreign = [path for path in incomplete if not checkpoint_files.is_cut_off(path)]
+            foreign = [path for path in incomplete if not checkpoint_files.is_of_a_save(path)]
             if not foreign:
                 for path in incomplete:
                     path.rmtree()

@@ -34,10 +34,10 @@ def is_committed(checkpoint: Any) -> bool:
     return not is_remote(checkpoint) or (checkpoint / _COMMIT).exists()
 
 
-def is_cut_off(checkpoint: Any) -> bool:
-    """Whether a save to this directory was cut off, and the directory is of nothing else."""
-    names = {path.name for path in checkpoint.iterdir()}
-    return not is_committed(checkpoint) and (not names or not names.isdisjoint(_ENTRIES))
+def is_of_a_save(directory: Any) -> bool:
+    """Whether a directory is empty or has an entry of a checkpoint, and so is of nothing else."""
+    names = {path.name for path in directory.iterdir()}
+    return not names or not names.isdisjoint(_ENTRIES)
 
 
 def write_digests(checkpoint: Any) -> None:

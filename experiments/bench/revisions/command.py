@@ -43,8 +43,8 @@ class Options:
     minutes: float = 10.0
     """Time limit in minutes."""
     files: bool = False
-    """Whether to time how long weight files take to load in place of that: for each format and size
-    the first load in a process, and those that follow it. Each round starts new processes."""
+    """Whether to time loads of weight files instead: for each format and size the first load in a
+    process, and the next ones. `.pt` files only if PyTorch is installed."""
     passes: int = 1
     """How often everything is measured, with new processes each time: the memory layout of a
     process affects its speed as long as it lives."""
