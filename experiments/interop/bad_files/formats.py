@@ -28,9 +28,6 @@ from gru_jax.interop import keras as keras_interop
 from gru_jax.interop import safetensors as safetensors_interop
 from gru_jax.interop import torch as torch_interop
 
-KEY = jax.random.key(0)
-STACK = gru_jax.init_stack(KEY, 1, 2, num_layers=2, bidirectional=True, bias_init="torch")
-
 Constructed: TypeAlias = Callable[[int, int], Iterator[bytes]]
 """`(count, seed) -> files`."""
 
@@ -85,7 +82,7 @@ def own_safetensors(folder: Path) -> Format:
     def large(size: int) -> bytes:
         return safetensors_interop.dump(_of_size(size))
 
-    good = safetensors_interop.dump(STACK)
+    good = safetensors_interop.dump(_stack())
     return Format(
         "gru_jax.interop.safetensors",
         ".safetensors",
@@ -103,7 +100,7 @@ def torch_safetensors(folder: Path) -> Format:
     def large(size: int) -> bytes:
         return safetensors.numpy.save(torch_interop.dump(_of_size(size), tensors=False))
 
-    good = safetensors.numpy.save(torch_interop.dump(STACK, tensors=False))
+    good = safetensors.numpy.save(torch_interop.dump(_stack(), tensors=False))
     return Format(
         "gru_jax.interop.torch",
         ".safetensors",
@@ -120,7 +117,7 @@ def torch_pt(folder: Path) -> Format:
     def large(size: int) -> bytes:
         return pt.save(torch_interop.dump(_of_size(size), tensors=False))
 
-    good = pt.save(torch_interop.dump(STACK, tensors=False))
+    good = pt.save(torch_interop.dump(_stack(), tensors=False))
     return Format(
         "gru_jax.interop.torch",
         ".pt",
@@ -133,7 +130,7 @@ def torch_pt(folder: Path) -> Format:
 
 def keras_h5(folder: Path) -> Format:
     """The weights of one GRU, as Keras' `save_weights` writes them."""
-    good = _keras_weights(gru_jax.init(KEY, 3, 2))
+    good = _keras_weights(gru_jax.init(jax.random.key(0), 3, 2))
     return Format(
         "gru_jax.interop.keras",
         ".weights.h5",
@@ -168,7 +165,7 @@ def onnx_model(folder: Path) -> Format:
     from experiments.interop.bad_files import adversarial_onnx
     from gru_jax.interop import onnx as onnx_interop
 
-    good = onnx_interop.dump(STACK).SerializeToString()
+    good = onnx_interop.dump(_stack()).SerializeToString()
     return Format(
         "gru_jax.interop.onnx",
         ".onnx",
@@ -181,7 +178,7 @@ def onnx_model(folder: Path) -> Format:
 
 def program(folder: Path) -> Format:
     """An exported program."""
-    good = export.export_step(gru_jax.init(KEY, 3, 2), platforms=("cpu",))
+    good = export.export_step(gru_jax.init(jax.random.key(0), 3, 2), platforms=("cpu",))
     return Format(
         "gru_jax.export",
         ".gru",
@@ -221,11 +218,17 @@ def run_directory(folder: Path) -> Format:
     )
 
 
+@functools.cache
+def _stack() -> gru_jax.Stack:
+    key = jax.random.key(0)
+    return gru_jax.init_stack(key, 1, 2, num_layers=2, bidirectional=True, bias_init="torch")
+
+
 def _of_size(size: int) -> gru_jax.GRUParams:
     """A GRU whose float32 parameters take about ``size`` bytes."""
     hidden = max(2, round((size / 4 / 6) ** 0.5))
     # Sampling an orthogonal matrix of this size would take minutes.
-    shapes = jax.eval_shape(lambda: gru_jax.init(KEY, hidden, hidden))
+    shapes = jax.eval_shape(lambda: gru_jax.init(jax.random.key(0), hidden, hidden))
     rng = np.random.default_rng(0)
     return jax.tree.map(
         lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape, np.float32)), shapes
