@@ -65,17 +65,19 @@ def imports_of(path: Path) -> set[str]:
     return {name for name in names if name in MODULES}
 
 
-IMPORTS = {name: imports_of(path) for name, path in MODULES.items()}
+@pytest.fixture(scope="module")
+def imports():
+    return {name: imports_of(path) for name, path in MODULES.items()}
 
 
-def test_imports_form_no_cycle():
+def test_imports_form_no_cycle(imports):
     # The error names the modules of a cycle.
-    graphlib.TopologicalSorter(IMPORTS).prepare()
+    graphlib.TopologicalSorter(imports).prepare()
 
 
-def test_cycles_are_found():
-    assert "gru_jax.cells.gru" in IMPORTS["gru_jax.cells"]
-    with_cycle = {**IMPORTS, "gru_jax.typing": {"gru_jax.cells"}}
+def test_cycles_are_found(imports):
+    assert "gru_jax.cells.gru" in imports["gru_jax.cells"]
+    with_cycle = {**imports, "gru_jax.typing": {"gru_jax.cells"}}
     with pytest.raises(graphlib.CycleError):
         graphlib.TopologicalSorter(with_cycle).prepare()
 
@@ -84,9 +86,9 @@ LIBRARY = [name for name in MODULES if name.startswith("gru_jax.")]
 
 
 @pytest.mark.parametrize("name", LIBRARY)
-def test_imports_point_one_way(name):
+def test_imports_point_one_way(imports, name):
     own = name.split(".")[1]
-    for imported in IMPORTS[name]:
+    for imported in imports[name]:
         package, _, rest = imported.partition(".")
         assert package == "gru_jax", f"{name} imports {imported}"
         part = rest.split(".")[0]

@@ -18,10 +18,23 @@ import gru_jax
 import gru_jax.nn
 
 KEY = jax.random.key(0)
-CELL = gru_jax.init(KEY, 2, 3, bias_init="torch")
-STACK = gru_jax.init_stack(KEY, 2, 3, num_layers=2, bidirectional=True, init_cell=gru_jax.init_lstm)
 
-each = pytest.mark.parametrize("params", [CELL, STACK], ids=["cell", "stack"])
+
+@pytest.fixture(scope="module")
+def cell():
+    return gru_jax.init(KEY, 2, 3, bias_init="torch")
+
+
+@pytest.fixture(scope="module")
+def stack():
+    return gru_jax.init_stack(
+        KEY, 2, 3, num_layers=2, bidirectional=True, init_cell=gru_jax.init_lstm
+    )
+
+
+@pytest.fixture(params=["cell", "stack"])
+def params(request):
+    return request.getfixturevalue(request.param)
 
 
 def assert_same(actual, expected):
@@ -33,7 +46,6 @@ def zeros(params):
     return jax.tree.map(jnp.zeros_like, params)
 
 
-@each
 def test_train_state(params):
     optimizer = optax.sgd(1.0)
     state = TrainState.create(apply_fn=None, params=params, tx=optimizer)
@@ -45,33 +57,31 @@ def test_train_state(params):
     assert_same(restored.params["core"], params)
 
 
-@each
 def test_flax_serialization(params):
     saved = flax.serialization.to_bytes(params)
     assert_same(flax.serialization.from_bytes(zeros(params), saved), params)
 
 
-def test_flax_serialization_names_arrays_by_their_fields():
-    assert list(flax.serialization.to_state_dict(CELL)) == ["w_x", "w_h", "b", "b_hn"]
+def test_flax_serialization_names_arrays_by_their_fields(cell):
+    assert list(flax.serialization.to_state_dict(cell)) == ["w_x", "w_h", "b", "b_hn"]
     with pytest.raises(ValueError, match=r"GRUParams has w_x, w_h; .* has w_x, w_h, b, b_hn"):
         flax.serialization.from_state_dict(
-            gru_jax.init(KEY, 2, 3, bias=False), flax.serialization.to_state_dict(CELL)
+            gru_jax.init(KEY, 2, 3, bias=False), flax.serialization.to_state_dict(cell)
         )
 
 
-def test_flax_serialization_of_another_cell():
+def test_flax_serialization_of_another_cell(cell):
     @gru_jax.nn.register_serialization
     @jax.tree_util.register_dataclass
     @dataclasses.dataclass(frozen=True, eq=False, repr=False)
     class Other(gru_jax.GRUParams):
         pass
 
-    other = Other(CELL.w_x, CELL.w_h)
+    other = Other(cell.w_x, cell.w_h)
     restored = flax.serialization.from_bytes(zeros(other), flax.serialization.to_bytes(other))
     assert_same(restored, other)
 
 
-@each
 def test_optimizers_by_label_and_mask(params):
     def is_matrix(params):
         return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
@@ -97,7 +107,6 @@ def test_optimizers_by_label_and_mask(params):
     assert_same(updates, expected)
 
 
-@each
 def test_orbax(params, tmp_path):
     with orbax.checkpoint.StandardCheckpointer() as checkpointer:
         checkpointer.save(tmp_path / "saved", params)
@@ -105,31 +114,30 @@ def test_orbax(params, tmp_path):
         assert_same(checkpointer.restore(tmp_path / "saved", zeros(params)), params)
 
 
-@each
 def test_copies(params):
     for copied in (copy.copy(params), copy.deepcopy(params), pickle.loads(pickle.dumps(params))):
         assert copied is not params
         assert_same(copied, params)
 
 
-def test_replace():
-    other = dataclasses.replace(CELL, b=None)
+def test_replace(cell):
+    other = dataclasses.replace(cell, b=None)
     assert other.b is None
-    assert other.w_x is CELL.w_x
-    assert CELL.b is not None
+    assert other.w_x is cell.w_x
+    assert cell.b is not None
 
 
-def test_paths_are_names_of_fields_and_indices():
+def test_paths_are_names_of_fields_and_indices(cell, stack):
     def paths(params):
         leaves = jax.tree_util.tree_leaves_with_path(params)
         return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
 
-    assert paths(CELL) == ["w_x", "w_h", "b", "b_hn"]
-    assert paths(STACK)[3:5] == ["layers/0/1/w_x", "layers/0/1/w_h"]
+    assert paths(cell) == ["w_x", "w_h", "b", "b_hn"]
+    assert paths(stack)[3:5] == ["layers/0/1/w_x", "layers/0/1/w_h"]
 
 
-def test_membership_is_of_the_names_of_parameters():
-    assert "w_x" in CELL
-    assert "h0" not in CELL
-    assert "other" not in CELL
-    assert "layers" in STACK
+def test_membership_is_of_the_names_of_parameters(cell, stack):
+    assert "w_x" in cell
+    assert "h0" not in cell
+    assert "other" not in cell
+    assert "layers" in stack

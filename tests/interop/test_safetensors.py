@@ -25,15 +25,15 @@ def randomize(tree):
 
 
 MODELS = {
-    "gru-after": Model().init(0),
-    "gru-before": Model(reset="before", bias=False).init(0),
-    "gru-learned-h0-bfloat16": randomize(
+    "gru-after": lambda: Model().init(0),
+    "gru-before": lambda: Model(reset="before", bias=False).init(0),
+    "gru-learned-h0-bfloat16": lambda: randomize(
         gru_jax.init(KEY, 3, 4, learned_h0=True, dtype=jnp.bfloat16)
     ),
-    "lstm": randomize(gru_jax.init_lstm(KEY, 3, 4, learned_h0=True)),
-    "rnn": randomize(gru_jax.init_rnn(KEY, 3, 4)),
-    "stack": Model(layers=2, directions=2, merge="sum").init(0),
-    "stack-residual": randomize(
+    "lstm": lambda: randomize(gru_jax.init_lstm(KEY, 3, 4, learned_h0=True)),
+    "rnn": lambda: randomize(gru_jax.init_rnn(KEY, 3, 4)),
+    "stack": lambda: Model(layers=2, directions=2, merge="sum").init(0),
+    "stack-residual": lambda: randomize(
         gru_jax.init_stack(KEY, 4, 4, num_layers=3, residual=True, init_cell=gru_jax.init_lstm)
     ),
 }
@@ -41,7 +41,7 @@ MODELS = {
 
 @pytest.mark.parametrize("name", MODELS)
 def test_loading_inverts_dumping(name, tmp_path):
-    params = MODELS[name]
+    params = MODELS[name]()
     data = interop.dump(params)
     assert_equal(interop.load(data), params)
     path = tmp_path / "model.safetensors"
@@ -57,7 +57,7 @@ def test_float64_is_kept():
 
 def test_a_file_says_what_it_holds(tmp_path):
     path = tmp_path / "model.safetensors"
-    path.write_bytes(interop.dump(MODELS["gru-before"]))
+    path.write_bytes(interop.dump(MODELS["gru-before"]()))
     with safetensors.safe_open(path, framework="numpy") as file:
         metadata = file.metadata()
     assert (metadata["format"], metadata["version"]) == ("gru_jax", "1")
@@ -70,7 +70,7 @@ def test_a_file_says_what_it_holds(tmp_path):
 
 def altered(change, arrays=None):
     """A file whose metadata were changed."""
-    data = interop.dump(MODELS["stack"])
+    data = interop.dump(MODELS["stack"]())
     (size,) = np.frombuffer(data[:8], "<u8")
     metadata = json.loads(data[8 : 8 + int(size)])["__metadata__"]
     model = json.loads(metadata["model"])
