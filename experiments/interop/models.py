@@ -1,6 +1,7 @@
 """The models that are converted: their sizes, random parameters, and outputs in gru_jax."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -53,19 +54,17 @@ class Model:
     def init(self, seed: int) -> gru_jax.GRUParams | gru_jax.Stack:
         """Random parameters in [-1, 1), biases included."""
         options: dict[str, Any] = {"reset": self.reset, "bias": self.bias, "dtype": self.dtype}
-        key = jax.random.key(0)
-        if self.layers == 0:
-            params = gru_jax.init(key, self.input, self.hidden, **options)
-        else:
-            params = gru_jax.init_stack(
-                key,
-                self.input,
-                self.hidden,
+        init: Any = functools.partial(gru_jax.init, **options)
+        if self.layers:
+            init = functools.partial(
+                gru_jax.init_stack,
                 num_layers=self.layers,
                 bidirectional=self.directions == 2,
                 merge=self.merge,
                 **options,
             )
+        # Only the tree is wanted: its arrays would be compiled for each shape.
+        params = jax.eval_shape(lambda: init(jax.random.key(0), self.input, self.hidden))
         rng = np.random.default_rng(seed)
         return jax.tree.map(lambda leaf: jnp.asarray(uniform(rng, leaf.shape, self.dtype)), params)
 

@@ -17,15 +17,22 @@ from experiments.interop.bad_files.constructed import NUMBERS, STRANGE
 def randomized(params, seed=0, dtype="float32"):
     """The same tree with random elements: gates differ from each other, no bias is zero."""
     random = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: jnp.asarray(random.normal(0, 0.6, leaf.shape), dtype), params)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(random.normal(0, 0.6, leaf.shape).astype(jnp.dtype(dtype))), params
+    )
 
 
 def gru(input_size=3, hidden_size=4, *, seed=0, **options):
-    return randomized(gru_jax.init(jax.random.key(0), input_size, hidden_size, **options), seed)
+    return _random(gru_jax.init, input_size, hidden_size, seed, options)
 
 
 def stack(input_size=3, hidden_size=4, *, seed=0, **options):
-    params = gru_jax.init_stack(jax.random.key(0), input_size, hidden_size, **options)
+    return _random(gru_jax.init_stack, input_size, hidden_size, seed, options)
+
+
+def _random(init, input_size, hidden_size, seed, options):
+    # Only the tree is wanted: its arrays would be compiled for each shape.
+    params = jax.eval_shape(lambda: init(jax.random.key(0), input_size, hidden_size, **options))
     return randomized(params, seed)
 
 
