@@ -126,9 +126,11 @@ def smoothed_cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: floa
 class _Network(nnx.Module):
     """Encoder, and a decoder of two layers with attention between them.
 
-    The outputs of the lower layer are the queries (scaled dot product with a learned matrix, Luong
-    et al. 2015, arXiv 1508.04025, "general"). The upper layer takes queries and context vectors.
-    The context is not fed back into the lower layer, so each layer runs over all steps at once.
+    The outputs of the lower layer are the queries (dot product with a learned matrix, Luong et al.
+    2015, arXiv 1508.04025, "general"). It is not divided by the root of the width: states of a new
+    GRU are so small that attention would be flat for hundreds of steps. The upper layer takes
+    queries and context vectors. The context is not fed back into the lower layer, so each layer
+    runs over all steps at once.
     """
 
     def __init__(
@@ -162,7 +164,7 @@ class _Network(nnx.Module):
         lower, upper = (None, None) if carry is None else carry
         embedded = self.dropout(self.target(inputs), **options)
         lower, queries = run_layers(self.lower, embedded, rngs, initial_carry=lower)
-        scores = queries @ memory.keys.swapaxes(-1, -2) * queries.shape[-1] ** -0.5
+        scores = queries @ memory.keys.swapaxes(-1, -2)
         attention = jax.nn.softmax(jnp.where(memory.mask[..., None, :], scores, -1e9))
         context = attention @ memory.values
         attended = self.dropout(jnp.concatenate([queries, context], axis=-1), **options)

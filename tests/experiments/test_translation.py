@@ -91,6 +91,21 @@ def test_padding_of_the_source_changes_nothing(logits):
     assert not with_padding[1, :, 2:].any()
 
 
+def test_wide_networks_tell_positions_apart_too():
+    """Scores of width H are sums of H products; divided by a root of H, they would vanish twice."""
+
+    random = np.random.default_rng(0)
+    source, inputs = random.integers(4, 40, (2, 16, 12), np.int32)
+
+    def spread(width):
+        translator = build_translator(ModelConfig(hidden_size=width), 40, 40, seed=0)
+        lengths = np.full(16, 12, np.int32)
+        _, attention = jax.jit(translator.logits)(translator.params, source, lengths, inputs)
+        return np.log(attention).std(axis=-1).mean()
+
+    assert spread(64) > 0.4 * spread(16)
+
+
 def test_logits_do_not_depend_on_later_symbols(logits):
     expected, _ = logits(SOURCE, LENGTHS, INPUTS)
     other = INPUTS.copy()
