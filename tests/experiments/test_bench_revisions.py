@@ -1,12 +1,15 @@
 """The comparison of two revisions' speed, here of a checkout with itself."""
 
+import contextlib
 import json
 import subprocess
 import time
+import types
 from pathlib import Path
 
 import pytest
 
+from experiments.bench import timing
 from experiments.bench.revisions import command, file_loads, measure
 from experiments.bench.revisions.process import RevisionProcess
 from experiments.bench.revisions.report import label, to_markdown
@@ -55,6 +58,34 @@ def test_the_command_compares_two_processes(workplace, capsys, monkeypatch):
     table = Path("out", "revisions.md").read_text()
     assert table == to_markdown(result)
     assert table.strip() in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_the_last_case_ends_before_the_deadline(number, monkeypatch):
+    """By a clock that each question to a process moves by a second."""
+    clock = types.SimpleNamespace(now=0.0)
+    clock.monotonic = lambda: clock.now
+    for module in (measure, timing):
+        monkeypatch.setattr(module, "time", clock)
+
+    class Process(contextlib.nullcontext):
+        def __init__(self, folder, deadline):
+            self.deadline = deadline
+            super().__init__(self)
+
+        def check(self):
+            pass
+
+        def ask(self, request, *_):
+            clock.now += 1
+            if clock.now > self.deadline:
+                raise TimeoutError
+            return 5.0 if request == "run" else dict.fromkeys(("trace", "compile"), 1.0)
+
+    monkeypatch.setattr(measure, "RevisionProcess", Process)
+    folders = dict.fromkeys(("old", "new", "control"), ROOT)
+    found = list(measure.measure(folders, measure.CASES[:number], 152.0 * number))
+    assert len(found) == number
 
 
 def test_passes_add_rounds_and_what_no_pass_measured_is_named(workplace, monkeypatch):
