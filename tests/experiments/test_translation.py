@@ -93,7 +93,6 @@ def test_padding_of_the_source_changes_nothing(logits):
 
 def test_wide_networks_tell_positions_apart_too():
     """Scores of width H are sums of H products; divided by a root of H, they would vanish twice."""
-
     random = np.random.default_rng(0)
     source, inputs = random.integers(4, 40, (2, 16, 12), np.int32)
 

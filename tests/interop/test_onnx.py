@@ -189,8 +189,8 @@ def test_a_file_is_written_whole_and_read(tmp_path):
     [
         (lambda: gru_jax.init_lstm(jax.random.key(0), 3, 4), {}, TypeError, "LSTMParams"),
         (lambda: {"w_x": 1}, {}, TypeError, "dict"),
-        (lambda: gru(), {"xs": "h0"}, ValueError, "distinct"),
-        (lambda: gru(), {"xs": ""}, ValueError, "non-empty"),
+        (gru, {"xs": "h0"}, ValueError, "distinct"),
+        (gru, {"xs": ""}, ValueError, "non-empty"),
         (lambda: stack(bidirectional=True), {"reverse": True}, ValueError, "one direction"),
         (lambda: randomized(gru(), dtype="bfloat16"), {}, TypeError, "bfloat16"),
         (lambda: gru_jax.Stack(((gru(3, 4),), (gru(4, 5),))), {}, ValueError, "hidden size"),
