@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from threadpoolctl import threadpool_limits
+
 from experiments.export_spec import ExportSpec
 from experiments.models.state_gradients import LastStepLoss
 from experiments.typing import Batch, LossFunction, Metrics, Params, Split
@@ -82,6 +84,16 @@ class Task:
     def mode(self) -> Literal["min", "max"]:
         """Whether a lower or a higher value of `monitor` is better."""
         return "max" if self.monitor in HIGHER_IS_BETTER else "min"
+
+    def evaluate_baselines(self) -> dict[str, Metrics]:
+        """Returns what `baselines` returns, computed by one thread of the linear algebra.
+
+        The number of threads decides in which order products are added up, so that metrics would
+        depend on the machine; and where other processes use the cores, threads that wait for each
+        other take fifty times as long.
+        """
+        with threadpool_limits(1, user_api="blas"):
+            return self.baselines()
 
 
 class Build(Protocol):

@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 LIST = Path(__file__).parents[1] / "tests" / "slow_tests.txt"
-SECONDS = 0.4
+SECONDS = 0.2
 """From which on a case of a test function, with its fixtures, takes long."""
 
 

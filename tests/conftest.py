@@ -12,6 +12,9 @@ import zlib
 from importlib.metadata import version
 from pathlib import Path
 
+# Where both cores are busy, threads of the linear algebra that wait for each other take much longer
+# than one.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Most of the time of the tests is compilation of programs that run for a millisecond, here and in
 # the processes that tests start. XLA's older code generator takes half the time of the newer one.
 # Later versions have the newer one only; there a cache shares programs between processes.

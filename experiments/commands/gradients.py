@@ -113,7 +113,7 @@ def _measure(run: RunDirectory, options: Options) -> tuple[str, dict[str, Any], 
         "metric": task.metric_labels[task.loss_metric],
         "baseline": {
             "name": loss.baseline,
-            "value": task.baselines()[loss.baseline][task.loss_metric],
+            "value": task.evaluate_baselines()[loss.baseline][task.loss_metric],
         },
         "distances": _distances(loss.inputs.shape[1]).tolist(),
     }

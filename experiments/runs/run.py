@@ -309,5 +309,5 @@ def _summary(
         "best_step": result.best_step,
         "validation": result.best_metrics,
         "test": test,
-        "baselines": task.baselines(),
+        "baselines": task.evaluate_baselines(),
     }

@@ -111,7 +111,7 @@ BASELINES = [
 @pytest.mark.parametrize("name", sorted({name for name, *_ in BASELINES}))
 def test_baselines_of_the_table(name, published_data):
     config = load_config(ROOT / "configs" / f"{name}.yaml")
-    measured = load_task(config.task).build(config, published_data).baselines()
+    measured = load_task(config.task).build(config, published_data).evaluate_baselines()
     shown = row_of(ROOT / "experiments" / "results" / name / "compare.json")[-1].replace(" %", "%")
     for of_config, baseline, metric, text in BASELINES:
         if of_config == name:

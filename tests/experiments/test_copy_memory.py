@@ -33,7 +33,7 @@ def test_the_baseline_is_the_optimum_without_memory():
     task = build()
     _, targets = copy.sample_copies(50, 30, (TEST,))
     nll = np.where(targets == copy.BLANK, 0, np.log(copy.SYMBOLS)).mean()
-    (metrics,) = task.baselines().values()
+    (metrics,) = task.evaluate_baselines().values()
     np.testing.assert_allclose(metrics["cross_entropy"], nll, rtol=1e-6)
 
 

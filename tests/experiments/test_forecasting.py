@@ -168,7 +168,7 @@ def test_a_network_of_zeros_forecasts_the_last_hour(counted, tmp_path, monkeypat
     hours = np.sin(counted / 50)
     task = build(hours, tmp_path, monkeypatch, columns=columns, window=24, horizon=5)
     silent = jax.tree.map(np.zeros_like, task.params)
-    metrics, expected = task.evaluate(silent, "test"), task.baselines()["persistence"]
+    metrics, expected = task.evaluate(silent, "test"), task.evaluate_baselines()["persistence"]
     assert metrics == pytest.approx(expected, rel=1e-4)
 
 

@@ -162,7 +162,7 @@ def test_evaluation_counts_each_environments_first_episode_alone():
     assert metrics["return"] == always_right
     assert metrics["steps"] == agent.environments.longest
     assert observations.shape == (agent.environments.longest, agent.environments.num_features)
-    baseline = task.baselines()["random actions"]
+    baseline = task.evaluate_baselines()["random actions"]
     assert -1 <= baseline["return"] <= 1
 
 

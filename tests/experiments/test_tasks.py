@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.svm import SVC
+from threadpoolctl import threadpool_limits
 
 import gru_jax
 from experiments.classifiers import GAMMAS, SVC_COSTS, Examples, baselines, select
@@ -241,6 +242,14 @@ def test_split_pieces_predict_each_frame_once(lengths, longest):
     np.testing.assert_array_equal(known, np.concatenate([piece[:-1] for piece in whole]))
 
 
+def test_baselines_do_not_depend_on_the_number_of_threads(digits):
+    task = build(digits)
+    with threadpool_limits(1):
+        expected = task.evaluate_baselines()
+    with threadpool_limits(2):
+        assert task.evaluate_baselines() == expected
+
+
 def test_padding_is_zero_and_does_not_affect_the_loss(music, tmp_path, monkeypatch):
     task = build(music, music_file(tmp_path, monkeypatch))
     short, long = music_task.pad(pieces(7)), music_task.pad(pieces(7, 15))
@@ -258,7 +267,7 @@ def test_a_file_of_your_own_replaces_the_published_one(music, tmp_path):
     scipy.io.savemat(path, {key: cells_of(arrays) for key, arrays in splits.items()})
     task = build({**music, "data_file": str(path)}, tmp_path / "nowhere")
     expected = music_task.baselines(splits["traindata"], splits["testdata"])
-    for name, metrics in task.baselines().items():
+    for name, metrics in task.evaluate_baselines().items():
         assert metrics == pytest.approx(expected[name])
     with pytest.raises(UserError, match=r"absent\.mat is not a readable"):
         build({**music, "data_file": str(tmp_path / "absent.mat")}, tmp_path)

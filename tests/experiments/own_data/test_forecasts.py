@@ -258,7 +258,7 @@ def test_seasonal_naive_and_last_value():
     periodic = np.tile([1.0, 2, 3, 4], STEPS // 4)
     inputs = tuple(np.stack([periodic, *np.zeros((2, STEPS))], -1) for _ in range(SERIES))
     task = forecasting.build(chosen, dataclasses.replace(dataset, inputs=inputs))
-    found = task.baselines()
+    found = task.evaluate_baselines()
     assert found["seasonal naive (4 steps)"]["mse"] == 0
     assert found["last value"]["mse"] > 1
     assert found["linear map of 24 steps"]["mse"] < 1e-3

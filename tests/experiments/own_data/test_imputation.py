@@ -140,7 +140,7 @@ def test_long_sequences_are_filled_by_windows():
 
 def test_baselines():
     task = imputation.build(settings(), series())
-    found = task.baselines()
+    found = task.evaluate_baselines()
     assert list(found) == ["mean", "last value", "line between neighbours"]
     assert found["line between neighbours"]["scaled_mse"] < found["mean"]["scaled_mse"]
 

@@ -235,7 +235,7 @@ def test_pieces_of_words():
 @pytest.mark.parametrize("case", CASES)
 def test_baselines_have_the_metrics_of_the_model(case):
     task = build(case, CASES[case])
-    found = task.baselines()
+    found = task.evaluate_baselines()
     assert len(found) == 2
     for metrics in found.values():
         assert set(metrics) == set(task.metric_labels)
