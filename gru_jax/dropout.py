@@ -24,11 +24,15 @@ def dropout(key: Array, xs: Array, rate: float, *, broadcast_dims: tuple[int, ..
 
     Raises:
         TypeError: a wrong type of key, ``xs`` or rate.
-        ValueError: the rate is outside [0, 1).
+        ValueError: the rate is outside [0, 1), or ``xs`` lacks one of the axes.
     """
     _checks.random_key("key", key)
     xs = _checks.floating_array("xs", xs)
     rate = _checks.probability("rate", rate)
+    if not all(-xs.ndim <= axis < xs.ndim for axis in broadcast_dims):
+        raise ValueError(
+            f"broadcast_dims must be axes of xs, which has {xs.ndim}; got {broadcast_dims}"
+        )
     if rate == 0:
         return xs
     broadcast = {axis % xs.ndim for axis in broadcast_dims}
