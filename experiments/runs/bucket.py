@@ -227,17 +227,30 @@ class _Copy:
             self.client.pipe_file(self._prefix + name, content)
 
 
+class _NameUrls(logging.Filter):
+    """Puts URLs in place of paths in copies into what libraries log."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = named(record.getMessage()), ()
+        return True
+
+
 @contextlib.contextmanager
 def _root() -> Iterator[Path]:
     """Yields a temporary folder that stands for gs://."""
     with tempfile.TemporaryDirectory(prefix="gru_jax-") as name:
         root = Path(name).resolve()
         _roots.append(root)
+        name_urls, handlers = _NameUrls(), list(logging.getLogger().handlers)
+        for handler in handlers:
+            handler.addFilter(name_urls)
         try:
             yield root
         except UserError as error:
             raise type(error)(named(str(error))) from error.__cause__
         finally:
+            for handler in handlers:
+                handler.removeFilter(name_urls)
             _roots.remove(root)
 
 

@@ -18,9 +18,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from experiments.cli import main
-from experiments.runs import bucket
+from experiments.runs import bucket, logs
 from tests.experiments.own_data.generators import write_labelled_steps
 from tests.experiments.two_processes import ends, start_two
+from tests.training.test_trackers import RecordingWriter
 
 REPOSITORY = Path(__file__).parents[2]
 URLS = (f"gs://bucket/runs-{number}/run" for number in itertools.count())
@@ -249,6 +250,21 @@ def test_tensorboard_files_follow(adding, write_config, url, interrupted_at_step
     second = {name for name in names(url) if name.startswith("tensorboard/")}
     assert len(first) == len(second) == 1
     assert first != second
+
+
+def test_a_tracker_that_is_lost_names_the_bucket(
+    adding, write_config, url, monkeypatch, assume_packages, caplog
+):
+    def lost(*arguments, **options):
+        writer = RecordingWriter(*arguments, told=[], **options)
+        writer.fails_at = "log"
+        return writer
+
+    monkeypatch.setattr(logs, "WRITERS", {"wandb": lost})
+    assume_packages("wandb", installed=True)
+    run("train", write_config(adding), "--run-dir", url, "--log", "wandb")
+    (message,) = (each for each in caplog.messages if "gets no more" in each)
+    assert message.endswith(f"All metrics are in {url}/metrics.jsonl.")
 
 
 def test_other_commands_read_a_bucket_as_a_folder(adding, write_config, url, capsys):
