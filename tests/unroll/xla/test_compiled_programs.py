@@ -182,8 +182,8 @@ INITS_AND_SIZES = {
     "preactivations are saved": (gru_jax.init, (240, 32, 64, 128)),
     "in smaller chunks": (gru_jax.init, (72, 32, 64, 384)),
     "wide, in smaller chunks": (gru_jax.init, (200, 8, 128, 512)),
-    "preactivations are recomputed": (gru_jax.init, (80, 64, 64, 256)),
-    "projection hoisted": (gru_jax.init, (1000, 4, 64, 256)),
+    "preactivations are recomputed": (gru_jax.init, (240, 64, 64, 128)),
+    "projection hoisted": (gru_jax.init, (1500, 4, 64, 160)),
     "LSTM": (gru_jax.init_lstm, (90, 32, 32, 256)),
     "RNN": (gru_jax.init_rnn, (192, 32, 64, 256)),
 }

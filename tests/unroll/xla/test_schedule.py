@@ -12,7 +12,8 @@ from gru_jax._unroll.xla.schedule import (
     schedule,
     schedule_any_size,
 )
-from gru_jax._unroll.xla.tuning import ACCELERATOR_TUNING, CPU_TUNING, ShardTuning
+from gru_jax._unroll.xla.tuning import ACCELERATOR_TUNING, CPU_TUNING, ShardTuning, has_avx512
+from tests.unroll.tuning_overrides import override
 
 TUNING = dataclasses.replace(CPU_TUNING, shards=ShardTuning(max_shards=2))
 
@@ -89,6 +90,29 @@ def test_a_wide_layer_projects_some_steps_at_a_time():
 )
 def test_residuals(sizes, save):
     assert schedule(sizes, TUNING).gradient.save == save
+
+
+def test_wide_layers_recompute_where_matmuls_are_fast():
+    sizes = gru_sizes(128, 64, 128, 128)
+    for features, save in ((224, "preactivations"), (384, "states")):
+        tuning = override(TUNING, residuals={"recompute_max_features": features})
+        assert schedule(sizes, tuning).gradient.save == save
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("processor\t: 0\nflags\t\t: fpu avx2 avx512f avx512bw\n", True),
+        ("processor\t: 0\nflags\t\t: fpu avx avx2\nbugs\t\t: avx512f\n", False),
+        ("Features\t: fp asimd\n", False),
+        (None, False),
+    ],
+)
+def test_avx_512_is_looked_up(tmp_path, content, expected):
+    path = tmp_path / "cpuinfo"
+    if content is not None:
+        path.write_text(content)
+    assert has_avx512(str(path)) == expected
 
 
 def test_recomputing_saves_the_states_and_has_chunks_of_an_eighth():
