@@ -20,8 +20,17 @@ def name(path):
     return f"{path.parent.name}/{path.stem}"
 
 
+def experiment_of(path):
+    """Its config's name, which is that of the folder unless a comparison had further options."""
+    return json.loads(path.read_text()).get("name", path.parent.name)
+
+
 def config_of(path):
-    return load_config(REPOSITORY / "configs" / f"{path.parent.name}.yaml")
+    return load_config(REPOSITORY / "configs" / f"{experiment_of(path)}.yaml")
+
+
+def search_of(path):
+    return FOLDER / experiment_of(path) / "search.json"
 
 
 @pytest.mark.parametrize("path", [*RESULTS, *SEARCHES, *GRADIENTS], ids=name)
@@ -58,10 +67,9 @@ def test_the_config_has_the_values_that_the_search_chose(path):
         assert main == value, key
 
 
-@pytest.mark.parametrize("path", SEARCHES, ids=name)
+@pytest.mark.parametrize("path", [path for path in RESULTS if search_of(path).exists()], ids=name)
 def test_the_compared_cells_have_the_values_that_the_search_chose(path):
-    search = json.loads(path.read_text())
-    result = json.loads(path.with_name("compare.json").read_text())
+    search, result = json.loads(search_of(path).read_text()), json.loads(path.read_text())
     variants = config_of(path).variants
     chosen = {cell: of_cell["chosen"] for cell, of_cell in search["cells"].items()}
     for model in result["models"]:
