@@ -120,6 +120,16 @@ def test_baselines_of_the_table(name, published_data):
             assert text.format(measured[baseline][metric]) in shown
 
 
+def test_baselines_of_the_speakers():
+    """Means over the speakers, which the result has."""
+    path = ROOT / "experiments" / "results" / "spoken-digits-speakers" / "compare.json"
+    baselines = json.loads(path.read_text())["baselines"]
+    shown = row_of(path)[-1].replace(" %", "%")
+    for of_config, baseline, metric, text in BASELINES:
+        if of_config == "spoken-digits":
+            assert text.format(baselines[baseline][metric]) in shown
+
+
 def is_rounded(text, value):
     """Whether a printed number is this value, to its number of digits."""
     number, digits, power = re.search(r"(-?\d+\.(\d+))(?:e(-?\d+))?", text).groups()
