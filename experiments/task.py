@@ -89,8 +89,7 @@ class Task:
         """Returns what `baselines` returns, computed by one thread of the linear algebra.
 
         The number of threads decides in which order products are added up, so that metrics would
-        depend on the machine; and where other processes use the cores, threads that wait for each
-        other take fifty times as long.
+        depend on the machine. Where other processes use the cores, threads also wait for each other.
         """
         with threadpool_limits(1, user_api="blas"):
             return self.baselines()

@@ -121,7 +121,7 @@ def count_cores() -> int:
 
 
 def has_avx512(cpuinfo: str = "/proc/cpuinfo") -> bool:
-    """Whether this machine's cores have AVX-512; elsewhere than on Linux it is taken not to."""
+    """Whether the CPU has AVX-512; False where there is no such file, as on other systems."""
     try:
         with open(cpuinfo, encoding="utf-8", errors="replace") as lines:
             flags = next((line for line in lines if line.startswith("flags")), "")
@@ -132,7 +132,7 @@ def has_avx512(cpuinfo: str = "/proc/cpuinfo") -> bool:
 
 CPU_TUNING = Tuning(
     chunk=ChunkTuning(min_steps=4),
-    # Matmuls take a third of the time there.
+    # With AVX-512 a matmul takes a third of the time, and recomputing is cheaper.
     residuals=ResidualTuning(recompute_max_features=384 if has_avx512() else 224),
     shards=ShardTuning(max_shards=min(4, count_cores())),
     copies=CopyTuning(min_elements=2**13),
