@@ -89,7 +89,8 @@ class Task:
         """Returns what `baselines` returns, computed by one thread of the linear algebra.
 
         The number of threads decides in which order products are added up, so that metrics would
-        depend on the machine. Where other processes use the cores, threads also wait for each other.
+        depend on the machine. Where other processes use the cores, threads also wait for one
+        another.
         """
         with threadpool_limits(1, user_api="blas"):
             return self.baselines()
