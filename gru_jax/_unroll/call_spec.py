@@ -33,10 +33,9 @@ class CallSpec:
     dtype: DType  # of the inputs
     state_dtypes: tuple[DType, ...]  # of the carry's leaves
     precision: str | None  # what jax.default_matmul_precision is set to
-    # Where the program most likely runs: "cpu", "gpu" or "tpu". That is certain only once it is
-    # lowered, see gru_jax._unroll.fused.transforms.
-    platform: str
-    device_kind: str  # of a device of that platform, as JAX names it
+    # Where the program most likely runs. The platform is certain only once it is lowered, see
+    # gru_jax._unroll.fused.transforms.
+    device: Any
     # That XLA may partition the program over: those of the mesh axes that are not manual. Without a
     # mesh it is known only once the program is lowered, and here as many as there are.
     num_devices: int
@@ -45,6 +44,16 @@ class CallSpec:
     is_explicit: bool  # whether an implementation was explicitly requested
     recompute: bool  # whether to save the states alone for the backward pass
     num_live_cells: int
+
+    @property
+    def platform(self) -> str:
+        """The device's: "cpu", "gpu" or "tpu"."""
+        return self.device.platform
+
+    @property
+    def device_kind(self) -> str:
+        """The device's, as JAX names it."""
+        return self.device.device_kind
 
     @property
     def has_static_shape(self) -> bool:
@@ -97,8 +106,7 @@ def make_call_spec(
         dtype=xs.dtype,
         state_dtypes=state_dtypes,
         precision=jax.config.jax_default_matmul_precision,  # pyright: ignore[reportAttributeAccessIssue]
-        platform=device.platform,
-        device_kind=device.device_kind,
+        device=device,
         num_devices=count_devices(device) if mesh.empty else _count_partitions(mesh),
         mesh=mesh,
         is_tensor_parallel=is_tensor_parallel,

@@ -154,8 +154,14 @@ def test_the_last_words(tmp_path, monkeypatch):
     run.summary.write_text(
         json.dumps(
             {
-                **{"task": "digits", "seed": 0, "model": "GRU, 64 units", "parameters": 13386},
-                **{"status": "finished", "steps": 2000, "best_step": 1900, "baselines": {}},
+                "task": "digits",
+                "seed": 0,
+                "model": "GRU, 64 units",
+                "parameters": 13386,
+                "status": "finished",
+                "steps": 2000,
+                "best_step": 1900,
+                "baselines": {},
                 "validation": {"cross_entropy": 0.05, "accuracy": 0.98},
                 "test": {"cross_entropy": 0.05, "accuracy": 0.98},
             }

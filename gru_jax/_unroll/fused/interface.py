@@ -31,10 +31,6 @@ class ForwardArgs(NamedTuple):
     reset_state: Array  # (B, H), the state after a reset
     valid: Array | None  # (T, B), bool; None if every step is valid
     resets: Array | None  # (T, B), bool; None if no step resets
-    h0: Array
-    reset_state: Array
-    valid: Array | None
-    resets: Array | None
 
 
 class BackwardArgs(NamedTuple):

@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gru_jax._unroll import call_spec
 from gru_jax._unroll.call_spec import CallSpec
 from gru_jax._unroll.fused.one_block.interface import matmul_dtype
 from gru_jax._unroll.fused.run import reasons_of_all_kernels
@@ -76,11 +75,11 @@ def unsupported_reasons(spec: CallSpec) -> list[str]:
 def run(
     spec: CallSpec, cell: GRUParams, inputs: ScanInputs, h0: Array, *, reverse: bool
 ) -> tuple[Array, Array]:
-    """Runs a GRU over time, whatever ``spec.remat`` permits to save."""
+    """Runs a GRU over time; what is saved does not depend on ``spec.recompute``."""
     # Pallas takes longer to import than all of this library, and few users need it.
     from gru_jax._unroll.fused.one_block import gru
 
-    return gru.run(spec, cell, inputs, h0, reverse=reverse, kernels=_kernels())
+    return gru.run(spec, cell, inputs, h0, reverse=reverse, kernels=_kernels(spec.device))
 
 
 def run_both(
@@ -94,7 +93,7 @@ def run_both(
     """Runs the two directions of a layer, the first in the direction ``reverse``, in one launch."""
     from gru_jax._unroll.fused.one_block import gru
 
-    return gru.run_both(spec, cells, inputs, h0, reverse=reverse, kernels=_kernels())
+    return gru.run_both(spec, cells, inputs, h0, reverse=reverse, kernels=_kernels(spec.device))
 
 
 def describe(spec: CallSpec, cell: GRUParams, inputs: ScanInputs, h0: Array) -> list[str]:
@@ -114,17 +113,14 @@ def describe(spec: CallSpec, cell: GRUParams, inputs: ScanInputs, h0: Array) -> 
 def _is_capable(spec: CallSpec) -> bool:
     if spec.platform != "gpu" or not spec.device_kind.startswith("NVIDIA"):
         return False
-    capability = getattr(call_spec.default_device(), "compute_capability", MIN_CAPABILITY)
+    capability = getattr(spec.device, "compute_capability", MIN_CAPABILITY)
     return float(capability) >= float(MIN_CAPABILITY)
 
 
-def _kernels() -> Any:
+def _kernels(device: Any) -> Any:
     from gru_jax._unroll.fused.one_block.kernels import make_kernels
     from gru_jax._unroll.fused.one_block.transforms import with_transform_rules
 
-    return with_transform_rules(make_kernels(_num_multiprocessors()), "cuda")
-
-
-def _num_multiprocessors() -> int:
-    """Of the device; the number decides how long a call takes, not what it returns."""
-    return getattr(call_spec.default_device(), "core_count", A100_MULTIPROCESSORS)
+    # The number decides how long a call takes, not what it returns.
+    num_multiprocessors = getattr(device, "core_count", A100_MULTIPROCESSORS)
+    return with_transform_rules(make_kernels(num_multiprocessors), "cuda")
