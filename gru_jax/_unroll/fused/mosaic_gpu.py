@@ -18,14 +18,15 @@ run_both = one_block.run_both
 
 def unsupported_reasons(spec: CallSpec) -> list[str]:
     """Every reason why no kernel for NVIDIA GPUs supports a call; empty if one does."""
-    of_hopper = hopper.unsupported_reasons(spec)
-    if spec.platform != "gpu":
-        return of_hopper
-    of_one_block = one_block.unsupported_reasons(spec)
+    of_hopper, of_one_block = (kernels.unsupported_reasons(spec) for kernels in (hopper, one_block))
     if not of_hopper or not of_one_block:
         return []
-    others = [reason for reason in of_one_block if reason not in of_hopper]
-    return [*of_hopper, *(f"one-block kernels: {reason}" for reason in others)]
+    of_both = [reason for reason in of_hopper if reason in of_one_block]
+    return [
+        *of_both,
+        *(f"Hopper kernels: {reason}" for reason in of_hopper if reason not in of_both),
+        *(f"one-block kernels: {reason}" for reason in of_one_block if reason not in of_both),
+    ]
 
 
 def run(

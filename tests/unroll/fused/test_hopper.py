@@ -164,14 +164,30 @@ def test_every_reason_is_given():
     with fake_default_device("gpu", "NVIDIA A100-SXM4-80GB", count=2):
         explanation = gru_jax.explain(jax.eval_shape(lambda: params(64)), XS.astype("float16"))
     reasons = [
-        text
-        for text in explanation.reasons["mosaic_gpu"]
-        if not text.startswith("one-block kernels: ")
+        text for text in explanation.reasons["mosaic_gpu"] if text.startswith("Hopper kernels: ")
     ]
     for reason in ("A100", "got float16", "got 64"):
         (found,) = [text for text in reasons if reason in text]
         reasons.remove(found)
     assert not reasons
+
+
+def test_the_reasons_of_both_kernels_are_given_on_a_cpu():
+    cell = jax.eval_shape(lambda: params(64))
+    reasons = gru_jax.explain(cell, XS.astype("float32")).reasons["mosaic_gpu"]
+    text = "; ".join(reasons)
+    assert "Hopper kernels: the hidden size must be one of 128, 256, 384, 512, got 64" in text
+    assert "one-block kernels: it is not yet verified" in text
+    assert "one-block kernels: the hidden size" not in text
+    assert len(set(reasons)) == len(reasons)
+
+
+def test_reasons_of_both_kernels_are_given_once():
+    cell = jax.eval_shape(lambda: gru_jax.init(jax.random.key(0), 3, 64, reset="before"))
+    reasons = gru_jax.explain(cell, jnp.zeros((4, 9, 3))).reasons["mosaic_gpu"]
+    assert [text for text in reasons if 'reset="after"' in text] == [
+        'it supports only reset="after", got reset="before", whose step has two matmuls in sequence'
+    ]
 
 
 def test_a_subclass_that_overrides_the_step_is_another_cell():
