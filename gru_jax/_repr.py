@@ -1,4 +1,4 @@
-"""What parameters have in common: how they print, and what is in them."""
+"""What parameters and states have in common: how they print, and what is in them."""
 
 import dataclasses
 import re
@@ -8,9 +8,10 @@ SHORT_KINDS = {"float": "f", "bfloat": "bf", "int": "i", "uint": "u", "complex":
 
 
 def repr_with_shapes(self: Any) -> str:
-    """A dataclass as ``GRUParams(w_x=f32[8,48], b=None, reset='after')``."""
-    fields = dataclasses.fields(self)
-    values = (f"{field.name}={_show(getattr(self, field.name))}" for field in fields)
+    """A dataclass or named tuple as ``GRUParams(w_x=f32[8,48], b=None, reset='after')``."""
+    is_dataclass = dataclasses.is_dataclass(self)
+    names = [field.name for field in dataclasses.fields(self)] if is_dataclass else self._fields
+    values = (f"{name}={_show(getattr(self, name))}" for name in names)
     return f"{type(self).__name__}({', '.join(values)})"
 
 

@@ -14,7 +14,7 @@ class Cell:
     """Interface of a recurrent cell: a frozen dataclass, registered as a pytree.
 
     Decorate a subclass with ``@jax.tree_util.register_dataclass`` and
-    ``@dataclasses.dataclass(frozen=True, eq=False, repr=False)``. Its fields are arrays (None for a
+    ``@dataclasses.dataclass(frozen=True, eq=False)``. Its fields are arrays (None for a
     parameter that the model does not have) and hyper-parameters marked
     ``metadata=dict(static=True)``. Fill in :meth:`initial_state`, :meth:`project` and
     :meth:`recur`, or derive from :class:`AffineCell`. The cell then runs under
@@ -24,6 +24,12 @@ class Cell:
     states and projected inputs in float32 at least. :func:`gru_jax.cells.dot` multiplies
     accordingly.
     """
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        # The decorator gives a class a repr that prints all numbers, unless the class has its own.
+        if "__repr__" not in vars(cls):
+            cls.__repr__ = cls.__repr__
 
     num_feature_axes: ClassVar[int] = 1
     """How many trailing axes of an input belong to one step of one sequence."""
@@ -49,7 +55,10 @@ class Cell:
         raise NotImplementedError
 
     def output(self, state: State) -> Array:
-        """The output of a step, from its new state."""
+        """The output of a step, from its new state; may use parameters.
+
+        It is called with many states at once, in axes before those of one state.
+        """
         return state
 
     __repr__ = repr_with_shapes

@@ -79,7 +79,7 @@ def init(
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+@dataclasses.dataclass(frozen=True, eq=False)
 class GRUParams(PackedCell):
     """A GRU's parameters; gates are concatenated in the order r (reset), z (update), n (new).
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from gru_jax import _checks, initializers
+from gru_jax._repr import repr_with_shapes
 from gru_jax.cells.base import AffineFn
 from gru_jax.cells.linear import add_bias, dot
 from gru_jax.cells.packed import PackedCell, init_packed
@@ -72,9 +73,15 @@ class LSTMState(NamedTuple):
     h: Array
     c: Array
 
+    # As those of parameters: a tuple would compare arrays, whose truth is ambiguous.
+    __eq__ = object.__eq__
+    __ne__ = object.__ne__
+    __hash__ = object.__hash__
+    __repr__ = repr_with_shapes
+
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+@dataclasses.dataclass(frozen=True, eq=False)
 class LSTMParams(PackedCell):
     """An LSTM's parameters; gates are concatenated in the order i, f, g, o, as in PyTorch.
 

@@ -37,7 +37,7 @@ def init_rnn(
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+@dataclasses.dataclass(frozen=True, eq=False)
 class RNNParams(PackedCell):
     """A plain RNN's parameters: ``h' = tanh(x W + h U + b)``.
 

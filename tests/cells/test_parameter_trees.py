@@ -73,7 +73,7 @@ def test_flax_serialization_names_arrays_by_their_fields(cell):
 def test_flax_serialization_of_another_cell(cell):
     @gru_jax.nn.register_serialization
     @jax.tree_util.register_dataclass
-    @dataclasses.dataclass(frozen=True, eq=False, repr=False)
+    @dataclasses.dataclass(frozen=True, eq=False)
     class Other(gru_jax.GRUParams):
         pass
 

@@ -59,6 +59,53 @@ def test_is_frozen(case):
         cell.w_x = cell.w_x
 
 
+def test_cells_and_states_print_shapes():
+    assert repr(sample_cell(GRU_AFTER, bias=False)) == (
+        "GRUParams(w_x=f32[3,12], w_h=f32[4,12], b=None, b_hn=None, h0=None, reset='after')"
+    )
+    state = sample_cell(LSTM).initial_state((2,))
+    assert repr(state) == "LSTMState(h=f32[2,4], c=f32[2,4])"
+    assert repr((state, None)) == "(LSTMState(h=f32[2,4], c=f32[2,4]), None)"
+
+
+def test_custom_cells_print_shapes_unless_they_print_themselves():
+    @dataclasses.dataclass(frozen=True, eq=False)
+    class Plain(gru_jax.Cell):
+        w: jax.Array
+
+    @dataclasses.dataclass(frozen=True, eq=False)
+    class Named(Plain):
+        def __repr__(self):
+            return "named"
+
+    @dataclasses.dataclass(frozen=True, eq=False)
+    class Derived(Named):
+        pass
+
+    w = jnp.zeros((3, 4))
+    assert repr(Plain(w)).endswith("Plain(w=f32[3,4])")
+    assert repr(Named(w)) == repr(Derived(w)) == "named"
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_cells_compare_by_identity(case):
+    cell = sample_cell(case)
+    same = dataclasses.replace(cell)
+    assert cell == cell
+    assert cell != same
+    assert len({cell, same, cell}) == 2
+
+
+def test_states_compare_by_identity():
+    state = sample_cell(LSTM).initial_state((2,))
+    same = state._replace()
+    assert state == state
+    assert state != same
+    assert len({state, same, state}) == 2
+    h, c = state
+    assert_equal(same, type(state)(h, c))
+
+
 def test_the_equation_is_structure():
     """So that a checkpoint or an optimiser's state of one equation never meets the other."""
     after, before = sample_cell(GRU_AFTER, bias=False), sample_cell(GRU_BEFORE, bias=False)
