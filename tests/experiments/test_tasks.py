@@ -1,5 +1,6 @@
 """Properties of the tasks' data, baselines and losses that hold for any seed."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -164,8 +165,7 @@ def test_every_cell_learns_through_the_same_network(adding, cell, bidirectional)
     key = jax.random.key(0)
     value_and_grad = jax.jit(jax.value_and_grad(task.loss, has_aux=True))
     (loss, _), gradients = value_and_grad(task.params, task.batch_at(0), key)
-    assert jnp.isfinite(loss)
-    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+    chex.assert_tree_all_finite((loss, gradients))
     without_key = jax.jit(lambda params: task.loss(params, task.batch_at(0), None)[0])
     assert loss != without_key(task.params)
 

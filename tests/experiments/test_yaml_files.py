@@ -1,5 +1,6 @@
 """YAML: scalars as in YAML 1.2's core schema, and bounds of cost."""
 
+import math
 import re
 import time
 from pathlib import Path
@@ -55,7 +56,7 @@ def test_scalars(text, value):
 
 
 def test_not_a_number():
-    assert yaml_files.parse(".nan") != yaml_files.parse(".nan")
+    assert math.isnan(yaml_files.parse(".nan"))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Optimizers and schedules of Optax by name: what they compute, and what is refused."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -76,7 +77,7 @@ def test_every_optimizer_trains(name):
     # Later versions of Optax demand it.
     options = {"key": 0} if optax_names.has_parameter(name, "key") else {}
     params, _ = trained(training.make_optimizer(0.1, name=name, options=options))
-    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(params))
+    chex.assert_tree_all_finite(params)
     assert not np.array_equal(params["w"], PARAMS["w"])
 
 

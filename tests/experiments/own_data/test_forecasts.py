@@ -2,8 +2,8 @@
 
 import dataclasses
 
+import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
@@ -119,7 +119,7 @@ def test_missing_targets_do_not_count():
     none.targets[len(batch.targets) :] = np.nan
     np.testing.assert_allclose(loss(task.params, none)[0], value, rtol=1e-5)
     assert task.batch_weight(none) == task.batch_weight(batch) == (~is_missing).sum()
-    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+    chex.assert_tree_all_finite(gradients)
 
 
 @pytest.mark.parametrize("scale", ["all", "sequence"])
