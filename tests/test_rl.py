@@ -44,7 +44,7 @@ def test_the_replay_of_two_rollouts_in_a_row_computes_what_the_rollouts_did(name
         (new_carry, new_done), (xs, outputs, dones) = make_rollout(cell, carry, last_done, key)
         starts = gru_jax.starts_from_dones(dones, last_done)
         state, ys = gru_jax.unroll(cell, xs, carry, starts=starts)
-        assert gru_jax.check_replay((outputs, new_carry), (ys, state), starts=starts) < 2e-6
+        assert gru_jax.check_replay((outputs, new_carry), (ys, state), starts=starts) < 1e-6
         # The bug of many repositories: the flag after the step.
         _, shifted = gru_jax.unroll(cell, xs, carry, starts=dones)
         first = np.argwhere(np.asarray(dones != starts))[0]
@@ -54,19 +54,31 @@ def test_the_replay_of_two_rollouts_in_a_row_computes_what_the_rollouts_did(name
         carry, last_done = new_carry, new_done
 
 
-def test_chunks_of_time_replay_from_stored_states():
-    cell = make_cell("gru")
-    carry = gru_jax.initial_state(cell, (ENVS,))
-    _, (xs, outputs, dones) = make_rollout(cell, carry, jnp.zeros(ENVS, bool), jax.random.key(3))
-    starts = gru_jax.starts_from_dones(dones, False)
-    chunks = jnp.split(jnp.arange(STEPS), 3)
-    stored = jnp.stack([carry, outputs[chunks[0][-1]], outputs[chunks[1][-1]]])
+@pytest.mark.parametrize("learned_h0", [False, True])
+@pytest.mark.parametrize("name", INITS)
+def test_chunks_of_time_replay_from_stored_states(name, learned_h0):
+    cell = make_cell(name, learned_h0)
+    actor = gru_jax.initial_state(cell, (ENVS,)), jnp.zeros(ENVS, bool)
+    stored, chunks = [], []
+    for key in jax.random.split(jax.random.key(3), 3):
+        before, (actor, chunk) = actor, make_rollout(cell, *actor, key)
+        stored.append(before)
+        chunks.append(chunk)
+    (carries, last_dones), (xs, outputs, dones) = (
+        jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts) for parts in (stored, chunks)
+    )
+    starts = jax.vmap(gru_jax.starts_from_dones)(dones, last_dones)
 
-    def replay(steps, state):
-        return gru_jax.unroll(cell, xs[steps], state, starts=starts[steps])[1]
+    @jax.vmap
+    def replay(xs, state, starts):
+        return gru_jax.unroll(cell, xs, state, starts=starts)[1]
 
-    ys = jax.vmap(replay)(jnp.stack(chunks), stored)
-    gru_jax.check_replay(outputs, ys.reshape(STEPS, ENVS, HIDDEN), starts=starts)
+    flat = (3 * STEPS, ENVS)
+    wanted, flags = outputs.reshape(*flat, HIDDEN), starts.reshape(flat)
+    ys = replay(xs, carries, starts).reshape(wanted.shape)
+    assert gru_jax.check_replay(wanted, ys, starts=flags) < 1e-6
+    shifted = replay(xs, carries, dones).reshape(wanted.shape)
+    assert np.abs(wanted - shifted).max() > 0.1
 
 
 @pytest.mark.parametrize("dtype", [bool, np.int32, np.float32])

@@ -1,11 +1,10 @@
 """What the page on reinforcement learning puts in place of a `ScannedRNN` computes the same."""
 
-import functools
-
 import chex
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import nnx
 
 import gru_jax
 from gru_jax.interop import linen
@@ -13,7 +12,14 @@ from tests.docs.pages import DOCS, blocks_of
 from tests.scanned_rnn import ScannedRNN
 
 pytestmark = pytest.mark.slow
-assert_close = functools.partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-6)
+
+
+def assert_close(actual, expected):
+    """Each array differs by at most 1e-6 of its largest element, or of 1."""
+    chex.assert_trees_all_equal_structs(actual, expected)
+    for ours, theirs in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        scale = max(1.0, jnp.abs(theirs).max())
+        chex.assert_trees_all_close(ours, theirs, rtol=0, atol=1e-6 * scale)
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +74,18 @@ def test_networks_of_purejaxrl_jaxmarl_and_craftax_load_their_checkpoints(page, 
     carry, observations, starts = inputs
     network = page["ActorCriticRNN"](num_actions=2)
     ours = network.init(jax.random.key(0), carry, (observations, starts))
+
+    def apply(params, carry, *x):
+        hidden, logits, values = network.apply(params, carry, x)
+        return hidden, jnp.concatenate([logits, values[..., None]], axis=-1)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(page, "ScannedRNN", ScannedRNN)
         theirs = network.init(jax.random.key(0), carry, (observations, starts))
         weights = noisy(theirs)
-        wanted = network.apply(weights, carry, (observations, starts))
+        wanted = results(apply, weights, *inputs)
     chex.assert_trees_all_equal(ours, theirs)
-    assert_close(network.apply(weights, carry, (observations, starts)), wanted)
+    assert_close(results(apply, weights, *inputs), wanted)
 
 
 def test_the_class_for_stoix_has_the_parameters_and_values_of_theirs(
@@ -89,14 +100,21 @@ def test_the_class_for_stoix_has_the_parameters_and_values_of_theirs(
     assert module.initialize_carry(3).shape == (3, page["HIDDEN"])
 
 
-def test_the_class_for_mava_takes_environments_and_agents(page, inputs, trained, expected):
-    carry, observations, starts = inputs
-    two_agents = [
-        jnp.stack([array, array], axis) for array, axis in ((observations, 2), (starts, 2))
-    ]
-    state, ys = page["mava_rnn"].apply(trained, jnp.stack([carry, carry], 1), tuple(two_agents))
-    for agent in range(2):
-        assert_close((state[:, agent], ys[:, :, agent]), expected[1])
+@pytest.mark.parametrize("agent", [0, 1])
+def test_the_class_for_mava_takes_environments_and_agents(page, inputs, trained, expected, agent):
+    def apply(params, carry, observations, resets):
+        """The other agent has zeros, and does not count."""
+        others = jnp.zeros_like(carry), jnp.zeros_like(observations), jnp.ones_like(resets)
+        carry, observations, resets = (
+            jnp.stack([array, other] if agent == 0 else [other, array], axis)
+            for array, other, axis in zip(
+                (carry, observations, resets), others, (1, 2, 2), strict=True
+            )
+        )
+        state, ys = page["mava_rnn"].apply(params, carry, (observations, resets))
+        return state[:, agent], ys[:, :, agent]
+
+    assert_close(results(apply, trained, *inputs), expected)
 
 
 def test_the_module_for_memorax_has_the_values_of_its_cell(page, inputs, trained, expected):
@@ -121,15 +139,27 @@ def test_the_module_for_nnx_ppo_steps_as_the_cell_does(page, inputs):
     carry, observations, starts = inputs
     module = page["stateful"]
     theirs = linen.dump(module.cell.params)
-    wanted = ScannedRNN().apply({"params": {"GRUCell_0": theirs}}, carry, (observations, starts))
-    state, outputs = carry, []
-    for observation, reset in zip(observations, starts, strict=True):
-        state = jnp.where(reset[:, None], module.reset_state(state), state)
-        state, output = module(state, observation)
-        outputs.append(output)
-    assert_close((state, jnp.stack(outputs)), wanted)
+    wanted = results(
+        lambda params, carry, *x: ScannedRNN().apply(params, carry, x),
+        {"params": {"GRUCell_0": theirs}},
+        *inputs,
+    )
+    graph, weights = nnx.split(module)
+
+    def apply(weights, carry, observations, resets):
+        steps = nnx.merge(graph, weights)
+        state, outputs = carry, []
+        for observation, reset in zip(observations, resets, strict=True):
+            state = jnp.where(reset[:, None], steps.reset_state(state), state)
+            state, output = steps(state, observation)
+            outputs.append(output)
+        return state, jnp.stack(outputs)
+
+    (of_weights, *of_inputs), values = results(apply, weights, *inputs)
+    of_cell = linen.dump(nnx.merge(graph, of_weights).cell.params)
+    assert_close((({"params": {"GRUCell_0": of_cell}}, *of_inputs), values), wanted)
     replay = gru_jax.unroll(module.cell.params, observations, carry, starts=starts)
-    assert_close(replay, wanted)
+    assert_close(replay, values)
 
 
 def test_the_q_loss_is_that_of_a_scanned_rnn_and_stops_at_the_burn_in(page, inputs):
