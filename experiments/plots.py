@@ -32,7 +32,7 @@ def learning_curves(
         labels: name and unit of each metric.
         best_step: the step with the best parameters.
         path: the PNG to write.
-        train: the training metric that is drawn with the loss.
+        train: the training metric that is plotted with the loss.
     """
     names = [loss] if monitor == loss else [loss, monitor]
     figure = Figure(figsize=(4.8, 1 + 2.5 * len(names)), layout="constrained")

@@ -62,7 +62,7 @@ def check_replay(
 
     The rollout runs the policy step by step, the loss runs it over all steps at once. If flags,
     the state at the beginning, or the order of observations differ, the gradient is that of another
-    policy, and training goes on without a word. It looks at values, so call it outside of ``jit``.
+    policy, and no error says so. The check looks at values, so call it outside of ``jit``.
 
     Args:
         step_outputs: what the policy returned in the rollout, such as log-probabilities of the

@@ -19,7 +19,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # the processes that tests start. XLA's older code generator takes half the time of the newer one.
 # Later versions have the newer one only; there a cache shares programs between processes.
 if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1":
-    # One piece of code for each program: several, compiled side by side, cost a third more.
+    # One piece of code for each program: several, compiled concurrently, cost a third more.
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_parallel_codegen_split_count=1"
     os.environ["XLA_FLAGS"] = flags.strip()
     if version("jaxlib").startswith("0.10."):
@@ -35,7 +35,7 @@ import jax
 import pytest
 
 jax.config.update("jax_platforms", "cpu")
-# JAX 0.8 refuses to set it again, as where a program of a test imports this once more.
+# JAX 0.8 raises if one sets it again, as where a program of a test imports this once more.
 if jax.config.jax_num_cpu_devices != 4:
     jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_dtype_promotion", "strict")

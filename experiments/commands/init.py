@@ -36,7 +36,7 @@ DATA = (
     "scale",
 )
 SETTINGS = ("problem", "window", "horizon", "season", "vocabulary")
-# Training examples, if nobody says how many there are.
+# Training examples, if their number is not known.
 SOME = 1000
 PRINTED = ("data.path", "problem", "data.id", "data.time", "data.target", "data.split")
 

@@ -23,7 +23,7 @@ class Transition(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Environments:
-    """Environments that run side by side.
+    """Environments that run concurrently.
 
     Attributes:
         num_features: features of an observation.

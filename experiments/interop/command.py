@@ -47,7 +47,7 @@ class Options:
 class FuzzOptions:
     """Reads bad files of every format in subprocesses with limits, and a large valid one.
 
-    Bad files are adversarial, made by hand; constructed, valid containers with random hostile
+    Bad files are adversarial, made by hand; constructed, valid containers with random adversarial
     content; and corrupted copies of a valid file. They are a function of the seed. The exit code is
     1 if a reader did anything but load a file or raise a FileError that names it, within the bounds
     on memory and time; such files are written to the output.

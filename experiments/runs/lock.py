@@ -99,7 +99,7 @@ def _lock(lock: Path) -> int | None:
 
 
 def _check_host(holder: dict[str, Any], lock: Path) -> None:
-    """Checks whether the holder named by a file that nobody locks is known to have ended.
+    """Checks whether the holder named by a file that no process locks is known to have ended.
 
     Raises:
         HeldError: it ran on another host.

@@ -18,7 +18,7 @@ LARGEST = 2 * 2**20
 LARGEST_DATA = 64 * 2**20
 SUMMARY_ADVICE = (
     "Delete it and call the command that made it again: "
-    "it is written anew, from the checkpoints of the run."
+    "it is written again, from the checkpoints of the run."
 )
 DATA_ADVICE = "The run cannot be used without it: train again."
 META_ADVICE = "Delete it: only the record of command, versions, device and duration is lost."
@@ -71,7 +71,7 @@ def read_summary(run: RunDirectory) -> dict[str, Any]:
     """Returns the final metrics of a run.
 
     Raises:
-        UserError: the file is absent or damaged.
+        UserError: the file is absent or corrupted.
     """
     values = read_json(run.summary, SUMMARY_ADVICE)
     check_record(Summary, values, run.summary, SUMMARY_ADVICE)
@@ -82,7 +82,7 @@ def read_meta(run: RunDirectory) -> dict[str, Any]:
     """Returns the metadata of a run; empty if there are none.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: the file is corrupted.
     """
     if not run.meta.exists():
         return {}
@@ -97,7 +97,7 @@ def read_record(kind: type[Kind], path: Path, advice: str = "") -> Kind:
     Args:
         kind: the schema.
         path: the file.
-        advice: what to do if it is damaged, the end of the message.
+        advice: what to do if it is corrupted, the end of the message.
 
     Raises:
         UserError: the file is absent, is not a JSON object, or has another schema.

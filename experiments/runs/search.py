@@ -96,7 +96,7 @@ def open_study(search: Search) -> Iterator[optuna.Study]:
     """Opens the study of a search; interrupted trials are enqueued, to resume from checkpoints.
 
     Raises:
-        UserError: the directory holds a study of another search space or a damaged one, or is in
+        UserError: the directory holds a study of another search space or a corrupted one, or is in
             use.
     """
     with contextlib.ExitStack() as stack:

@@ -41,7 +41,7 @@ def run_workers(
         The signal that stopped them, or None.
 
     Raises:
-        UserError: a worker refused its input, or the devices cannot be shared by processes.
+        UserError: a worker rejected its input, or the devices cannot be shared by processes.
     """
     platform, num_devices = _devices()
     if platform == "tpu":
@@ -57,8 +57,8 @@ def run_workers(
         ]
         received = None
         while any(worker.poll() is None for worker in workers):
-            refused = [worker for worker in workers if worker.poll() == WRONG_INPUT]
-            if received is None and (stop.received() or refused):
+            rejected = [worker for worker in workers if worker.poll() == WRONG_INPUT]
+            if received is None and (stop.received() or rejected):
                 received = stop.received() or signal.SIGTERM
                 for worker in workers:
                     worker.send_signal(received)

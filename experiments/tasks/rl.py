@@ -307,7 +307,7 @@ def evaluate(
 
 
 def random_policy(agent: Agent) -> Metrics:
-    """Metrics of actions drawn uniformly, over the test episodes."""
+    """Metrics of actions sampled uniformly, over the test episodes."""
 
     def act(actor: Actor, key: jax.Array) -> tuple[Any, jax.Array]:
         actions = agent.environments.num_actions

@@ -197,7 +197,7 @@ def _with_partitioning(
     # Whoever needs this has several devices, and no other user has to wait for its import.
     from jax.experimental.custom_partitioning import custom_partitioning
 
-    # JAX refuses a function that captures arrays, so those of the jaxpr are its first arguments.
+    # JAX rejects a function that captures arrays, so those of the jaxpr are its first arguments.
     captured = len(jaxpr.consts)
     in_axes = (*[NO_BATCH] * captured, *in_axes)
 

@@ -69,13 +69,13 @@ def init(
     update_bias = _checks.scalar_or_per_unit("update_bias", update_bias, hidden_size)
     initializers_of = (kernel_init, recurrent_kernel_init, bias_init)
     sizes = (input_size, hidden_size)
-    drawn = init_packed(key, sizes, (0.0, update_bias, 0.0), dtype, bias, initializers_of)
+    params = init_packed(key, sizes, (0.0, update_bias, 0.0), dtype, bias, initializers_of)
     if bias and reset == "after":
-        draw_b_hn = initializers.bias(bias_init, (0.0,))
-        drawn["b_hn"] = draw_b_hn(jax.random.fold_in(key, 1), (hidden_size,), dtype)
+        init_b_hn = initializers.bias(bias_init, (0.0,))
+        params["b_hn"] = init_b_hn(jax.random.fold_in(key, 1), (hidden_size,), dtype)
     if learned_h0:
-        drawn["h0"] = jnp.zeros((hidden_size,), dtype)
-    return GRUParams(**drawn, reset=reset)
+        params["h0"] = jnp.zeros((hidden_size,), dtype)
+    return GRUParams(**params, reset=reset)
 
 
 @jax.tree_util.register_dataclass

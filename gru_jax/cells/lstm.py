@@ -57,11 +57,11 @@ def init_lstm(
     bias_offsets = (input_bias, forget_bias, 0.0, 0.0)
     initializers_of = (kernel_init, recurrent_kernel_init, bias_init)
     sizes = (input_size, hidden_size)
-    drawn = init_packed(key, sizes, bias_offsets, dtype, bias, initializers_of)
+    params = init_packed(key, sizes, bias_offsets, dtype, bias, initializers_of)
     if learned_h0:
-        drawn["h0"] = jnp.zeros((hidden_size,), dtype)
-        drawn["c0"] = jnp.zeros((hidden_size,), dtype)
-    return LSTMParams(**drawn)
+        params["h0"] = jnp.zeros((hidden_size,), dtype)
+        params["c0"] = jnp.zeros((hidden_size,), dtype)
+    return LSTMParams(**params)
 
 
 class LSTMState(NamedTuple):

@@ -72,15 +72,15 @@ def init_packed(
     hidden = _checks.positive_int("hidden_size", sizes[1])
     dtype = _checks.floating_dtype("dtype", dtype)
     gates = len(bias_offsets)
-    draw_w_x = initializers.per_gate(kernel_init, gates, name="kernel_init")
-    draw_w_h = initializers.per_gate(recurrent_kernel_init, gates, name="recurrent_kernel_init")
-    draw_b = initializers.bias(bias_init, bias_offsets)
+    init_w_x = initializers.per_gate(kernel_init, gates, name="kernel_init")
+    init_w_h = initializers.per_gate(recurrent_kernel_init, gates, name="recurrent_kernel_init")
+    init_b = initializers.bias(bias_init, bias_offsets)
 
     key_x, key_h, key_b = jax.random.split(key, 3)
-    drawn = {
-        "w_x": draw_w_x(key_x, (inputs, gates * hidden), dtype),
-        "w_h": draw_w_h(key_h, (hidden, gates * hidden), dtype),
+    params = {
+        "w_x": init_w_x(key_x, (inputs, gates * hidden), dtype),
+        "w_h": init_w_h(key_h, (hidden, gates * hidden), dtype),
     }
     if bias:
-        drawn["b"] = draw_b(key_b, (gates * hidden,), dtype)
-    return drawn
+        params["b"] = init_b(key_b, (gates * hidden,), dtype)
+    return params

@@ -30,10 +30,10 @@ def init_rnn(
     Arguments and errors are those of :func:`gru_jax.init`.
     """
     initializers_of = (kernel_init, recurrent_kernel_init, bias_init)
-    drawn = init_packed(key, (input_size, hidden_size), (0.0,), dtype, bias, initializers_of)
+    params = init_packed(key, (input_size, hidden_size), (0.0,), dtype, bias, initializers_of)
     if learned_h0:
-        drawn["h0"] = jnp.zeros((hidden_size,), dtype)
-    return RNNParams(**drawn)
+        params["h0"] = jnp.zeros((hidden_size,), dtype)
+    return RNNParams(**params)
 
 
 @jax.tree_util.register_dataclass

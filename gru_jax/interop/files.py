@@ -155,12 +155,12 @@ def parse_json(text: str | bytes | memoryview, what: str) -> Any:
             raise ValueError("a name is there twice")
         return found
 
-    def refuse(constant: str) -> None:
+    def fail(constant: str) -> None:
         raise ValueError(f"{constant} is not JSON")
 
     try:
         text = bytes(text).decode() if not isinstance(text, str) else text
-        return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
+        return json.loads(text, object_pairs_hook=unique, parse_constant=fail)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{what} is not valid JSON: {error}") from error
 

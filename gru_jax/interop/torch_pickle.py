@@ -168,7 +168,7 @@ class _Machine:
         return items[::-1]
 
     def _storage(self, kind: str, dtype: Global, key: str, device: str, size: int) -> Storage:
-        """The elements of a storage, whichever device it was on."""
+        """The elements of a storage, of any device."""
         del device
         if kind != "storage" or _typed(Global, dtype).name not in STORAGES:
             raise ValueError("its pickle has a storage of an unknown kind")

@@ -17,7 +17,7 @@ from gru_jax.nn.sequence import (
     cast_inputs,
     check_cell_options,
     check_options,
-    refuse_unknown,
+    reject_unknown,
     run_sequence,
 )
 from gru_jax.stack import Merge, Stack
@@ -56,7 +56,7 @@ class CellConfig(nn.Module):
     def __new__(cls, *arguments: Any, **options: Any) -> Self:
         del arguments
         known = [field.name for field in dataclasses.fields(cls)]
-        refuse_unknown(cls.__name__, [name for name in options if name not in known], known)
+        reject_unknown(cls.__name__, [name for name in options if name not in known], known)
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
@@ -246,7 +246,7 @@ class RecurrentLayers(CellConfig):
 
         With ``deterministic=False`` the ``dropout`` stream samples the masks.
         """
-        refuse_unknown(f"the call of {type(self).__name__}", unknown, CALL_ARGUMENTS)
+        reject_unknown(f"the call of {type(self).__name__}", unknown, CALL_ARGUMENTS)
         inputs = self.cast(inputs)
         directions = ("forward", "backward") if self.bidirectional else ("forward",)
         size = inputs.shape[-1]

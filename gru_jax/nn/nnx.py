@@ -18,7 +18,7 @@ from gru_jax.nn.sequence import (
     cast_inputs,
     check_cell_options,
     check_options,
-    refuse_unknown,
+    reject_unknown,
     run_sequence,
 )
 from gru_jax.stack import Merge, Stack
@@ -214,7 +214,7 @@ class RecurrentLayers(nnx.Module):
             TypeError, ValueError, NotImplementedError: as :func:`gru_jax.unroll`; ValueError if
                 dropout has an effect and there is no source of randomness.
         """
-        refuse_unknown(f"the call of {type(self).__name__}", unknown, CALL_ARGUMENTS)
+        reject_unknown(f"the call of {type(self).__name__}", unknown, CALL_ARGUMENTS)
         deterministic = self.deterministic if deterministic is None else deterministic
         dropout = 0.0 if deterministic or len(self.layers) == 1 else self.dropout
         stack = self.stack

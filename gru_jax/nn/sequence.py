@@ -117,10 +117,10 @@ def check_cell_options(
         return
     # The first three are the key and the sizes.
     known = [parameter.name for parameter in parameters][3:]
-    refuse_unknown(module, [name for name in options if name not in known], [*own, *known])
+    reject_unknown(module, [name for name in options if name not in known], [*own, *known])
 
 
-def refuse_unknown(what: str, unknown: Iterable[str], known: Iterable[str]) -> None:
+def reject_unknown(what: str, unknown: Iterable[str], known: Iterable[str]) -> None:
     """TypeError that names the first unknown argument, and what to write instead of it."""
     for name in unknown:
         hint = ELSEWHERE.get(name) or f"it takes {', '.join(dict.fromkeys(known))}"

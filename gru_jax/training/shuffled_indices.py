@@ -12,7 +12,7 @@ from gru_jax import _checks
 class ShuffledIndices:
     """Indices of endless shuffled epochs, split into batches of one size.
 
-    Each epoch is a permutation of all examples, drawn from (seed, epoch). The epochs are
+    Each epoch is a permutation of all examples, sampled from (seed, epoch). The epochs are
     concatenated, and batch ``step`` takes the positions ``step * batch_size`` to
     ``(step + 1) * batch_size``. A batch may therefore span two epochs, and no example is dropped
     at an epoch's end. A resumed run reads the same batches as an uninterrupted one.

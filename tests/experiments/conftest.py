@@ -129,7 +129,7 @@ def write_config(workplace: Path) -> Write:
 
 
 @pytest.fixture
-def refused(workplace: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+def user_error(workplace: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Runs a command that must raise a user error; returns its message.
 
     The exit code is 2, only the message is printed, and nothing is written.

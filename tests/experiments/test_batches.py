@@ -18,8 +18,8 @@ def test_a_batch_too_large_for_the_training_set():
         shuffled_batches(0, 5, 501)
 
 
-def test_it_is_told_before_anything_is_written(adding, digits, write_config, refused):
+def test_it_is_told_before_anything_is_written(adding, digits, write_config, user_error):
     adding = changed({**adding, "train_sequences": 7}, "training.batch_size", 701)
-    assert "should be at most 700" in refused("train", write_config(adding))
+    assert "should be at most 700" in user_error("train", write_config(adding))
     digits = changed(digits, "training.batch_size", 1_000_000)
-    assert "there are 1077 training sequences" in refused("train", write_config(digits))
+    assert "there are 1077 training sequences" in user_error("train", write_config(digits))

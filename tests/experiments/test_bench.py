@@ -138,11 +138,11 @@ def test_the_command_writes_results_table_and_plots(workplace, capsys):
     assert table.strip() in capsys.readouterr().out
 
 
-def test_missing_data_are_named_before_anything_is_timed(refused, monkeypatch):
+def test_missing_data_are_named_before_anything_is_timed(user_error, monkeypatch):
     monkeypatch.setattr(
         implementations, "make_implementations", lambda *_: pytest.fail("something was timed")
     )
-    assert "JSB_Chorales.mat" in refused("bench", "--data-dir", "nowhere")
+    assert "JSB_Chorales.mat" in user_error("bench", "--data-dir", "nowhere")
 
 
 @pytest.mark.parametrize(
@@ -157,8 +157,8 @@ def test_missing_data_are_named_before_anything_is_timed(refused, monkeypatch):
         (["--seconds", "0"], ["--seconds", "0"]),
     ],
 )
-def test_wrong_options_are_named(options, expected, refused):
-    message = refused("bench", *options)
+def test_wrong_options_are_named(options, expected, user_error):
+    message = user_error("bench", *options)
     for part in expected:
         assert part in message
 

@@ -38,8 +38,8 @@ H100 = "NVIDIA H100 80GB HBM3"
         (["--minutes", "-1"], ["--minutes", "-1"]),
     ],
 )
-def test_user_errors_are_one_message(options, expected, refused):
-    message = refused("bench", "--gpu", *options)
+def test_user_errors_are_one_message(options, expected, user_error):
+    message = user_error("bench", "--gpu", *options)
     for part in expected:
         assert part in message
 

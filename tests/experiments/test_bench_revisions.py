@@ -152,14 +152,14 @@ def test_cases_run_by_the_public_functions(name):
         (["--revisions", ROOT, "--sizes", "1,2"], ["--sizes", "1,2", "batch,time,input,hidden"]),
     ],
 )
-def test_wrong_options_are_named(options, expected, refused):
-    message = refused("bench", *options)
+def test_wrong_options_are_named(options, expected, user_error):
+    message = user_error("bench", *options)
     for part in expected:
         assert part in message
 
 
-def test_too_little_time_is_an_error(refused):
-    message = refused("bench", "--revisions", ROOT, "--minutes", "0.001")
+def test_too_little_time_is_an_error(user_error):
+    message = user_error("bench", "--revisions", ROOT, "--minutes", "0.001")
     assert "Nothing was measured within --minutes 0.001" in message
 
 

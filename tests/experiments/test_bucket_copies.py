@@ -173,16 +173,18 @@ def test_an_upload_that_fails_ends_the_run(files, adding, write_config, capsys, 
         ["gradients", "gs://bucket"],
     ],
 )
-def test_without_the_extra_it_is_named(adding, write_config, refused, assume_packages, arguments):
+def test_without_the_extra_it_is_named(
+    adding, write_config, user_error, assume_packages, arguments
+):
     config = write_config(adding)
     assume_packages("gcsfs", installed=False)
-    message = refused(*(str(config) if text == "CONFIG" else text for text in arguments))
+    message = user_error(*(str(config) if text == "CONFIG" else text for text in arguments))
     url = next(text for text in arguments if "gs://" in text).removeprefix("--run_dir=")
     assert message.startswith(f"{url} needs gcsfs, which is not installed. ")
     assert "'gru-jax[gcs]'" in message
 
 
 @pytest.mark.parametrize("url", ["gs://", "gs:///run", "gs://a/../b", "gs://..", "gs://a//b"])
-def test_a_url_without_a_place(adding, write_config, refused, url):
-    message = refused("train", write_config(adding), "--run-dir", url)
+def test_a_url_without_a_place(adding, write_config, user_error, url):
+    message = user_error("train", write_config(adding), "--run-dir", url)
     assert message == f"{url} is not the URL of a run, gs://BUCKET/PATH.\n"

@@ -326,21 +326,21 @@ def test_predictions_of_a_run_in_a_bucket(url, workplace):
     ],
 )
 def test_a_run_that_another_process_holds_is_left(
-    adding, write_config, url, refused, holder, message
+    adding, write_config, url, user_error, holder, message
 ):
     config = write_config(adding)
     write(f"{url}/{bucket.LOCK}", json.dumps(holder).encode())
-    told = refused("train", config, "--run-dir", url)
+    told = user_error("train", config, "--run-dir", url)
     assert told.startswith(f"{url} is in use by {message}")
     assert f"remove the object {url}/{bucket.LOCK}" in told
     assert names(url) == [bucket.LOCK]
 
 
-def test_a_bucket_that_is_absent(adding, write_config, url, refused):
+def test_a_bucket_that_is_absent(adding, write_config, url, user_error):
     config = write_config(adding)
-    message = refused("train", config, "--run-dir", "gs://nowhere/run")
+    message = user_error("train", config, "--run-dir", "gs://nowhere/run")
     assert message.startswith("gs://nowhere/run cannot be used: ")
-    message = refused("export", "gs://nowhere/run", "--to", "safetensors", "--output", "out")
+    message = user_error("export", "gs://nowhere/run", "--to", "safetensors", "--output", "out")
     assert message.startswith("gs://nowhere/run cannot be used: ")
-    message = refused("export", url, "--to", "safetensors", "--output", "out")
+    message = user_error("export", url, "--to", "safetensors", "--output", "out")
     assert message == f"There is no run in {url}: it holds no config.yaml.\n"

@@ -94,7 +94,7 @@ def test_an_interrupted_comparison_resumes(
         assert [row["step"] for row in rows(whole)] == [row["step"] for row in rows(stopped)]
 
 
-def test_finished_runs_are_compared_from_where_they_are(adding, write_config, refused, capfd):
+def test_finished_runs_are_compared_from_where_they_are(adding, write_config, user_error, capfd):
     """As on a file system that is mounted read-only: nothing is written there."""
     config = write_config(adding)
     assert compare(config, "runs", "--seeds", "1") == 0
@@ -115,9 +115,9 @@ def test_finished_runs_are_compared_from_where_they_are(adding, write_config, re
     }
 
     options = ("--cells", "gru", "--output", "other", "--from")
-    message = refused("compare", config, *options, "runs", "--seeds", "3")
+    message = user_error("compare", config, *options, "runs", "--seeds", "3")
     assert "2 of 3 runs are not finished, the first of them runs/gru/s1" in message
-    message = refused("compare", config, *options, "runs", "--seeds", "1", "--length", "6")
+    message = user_error("compare", config, *options, "runs", "--seeds", "1", "--length", "6")
     assert "runs/gru/s0 holds another experiment" in message
     assert contents("runs") == before
 
@@ -131,9 +131,9 @@ def test_finished_runs_are_compared_from_where_they_are(adding, write_config, re
         (["--from", ".", "--search"], "--search cannot be given with --from"),
     ],
 )
-def test_options_that_do_not_go_with_from(adding, write_config, refused, options, expected):
+def test_options_that_do_not_go_with_from(adding, write_config, user_error, options, expected):
     adding["sweep"] = {"model.dropout": {"choices": [0.0, 0.5]}}
-    assert expected in refused("compare", write_config(adding), *options)
+    assert expected in user_error("compare", write_config(adding), *options)
 
 
 def test_ctrl_c_before_the_training_is_a_message(adding, write_config, monkeypatch, capfd):
@@ -248,8 +248,8 @@ def test_values_of_the_own_cell_replace_the_main_ones_in_comparisons_only(adding
         ({"rnn": 0.1}, ["cells.rnn is 0.1", "a mapping"]),
     ],
 )
-def test_wrong_values_of_a_cell_are_named(cells, expected, adding, write_config, refused):
-    message = refused("compare", str(write_config({**adding, "cells": cells})))
+def test_wrong_values_of_a_cell_are_named(cells, expected, adding, write_config, user_error):
+    message = user_error("compare", str(write_config({**adding, "cells": cells})))
     for part in expected:
         assert part in message
 
@@ -265,15 +265,15 @@ def test_wrong_values_of_a_cell_are_named(cells, expected, adding, write_config,
         (["--model.hidden-size", "0"], ["model.hidden-size", "0"]),
     ],
 )
-def test_wrong_options_are_named(options, expected, adding, write_config, refused):
-    message = refused("compare", str(write_config(adding)), *options)
+def test_wrong_options_are_named(options, expected, adding, write_config, user_error):
+    message = user_error("compare", str(write_config(adding)), *options)
     for part in expected:
         assert part in message
 
 
-def test_another_experiment_is_rejected(adding, write_config, refused):
+def test_another_experiment_is_rejected(adding, write_config, user_error):
     config = write_config(adding)
     assert compare(config, "out", "--seeds", "1") == 0
-    message = refused("compare", str(config), "--output", "out", "--length", "7")
+    message = user_error("compare", str(config), "--output", "out", "--length", "7")
     assert "holds another experiment" in message
     assert "length" in message

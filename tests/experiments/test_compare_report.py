@@ -47,7 +47,7 @@ def test_a_metric_without_baselines_is_plotted(tmp_path):
     assert (tmp_path / "compare.png").exists()
 
 
-def test_damaged_metrics_are_named_and_the_table_is_written(adding, write_config, capsys):
+def test_corrupted_metrics_are_named_and_the_table_is_written(adding, write_config, capsys):
     config = write_config(adding)
     assert compare(config, "runs", "--seeds", "1", "--cells", "gru") == 0
     metrics = Path("runs/gru/s0/metrics.jsonl")

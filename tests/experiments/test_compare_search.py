@@ -128,16 +128,16 @@ def test_a_diverged_trial_is_the_worst(searched, write_config):
     assert load_config(Path("out/gru/s0/config.yaml")).optimizer.learning_rate == 1e-3
 
 
-def test_a_search_without_a_completed_trial_is_refused(searched, write_config, capfd):
+def test_a_search_without_a_completed_trial_is_rejected(searched, write_config, capfd):
     searched["optimizer"] = {"name": "sgd"}
     searched["sweep"] = {"optimizer.learning_rate": {"choices": [1e30]}}
     assert compare(write_config(searched), "out", "--search", "--cells", "gru") == 2
     assert "No trial of gru was completed: see out/search/gru." in capfd.readouterr().err
 
 
-def test_the_size_is_not_searched(adding, write_config, refused):
+def test_the_size_is_not_searched(adding, write_config, user_error):
     adding["sweep"] = {"model.hidden_size": {"choices": [2, 3]}}
-    message = refused("compare", str(write_config(adding)), "--search")
+    message = user_error("compare", str(write_config(adding)), "--search")
     assert "sweep: model.hidden_size is chosen by the command compare." in message
 
 

@@ -30,12 +30,12 @@ def test_locate_says_how_to_get_an_absent_file(published, tmp_path):
     assert f"python -m experiments fetch published --data-dir {tmp_path}" in str(error.value)
 
 
-@pytest.mark.parametrize("damage", [lambda c: c[:-1], lambda c: b"x" + c[1:], lambda c: b""])
-def test_locate_names_a_corrupted_file(published, tmp_path, damage):
-    (tmp_path / published.filename).write_bytes(damage(CONTENT))
+@pytest.mark.parametrize("corrupt", [lambda c: c[:-1], lambda c: b"x" + c[1:], lambda c: b""])
+def test_locate_names_a_corrupted_file(published, tmp_path, corrupt):
+    (tmp_path / published.filename).write_bytes(corrupt(CONTENT))
     with pytest.raises(UserError, match="not the published file") as error:
         registry.locate(published, tmp_path)
-    assert hashlib.sha256(damage(CONTENT)).hexdigest() in str(error.value)
+    assert hashlib.sha256(corrupt(CONTENT)).hexdigest() in str(error.value)
     assert published.sha256 in str(error.value)
 
 
@@ -60,8 +60,8 @@ def test_data_directory_comes_from_the_environment(monkeypatch, tmp_path):
     assert registry.default_data_dir() == tmp_path / ".cache" / "gru_jax"
 
 
-def test_training_without_the_data_says_how_to_get_them(music, write_config, refused, tmp_path):
-    message = refused("train", write_config(music), "--data-dir", tmp_path / "none")
+def test_training_without_the_data_says_how_to_get_them(music, write_config, user_error, tmp_path):
+    message = user_error("train", write_config(music), "--data-dir", tmp_path / "none")
     assert "python -m experiments fetch jsb" in message
     assert "raw.githubusercontent.com" in message
 

@@ -65,8 +65,8 @@ def test_a_mesh_changes_nothing_but_the_devices(adding, write_config, task):
         ),
     ],
 )
-def test_what_does_not_fit_is_refused(adding, write_config, refused, options, expected):
-    assert expected in refused("train", write_config(adding), *options)
+def test_what_does_not_fit_is_rejected(adding, write_config, user_error, options, expected):
+    assert expected in user_error("train", write_config(adding), *options)
 
 
 @pytest.mark.parametrize("mesh", ["seed=2", slow("data=2"), slow("data=1,seed=2")])
@@ -93,8 +93,8 @@ def test_compare_spreads_seeds_over_devices(adding, write_config, mesh):
         ),
     ],
 )
-def test_compare_refuses_what_does_not_fit(adding, write_config, refused, options, expected):
-    assert expected in refused("compare", write_config(adding), *options)
+def test_compare_rejects_what_does_not_fit(adding, write_config, user_error, options, expected):
+    assert expected in user_error("compare", write_config(adding), *options)
 
 
 @pytest.mark.slow
@@ -123,7 +123,7 @@ def test_two_processes_write_one_run(adding, write_config):
 
 
 @pytest.mark.slow
-def test_what_process_0_refuses_ends_both(adding, write_config):
+def test_what_process_0_rejects_ends_both(adding, write_config):
     config = write_config(adding)
     assert main(["train", str(config), "--run-dir", "used"]) == 0
     first, second = ends(start_two(config, "--run-dir", "used", "--seed", "7"))

@@ -133,7 +133,7 @@ def test_streaming_formats_of_a_language_model(train, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_formats_of_an_lstm(adding, train, refused):
+def test_formats_of_an_lstm(adding, train, user_error):
     run = train({**adding, "model": {"hidden_size": 4, "cell": "lstm"}})
     assert main(["export", str(run), "--to", "stablehlo", "--output", "out"]) == 0
     task, params = restored(run)
@@ -141,13 +141,15 @@ def test_formats_of_an_lstm(adding, train, refused):
     expected = task.export_spec.apply(params, sequences, None)
     assert_close(run_program("out/model.zip", sequences), expected)
     for name in ("onnx", "torch"):
-        message = refused("export", run, "--to", name)
+        message = user_error("export", run, "--to", name)
         assert f"A run of lstm cells cannot be exported to {name}" in message
         assert "--to stablehlo" in message
-    assert "exists already" in refused("export", run, "--to", "stablehlo", "--output", "out")
-    assert "There is no format onyx. Did you mean onnx?" in refused("export", run, "--to", "onyx")
+    assert "exists already" in user_error("export", run, "--to", "stablehlo", "--output", "out")
+    assert "There is no format onyx. Did you mean onnx?" in user_error(
+        "export", run, "--to", "onyx"
+    )
     (run / "summary.json").unlink()
-    assert "is not finished" in refused("export", run, "--to", "onnx")
+    assert "is not finished" in user_error("export", run, "--to", "onnx")
 
 
 @pytest.mark.parametrize(
@@ -159,10 +161,10 @@ def test_formats_of_an_lstm(adding, train, refused):
         ("torch", "safetensors"),
     ],
 )
-def test_without_the_extra_the_message_names_it(refused, assume_packages, name, package):
+def test_without_the_extra_the_message_names_it(user_error, assume_packages, name, package):
     """The extra `files` suffices for every format; `interop` would install other frameworks."""
     assume_packages(package, installed=False)
-    message = refused("export", "run", "--to", name)
+    message = user_error("export", "run", "--to", name)
     assert f"--to {name} needs {package}, which is not installed" in message
     assert "pip install -e '.[files]'" in message
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -170,7 +172,7 @@ def test_without_the_extra_the_message_names_it(refused, assume_packages, name, 
     assert package in {re.match(r"[\w-]+", requirement)[0] for requirement in files}
 
 
-def test_wrong_directories_are_named(workplace, refused):
-    assert "There is no run in nowhere" in refused("export", "nowhere", "--to", "onnx")
-    assert "There is no run in ." in refused("export", ".", "--to", "onnx")
-    assert "--to" in refused("export", "run")
+def test_wrong_directories_are_named(workplace, user_error):
+    assert "There is no run in nowhere" in user_error("export", "nowhere", "--to", "onnx")
+    assert "There is no run in ." in user_error("export", ".", "--to", "onnx")
+    assert "--to" in user_error("export", "run")

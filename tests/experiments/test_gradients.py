@@ -157,18 +157,18 @@ def test_distances_are_few_and_reach_the_first_step(length):
     assert len(distances) <= 60
 
 
-def test_a_directory_with_an_unfinished_run_is_refused(workplace, refused):
+def test_a_directory_with_an_unfinished_run_is_rejected(workplace, user_error):
     for name in ("gru/s0", "rnn/s1"):
         folder = workplace / "out" / name
         folder.mkdir(parents=True)
         (folder / "config.yaml").write_text("task: adding\n")
     (workplace / "out/gru/s0/summary.json").write_text("{}")
-    assert "out/rnn/s1 is not finished" in refused("gradients", "out")
-    assert "nowhere holds no runs" in refused("gradients", "nowhere")
-    assert "--sequences is 0" in refused("gradients", "out", "--sequences", "0")
+    assert "out/rnn/s1 is not finished" in user_error("gradients", "out")
+    assert "nowhere holds no runs" in user_error("gradients", "nowhere")
+    assert "--sequences is 0" in user_error("gradients", "out", "--sequences", "0")
 
 
-def test_a_task_without_a_loss_of_the_last_step_is_refused():
+def test_a_task_without_a_loss_of_the_last_step_is_rejected():
     task, config = SimpleNamespace(last_step_loss=None), SimpleNamespace(task="digits")
     with pytest.raises(UserError, match="out/s0 is a run of digits, but should be one of adding"):
         gradients._first_sequences(task, config, SimpleNamespace(path="out/s0"), 3)

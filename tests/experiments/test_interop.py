@@ -90,15 +90,15 @@ def test_a_format_that_is_read_again_replaces_its_row(workplace, monkeypatch):
     assert main(["interop", "fuzz", *options, "--formats", "other"]) == 0
 
 
-def test_a_wrong_format_is_named(refused):
-    assert "Did you mean checkpoint?" in refused("interop", "fuzz", "--formats", "checkpoints")
+def test_a_wrong_format_is_named(user_error):
+    assert "Did you mean checkpoint?" in user_error("interop", "fuzz", "--formats", "checkpoints")
 
 
 @pytest.mark.parametrize(
     "options", [["--seeds", "0"], ["fuzz", "--files", "0"], ["fuzz", "--large-mb", "-1"]]
 )
-def test_wrong_options_are_named(options, refused):
-    assert " is ".join(options[-2:]) in refused("interop", *options)
+def test_wrong_options_are_named(options, user_error):
+    assert " is ".join(options[-2:]) in user_error("interop", *options)
 
 
 def test_every_model_is_measured_in_both_directions():

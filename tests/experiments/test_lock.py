@@ -57,10 +57,10 @@ def other_process(workplace):
     [slow("train", "--run-dir"), slow("sweep", "--output"), ("compare", "--output")],
 )
 def test_the_second_process_is_told_who_holds_the_directory(
-    adding, write_config, refused, other_process, command, option
+    adding, write_config, user_error, other_process, command, option
 ):
     adding["sweep"] = {"model.hidden_size": {"choices": [2, 3]}}
-    message = refused(command, write_config(adding), option, "run")
+    message = user_error(command, write_config(adding), option, "run")
     found = re.match(r"run is in use by process (\d+) on the host (\S+), since (\S+)\.", message)
     assert found is not None
     assert found[1] == str(other_process.pid)
@@ -98,7 +98,7 @@ def test_the_lock_of_another_host_is_left(workplace):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", "[" * 900, "\x00" * 5000])
-def test_a_damaged_lock_file_is_taken_over(workplace, content):
+def test_a_corrupted_lock_file_is_taken_over(workplace, content):
     lock = workplace / "run" / LOCK
     lock.parent.mkdir()
     lock.write_text(content)
@@ -143,7 +143,7 @@ def test_two_new_runs_get_two_directories(adding, write_config, monkeypatch, wor
 
 @pytest.mark.slow
 def test_of_processes_at_the_same_time_one_trains(adding, write_config, workplace):
-    """Of two commands that start up to 0.3 s apart, one is refused."""
+    """Of two commands that start up to 0.3 s apart, one is rejected."""
     adding["training"]["steps"] = 300
     command = [sys.executable, "-m", "experiments", "train", write_config(adding)]
     processes = []

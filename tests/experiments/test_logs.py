@@ -102,15 +102,15 @@ def test_a_finished_run_is_logged_without_training(adding, write_config, told):
         ("wandb,", "--log is 'wandb,', but should name"),
     ],
 )
-def test_wrong_names(adding, write_config, refused, told, log, expected):
-    assert expected in refused("train", write_config(adding), f"--log={log}")
+def test_wrong_names(adding, write_config, user_error, told, log, expected):
+    assert expected in user_error("train", write_config(adding), f"--log={log}")
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow", "tensorboard"])
-def test_a_missing_package_names_its_extra(adding, write_config, refused, assume_packages, name):
+def test_a_missing_package_names_its_extra(adding, write_config, user_error, assume_packages, name):
     package = "tensorboardX" if name == "tensorboard" else name
     assume_packages(package, installed=False)
-    message = refused("train", write_config(adding), "--log", name)
+    message = user_error("train", write_config(adding), "--log", name)
     assert f"--log {name} needs {package}" in message
     assert f"pip install -e '.[{name}]'" in message
 
@@ -131,9 +131,9 @@ def test_tensorboard_is_a_log(adding, write_config):
         ("2", "profile_steps is '2', but should be a list"),
     ],
 )
-def test_wrong_steps_of_a_profile(adding, write_config, refused, steps, expected):
+def test_wrong_steps_of_a_profile(adding, write_config, user_error, steps, expected):
     adding["training"]["profile_steps"] = steps
-    assert expected in refused("train", write_config(adding))
+    assert expected in user_error("train", write_config(adding))
 
 
 def test_a_profile_is_in_the_run_and_its_option_in_the_config(adding, write_config):

@@ -31,11 +31,11 @@ def test_options_in_the_file_and_on_the_command_line_are_the_same(adding, write_
     assert resolved(workplace / "file")["b1"] == 0.95
 
 
-def test_an_option_of_the_file_can_be_changed(adding, write_config, workplace, refused):
+def test_an_option_of_the_file_can_be_changed(adding, write_config, workplace, user_error):
     path = write_config({**adding, "optimizer": LION})
     assert main(["train", str(path), "--optimizer.b1", "0.5", "--run-dir", "run"]) == 0
     assert resolved(workplace / "run")["b1"] == 0.5
-    message = refused("train", path, "--run-dir", "run")
+    message = user_error("train", path, "--run-dir", "run")
     assert "It differs in optimizer.b1 (0.95 here, 0.5 there)" in message
 
 
@@ -87,8 +87,8 @@ def test_options_are_swept(adding, write_config, workplace):
         ({"schedule_options": 3}, "optimizer.schedule_options is 3, but should be a mapping"),
     ],
 )
-def test_what_is_known_without_optax(adding, write_config, refused, optimizer, expected):
-    message = refused("train", write_config({**adding, "optimizer": optimizer}))
+def test_what_is_known_without_optax(adding, write_config, user_error, optimizer, expected):
+    message = user_error("train", write_config({**adding, "optimizer": optimizer}))
     assert expected in message
     assert len(message) < 500
 
@@ -104,8 +104,8 @@ def test_what_is_known_without_optax(adding, write_config, refused, optimizer, e
         ({"schedule_options": {"power": 2}}, 'schedule "constant" takes no options'),
     ],
 )
-def test_what_optax_does_not_have(adding, write_config, refused, command, optimizer, expected):
-    message = refused(command, write_config({**adding, "optimizer": optimizer}))
+def test_what_optax_does_not_have(adding, write_config, user_error, command, optimizer, expected):
+    message = user_error(command, write_config({**adding, "optimizer": optimizer}))
     assert message.startswith("optimizer: ")
     assert expected in message
 

@@ -31,7 +31,7 @@ print("jax" in sys.modules)
 def folder(workplace, monkeypatch):
     """The working directory, from which modules are forgotten after the test."""
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path != ""])
-    # Files next to a module would be what a refused command has written.
+    # Files next to a module would be what a rejected command has written.
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     before = set(sys.modules)
     yield workplace
@@ -131,9 +131,9 @@ def test_the_example_runs_as_a_program_from_another_directory(example):
         assert (example / run / "export" / "model.zip").is_file()
 
 
-def test_help_and_wrong_values_are_those_of_the_config(example, refused, capfd):
-    refused_value = refused("train", "my.yaml", "--model.dropout", "2")
-    assert "--model.dropout is 2.0, but should be less than 1" in refused_value
+def test_help_and_wrong_values_are_those_of_the_config(example, user_error, capfd):
+    wrong_value = user_error("train", "my.yaml", "--model.dropout", "2")
+    assert "--model.dropout is 2.0, but should be less than 1" in wrong_value
     with pytest.raises(SystemExit) as stop:
         main(["train", "my.yaml", "--help"])
     assert stop.value.code == 0
@@ -150,9 +150,9 @@ def test_paths_of_modules(name):
 @pytest.mark.parametrize(
     "name", ["a", "a.", ".a", "a..b", "a.b-c", "a/b.c", "../a.b", "a.b:c", "1.a", "a." * 200 + "a"]
 )
-def test_other_names_are_no_modules(folder, write_config, refused, name):
+def test_other_names_are_no_modules(folder, write_config, user_error, name):
     assert not is_outside(name)
-    assert "but should be digits, adding" in refused("train", write_config({"task": name}))
+    assert "but should be digits, adding" in user_error("train", write_config({"task": name}))
 
 
 @pytest.mark.parametrize("command", ["train", "sweep", "compare"])
@@ -175,9 +175,9 @@ def test_other_names_are_no_modules(folder, write_config, refused, name):
         ("import sys\nsys.exit(3)", "my_task.py, line 2: SystemExit: 3"),
     ],
 )
-def test_what_is_wrong_with_a_module(write_module, refused, command, code, expected):
+def test_what_is_wrong_with_a_module(write_module, user_error, command, code, expected):
     path = write_module(code)
-    message = refused(command, path)
+    message = user_error(command, path)
     assert message.startswith(f"{path}: task is my_package.my_task. ")
     assert expected in message
     assert message.count("\n") == 1
@@ -192,9 +192,9 @@ def test_what_is_wrong_with_a_module(write_module, refused, command, code, expec
         ("my_package.my_task.more", "no module my_package.my_task.more in my_package.my_task"),
     ],
 )
-def test_a_module_that_is_absent(write_module, write_config, refused, folder, task, expected):
+def test_a_module_that_is_absent(write_module, write_config, user_error, folder, task, expected):
     write_module("")
-    message = refused("train", write_config({"task": task}))
+    message = user_error("train", write_config({"task": task}))
     assert expected.format(folder) in message
 
 

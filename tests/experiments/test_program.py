@@ -47,5 +47,5 @@ def test_a_file_precedes_a_name_and_a_folder_does_not(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["digit", "digits.yml"])
-def test_a_misspelt_name_is_corrected(refused, name):
-    assert refused("train", name) == f"There is no config file {name}. Did you mean digits?\n"
+def test_a_misspelt_name_is_corrected(user_error, name):
+    assert user_error("train", name) == f"There is no config file {name}. Did you mean digits?\n"

@@ -232,17 +232,17 @@ def test_the_files_of_train_are_on_the_page(adding, write_config, workplace, cap
     assert len(document.all("img")) == 3 + 2
 
 
-def test_a_folder_without_runs_is_rejected(workplace, refused):
-    assert "The folder runs does not exist" in refused("report")
+def test_a_folder_without_runs_is_rejected(workplace, user_error):
+    assert "The folder runs does not exist" in user_error("report")
     (workplace / "empty").mkdir()
-    assert "empty holds no runs" in refused("report", "empty")
+    assert "empty holds no runs" in user_error("report", "empty")
     (workplace / "file").touch()
-    assert "The folder file is a file" in refused("report", "file")
+    assert "The folder file is a file" in user_error("report", "file")
 
 
-def test_a_page_that_cannot_be_written_is_an_error(no_curves, make_run, refused, workplace):
+def test_a_page_that_cannot_be_written_is_an_error(no_curves, make_run, user_error, workplace):
     make_run("runs/sums/s0")
     (workplace / "directory").mkdir()
     for out in ("none/page.html", "directory", "runs/sums/s0/summary.json/page.html"):
-        message = refused("report", "--out", out)
+        message = user_error("report", "--out", out)
         assert f"The page {out} cannot be written: " in message

@@ -166,10 +166,10 @@ def test_reading_a_finished_run_writes_nothing_there(run, workplace, command, ca
     assert caplog.records == []
 
 
-def test_a_corrupted_checkpoint_is_left_where_it_is(run, workplace, refused):
+def test_a_corrupted_checkpoint_is_left_where_it_is(run, workplace, user_error):
     for path in (run / "checkpoints").rglob("manifest.ocdbt"):
         path.write_bytes(b"")
     before = state(workplace / "runs")
-    message = refused("export", "runs/a", "--to", "safetensors", "--output", "out")
+    message = user_error("export", "runs/a", "--to", "safetensors", "--output", "out")
     assert "is corrupted (its file " in message
     assert state(workplace / "runs") == before

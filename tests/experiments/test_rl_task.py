@@ -280,8 +280,8 @@ def test_what_does_not_fit_is_named(changes, message):
         check(rl.Config, {**TINY, **changes}, where="test")
 
 
-def test_variants_are_checked_before_anything_is_trained(write_config, refused):
+def test_variants_are_checked_before_anything_is_trained(write_config, user_error):
     config = write_config({**TINY, "variants": {"no memory": {"memmory": False}}})
-    assert "memmory" in refused("train", config)
+    assert "memmory" in user_error("train", config)
     config = write_config({**TINY, "variants": {"wide": {"model.hidden_size": 9}}})
-    assert "variants.wide: model.hidden_size is chosen" in refused("compare", config)
+    assert "variants.wide: model.hidden_size is chosen" in user_error("compare", config)

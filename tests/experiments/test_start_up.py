@@ -86,10 +86,10 @@ def test_configs_and_options_are_checked_before_jax_is_imported(adding, write_co
     ],
 )
 def test_values_of_sweep_and_compare_are_checked_by_every_command(
-    adding, write_config, refused, command, wrong, expected
+    adding, write_config, user_error, command, wrong, expected
 ):
     path = write_config({**adding, **wrong})
-    assert refused(command, path).startswith(f"{path}: {expected}")
+    assert user_error(command, path).startswith(f"{path}: {expected}")
 
 
 def test_the_cells_of_configs_are_those_of_the_library():
@@ -122,31 +122,31 @@ def test_the_config_of_a_task_is_that_of_its_module(task):
         ["fetch", "jsb", "--data-dir", "gs://bucket"],
     ],
 )
-def test_urls_are_refused_by_name(adding, write_config, refused, arguments):
+def test_urls_are_rejected_by_name(adding, write_config, user_error, arguments):
     config = write_config(adding)
-    message = refused(*(str(config) if text == "CONFIG" else text for text in arguments))
+    message = user_error(*(str(config) if text == "CONFIG" else text for text in arguments))
     assert "is a URL" in message
     assert "://" in message
 
 
 @pytest.mark.parametrize("task", ["music", "language", "forecasting"])
 @pytest.mark.parametrize("as_option", [False, True])
-def test_a_url_as_data_file(write_config, refused, task, as_option):
+def test_a_url_as_data_file(write_config, user_error, task, as_option):
     values, options = {"task": task}, []
     if as_option:
         options = ["--data-file=s3://bucket/data"]
     else:
         values["data_file"] = "s3://bucket/data"
-    assert "s3://bucket/data is a URL" in refused("train", write_config(values), *options)
+    assert "s3://bucket/data is a URL" in user_error("train", write_config(values), *options)
 
 
 @pytest.mark.parametrize("command", ["train", "sweep", "compare"])
 def test_a_url_as_data_directory_of_the_environment(
-    adding, write_config, refused, monkeypatch, command
+    adding, write_config, user_error, monkeypatch, command
 ):
     monkeypatch.setenv("GRU_JAX_DATA", "gs://bucket/data")
     adding["sweep"] = {"model.hidden_size": {"choices": [2, 3]}}
-    assert "gs://bucket/data is a URL" in refused(command, write_config(adding))
+    assert "gs://bucket/data is a URL" in user_error(command, write_config(adding))
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
@@ -191,7 +191,7 @@ def test_a_missing_module_of_our_own_is_an_error(monkeypatch):
 )
 @pytest.mark.parametrize("as_option", [False, True])
 def test_memory_is_estimated_first(
-    adding, write_config, refused, monkeypatch, key, value, expected, as_option
+    adding, write_config, user_error, monkeypatch, key, value, expected, as_option
 ):
     monkeypatch.setattr(memory, "machine_memory", lambda: 32 * 2**30)
     adding["model"]["hidden_size"] = 64
@@ -199,7 +199,7 @@ def test_memory_is_estimated_first(
         options = [f"--{key.replace('_', '-')}", str(value)]
     else:
         adding, options = changed(adding, key, value), []
-    message = refused("train", write_config(adding), *options)
+    message = user_error("train", write_config(adding), *options)
     assert expected in message
     assert message.startswith("This machine has 32.0 GiB of memory")
 

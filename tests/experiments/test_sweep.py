@@ -135,15 +135,15 @@ def test_choices_are_searched_as_a_whole_grid(swept, write_config):
         ({"model.dropout": {"lo": 0.0, "high": 0.5}}, "lo"),
     ],
 )
-def test_wrong_ranges_are_named(ranges, expected, adding, write_config, refused):
+def test_wrong_ranges_are_named(ranges, expected, adding, write_config, user_error):
     config = write_config({**adding, "sweep": ranges})
-    assert expected in refused("sweep", str(config), "--output", "out", "--trials", "1")
+    assert expected in user_error("sweep", str(config), "--output", "out", "--trials", "1")
 
 
-def test_other_ranges_are_another_study(swept, write_config, refused):
+def test_other_ranges_are_another_study(swept, write_config, user_error):
     assert sweep(write_config(swept), "out", "--trials", "1") == 0
     swept["sweep"] = {"model.dropout": {"low": 0.0, "high": 0.5}}
-    message = refused("sweep", str(write_config(swept)), "--output", "out")
+    message = user_error("sweep", str(write_config(swept)), "--output", "out")
     assert (
         "holds a study of other ranges. They differ in model.dropout.high (0.5 here, absent"
         in message
@@ -248,15 +248,15 @@ def test_workers_share_a_study(swept, write_config):
         ("sqlite:////nowhere/at/all/study.db", "cannot be opened: unable to open database file"),
     ],
 )
-def test_a_storage_that_cannot_be_opened(swept, write_config, refused, url, expected):
-    assert expected in refused("sweep", write_config(swept), "--output", "out", "--storage", url)
+def test_a_storage_that_cannot_be_opened(swept, write_config, user_error, url, expected):
+    assert expected in user_error("sweep", write_config(swept), "--output", "out", "--storage", url)
 
 
 @pytest.mark.parametrize("content", [b"no database", b"SQLite format 3\0" + bytes(500)])
-def test_a_damaged_study(adding, write_config, refused, content):
+def test_a_corrupted_study(adding, write_config, user_error, content):
     adding["sweep"] = {"model.hidden_size": {"choices": [2, 3]}}
     config = write_config(adding)
     Path("out").mkdir()
     Path("out", "study.db").write_bytes(content)
-    message = refused("sweep", config, "--output", "out")
+    message = user_error("sweep", config, "--output", "out")
     assert message.startswith("out/study.db is corrupted. Give another --output, or delete out")

@@ -59,14 +59,14 @@ def test_each_worker_has_a_gpu(monkeypatch):
         (["--workers", "0", "--storage", STORAGE], "--workers is 0, but should be 1 or more"),
     ],
 )
-def test_what_does_not_fit_is_refused(swept, write_config, refused, options, expected):
-    assert expected in refused("sweep", write_config(swept), "--output", "out", *options)
+def test_what_does_not_fit_is_rejected(swept, write_config, user_error, options, expected):
+    assert expected in user_error("sweep", write_config(swept), "--output", "out", *options)
 
 
-def test_a_tpu_is_not_shared(swept, write_config, refused, monkeypatch):
+def test_a_tpu_is_not_shared(swept, write_config, user_error, monkeypatch):
     monkeypatch.setattr(workers, "_devices", lambda: ("tpu", 4))
     options = ["--output", "out", "--storage", STORAGE, "--workers", "2"]
-    assert "--workers needs CPUs or GPUs" in refused("sweep", write_config(swept), *options)
+    assert "--workers needs CPUs or GPUs" in user_error("sweep", write_config(swept), *options)
 
 
 @pytest.fixture

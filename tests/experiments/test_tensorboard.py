@@ -84,9 +84,9 @@ def test_the_command_to_resume_has_the_option(adding, write_config, capsys):
     ("command", "options"), [("train", []), ("train", ["--seed", "1"]), ("compare", [])]
 )
 def test_without_the_extra_nothing_is_trained(
-    adding, write_config, refused, assume_packages, command, options
+    adding, write_config, user_error, assume_packages, command, options
 ):
     assume_packages("tensorboardX", installed=False)
-    message = refused(command, write_config(adding), "--tensorboard", *options)
+    message = user_error(command, write_config(adding), "--tensorboard", *options)
     assert "--tensorboard needs tensorboardX, which is not installed" in message
     assert "pip install -e '.[tensorboard]'" in message

@@ -163,54 +163,54 @@ def test_without_run_dir_each_run_makes_a_directory(adding, write_config, workpl
     assert all(re.fullmatch(r"\d{8}-\d{6}-s0(-2)?", run.name) for run in runs)
 
 
-def test_another_experiment_in_the_directory_is_rejected(finished, refused):
+def test_another_experiment_in_the_directory_is_rejected(finished, user_error):
     config, run = finished
-    message = refused("train", config, "--run-dir", run, "--seed", 5, "--model.hidden-size", 3)
+    message = user_error("train", config, "--run-dir", run, "--seed", 5, "--model.hidden-size", 3)
     assert f"{run} holds another experiment" in message
     assert "model.hidden_size (3 here, 4 there)" in message
     assert "seed (5 here, 0 there)" in message
     assert "batch_size" not in message
 
 
-def test_resume_never_rejects_an_existing_run(finished, refused):
+def test_resume_never_rejects_an_existing_run(finished, user_error):
     config, run = finished
-    assert "--resume is never" in refused("train", config, "--run-dir", run, "--resume", "never")
+    assert "--resume is never" in user_error("train", config, "--run-dir", run, "--resume", "never")
 
 
-def test_resume_must_rejects_an_empty_directory(adding, write_config, refused):
-    message = refused("train", write_config(adding), "--run-dir", "none", "--resume", "must")
+def test_resume_must_rejects_an_empty_directory(adding, write_config, user_error):
+    message = user_error("train", write_config(adding), "--run-dir", "none", "--resume", "must")
     assert "nothing to resume in none" in message
 
 
-def test_a_directory_of_other_files_is_rejected(adding, write_config, refused, workplace):
+def test_a_directory_of_other_files_is_rejected(adding, write_config, user_error, workplace):
     (workplace / "mine").mkdir()
     (workplace / "mine" / "thesis.tex").touch()
-    message = refused("train", write_config(adding), "--run-dir", "mine")
+    message = user_error("train", write_config(adding), "--run-dir", "mine")
     assert "mine holds files, but no run" in message
 
 
-def test_a_folder_of_runs_is_rejected_and_its_latest_run_named(adding, write_config, refused):
+def test_a_folder_of_runs_is_rejected_and_its_latest_run_named(adding, write_config, user_error):
     """As after `make train`, which leaves its run in a folder named after the config."""
     config = write_config(adding, "sums.yaml")
     assert train(config) == 0
     (run,) = Path("runs", "sums").iterdir()
-    message = refused("train", config, "--run-dir", "runs/sums")
+    message = user_error("train", config, "--run-dir", "runs/sums")
     assert f"runs/sums is not a run, but a folder of runs. Its latest run is {run}." in message
     assert train(config, "--run-dir", run, "--resume", "must") == 0
     assert train(config, "--run-dir", "runs/sums-served") == 0
 
 
-def test_a_directory_that_cannot_be_made_is_rejected(adding, write_config, refused, workplace):
+def test_a_directory_that_cannot_be_made_is_rejected(adding, write_config, user_error, workplace):
     (workplace / "file").touch()
     config = write_config(adding)
-    assert "file is a file" in refused("train", config, "--run-dir", "file")
-    assert "cannot be written" in refused("train", config, "--run-dir", "file/below")
+    assert "file is a file" in user_error("train", config, "--run-dir", "file")
+    assert "cannot be written" in user_error("train", config, "--run-dir", "file/below")
 
 
-def test_a_run_with_a_corrupted_config_is_rejected(finished, refused):
+def test_a_run_with_a_corrupted_config_is_rejected(finished, user_error):
     config, run = finished
     (run / "config.yaml").write_text("task: [")
-    assert "not valid YAML" in refused("train", config, "--run-dir", run)
+    assert "not valid YAML" in user_error("train", config, "--run-dir", run)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(adding, write_config, workplace, capsys):

@@ -231,7 +231,9 @@ def test_a_file_that_is_not_an_archive_is_named(tmp_path, monkeypatch):
     ],
 )
 def test_invalid_configs_are_rejected(
-    changed, message, write_config, refused, tmp_path_factory, monkeypatch
+    changed, message, write_config, user_error, tmp_path_factory, monkeypatch
 ):
     directory = publish(tmp_path_factory.mktemp("data"), monkeypatch)
-    assert message in refused("train", write_config({**TINY, **changed}), "--data-dir", directory)
+    assert message in user_error(
+        "train", write_config({**TINY, **changed}), "--data-dir", directory
+    )

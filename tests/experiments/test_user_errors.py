@@ -39,9 +39,9 @@ EITHER_TASK = f"{', '.join(TASKS[:-1])} or {TASKS[-1]}"
         ("task", ["adding"], ["task is ['adding']", EITHER_TASK]),
     ],
 )
-def test_wrong_value_in_the_file(adding, write_config, refused, key, value, expected):
+def test_wrong_value_in_the_file(adding, write_config, user_error, key, value, expected):
     path = write_config(changed(adding, key, value))
-    message = refused("train", path)
+    message = user_error("train", path)
     assert message.startswith(f"{path}: ")
     assert message.count("\n") == 1
     for part in expected:
@@ -58,17 +58,17 @@ def test_wrong_value_in_the_file(adding, write_config, refused, key, value, expe
         ("metric", "msi", ["published.1.metric is 'msi', but should be mse", "of adding"]),
     ],
 )
-def test_wrong_published_metric(published, write_config, refused, command, key, value, expected):
+def test_wrong_published_metric(published, write_config, user_error, command, key, value, expected):
     values = copy.deepcopy(published)
     values["published"][1][key] = value
-    message = refused(command, write_config(values))
+    message = user_error(command, write_config(values))
     for part in expected:
         assert part in message
 
 
-def test_every_wrong_value_has_a_line(adding, write_config, refused):
+def test_every_wrong_value_has_a_line(adding, write_config, user_error):
     values = changed(changed(adding, "model.hidden_size", 0), "model.dropout", 2.0)
-    lines = refused("train", write_config(values)).splitlines()
+    lines = user_error("train", write_config(values)).splitlines()
     assert [line.split(" is ")[0].split(": ")[1] for line in lines] == [
         "model.hidden_size",
         "model.dropout",
@@ -87,9 +87,9 @@ def test_every_wrong_value_has_a_line(adding, write_config, refused):
         ("task: adding\n1: 2", "unknown key 1"),
     ],
 )
-def test_file_that_is_not_a_config(write_config, refused, text, expected):
+def test_file_that_is_not_a_config(write_config, user_error, text, expected):
     path = write_config(text)
-    message = refused("train", path)
+    message = user_error("train", path)
     assert str(path) in message
     assert expected in message
 
@@ -111,24 +111,24 @@ def test_file_that_is_not_a_config(write_config, refused, text, expected):
         ("#" * 2 * 10**6, "is larger than"),
     ],
 )
-def test_a_config_of_any_size_gives_a_short_message(write_config, refused, text, expected):
+def test_a_config_of_any_size_gives_a_short_message(write_config, user_error, text, expected):
     path = write_config(text)
     begun = time.process_time()
-    message = refused("train", path)
+    message = user_error("train", path)
     assert time.process_time() - begun < 10
     assert expected in message
     assert len(message) < 4000
 
 
-def test_absent_file(write_config, adding, refused):
+def test_absent_file(write_config, adding, user_error):
     path = write_config(adding, "adding.yaml")
-    message = refused("train", path.with_name("ading.yaml"))
+    message = user_error("train", path.with_name("ading.yaml"))
     assert f"There is no config file {path.with_name('ading.yaml')}." in message
     assert f"Did you mean {path}?" in message
 
 
-def test_file_that_is_a_directory(workplace, refused):
-    assert "cannot be read" in refused("train", workplace)
+def test_file_that_is_a_directory(workplace, user_error):
+    assert "cannot be read" in user_error("train", workplace)
 
 
 @pytest.mark.parametrize(
@@ -151,8 +151,8 @@ def test_file_that_is_a_directory(workplace, refused):
         (["--resume", "must"], ["--resume must", "--run-dir"]),
     ],
 )
-def test_wrong_option(adding, write_config, refused, options, expected):
-    message = refused("train", write_config(adding), *options)
+def test_wrong_option(adding, write_config, user_error, options, expected):
+    message = user_error("train", write_config(adding), *options)
     for part in expected:
         assert part in message
 
@@ -168,12 +168,12 @@ def test_wrong_option(adding, write_config, refused, options, expected):
         (["fetch", "jsb", "none"], "The data sets are jsb, nottingham, "),
     ],
 )
-def test_wrong_command(refused, arguments, expected):
-    assert expected in refused(*arguments)
+def test_wrong_command(user_error, arguments, expected):
+    assert expected in user_error(*arguments)
 
 
-def test_music_must_not_see_its_targets(music, write_config, refused):
-    message = refused("train", write_config(changed(music, "model.bidirectional", True)))
+def test_music_must_not_see_its_targets(music, write_config, user_error):
+    message = user_error("train", write_config(changed(music, "model.bidirectional", True)))
     assert "model.bidirectional is True, but should be False" in message
 
 

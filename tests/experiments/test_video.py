@@ -217,7 +217,7 @@ def test_unsupported_options_are_rejected(model):
         check(video.Config, {"task": "video", "model": model}, where="test")
 
 
-def test_unsupported_cells_are_not_compared(write_config, refused):
-    message = refused("compare", write_config(TINY), "--cells", "gru,lstm")
+def test_unsupported_cells_are_not_compared(write_config, user_error):
+    message = user_error("compare", write_config(TINY), "--cells", "gru,lstm")
     assert message.startswith("--cells lstm: model.cell is 'lstm', but should be 'gru'")
     assert message.count("\n") == 1

@@ -82,7 +82,7 @@ def test_not_a_number():
         ("a: \x00", "control characters are not allowed"),
     ],
 )
-def test_what_is_refused(text, expected):
+def test_what_is_rejected(text, expected):
     with pytest.raises(ValueError, match=re.escape(expected)) as error:
         yaml_files.parse(text)
     assert len(str(error.value)) < 500

@@ -144,13 +144,13 @@ def test_tensors_of_pytorch_are_read(tmp_path):
         assert (loaded["epoch"], loaded["rate"]) == (3, [0.1, None])
 
 
-HOSTILE = pt.hostile()
+ADVERSARIAL = pt.adversarial()
 
 
-@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("name", ADVERSARIAL)
 def test_hostile_files_are_rejected_within_the_bounds(name, tmp_path):
     path = tmp_path / "bad.pt"
-    path.write_bytes(HOSTILE[name])
+    path.write_bytes(ADVERSARIAL[name])
     begin = time.process_time()
     with pytest.raises(FileError, match=r"bad\.pt: ") as caught:
         interop.load(path)

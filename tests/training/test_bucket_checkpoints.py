@@ -111,7 +111,7 @@ def test_a_bucket_that_is_absent(emulator):
         CheckpointStore(training.CheckpointOptions("gs://nowhere/run"), read_only=True)
 
 
-def test_other_urls_are_refused():
+def test_other_urls_are_rejected():
     with pytest.raises(ValueError, match=r"a path or a URL of gs://, got s3://bucket/run"):
         training.CheckpointOptions("s3://bucket/run")
 

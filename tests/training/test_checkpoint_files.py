@@ -239,7 +239,7 @@ def test_a_checkpoint_with_more_than_was_saved_is_corrupted(tmp_path, two_checkp
     ids=["large", "null", "no description", "unknown progress", "deep"],
 )
 def test_a_record_with_a_digest_to_match_is_one_error(tmp_path, two_checkpoints, record, words):
-    """The digests find damage, not intent."""
+    """The digests find corruption, not intent."""
     directory = tmp_path / "copy"
     shutil.copytree(two_checkpoints, directory)
     path, digests = (directory / "2" / name for name in ("record/data.json", "digests.json"))

@@ -1,4 +1,4 @@
-"""Optimizers and schedules of Optax by name: what they compute, and what is refused."""
+"""Optimizers and schedules of Optax by name: what they compute, and what is rejected."""
 
 import chex
 import jax
@@ -81,7 +81,7 @@ def test_every_optimizer_trains(name):
     assert not np.array_equal(params["w"], PARAMS["w"])
 
 
-def test_an_optimizer_that_needs_losses_is_refused():
+def test_an_optimizer_that_needs_losses_is_rejected():
     with pytest.raises(ValueError, match=r"optax.lbfgs cannot be used here: .*'value'"):
         training.make_optimizer(0.1, name="lbfgs")
 
@@ -209,7 +209,7 @@ def test_steps_of_a_schedule_count_updates():
         ),
     ],
 )
-def test_what_would_have_no_effect_is_refused(options, error, words):
+def test_what_would_have_no_effect_is_rejected(options, error, words):
     with pytest.raises(error) as caught:
         training.make_optimizer(**options)
     for word in words:

@@ -268,7 +268,7 @@ def test_a_tracker_that_cannot_be_reached(tmp_path, offline, monkeypatch, caplog
     assert "secret" not in caplog.text
 
 
-def test_a_state_that_is_damaged_does_not_stop_the_run(tmp_path, caplog):
+def test_a_state_that_is_corrupted_does_not_stop_the_run(tmp_path, caplog):
     (tmp_path / "tracker").mkdir()
     (tmp_path / "tracker" / "run.json").write_text("{}")
     told = []

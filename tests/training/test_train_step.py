@@ -68,7 +68,7 @@ def test_accumulating_weighted_micro_batches_equals_one_batch():
     problem.assert_same(waiting, problem.make_params())
 
 
-def test_weights_that_the_optimizer_would_ignore_are_refused():
+def test_weights_that_the_optimizer_would_ignore_are_rejected():
     optimizer = training.make_optimizer(accumulate_steps=2)
     step = training.make_train_step(quiet_loss, optimizer, batch_weight=lambda batch: 1)
     state = training.TrainState.create(problem.make_params(), optimizer)

@@ -85,7 +85,7 @@ def test_arrays_of_a_mesh_outside_of_set_mesh():
     assert_close(actual, expected, "float32")
 
 
-def test_what_jax_refuses_outside_of_set_mesh():
+def test_what_jax_rejects_outside_of_set_mesh():
     """The guide lists it. A version of JAX that permits it fails here."""
     mesh = explicit_mesh({"data": 4})
     xs = place(XS, PartitionSpec(None, "data"), mesh)

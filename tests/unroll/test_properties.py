@@ -39,7 +39,7 @@ def unroll(problem: Problem, **controls):
     return tuple(jax.tree.leaves(last)), ys
 
 
-def draw_problem(data, case: Case, *, batches=BATCHES, times=TIMES, sizes=((2, 3),)) -> Problem:
+def sample_problem(data, case: Case, *, batches=BATCHES, times=TIMES, sizes=((2, 3),)) -> Problem:
     """A problem with a learned initial state, which differs from the one that is passed."""
     time, batch, (features, hidden) = (
         data.draw(st.sampled_from(choices), name)
@@ -49,20 +49,20 @@ def draw_problem(data, case: Case, *, batches=BATCHES, times=TIMES, sizes=((2, 3
     return Problem.sample(case, ProblemSize(time, batch, features, hidden), seed, learned_h0=True)
 
 
-def draw_flags(data, problem: Problem, label: str) -> np.ndarray:
+def sample_flags(data, problem: Problem, label: str) -> np.ndarray:
     return data.draw(arrays(np.bool_, problem.xs.shape[:-1]), label)
 
 
-def draw_lengths(data, problem: Problem) -> np.ndarray:
+def sample_lengths(data, problem: Problem) -> np.ndarray:
     time, *batch, _ = problem.xs.shape
     return data.draw(arrays(np.int32, tuple(batch), elements=st.integers(0, time)), "lengths")
 
 
-def draw_controls(data, problem: Problem) -> dict[str, np.ndarray]:
+def sample_controls(data, problem: Problem) -> dict[str, np.ndarray]:
     return {
-        "lengths": draw_lengths(data, problem),
-        "mask": draw_flags(data, problem, "mask"),
-        "starts": draw_flags(data, problem, "starts"),
+        "lengths": sample_lengths(data, problem),
+        "mask": sample_flags(data, problem, "mask"),
+        "starts": sample_flags(data, problem, "starts"),
     }
 
 
@@ -89,8 +89,8 @@ def test_many_examples_equal_the_reference(case, data):
 
 
 def compare_with_the_reference(case, data):
-    problem = draw_problem(data, case, batches=ALL_BATCHES, times=range(1, 9), sizes=ALL_SIZES)
-    controls = draw_controls(data, problem) | {"reverse": data.draw(st.booleans(), "reverse")}
+    problem = sample_problem(data, case, batches=ALL_BATCHES, times=range(1, 9), sizes=ALL_SIZES)
+    controls = sample_controls(data, problem) | {"reverse": data.draw(st.booleans(), "reverse")}
     expected = reference.unroll(case.step, problem.weights, problem.xs, problem.state, **controls)
     assert_close(unroll(problem, **controls), expected, "float64")
 
@@ -101,8 +101,8 @@ def compare_with_the_reference(case, data):
 @jax.enable_x64(True)
 def test_packed_equals_padded(case, data):
     """Sequences end to end in one row, whose end is masked, or in a batch with padding."""
-    problem = draw_problem(data, case, batches=((3,),))
-    lengths = np.maximum(1, draw_lengths(data, problem))
+    problem = sample_problem(data, case, batches=((3,),))
+    lengths = np.maximum(1, sample_lengths(data, problem))
     reverse = data.draw(st.booleans(), "reverse")
     cell = problem.inputs("float64")[0]
 
@@ -127,8 +127,8 @@ def test_packed_equals_padded(case, data):
 @some
 @jax.enable_x64(True)
 def test_windows_equal_one_pass(case, data):
-    problem = draw_problem(data, case)
-    controls = draw_controls(data, problem)
+    problem = sample_problem(data, case)
+    controls = sample_controls(data, problem)
     window = data.draw(st.integers(1, len(problem.xs) + 1), "window")
     cell, _, state = problem.inputs("float64")
 
@@ -146,8 +146,8 @@ def test_windows_equal_one_pass(case, data):
 @jax.enable_x64(True)
 def test_split_anywhere_equals_one_pass(case, data):
     """In reverse, the later segment comes first."""
-    problem = draw_problem(data, case)
-    mask = draw_flags(data, problem, "mask")
+    problem = sample_problem(data, case)
+    mask = sample_flags(data, problem, "mask")
     border = data.draw(st.integers(0, len(problem.xs)), "border")
     reverse = data.draw(st.booleans(), "reverse")
     cell, _, state = problem.inputs("float64")
@@ -167,9 +167,9 @@ def test_split_anywhere_equals_one_pass(case, data):
 @some
 @jax.enable_x64(True)
 def test_length_equals_truncation(case, data):
-    problem = draw_problem(data, case, batches=((),))
-    length = draw_lengths(data, problem)
-    mask, starts = (draw_flags(data, problem, name) for name in ("mask", "starts"))
+    problem = sample_problem(data, case, batches=((),))
+    length = sample_lengths(data, problem)
+    mask, starts = (sample_flags(data, problem, name) for name in ("mask", "starts"))
     reverse = data.draw(st.booleans(), "reverse")
     inside = slice(None, int(length))
 
@@ -189,8 +189,8 @@ def test_length_equals_truncation(case, data):
 @some
 @jax.enable_x64(True)
 def test_lengths_equal_a_mask(case, data):
-    problem = draw_problem(data, case)
-    lengths = draw_lengths(data, problem)
+    problem = sample_problem(data, case)
+    lengths = sample_lengths(data, problem)
     reverse = data.draw(st.booleans(), "reverse")
     steps = np.arange(len(problem.xs)).reshape(-1, *(1 for _ in lengths.shape))
     assert_equal(
@@ -205,8 +205,8 @@ def test_lengths_equal_a_mask(case, data):
 @jax.enable_x64(True)
 def test_reverse_equals_flip(case, data):
     """In reverse, a segment is entered one step before the start of the next one."""
-    problem = draw_problem(data, case)
-    mask, starts = (draw_flags(data, problem, name) for name in ("mask", "starts"))
+    problem = sample_problem(data, case)
+    mask, starts = (sample_flags(data, problem, name) for name in ("mask", "starts"))
     entered = np.concatenate([np.zeros_like(starts[:1]), starts[:0:-1]])
     flipped = Problem(**{**vars(problem), "xs": problem.xs[::-1]})
 
@@ -221,8 +221,8 @@ def test_reverse_equals_flip(case, data):
 @jax.enable_x64(True)
 def test_starts_equal_splitting(case, data):
     """The first segment of the scan begins with the passed state; starts[0] replaces it."""
-    problem = draw_problem(data, case, batches=((),))
-    starts = draw_flags(data, problem, "starts")
+    problem = sample_problem(data, case, batches=((),))
+    starts = sample_flags(data, problem, "starts")
     reverse = data.draw(st.booleans(), "reverse")
     initial = reference.initial_state(case.step, problem.weights)
     last, ys = unroll(problem, starts=starts, reverse=reverse)
@@ -246,8 +246,8 @@ def test_starts_equal_splitting(case, data):
 @jax.enable_x64(True)
 def test_what_stands_at_masked_steps_changes_nothing(case, data, garbage):
     """Neither values nor any gradient, by not a single bit."""
-    problem = draw_problem(data, case, times=(4,))
-    controls = draw_controls(data, problem)
+    problem = sample_problem(data, case, times=(4,))
+    controls = sample_controls(data, problem)
     steps = np.arange(4).reshape(-1, *(1 for _ in controls["lengths"].shape))
     unread = ~controls["mask"] | (steps >= controls["lengths"][None])
     clean, spoilt = problem.xs.copy(), problem.xs.copy()
@@ -268,8 +268,8 @@ def test_what_stands_at_masked_steps_changes_nothing(case, data, garbage):
 @some
 @jax.enable_x64(True)
 def test_sequences_are_independent(case, data):
-    problem = draw_problem(data, case, batches=((4,),))
-    controls = draw_controls(data, problem)
+    problem = sample_problem(data, case, batches=((4,),))
+    controls = sample_controls(data, problem)
     order = np.array(data.draw(st.permutations(range(4)), "order"))
 
     def arrange(axis):
@@ -293,8 +293,8 @@ def test_sequences_are_independent(case, data):
 @some
 @jax.enable_x64(True)
 def test_batch_axes_are_only_axes(case, data):
-    problem = draw_problem(data, case, batches=((2, 2),))
-    controls = draw_controls(data, problem)
+    problem = sample_problem(data, case, batches=((2, 2),))
+    controls = sample_controls(data, problem)
     time, *_, features = problem.xs.shape
     flat = Problem(
         **{

@@ -1,4 +1,4 @@
-"""Calls with everything drawn at random: values and gradients equal the reference's.
+"""Calls with everything sampled at random: values and gradients equal the reference's.
 
 Drawn are the cell, the implementation, rematerialisation, direction, controls and their dtypes, the
 dtypes of parameters, inputs and state, sizes that may be 0, and the transformation that the call is

@@ -142,7 +142,7 @@ def test_what_runs_otherwise_says_how():
         gru_jax.unroll(module.layers[0][0], XS)
 
 
-def test_integers_and_lists_are_refused_with_a_hint():
+def test_integers_and_lists_are_rejected_with_a_hint():
     with pytest.raises(TypeError, match=r"xs .* int32; embed or cast integers"):
         gru_jax.unroll(CELL, XS.astype("int32"))
     with pytest.raises(TypeError, match="w_h must be an array, got list"):

@@ -1,4 +1,4 @@
-"""Whole training runs on a GPU: to which figures, how fast, and how busy the device is."""
+"""Whole training runs on a GPU: to which metrics, how fast, and how busy the device is."""
 
 import contextlib
 import gzip

@@ -303,7 +303,7 @@ def _read_rows(plans: Plans) -> dict[str, list[list[dict[str, Any]]]]:
     """Returns the rows of metrics of each run, by cell.
 
     Raises:
-        UserError: a file of metrics is absent or damaged.
+        UserError: a file of metrics is absent or corrupted.
     """
     cells = next(iter(plans.values()))
     try:

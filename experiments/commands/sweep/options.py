@@ -32,7 +32,7 @@ class SweepOptions(Generic[Config]):
     choices, each point of the grid is one trial, and this option has no effect."""
     output: Path | None = None
     """Directory of the study, its runs and the best config; the default is runs/sweep/NAME. A
-    study in it is resumed. Without --storage a second process on it is refused."""
+    study in it is resumed. Without --storage a second process on it is an error."""
     storage: str | None = None
     """URL of a database for Optuna, such as sqlite:////shared/study.db or
     postgresql://user@host/database. Any number of processes with the same --storage and --output,

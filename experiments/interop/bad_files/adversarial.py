@@ -189,7 +189,7 @@ def keras(good: bytes, weights: bytes) -> dict[str, bytes]:
 
 
 def program(good: bytes) -> dict[str, bytes]:
-    """Made from an exported program; the digests fit, so that only the program is damaged."""
+    """Made from an exported program; the digests fit, so that only the program is corrupted."""
     entries = unzip(good)
     metadata, content = json.loads(entries["note.json"]), entries["program"]
 

@@ -245,7 +245,7 @@ def adversarial_files() -> dict[str, bytes]:
 
 
 def constructed(good: bytes, count: int, seed: int) -> Iterator[bytes]:
-    """Models with hostile values in some fields, or whose GRU reads what hostile nodes compute."""
+    """Models with adversarial values in some fields, or in what the GRU reads from other nodes."""
     rng = random.Random(seed)
     for _ in range(count):
         if rng.random() < 0.5:
@@ -300,7 +300,7 @@ def _hostile_scalar(field, rng):
 
 
 def _random_graph(rng):
-    """Nodes of the operators that are evaluated, with hostile axes, shapes, starts and types."""
+    """Nodes of evaluated operators, with adversarial axes, shapes, starts and types."""
     arrays = {f"n{at}": np.array([number], np.int64) for at, number in enumerate(NUMBERS[:-1])}
     arrays |= {
         "none": np.zeros(0, np.int64),

@@ -87,7 +87,7 @@ def adversarial(good: bytes) -> dict[str, bytes]:
 
 
 def constructed(good: bytes, count: int, seed: int) -> Iterator[bytes]:
-    """Archives with hostile JSON in one of the files, and digests to match."""
+    """Archives with adversarial JSON in one of the files, and digests to match."""
     rng = random.Random(seed)
     entries = _without_size(good)
     names = ["_CHECKPOINT_METADATA", "digests.json", "record/data.json", "arrays/_METADATA"]

@@ -1,4 +1,4 @@
-"""Random files that are valid containers with hostile content, a function of the seed.
+"""Random files that are valid containers with adversarial content, a function of the seed.
 
 The content is deep, wide, aliased, recursive, huge, negative, not a number or inconsistent. A
 reader may load such a file, if the change did not matter, or reject it.
@@ -66,7 +66,7 @@ def _with_change(value: Any, rng: random.Random) -> Any:
 
 
 def safetensors(good: bytes, count: int, seed: int) -> Iterator[bytes]:
-    """Files with hostile headers; of the metadata, the model's description, too."""
+    """Files with adversarial headers; of the metadata, the model's description, too."""
     rng = random.Random(seed)
     (size,) = struct.unpack_from("<Q", good)
     header = json.loads(good[8 : 8 + size])
@@ -238,7 +238,7 @@ def _hostile_member(file: Any, rng: random.Random) -> None:
 
 
 def keras(good: bytes, count: int, seed: int) -> Iterator[bytes]:
-    """Archives with hostile descriptions, hostile weights, or a hostile directory."""
+    """Archives with adversarial descriptions, adversarial weights, or an adversarial directory."""
     rng = random.Random(seed)
     entries = unzip(good)
     config = json.loads(entries["config.json"])

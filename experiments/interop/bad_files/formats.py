@@ -41,7 +41,7 @@ class Format:
         suffix: suffix of the file names.
         good: a valid file.
         adversarial: files by what is wrong with them; each must be rejected.
-        constructed: makes valid containers with hostile content.
+        constructed: makes valid containers with adversarial content.
         large: makes a valid file whose size in bytes is about that of the argument.
         changed: makes corrupted copies, `(count, seed) -> files`; None for those of the content.
     """
@@ -122,7 +122,7 @@ def torch_pt(folder: Path) -> Format:
         "gru_jax.interop.torch",
         ".pt",
         good,
-        adversarial.torch(good, folder) | pt.hostile(),
+        adversarial.torch(good, folder) | pt.adversarial(),
         functools.partial(constructed.torch, good),
         large,
     )

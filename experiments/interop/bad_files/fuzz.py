@@ -132,7 +132,7 @@ def fuzz(
 ) -> Iterator[Outcome]:
     """Loads files with ``load`` of a module, in a subprocess for each :data:`BATCH` of them.
 
-    A subprocess that ends or hangs is replaced by another, which goes on with the next file.
+    A subprocess that ends or hangs is replaced by another, which continues with the next file.
 
     Args:
         module: name of the module, for example "gru_jax.interop.torch".

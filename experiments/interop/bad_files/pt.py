@@ -1,4 +1,4 @@
-"""Files of tensors as `torch.save` writes them, honest and hostile, without PyTorch."""
+"""Files of tensors as `torch.save` writes them, valid and adversarial, without PyTorch."""
 
 import pickle
 import struct
@@ -136,8 +136,8 @@ def tuples_within_tuples(depth: int) -> bytes:
     return code + b"}h" + bytes([depth]) + b"K\x01s."
 
 
-def hostile(size: int = 6) -> dict[str, bytes]:
-    """Valid archives whose content is hostile, by what is wrong with them."""
+def adversarial(size: int = 6) -> dict[str, bytes]:
+    """Valid archives whose content is adversarial, by what is wrong with them."""
     huge = 1 << 62
     ones = np.ones(size * size, np.float32).tobytes()
     two = {"0": ones}

@@ -87,7 +87,7 @@ def adversarial(good: bytes) -> dict[str, bytes]:
 
 
 def constructed(good: bytes, count: int, seed: int) -> Iterator[bytes]:
-    """Archives with hostile JSON in one of the files, or in a line of the metrics."""
+    """Archives with adversarial JSON in one of the files, or in a line of the metrics."""
     rng = random.Random(seed)
     entries = unzip(good)
     *rows, _ = entries["metrics.jsonl"].split(b"\n")

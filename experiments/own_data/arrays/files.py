@@ -18,7 +18,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Reads an .npz file, or an .npy file as the array `x`.
 
     Raises:
-        UserError: it is none, holds Python objects, is damaged or is too large.
+        UserError: it is none, holds Python objects, is corrupted or is too large.
     """
     try:
         if path.name.lower().endswith(".npy"):

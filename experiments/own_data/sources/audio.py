@@ -77,7 +77,7 @@ def read_samples(path: Path) -> tuple[np.ndarray, int]:
         samples, rate = _read(path)
     except UserError:
         raise
-    # Both readers raise errors of many types for a damaged file.
+    # Both readers raise errors of many types for a corrupted file.
     except Exception as error:
         first = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UserError(f"{path} is not a recording that can be read: {first}.") from None

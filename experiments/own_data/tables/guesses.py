@@ -107,7 +107,7 @@ def _decide_split(table: Table, roles: Roles, keys: np.ndarray, problem: Problem
     if problem == "forecasting" or (count < 10 and problem in ("imputation", "labelling")):
         reason = "the last rows of each sequence are for the test, those before for validation"
         return roles.decide("split", "time", reason)
-    reason = f"whole sequences, of {count:,}, drawn at random, are for validation and test"
+    reason = f"whole sequences, of {count:,}, sampled at random, are for validation and test"
     return roles.decide("split", "sequence", reason)
 
 

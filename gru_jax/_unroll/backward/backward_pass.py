@@ -265,7 +265,7 @@ def _reset_cotangent(
 ) -> Leaves:
     """The cotangent (*batch, H) of the state that resets put in: what those steps pass back.
 
-    Without a learned initial state nobody reads it, and XLA leaves it out.
+    Without a learned initial state nothing reads it, and XLA leaves it out.
     """
 
     def at_resets(d: Array) -> Array:

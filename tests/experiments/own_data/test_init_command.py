@@ -199,10 +199,10 @@ def test_columns_that_do_not_serve_are_left_out(init, workplace):
         assert part in text
 
 
-def test_a_config_is_replaced_only_if_asked(rows, workplace, refused):
+def test_a_config_is_replaced_only_if_asked(rows, workplace, user_error):
     rows.to_csv("my.csv", index=False)
     (workplace / "my.yaml").write_text("task: digits\n")
-    message = refused("init", "my.csv")
+    message = user_error("init", "my.csv")
     assert "my.yaml exists already" in message
     assert "--force" in message
 
@@ -221,11 +221,11 @@ def test_a_config_is_replaced_only_if_asked(rows, workplace, refused):
         (["empty"], "holds no file of a known kind"),
     ],
 )
-def test_what_does_not_serve_is_told(rows, workplace, refused, arguments, expected):
+def test_what_does_not_serve_is_told(rows, workplace, user_error, arguments, expected):
     rows.to_csv("my.csv", index=False)
     (workplace / "notes.doc").write_text("x")
     (workplace / "empty").mkdir()
-    message = refused("init", *arguments)
+    message = user_error("init", *arguments)
     assert expected in message
     assert len(message) < 800
 

@@ -1,4 +1,4 @@
-"""A damaged file of a run gives one message, and its advice works."""
+"""A corrupted file of a run gives one message, and its advice works."""
 
 import json
 import shutil
@@ -69,14 +69,14 @@ def train(config):
     return main(["train", str(config), "--run-dir", "run"])
 
 
-def test_damaged_summary(finished, workplace, refused, capfd):
+def test_corrupted_summary(finished, workplace, user_error, capfd):
     path = workplace / "run" / "summary.json"
     before = path.read_bytes()
     wrong = [{**json.loads(before), **change} for change in CHANGES]
     for content in [*DAMAGED, *map(json.dumps, wrong)]:
         write(path, content)
-        message = refused("train", finished, "--run-dir", "run")
-        assert refused("export", "run", "--to", "safetensors") == message
+        message = user_error("train", finished, "--run-dir", "run")
+        assert user_error("export", "run", "--to", "safetensors") == message
         assert message.startswith("run/summary.json is corrupted: ")
         assert "Delete it and call the command that made it again" in message
         assert len(message) < 400
@@ -86,13 +86,13 @@ def test_damaged_summary(finished, workplace, refused, capfd):
 
 
 @pytest.mark.parametrize("is_finished", [True, False])
-def test_damaged_metadata(finished, workplace, refused, capfd, is_finished):
+def test_corrupted_metadata(finished, workplace, user_error, capfd, is_finished):
     path = workplace / "run" / "meta.json"
     if not is_finished:
         (workplace / "run" / "summary.json").unlink()
     for content in [*DAMAGED, json.dumps({"command": 3})]:
         write(path, content)
-        message = refused("train", finished, "--run-dir", "run")
+        message = user_error("train", finished, "--run-dir", "run")
         assert message.startswith("run/meta.json is corrupted: ")
         assert "Delete it: only the record of command" in message
         assert len(message) < 400
@@ -100,7 +100,7 @@ def test_damaged_metadata(finished, workplace, refused, capfd, is_finished):
     assert train(finished) == 0
 
 
-def test_damaged_line_of_metrics(finished, workplace, capfd):
+def test_corrupted_line_of_metrics(finished, workplace, capfd):
     run = workplace / "run"
     (run / "summary.json").unlink()
     rows = (run / "metrics.jsonl").read_text().splitlines()
@@ -126,11 +126,11 @@ def test_lost_metrics(finished, workplace, content):
     assert (run / "summary.json").read_bytes() == before
 
 
-def test_a_summary_that_is_a_directory(finished, workplace, refused):
+def test_a_summary_that_is_a_directory(finished, workplace, user_error):
     path = workplace / "run" / "summary.json"
     path.unlink()
     path.mkdir()
-    assert refused("train", finished, "--run-dir", "run").startswith(
+    assert user_error("train", finished, "--run-dir", "run").startswith(
         "run/summary.json cannot be read: "
     )
 
