@@ -94,7 +94,7 @@ def main(arguments: list[str]) -> int:
     """Runs the command and returns its exit code.
 
     Raises:
-        UserError: the file does not serve, an option does not fit it, or the config exists.
+        UserError: the file cannot be used, an option does not fit it, or the config exists.
     """
     options = command_help.parse(Options, arguments, "init", "my.csv -o my.yaml", is_compact=True)
     output = options.output or Path(_stem(options.path)).with_suffix(".yaml")

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-# Examples up to which a size serves: hidden units, dropout, steps, and sequences of a batch.
+# Examples up to which a size is used: hidden units, dropout, steps, and sequences of a batch.
 SIZES = (
     (300, 24, 0.2, 600, 16),
     (3_000, 32, 0.2, 1000, 32),

@@ -55,7 +55,7 @@ class Source(Protocol):
             chosen: what the user chose by options, by dotted name; it is in the proposal.
 
         Raises:
-            UserError: the file does not serve; names column and row.
+            UserError: the file cannot be used; names column and row.
         """
         ...
 

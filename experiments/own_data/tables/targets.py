@@ -117,7 +117,7 @@ def decide_inputs(table: Table, roles: Roles, problem: Problem) -> None:
             + "."
         )
     shown = "; ".join(f"{name} {reason}" for name, reason in left_out.items())
-    roles.decide("inputs", kept, f"without what does not serve: {shown}")
+    roles.decide("inputs", kept, f"without columns that cannot be inputs: {shown}")
 
 
 def _decide_classes(table: Table, roles: Roles, target: str) -> None:

@@ -236,17 +236,17 @@ def _materialized_vars(jaxpr: Jaxpr) -> list[Var]:
     XLA computes all else where it is read, once for each reader.
     """
     found: dict[Var, None] = {}
-    serves = {variable: {variable} for variable in _variables(jaxpr.outvars)}
+    readers = {variable: {variable} for variable in _variables(jaxpr.outvars)}
     for equation in reversed(jaxpr.eqns):
         read = _variables(equation.invars)
-        served = set().union(*(serves.get(variable, ()) for variable in equation.outvars))
+        of_results = set().union(*(readers.get(variable, ()) for variable in equation.outvars))
         if _contains(equation, {"dot_general"}):
             found |= dict.fromkeys([*read, *equation.outvars])
-            serves |= {variable: serves.get(variable, set()) | {variable} for variable in read}
+            readers |= {variable: readers.get(variable, set()) | {variable} for variable in read}
             continue
-        if len(served) > 1 and _contains(equation, _EXPENSIVE_OPS):
+        if len(of_results) > 1 and _contains(equation, _EXPENSIVE_OPS):
             found |= dict.fromkeys(equation.outvars)
-        serves |= {variable: serves.get(variable, set()) | served for variable in read}
+        readers |= {variable: readers.get(variable, set()) | of_results for variable in read}
     return list(found)
 
 
