@@ -59,6 +59,8 @@ def _with_vmap_rule(kernel: Function, reference: Function, batch_axes: Sequence[
                 "of weights. gru_jax.explain tells more about a call."
             )
             return vmap_reference(reference, size, is_mapped, (args,))
+        if size == 0:  # a kernel needs a sequence
+            return vmap_reference(reference, size, is_mapped, (args,))
 
         def join(axis: int, array: Array, mapped: bool) -> Array:
             if not mapped:

@@ -96,6 +96,20 @@ def test_a_mapped_axis_joins_the_batch(unroll):
     assert_close(got, want, "float64")
 
 
+@pytest.mark.parametrize("weights", [None, 0])
+def test_vmap_over_nothing(unroll, weights):
+    cell, xs, state = Problem.sample(GRU_AFTER, SHAPE).inputs("float32")
+    nothing = jax.tree.map(lambda leaf: jnp.zeros((0, *leaf.shape)), (cell, xs, state))
+    arguments = (cell if weights is None else nothing[0], *nothing[1:])
+
+    def loss(cell, xs, state):
+        return unroll(cell, xs, state)[1].sum()
+
+    values, gradients = jax.vmap(jax.value_and_grad(loss, (1, 2)), (weights, 0, 0))(*arguments)
+    assert values.shape == (0,)
+    assert [leaf.shape for leaf in gradients] == [(0, *xs.shape), (0, *state.shape)]
+
+
 def test_mapped_weights_are_told_once(unroll, caplog, monkeypatch):
     """The kernels have one set of weights: the reference runs, and the log says so."""
     monkeypatch.setattr(log, "_logged", set())

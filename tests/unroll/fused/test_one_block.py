@@ -258,6 +258,21 @@ def mapped_gradients(unroll, over):
     )
 
 
+@pytest.mark.parametrize("over_weights", [False, True])
+def test_vmap_over_nothing(over_weights, plain_unroll):
+    cell, xs, state = Problem.sample(GRU_AFTER, ProblemSize(3, (2,), 2, 5)).inputs("float32")
+    nothing = jax.tree.map(lambda leaf: jnp.zeros((0, *leaf.shape)), (cell, xs, state))
+    arguments = (nothing[0] if over_weights else cell, *nothing[1:])
+
+    def loss(cell, xs, state):
+        return plain_unroll(cell, xs, state)[1].sum()
+
+    axes = (0 if over_weights else None, 0, 0)
+    values, of_xs = jax.vmap(jax.value_and_grad(loss, 1), axes)(*arguments)
+    assert values.shape == (0,)
+    assert of_xs.shape == (0, *xs.shape)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("over", ["sequences", "weights", "weights twice"])
 def test_vmap(over, plain_unroll):

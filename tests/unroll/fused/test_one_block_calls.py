@@ -126,6 +126,6 @@ def test_an_older_jax():
     xs = jax.ShapeDtypeStruct((4, 9, 3), jnp.float32)
     with (
         fake_default_device("gpu", A100),
-        pytest.raises(NotImplementedError, match=r"needs jax 0\.11 or newer"),
+        pytest.raises(NotImplementedError, match=r"needs jax 0\.11\.1 or newer"),
     ):
         gru_jax.explain(params, xs, implementation="mosaic_gpu")

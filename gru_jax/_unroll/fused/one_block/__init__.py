@@ -28,8 +28,8 @@ MIN_CAPABILITY = "8.0"
 A100_MULTIPROCESSORS = 108
 """Taken where a device does not tell how many it has."""
 
-MIN_JAX = (0, 11)
-"""The first version of JAX with ``plgpu.mma``."""
+MIN_JAX = (0, 11, 1)
+"""0.11.0 has ``plgpu.mma``, too, but lowering the forward kernel did not end within minutes."""
 
 PRECISIONS = (
     None,
@@ -54,7 +54,7 @@ def unsupported_reasons(spec: CallSpec) -> list[str]:
             f"but the default device is {device}"
         )
     if jax.__version_info__ < MIN_JAX:
-        reasons.append(f"it needs jax 0.11 or newer, and this is {jax.__version__}")
+        reasons.append(f"it needs jax 0.11.1 or newer, and this is {jax.__version__}")
     elif importlib.util.find_spec("absl") is None:
         reasons.append("it needs absl-py, which jax does not install: pip install absl-py")
     if not IS_VERIFIED and not spec.is_explicit:

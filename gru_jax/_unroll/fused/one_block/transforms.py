@@ -15,7 +15,7 @@ from gru_jax._unroll.fused.one_block.interface import (
 )
 from gru_jax._unroll.fused.one_block.kernels import REFERENCES, Kernels
 from gru_jax._unroll.fused.transforms import lower_only_for
-from gru_jax._unroll.transform_rules import with_reference_jvp
+from gru_jax._unroll.transform_rules import vmap_reference, with_reference_jvp
 from gru_jax.typing import Array
 
 
@@ -34,7 +34,7 @@ def with_transform_rules(kernels: Kernels, platform: str | None = None) -> Kerne
             device = functools.partial(kernel, **options)
             if platform is not None:
                 device = lower_only_for(platform, device, plain)
-            mapped = _with_vmap_rule(device, batch_axes, result_axes)
+            mapped = _with_vmap_rule(device, plain, batch_axes, result_axes)
             return with_reference_jvp(mapped, plain)(args)
 
         return call
@@ -47,11 +47,15 @@ def with_transform_rules(kernels: Kernels, platform: str | None = None) -> Kerne
     )
 
 
-def _with_vmap_rule(kernel: Callable[..., Any], batch_axes: Any, result_axes: Any) -> Any:
+def _with_vmap_rule(
+    kernel: Callable[..., Any], reference: Callable[..., Any], batch_axes: Any, result_axes: Any
+) -> Any:
     function = jax.custom_batching.custom_vmap(kernel)
 
     @function.def_vmap
     def rule(size: int, is_mapped: Any, args: Any) -> tuple[Any, Any]:
+        if size == 0:  # a kernel needs a sequence
+            return vmap_reference(reference, size, is_mapped, (args,))
         fields = list(zip(args, is_mapped[0], batch_axes, strict=True))
         is_copied = any(axis is None and mapped for _, mapped, axis in fields)
 
