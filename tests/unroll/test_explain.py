@@ -56,7 +56,7 @@ def test_every_reason_is_listed():
         "LSTMParams",
         "bfloat16",
     ]
-    assert len(reasons) == 3
+    assert len([text for text in reasons if not text.startswith("one-block")]) == 3
     assert explanation.implementation == "xla"
 
 
