@@ -22,7 +22,7 @@ from experiments import stop
 from experiments.build import build_task
 from experiments.config import ExperimentConfig, Range
 from experiments.errors import UserError
-from experiments.runs.config_loading import differences
+from experiments.runs.config_loading import differences, flat
 from experiments.runs.directory import chosen_run_directory
 from experiments.runs.lock import LOCK, HeldError, hold
 from experiments.runs.run import finalize_run, start_run, train_run
@@ -188,6 +188,14 @@ def _open(search: Search, storage: optuna.storages.RDBStorage) -> optuna.Study:
             "Restore the ranges, or give another --output."
         )
     study.set_user_attr("ranges", ranges)
+    config = _fixed_values(search.config)
+    changed = "; ".join(differences(config, study.user_attrs.get("config", config)))
+    if changed:
+        raise UserError(
+            f"{search.folder} holds a study of another config. They differ in {changed}. "
+            "Restore the config, or give another --output."
+        )
+    study.set_user_attr("config", config)
     if search.storage is None:
         # With the seed of the first call, a resumed study would sample the same values again.
         study.sampler = optuna.samplers.TPESampler(seed=search.config.seed + len(study.trials))
@@ -201,6 +209,13 @@ def _open(search: Search, storage: optuna.storages.RDBStorage) -> optuna.Study:
     for point in grid(search.space) or []:
         study.enqueue_trial(point, skip_if_exists=True)
     return study
+
+
+def _fixed_values(config: ExperimentConfig) -> dict[str, Any]:
+    """Returns a config's values that all trials have, by dotted key."""
+    other = {"cells", "published", "sweep", "variants"}
+    values = flat(config.model_dump(mode="json", exclude=other))
+    return {key: value for key, value in values if key not in config.sweep}
 
 
 def run_trials(study: optuna.Study, search: Search) -> signal.Signals | None:

@@ -70,6 +70,20 @@ def test_only_missing_runs_are_trained(adding, write_config):
 
 
 @pytest.mark.slow
+def test_the_result_has_the_revisions_of_its_runs(adding, write_config):
+    config = write_config(adding)
+    assert compare(config, "out", "--seeds", "1") == 0
+    path = Path("out/gru/s0/meta.json")
+    other = {"git_revision": "0" * 40, "git_changed_files": ["changed.py"]}
+    path.write_text(json.dumps({**read(path), **other}))
+    assert compare(config, "out", "--seeds", "2") == 0
+    result = read(Path("out/compare.json"))
+    assert result["git_revision"] != other["git_revision"]
+    assert result["runs"][0] == other
+    assert [run["git_revision"] for run in result["runs"][1:]] == [result["git_revision"]]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("vmapped", ["True", "False"])
 def test_an_interrupted_comparison_resumes(
     adding, write_config, interrupted_at_step, capfd, vmapped

@@ -106,6 +106,16 @@ def test_an_interrupted_search_resumes(searched, write_config, interrupted_at_st
 
 
 @pytest.mark.slow
+def test_a_search_of_another_config_is_rejected(searched, write_config, user_error):
+    assert compare(write_config(searched), "out", "--search", "--cells", "gru") == 0
+    message = user_error(
+        "compare", write_config(searched), "--output", "out", "--search", "--cells", "gru",
+        "--seed", "7", "--model.hidden-size", "5",
+    )  # fmt: skip
+    assert "holds a study of another config" in message
+    assert "seed (7 here, 0 there)" in message
+
+
 def test_ranges_are_sampled_equally_for_each_cell(searched, write_config):
     searched["sweep"] = {"optimizer.learning_rate": {"low": 1e-3, "high": 1e-1, "log": True}}
     assert compare(write_config(searched), "out", "--search", "--trials", "3") == 0

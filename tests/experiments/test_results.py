@@ -38,6 +38,9 @@ def test_a_result_comes_from_a_clean_tree(path):
     result = json.loads(path.read_text())
     assert result["git_changed_files"] == []
     assert len(result["git_revision"]) == 40
+    # Results of earlier versions do not have it.
+    for of_run in result.get("runs", []):
+        assert of_run["git_changed_files"] == []
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=name)

@@ -150,6 +150,14 @@ def test_other_ranges_are_another_study(swept, write_config, user_error):
     )
 
 
+def test_another_config_is_another_study(swept, write_config, user_error):
+    assert sweep(write_config(swept), "out", "--trials", "1") == 0
+    changed = ["--seed", "7", "--training.steps", str(swept["training"]["steps"] + 1)]
+    message = user_error("sweep", str(write_config(swept)), "--output", "out", *changed)
+    assert "holds a study of another config. They differ in seed (7 here, 0 there)" in message
+    assert "training.steps" in message
+
+
 def test_training_ignores_ranges(swept, write_config):
     assert main(["train", str(write_config(swept)), "--run-dir", "out"]) == 0
 

@@ -91,7 +91,8 @@ def _compare(options: CompareOptions[Any], name: str, output: Path, command: str
                 return _stopped(received, command)
             write_search(found, config, output, name=name, command=command)
             chosen = {cell: of_cell["chosen"] for cell, of_cell in found.items()}
-            config = config.model_copy(update={"cells": chosen})
+            # A variant is of the config's own cell, which may not be among those searched now.
+            config = config.model_copy(update={"cells": {**config.cells, **chosen}})
         plans = _plan(config, cells, averaged, options.source or output, options)
         if options.source is not None:
             _check_finished(plans)
@@ -277,6 +278,7 @@ def _write(
         "command": command,
         "name": name,
         **provenance(),
+        "runs": _revisions(metas),
         "parameter_budget": count_parameters(config, options.data_dir),
         **report.gather(
             average(list(summaries.values())),
@@ -297,6 +299,20 @@ def _write(
     plot_curves(result, _read_rows(plans), output / "curves.png")
     Console(soft_wrap=True, highlight=False, markup=False).print(markdown)
     print(f"Written to {output}")
+
+
+def _revisions(metas: dict[str, dict[str, list[dict[str, Any]]]]) -> list[dict[str, Any]]:
+    """Returns the revisions at which the runs were trained, which may be older than this one."""
+    changed: dict[str, set[str]] = {}
+    for of_value in metas.values():
+        for of_cell in of_value.values():
+            for meta in of_cell:
+                files = changed.setdefault(meta.get("git_revision", "unknown"), set())
+                files.update(meta.get("git_changed_files", []))
+    return [
+        {"git_revision": revision, "git_changed_files": sorted(files)}
+        for revision, files in sorted(changed.items())
+    ]
 
 
 def _read_rows(plans: Plans) -> dict[str, list[list[dict[str, Any]]]]:
