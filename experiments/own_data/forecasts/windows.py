@@ -8,7 +8,7 @@ from experiments.errors import UserError
 from experiments.own_data.batch import Batch
 from experiments.own_data.config import SequencesConfig
 from experiments.own_data.dataset import Dataset
-from experiments.own_data.encoding import Encoding
+from experiments.own_data.encoding import Encoding, to_float32
 from experiments.own_data.splits import PARTS, Part, Splits
 
 # Windows of an evaluation, evenly spaced among all.
@@ -71,7 +71,7 @@ def make_windows(
     """
     window, horizon = config.window, config.horizon
     aligned = encoding.align(dataset)
-    rows = np.concatenate(aligned).astype(np.float32)
+    rows = to_float32(aligned, encoding.features, str(config.data.path))
     lengths = np.array([len(values) for values in aligned])
     first = np.cumsum(lengths) - lengths
     num_targets = len(config.data.target)

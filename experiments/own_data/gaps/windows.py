@@ -8,7 +8,7 @@ from experiments.errors import UserError
 from experiments.own_data.batch import Batch
 from experiments.own_data.config import SequencesConfig
 from experiments.own_data.dataset import Dataset
-from experiments.own_data.encoding import Encoding
+from experiments.own_data.encoding import Encoding, to_float32
 from experiments.own_data.splits import PARTS, Part, Splits
 
 # Of the known values of a window.
@@ -77,7 +77,7 @@ def make_windows(
     if not numbers:
         raise UserError(f"{config.data.path}: no feature is a number, and only these are imputed.")
     aligned = encoding.align(dataset)
-    rows = np.concatenate(aligned).astype(np.float32)
+    rows = to_float32(aligned, encoding.features, str(config.data.path))
     lengths = np.array([len(values) for values in aligned])
     first = np.cumsum(lengths) - lengths
     present = np.isfinite(rows[:, numbers]).sum(axis=1)

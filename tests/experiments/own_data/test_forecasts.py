@@ -56,6 +56,25 @@ def windows_of(chosen, dataset):
     return make_windows(chosen, dataset, splits, fit_encoding(dataset, splits, chosen.data))
 
 
+@pytest.mark.parametrize("feature", [0, 1])
+@pytest.mark.parametrize("offset", [1e8, -1e10])
+def test_numbers_that_float32_cannot_tell_apart_are_an_error(feature, offset):
+    dataset = series()
+    inputs = tuple(values + offset * (np.arange(3) == feature) for values in dataset.inputs)
+    dataset = dataclasses.replace(dataset, inputs=inputs)
+    name = dataset.features[feature].name
+    with pytest.raises(UserError, match=rf"{name} is .* float32 cannot tell apart.* subtract"):
+        windows_of(settings(), dataset)
+
+
+def test_large_numbers_that_float32_can_tell_apart():
+    dataset = series()
+    inputs = tuple(values + 1e4 * (np.arange(3) == 0) for values in dataset.inputs)
+    windows = windows_of(settings(), dataclasses.replace(dataset, inputs=inputs))
+    plain = windows_of(settings(), dataset)
+    np.testing.assert_allclose(windows.rows[:, 0], plain.rows[:, 0] + 1e4, atol=2e-3)
+
+
 def changed_from(dataset, begin):
     """The data set with other values from a step on."""
     rng = np.random.default_rng(7)
