@@ -77,9 +77,14 @@ def _result(
     name = equation.primitive.name
     merged = Value(*(frozenset().union(*sets) for sets in zip(Value(), *operands, strict=True)))
     if name in ELEMENTWISE:
-        return merged
+        # An axis of size 1 may be broadcast without an equation of its own.
+        is_broadcast = any(
+            atom.aval.shape != result.aval.shape and not _is_fixed(operand)  # pyright: ignore
+            for atom, operand in zip(equation.invars, operands, strict=True)
+        )
+        return merged._replace(across=merged.across | ({"broadcast"} if is_broadcast else set()))
     # Parameters and constants may be broadcast over the batch.
-    is_fixed = all(source.kind == "parameter" for source in merged.sources)
+    is_fixed = _is_fixed(merged)
     if name == "broadcast_in_dim":
         old, new = equation.invars[0].aval, result.aval  # pyright: ignore
         along_batch = any(
@@ -94,6 +99,11 @@ def _result(
         return merged
     made = _constant(result, name, batch)
     return merged._replace(constants=merged.constants | made.constants)
+
+
+def _is_fixed(value: Value) -> bool:
+    """Whether a value depends on nothing but parameters."""
+    return all(source.kind == "parameter" for source in value.sources)
 
 
 def _constant(var: Any, name: str, batch: tuple[int, ...]) -> Value:

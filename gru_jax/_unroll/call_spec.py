@@ -77,6 +77,10 @@ class CallSpec:
         name = type(self.cell).__name__
         if not isinstance(self.cell, AffineCell):
             return f"{name} is not a gru_jax.AffineCell, whose matmuls can be told apart"
+        if self.cell.num_feature_axes != 1:
+            return (
+                f"{name} has {self.cell.num_feature_axes} feature axes, and only one is supported"
+            )
         features = self.shape[len(self.shape) - self.cell.num_feature_axes :]
         try:
             graph = trace_step(self.cell, features, self.dtype)

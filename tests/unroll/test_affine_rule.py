@@ -48,6 +48,7 @@ NOT_ELEMENTWISE = {
 }
 INVALID = (*NOT_ELEMENTWISE, "parameter", "parameter in a matmul", "addend of state")
 INVALID += ("addend of a preactivation", "narrow projected leaf", "concatenated operand")
+INVALID += ("narrow leaf, implicitly",)
 
 
 @jax.tree_util.register_dataclass
@@ -95,6 +96,8 @@ class SampledCell(AffineCell):
                     (value,) = affine(y, w, (inner,))
                 case "narrow projected leaf":
                     value = x * jnp.broadcast_to(narrow, x.shape)
+                case "narrow leaf, implicitly":
+                    value = x * narrow
                 case "concatenated operand":
                     (value,) = affine(jnp.concatenate([x, y], -1), jnp.concatenate([w, w]), (None,))
                 case _ if name in BINARY:
@@ -204,6 +207,45 @@ def test_the_default_gradient_of_an_invalid_step_is_right(invalid):
 def test_the_reason_names_the_primitive_or_the_parameter(invalid, named):
     (reason,) = explained(sample_cell(2, invalid)).reasons["xla"]
     assert named in reason
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class PooledRNN(AffineCell):
+    """Its input is several items of features, over which it takes the mean."""
+
+    num_feature_axes = 2
+    w_x: jax.Array
+    w_h: jax.Array
+
+    def initial_state(self, batch_shape=()):
+        return jnp.zeros((*batch_shape, HIDDEN))
+
+    def project(self, xs):
+        return dot(xs.mean(-2), self.w_x)
+
+    def combine(self, state, projected, affine):
+        (total,) = affine(state, self.w_h, (projected,))
+        return jnp.tanh(total)
+
+
+def test_an_input_with_several_feature_axes_runs_by_scan():
+    keys = jax.random.split(KEY, 3)
+    cell = PooledRNN(
+        jax.random.normal(keys[0], (INPUT, HIDDEN)), jax.random.normal(keys[1], (HIDDEN, HIDDEN))
+    )
+    xs = jax.random.normal(keys[2], (TIME, BATCH, 6, INPUT))
+    explanation = gru_jax.explain(cell, xs)
+    assert explanation.implementation == "scan"
+    assert explanation.reasons["xla"] == (
+        "PooledRNN has 2 feature axes, and only one is supported",
+    )
+
+    def loss(cell, xs, implementation):
+        return jnp.square(gru_jax.unroll(cell, xs, implementation=implementation)[1]).sum()
+
+    by_default, expected = (jax.grad(loss, (0, 1))(cell, xs, name) for name in (None, "scan"))
+    assert_close(by_default, expected, "float32")
 
 
 def test_the_log_tells_of_the_slow_path_once(caplog, monkeypatch):
