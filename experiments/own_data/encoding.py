@@ -4,8 +4,7 @@ What is needed for it is fitted to the training part only. It is stored in a run
 `predict` and `export` need no training data.
 """
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -22,8 +21,6 @@ LARGEST_ONE_HOT = 8
 LARGEST_EMBEDDING = 32
 # Deviations of this fraction of the mean are rounding errors.
 ROUNDING = 1e-12
-# Of the changes from row to row. 1 % of them is little beside what a forecast misses.
-MAX_ROUNDING = 1e-2
 
 
 class FeatureEncoding(Stored, frozen=True):
@@ -246,38 +243,6 @@ class Encoding(Stored, frozen=True):
             rows = targets.reshape(-1, 1)
             return np.concatenate([*map(encode, rows, dataset.names)])
         return tuple(map(encode, targets, dataset.names))
-
-
-def to_float32(
-    aligned: Sequence[np.ndarray], features: Sequence[FeatureEncoding], path: str
-) -> np.ndarray:
-    """Returns the rows of all sequences, (sum of T_i, F), in the dtype in which a network computes.
-
-    Args:
-        aligned: N arrays (T_i, F), in the order of `features`.
-        features: names, and which of them are numbers.
-        path: of the data, for the error.
-
-    Raises:
-        UserError: the numbers of a feature are large and differ by little, so that rounding would
-            change how they differ.
-    """
-    rows = np.concatenate(aligned)
-    changes = np.concatenate([np.diff(values, axis=0) for values in aligned])
-    for place, feature in enumerate(features):
-        values = rows[:, place]
-        given = changes[np.isfinite(changes[:, place]), place]
-        if feature.categories is not None or not given.any():
-            continue
-        change = math.sqrt(np.mean(given**2))
-        rounding = math.sqrt(np.nanmean((values - values.astype(np.float32)) ** 2))
-        if rounding > MAX_ROUNDING * change:
-            raise UserError(
-                f"{path}: {feature.name} is {values[np.isfinite(values)][0]:.10g} and changes by "
-                f"{change:.3g} from row to row, which float32 cannot tell apart. Networks compute "
-                "in float32: subtract a number from the column."
-            )
-    return rows.astype(np.float32)
 
 
 def fit_encoding(dataset: Dataset, splits: Splits, config: DataConfig) -> Encoding:

@@ -96,8 +96,8 @@ def open_study(search: Search) -> Iterator[optuna.Study]:
     """Opens the study of a search; interrupted trials are enqueued, to resume from checkpoints.
 
     Raises:
-        UserError: the directory holds a study of another search space or a corrupted one, or is in
-            use.
+        UserError: the directory holds a study of another search space or config or a corrupted one,
+            or is in use.
     """
     with contextlib.ExitStack() as stack:
         opening = stack if search.storage is None else contextlib.ExitStack()
@@ -181,21 +181,8 @@ def _open(search: Search, storage: optuna.storages.RDBStorage) -> optuna.Study:
         ),
     )
     ranges = {key: of_key.model_dump(exclude_none=True) for key, of_key in search.space.items()}
-    changed = "; ".join(differences(ranges, study.user_attrs.get("ranges", ranges)))
-    if changed:
-        raise UserError(
-            f"{search.folder} holds a study of other ranges. They differ in {changed}. "
-            "Restore the ranges, or give another --output."
-        )
-    study.set_user_attr("ranges", ranges)
-    config = _fixed_values(search.config)
-    changed = "; ".join(differences(config, study.user_attrs.get("config", config)))
-    if changed:
-        raise UserError(
-            f"{search.folder} holds a study of another config. They differ in {changed}. "
-            "Restore the config, or give another --output."
-        )
-    study.set_user_attr("config", config)
+    _check_unchanged(study, search.folder, "ranges", ranges)
+    _check_unchanged(study, search.folder, "config", _fixed_values(search.config))
     if search.storage is None:
         # With the seed of the first call, a resumed study would sample the same values again.
         study.sampler = optuna.samplers.TPESampler(seed=search.config.seed + len(study.trials))
@@ -209,6 +196,21 @@ def _open(search: Search, storage: optuna.storages.RDBStorage) -> optuna.Study:
     for point in grid(search.space) or []:
         study.enqueue_trial(point, skip_if_exists=True)
     return study
+
+
+def _check_unchanged(study: optuna.Study, folder: Path, what: str, values: dict[str, Any]) -> None:
+    """Compares values with those that a study was begun with, and stores them in a new one.
+
+    Raises:
+        UserError: they differ.
+    """
+    changed = "; ".join(differences(values, study.user_attrs.get(what, values)))
+    if changed:
+        raise UserError(
+            f"{folder} holds a study of other values of the {what}. They differ in {changed}. "
+            f"Restore the {what}, or give another --output."
+        )
+    study.set_user_attr(what, values)
 
 
 def _fixed_values(config: ExperimentConfig) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from gru_jax._repr import has_parameter, repr_with_shapes
 from gru_jax.cells.linear import affine
@@ -25,8 +25,8 @@ class Cell:
     accordingly.
     """
 
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
         # The decorator gives a class a repr that prints all numbers, unless the class has its own.
         if "__repr__" not in vars(cls):
             cls.__repr__ = cls.__repr__

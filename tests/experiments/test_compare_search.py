@@ -112,7 +112,7 @@ def test_a_search_of_another_config_is_rejected(searched, write_config, user_err
         "compare", write_config(searched), "--output", "out", "--search", "--cells", "gru",
         "--seed", "7", "--model.hidden-size", "5",
     )  # fmt: skip
-    assert "holds a study of another config" in message
+    assert "holds a study of other values of the config" in message
     assert "seed (7 here, 0 there)" in message
 
 

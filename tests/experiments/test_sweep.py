@@ -145,8 +145,7 @@ def test_other_ranges_are_another_study(swept, write_config, user_error):
     swept["sweep"] = {"model.dropout": {"low": 0.0, "high": 0.5}}
     message = user_error("sweep", str(write_config(swept)), "--output", "out")
     assert (
-        "holds a study of other ranges. They differ in model.dropout.high (0.5 here, absent"
-        in message
+        "other values of the ranges. They differ in model.dropout.high (0.5 here, absent" in message
     )
 
 
@@ -154,7 +153,10 @@ def test_another_config_is_another_study(swept, write_config, user_error):
     assert sweep(write_config(swept), "out", "--trials", "1") == 0
     changed = ["--seed", "7", "--training.steps", str(swept["training"]["steps"] + 1)]
     message = user_error("sweep", str(write_config(swept)), "--output", "out", *changed)
-    assert "holds a study of another config. They differ in seed (7 here, 0 there)" in message
+    assert (
+        "holds a study of other values of the config. They differ in seed (7 here, 0 there)"
+        in message
+    )
     assert "training.steps" in message
 
 

@@ -8,7 +8,8 @@ from experiments.errors import UserError
 from experiments.own_data.batch import Batch
 from experiments.own_data.config import SequencesConfig
 from experiments.own_data.dataset import Dataset
-from experiments.own_data.encoding import Encoding, to_float32
+from experiments.own_data.encoding import Encoding
+from experiments.own_data.rounding import to_float32
 from experiments.own_data.splits import PARTS, Part, Splits
 
 # Of the known values of a window.
