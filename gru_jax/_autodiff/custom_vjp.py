@@ -1,8 +1,9 @@
 """A custom VJP that keeps forward mode."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 Tree = Any
 Leaves = list[jax.Array]
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def custom_vjp_with_jvp(
@@ -19,6 +22,8 @@ def custom_vjp_with_jvp(
     forward: Callable[..., tuple[Tree, Tree]],
     pullback: Callable[[Tree, Tree], tuple[Tree, ...]],
     wrap: Callable[[Callable[..., Tree]], Callable[..., Tree]] = lambda function: function,
+    *,
+    map_axes: Tree = 0,
 ) -> Callable[..., Tree]:
     """``function`` with ``pullback`` as its reverse mode and JAX's forward mode.
 
@@ -35,21 +40,24 @@ def custom_vjp_with_jvp(
             tree for each; those of arguments without a derivative are not read.
         wrap: of ``forward``, and of ``pullback`` as a function whose first arguments are those of
             ``forward`` and which computes no more than what is read.
+        map_axes: where the value has its axis of copies under ``vmap``, a prefix of its tree.
     """
     forward = wrap(forward)
 
     @jax.custom_jvp
     def differentiable(*arguments: Tree) -> Tree:
-        return function(*arguments)
+        return _set_map_axes(function(*arguments), arguments, map_axes)
 
     def rule(primals: tuple[Tree, ...], tangents: tuple[Tree, ...]) -> tuple[Tree, Tree]:
         value, saved = forward(*primals)
+        value = _set_map_axes(value, primals, map_axes)
         treedef = jax.tree.structure(primals)
         tangent_leaves = treedef.flatten_up_to(tangents)
         nonzero = [index for index, leaf in enumerate(tangent_leaves) if not _is_zero(leaf)]
         residuals, residuals_treedef = jax.tree.flatten((primals, saved))
         value_leaves, value_treedef = jax.tree.flatten(value)
 
+        @keep_precision
         def fun(residuals: Leaves, linear_args: Leaves) -> Leaves:
             primals, _ = jax.tree.unflatten(residuals_treedef, residuals)
             leaves = jax.tree.leaves(primals)
@@ -63,6 +71,7 @@ def custom_vjp_with_jvp(
             at = tuple(leaves[index] for index in nonzero)
             return jax.tree.leaves(jax.jvp(of_nonzero, at, tuple(linear_args))[1])
 
+        @keep_precision
         def fun_transpose(residuals: Leaves, cotangent: Leaves) -> Leaves:
             _, saved = jax.tree.unflatten(residuals_treedef, residuals)
             pulled = pullback(saved, jax.tree.unflatten(value_treedef, cotangent))
@@ -77,6 +86,22 @@ def custom_vjp_with_jvp(
 
     differentiable.defjvp(rule, symbolic_zeros=True)
     return differentiable
+
+
+def keep_precision(function: Callable[P, T]) -> Callable[P, T]:
+    """The function under the ``jax.default_matmul_precision`` of now, whenever it is called.
+
+    JAX traces a transpose where the gradient is taken, which may be outside of the context in which
+    the function itself was called.
+    """
+    precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+
+    @functools.wraps(function)
+    def with_precision(*arguments: P.args, **options: P.kwargs) -> T:
+        with jax.default_matmul_precision(precision):
+            return function(*arguments, **options)
+
+    return with_precision
 
 
 def _is_zero(tangent: Any) -> bool:
@@ -164,6 +189,55 @@ def _batching_rule(
     mapped_call = _LinearCall(fun, fun_transpose, call.num_residuals)
     values = _linear.bind(*residuals, *linear_args, call=mapped_call)
     return values, [0] * len(values)
+
+
+def _set_map_axes(value: Tree, arguments: Tree, map_axes: Tree) -> Tree:
+    """``value``, in which ``vmap`` puts its axis at ``map_axes`` if it maps any of the arguments.
+
+    JAX maps a function and its rule one by one, if both are in a ``jit``, and expects the axis of
+    the function's value in that of the rule, too.
+    """
+    leaves, treedef = jax.tree.flatten(value)
+    axes = jax.tree.leaves(jax.tree.broadcast(map_axes, value))
+    read = jax.tree.leaves(arguments)
+    placed = [_placed.bind(leaf, *read, at=axis) for leaf, axis in zip(leaves, axes, strict=True)]
+    return jax.tree.unflatten(treedef, placed)
+
+
+_placed = Primitive("place_map_axis")
+_placed.def_impl(lambda leaf, *read, at: leaf)
+_placed.def_abstract_eval(lambda leaf, *read, at: leaf)
+
+
+def _placed_jvp_rule(
+    primals: Sequence[Any], tangents: Sequence[Any], *, at: int
+) -> tuple[jax.Array, Any]:
+    value, *read = primals
+    tangent = ad.instantiate_zeros(tangents[0])
+    return _placed.bind(value, *read, at=at), _placed.bind(tangent, *read, at=at)
+
+
+def _placed_batching_rule(
+    arrays: Sequence[jax.Array], axes: Sequence[int | None], *, at: int
+) -> tuple[jax.Array, int]:
+    (leaf, *read), old = arrays, axes[0]
+    if old is None:
+        pairs = zip(arrays, axes, strict=True)
+        size = next(array.shape[axis] for array, axis in pairs if axis is not None)
+        shape = (*leaf.shape[:at], size, *leaf.shape[at:])
+        leaf = jnp.broadcast_to(jnp.expand_dims(leaf, at), shape)
+    else:
+        leaf = jnp.moveaxis(leaf, old, at)
+    return _placed.bind(leaf, *read, at=at), at
+
+
+ad.primitive_jvps[_placed] = _placed_jvp_rule
+ad.primitive_transposes[_placed] = lambda cotangent, *arrays, at: [
+    cotangent,
+    *[None] * (len(arrays) - 1),
+]
+batching.primitive_batchers[_placed] = _placed_batching_rule
+mlir.register_lowering(_placed, lambda context, leaf, *read, at: [leaf])
 
 
 def _shard_alike(arrays: Leaves) -> Leaves:

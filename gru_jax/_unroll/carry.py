@@ -17,6 +17,9 @@ from gru_jax.typing import Array, ProjectedInputs, Shape, State
 
 TreeT = TypeVar("TreeT")
 
+MAP_AXES = (0, 1)
+"""Where ``vmap`` puts its axis in the last state and the outputs: before the batch axes."""
+
 
 def batch_shape_of(cell: Cell, xs: Array) -> Shape:
     """The batch axes of inputs (T, *batch, ...)."""

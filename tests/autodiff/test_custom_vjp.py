@@ -201,6 +201,40 @@ def test_of_rows_without_compilation(name, arguments):
     check([(name, OF_ROWS[name])], (mask, xs, w), wrap=lambda function: function)
 
 
+@pytest.mark.parametrize("mapped", [(0, None), (None, 0), (0, 0)], ids=str)
+@jax.enable_x64(True)
+def test_the_value_and_the_rule_are_mapped_alike(mapped, arguments):
+    """Although vmap puts its axis elsewhere in the function than in the rule, inside of a jit."""
+    _, (_, xs, ws) = arguments
+
+    def function(x, w):
+        return w @ (w.T * x), jnp.sum(x)
+
+    def forward(x, w):
+        value, total = function(x, w)
+        moved = jax.vmap(lambda row: row, out_axes=1)(value).T
+        return (moved, total), (x, w)
+
+    def pullback(saved, cotangents):
+        return jax.vjp(function, *saved)[1](cotangents)
+
+    def gradient(function):
+        def loss(x, w):
+            squares, total = jax.jit(function)(x, w)
+            return jnp.sum(jnp.cos(squares)) + total
+
+        xs_and_ws = xs[:, 0], jnp.stack([ws[:, :, 0]] * 5, 1)
+        picked = [
+            leaves if axis == 0 else leaves[0]
+            for leaves, axis in zip(xs_and_ws, mapped, strict=True)
+        ]
+        return jax.grad(lambda *it: jax.vmap(loss, mapped)(*it).sum(), (0, 1))(*picked)
+
+    for map_axes in (0, (1, 0)):
+        ruled = custom_vjp_with_jvp(function, forward, pullback, map_axes=map_axes)
+        assert_close(gradient(ruled), gradient(function), "float64")
+
+
 def mapped_gradient(axes):
     def transform(function):
         mapped = jax.vmap(GRADIENT(loss_of(function)), axes)

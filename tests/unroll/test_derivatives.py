@@ -151,3 +151,30 @@ def test_inside_scan_and_remat(case):
 
     last, ys = jax.lax.scan(body, state, xs.reshape(2, 3, *xs.shape[1:]))
     assert_close((last, ys.reshape(6, *ys.shape[2:])), gru_jax.unroll(cell, xs, state), "float64")
+
+
+PRECISION_CASES = {
+    "grad": lambda loss: jax.grad(loss),
+    "grad of jit": lambda loss: jax.grad(jax.jit(loss)),
+    "grad of checkpoint": lambda loss: jax.grad(jax.checkpoint(loss)),
+    "transpose of linearize": lambda loss: (
+        lambda cell: jax.linear_transpose(jax.linearize(loss, cell)[1], cell)(1.0)
+    ),
+    "grad of grad": lambda loss: jax.grad(lambda cell: jax.grad(loss)(cell).w_h.sum()),
+}
+
+
+@pytest.mark.parametrize("checkpoint", [None, "step", "chunk"])
+def test_the_precision_of_a_loss_is_that_of_its_gradient(checkpoint):
+    """JAX transposes a matmul in the precision that it has, wherever the gradient is taken."""
+    cell, xs, _ = Problem.sample(GRU_AFTER, TINY).inputs("float32")
+
+    def loss(cell):
+        with jax.default_matmul_precision("highest"):
+            return gru_jax.unroll(cell, xs, checkpoint=checkpoint)[1].sum()
+
+    for name, transform in PRECISION_CASES.items():
+        program = jax.jit(transform(loss)).lower(cell).as_text()
+        matmuls = [line for line in program.splitlines() if "dot_general" in line]
+        assert matmuls, name
+        assert all("HIGHEST" in line for line in matmuls), name

@@ -18,7 +18,7 @@ from gru_jax._unroll.backward import adjoint_scan as adjoint
 from gru_jax._unroll.backward import backward_pass as backward
 from gru_jax._unroll.backward.residuals import Residuals
 from gru_jax._unroll.call_spec import CallSpec
-from gru_jax._unroll.carry import pvary_to_common_axes, reset_state_like
+from gru_jax._unroll.carry import MAP_AXES, pvary_to_common_axes, reset_state_like
 from gru_jax._unroll.fused.interface import BackwardArgs, ForwardArgs, FusedKernels
 from gru_jax._unroll.masking import ScanInputs, broadcast_mask, mask_outputs
 from gru_jax._unroll.partition import partition_derivative
@@ -139,7 +139,7 @@ def run(
     functions: tuple[Any, Any, Any] = (function, forward, pullback)
     if spec.is_partitioned:
         functions = partition_derivative(*functions, rank=1)
-    h_last, ys = custom_vjp_with_jvp(*functions)(cell, inputs, h0)
+    h_last, ys = custom_vjp_with_jvp(*functions, map_axes=MAP_AXES)(cell, inputs, h0)
     return h_last.reshape(*batch_shape, -1), ys.reshape(time, *batch_shape, -1)
 
 

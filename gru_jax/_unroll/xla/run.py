@@ -20,7 +20,7 @@ from gru_jax._unroll.backward.adjoint_scan import ScanConsts, ScanFn, adjoint_sc
 from gru_jax._unroll.backward.backward_pass import BackwardOptions
 from gru_jax._unroll.backward.residuals import Residuals
 from gru_jax._unroll.call_spec import CallSpec
-from gru_jax._unroll.carry import batch_shape_of, reset_state_like, step_avals
+from gru_jax._unroll.carry import MAP_AXES, batch_shape_of, reset_state_like, step_avals
 from gru_jax._unroll.chunks import divisor_near, run_in_chunks
 from gru_jax._unroll.masking import ScanInputs, mask_outputs, tree_where
 from gru_jax._unroll.partition import partition_derivative
@@ -116,8 +116,8 @@ def run(
             num_weights=len(jax.tree.leaves(cell)),
             least_copies=plan.copies.least_copies,
         )
-        return custom_vjp_with_jvp(*functions, wrap)(cell, inputs, h0)
-    return custom_vjp_with_jvp(*functions)(cell, inputs, h0)
+        return custom_vjp_with_jvp(*functions, wrap, map_axes=MAP_AXES)(cell, inputs, h0)
+    return custom_vjp_with_jvp(*functions, map_axes=MAP_AXES)(cell, inputs, h0)
 
 
 def forward_scan(

@@ -1,5 +1,7 @@
 """Gradients of mapped weights: one copy after another, with the values of a plain scan."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from gru_jax._unroll import call_spec
 from tests.assert_trees import assert_close
 from tests.cells.cases import GRU_AFTER, GRU_BEFORE, LSTM, RNN, Problem
 from tests.shapes import ProblemSize
-from tests.slow import slow
+from tests.slow import slow, slow_but
 from tests.unroll.tuning_overrides import force_chunks, override, unroll_with
 
 COPIES = 3
@@ -79,6 +81,30 @@ def test_against_the_scan(case, shards, checkpoint, controls):
         ours = jax.jit(jax.vmap(gradients(unroll, checkpoint=checkpoint, **controls)))(*arguments)
     by_scan = gradients(gru_jax.unroll, implementation="scan", **controls)
     assert_close(ours, jax.jit(jax.vmap(by_scan))(*arguments), "float64")
+
+
+@pytest.mark.parametrize("least", [1, SHAPE.batch[0] + 1], ids=["in turn", "at once"])
+@pytest.mark.parametrize("case", slow_but([GRU_AFTER], [GRU_AFTER, LSTM]), ids=str)
+@jax.enable_x64(True)
+def test_gradient_of_the_mean_over_copies(case, least):
+    """The map is inside of the gradient, and in the jit of every call inside of the map."""
+    arguments = copies_of(Problem.sample(case, SHAPE, learned_h0=True))
+
+    def loss(unroll):
+        def of_copy(*arguments):
+            h_last, ys = unroll(*arguments, starts=STARTS)
+            return jnp.sin(ys).mean() + sum(map(jnp.sum, jax.tree.leaves(h_last)))
+
+        return lambda *arguments: jax.vmap(of_copy)(*arguments).mean()
+
+    def derivatives(unroll):
+        gradient = jax.grad(loss(unroll), (0, 1, 2))
+        return gradient(*arguments), jax.jvp(gradient, arguments, arguments)[1]
+
+    with unroll_with("xla", in_turn(min_rows=least)) as unroll:
+        ours = derivatives(unroll)
+    expected = derivatives(functools.partial(gru_jax.unroll, implementation="scan"))
+    assert_close(ours, expected, "float64")
 
 
 @jax.enable_x64(True)

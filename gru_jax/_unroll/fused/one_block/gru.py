@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from gru_jax._autodiff.custom_vjp import custom_vjp_with_jvp
 from gru_jax._unroll import reference
 from gru_jax._unroll.call_spec import CallSpec
-from gru_jax._unroll.carry import pvary_to_common_axes
+from gru_jax._unroll.carry import MAP_AXES, pvary_to_common_axes
 from gru_jax._unroll.fused.interface import pack_flags
 from gru_jax._unroll.fused.one_block.interface import BackwardArgs, ForwardArgs
 from gru_jax._unroll.fused.one_block.kernels import Kernels
@@ -140,7 +140,7 @@ def run(
     functions: tuple[Any, Any, Any] = (function, forward, pullback)
     if spec.is_partitioned:
         functions = partition_derivative(*functions, rank=1, others=1)
-    h_last, ys = custom_vjp_with_jvp(*functions)(cell, inputs, h0, reverse)
+    h_last, ys = custom_vjp_with_jvp(*functions, map_axes=MAP_AXES)(cell, inputs, h0, reverse)
     h_last, ys = h_last[..., :hidden], ys[..., :hidden]
     return h_last.reshape(*batch_shape, hidden), ys.reshape(time, *batch_shape, hidden)
 
