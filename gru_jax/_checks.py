@@ -78,7 +78,8 @@ def positive_int(name: str, value: object) -> int:
 
 def scalar_or_per_unit(name: str, value: object, hidden_size: object) -> Array:
     """Returns ``value`` as an array; ValueError unless its shape is () or (H,)."""
-    array = floating_array(name, jnp.asarray(value, float) if np.isscalar(value) else value)
+    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    array = floating_array(name, jnp.asarray(value, float) if is_number else value)
     hidden = positive_int("hidden_size", hidden_size)
     if array.shape not in ((), (hidden,)):
         raise ValueError(
@@ -123,6 +124,13 @@ def not_both(name: str, other: str, value: object, default: float) -> None:
     """ValueError unless ``value`` of the argument ``other`` is its default; ``name`` is given."""
     if not np.isscalar(value) or value != default:
         raise ValueError(f"{name} sets {other}; pass only one of the two, got {other}={value!r}")
+
+
+def adds_to_bias(name: str, bias: bool, bias_init: object) -> None:
+    """ValueError unless there are biases to which the argument ``name`` is added."""
+    if not bias or callable(bias_init):
+        found = "a callable bias_init" if bias else "bias=False"
+        raise ValueError(f"{name} is added to the biases, and has no effect with {found}")
 
 
 def floating_dtype(name: str, value: DType) -> np.dtype:

@@ -89,13 +89,20 @@ def check_replay(
         )
     largest = 0.0
     for ours, theirs in zip(rolled[0], replayed[0], strict=True):
-        ours, theirs = (np.asarray(array, np.float64) for array in (ours, theirs))
-        error = np.abs(ours - theirs) / np.maximum(1, np.abs(ours))
+        ours, theirs = (_in_double(np.asarray(array)) for array in (ours, theirs))
+        with np.errstate(invalid="ignore"):
+            # Equal infinities do not differ: the log-probabilities of actions that are masked out.
+            difference = np.where(ours == theirs, 0.0, np.abs(ours - theirs))
+            error = difference / np.maximum(1, np.abs(ours))
         wrong = np.argwhere(~(error <= atol))
         if len(wrong):
             raise ValueError(_describe_mismatch(wrong[0].tolist(), error, atol, starts))
         largest = max(largest, float(error.max(initial=0)))
     return largest
+
+
+def _in_double(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)
 
 
 def _describe_mismatch(

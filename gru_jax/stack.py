@@ -62,6 +62,8 @@ class Stack:
     def validate(self) -> None:
         """Raises ValueError or TypeError if an option or a cell is not valid."""
         _checks.one_of("merge", self.merge, MERGES)
+        if not self.layers:
+            raise ValueError("layers must hold at least one layer, got none")
         for index, layer in enumerate(self.layers):
             if len(layer) not in (1, 2):
                 raise ValueError(
@@ -195,7 +197,8 @@ def unroll_stack(
 
     Raises:
         TypeError, ValueError, NotImplementedError: as :func:`gru_jax.unroll`; ValueError if
-            dropout has no key or the number of states is wrong.
+            dropout has no key, the number of states is wrong, or outputs that are added or
+            multiplied have different sizes.
     """
     if not isinstance(stack, Stack):
         got = type(stack).__name__
@@ -235,12 +238,26 @@ def unroll_stack(
         last_states.append(tuple(last for last, _ in results))
         ys = results[0][1]
         if len(layer) == 2:
-            ys = MERGES[stack.merge](ys, results[1][1])
+            ys = _merge(stack.merge, index, ys, results[1][1])
         if stack.residual and index:
+            if ys.shape != xs.shape:
+                raise ValueError(
+                    "residual=True needs layers as wide as their inputs, and "
+                    f"layers[{index}] reads {xs.shape[-1]} features and returns {ys.shape[-1]}"
+                )
             ys = ys + xs
         outputs.append(ys)
         xs = ys
     return tuple(last_states), tuple(outputs) if every_layer else xs
+
+
+def _merge(merge: Merge, layer: int, forward: Array, backward: Array) -> Array:
+    if merge != "concat" and forward.shape != backward.shape:
+        raise ValueError(
+            f"merge={merge!r} needs directions of one size, and those of layers[{layer}] return "
+            f"{forward.shape[-1]} and {backward.shape[-1]} features"
+        )
+    return MERGES[merge](forward, backward)
 
 
 def check_dropout(rate: float, num_layers: int) -> bool:

@@ -113,6 +113,20 @@ def test_flags_that_do_not_fit_are_named(dones, first, error, message):
         gru_jax.starts_from_dones(dones, first)
 
 
+def test_the_check_sees_imaginary_parts_and_equal_infinities():
+    """Such as eigenvalues of a complex cell, and log-probabilities of actions that are masked."""
+    values = np.array([[1 + 1j], [0 - 2j]], np.complex64)
+    assert gru_jax.check_replay(values, values) == 0
+    with pytest.raises(ValueError, match="differs from the rollout by 3 at step 1"):
+        gru_jax.check_replay(values, values + np.array([[0], [6j]]))
+    masked = np.array([[-np.inf, 0.5]])
+    assert gru_jax.check_replay(masked, masked) == 0
+    with pytest.raises(ValueError, match="by inf at step 0"):
+        gru_jax.check_replay(np.array([[-1.0, 0.5]]), masked)
+    with pytest.raises(ValueError, match="differs from the rollout"):
+        gru_jax.check_replay(masked, -masked)
+
+
 def test_the_check_says_where_a_replay_goes_wrong_and_why():
     right = {"log_prob": np.zeros((6, 2)), "value": np.ones((6, 2, 1), np.float32)}
     assert gru_jax.check_replay(right, jax.tree.map(jnp.asarray, right)) == 0

@@ -372,6 +372,25 @@ def test_unroll_names_the_wrong_argument(xs, name, value, error):
         gru_jax.unroll_stack(**arguments)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "options", "message"),
+    [
+        ([[HIDDEN], [1]], {"residual": True}, r"layers\[1\] reads 4 features and returns 1"),
+        ([[1], [HIDDEN]], {"residual": True}, r"layers\[1\] reads 1 features and returns 4"),
+        ([[HIDDEN, 1]], {"merge": "sum"}, r"layers\[0\] return 4 and 1 features"),
+        ([[1, HIDDEN]], {"merge": "product"}, r"layers\[0\] return 1 and 4 features"),
+        ([], {}, "at least one layer"),
+    ],
+)
+def test_outputs_that_are_added_or_multiplied_are_not_broadcast(xs, sizes, options, message):
+    layers, width = [], INPUT
+    for layer in sizes:
+        layers.append(tuple(gru_jax.init(KEY, width, size) for size in layer))
+        width = layer[0]
+    with pytest.raises(ValueError, match=message):
+        gru_jax.unroll_stack(gru_jax.Stack(tuple(layers), **options), xs)
+
+
 def test_dropout_needs_a_key(xs):
     with pytest.raises(ValueError, match=r"\bkey\b"):
         gru_jax.unroll_stack(make_stack(), xs, dropout=0.5)

@@ -73,6 +73,8 @@ def run_truncated(
 ) -> tuple[State, Array]:
     """``run`` over all steps; gradients do not cross from one window into the one before it."""
     time = inputs.xs.shape[0]
+    if time == 0:
+        return run(inputs, state)
 
     def run_window(state: State, chunk: Any) -> tuple[State, Array]:
         (numbers, inputs), _ = chunk

@@ -59,11 +59,13 @@ def init(
     Raises:
         TypeError: an argument of the wrong type.
         ValueError: a size that is not positive, an unknown option or initialiser, both
-            ``update_bias`` and ``chrono_bias``, or a ``chrono_bias`` below 2 steps.
+            ``update_bias`` and ``chrono_bias``, or a ``chrono_bias`` below 2 steps or without a
+            bias that it is added to.
     """
     _checks.one_of("reset", reset, ("after", "before"))
     if chrono_bias is not None:
         _checks.not_both("chrono_bias", "update_bias", update_bias, 0.0)
+        _checks.adds_to_bias("chrono_bias", bias, bias_init)
         longest = _checks.time_scale("chrono_bias", chrono_bias)
         update_bias = initializers.chrono_bias(longest, hidden_size)
     update_bias = _checks.scalar_or_per_unit("update_bias", update_bias, hidden_size)

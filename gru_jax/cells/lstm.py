@@ -49,6 +49,7 @@ def init_lstm(
     if chrono_bias is not None:
         _checks.not_both("chrono_bias", "forget_bias", forget_bias, 1.0)
         _checks.not_both("chrono_bias", "input_bias", input_bias, 0.0)
+        _checks.adds_to_bias("chrono_bias", bias, bias_init)
         longest = _checks.time_scale("chrono_bias", chrono_bias)
         forget_bias = initializers.chrono_bias(longest, hidden_size)
         input_bias = -forget_bias

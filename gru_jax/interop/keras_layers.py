@@ -191,7 +191,10 @@ def _merge(config: Mapping[str, Any], options: KerasOptions) -> Merge:
         return options.merge or "concat"
     if config["merge_mode"] not in MERGES:
         raise ValueError(f"merge_mode={config['merge_mode']!r} is not supported")
-    return MERGES[config["merge_mode"]]
+    merge = MERGES[config["merge_mode"]]
+    if options.merge not in (None, merge):
+        raise ValueError(f"got merge={options.merge!r}, but the layer has merge_mode={merge!r}")
+    return merge
 
 
 def _count(config: Mapping[str, Any]) -> int:

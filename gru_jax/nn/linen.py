@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.core import FrozenDict
+from jax.interpreters import partial_eval
 
 from gru_jax import _checks
 from gru_jax._unroll import step, unroll
@@ -154,26 +155,33 @@ class RecurrentCell(CellConfig, nn.RNNCellBase):
 
     @nn.nowrap
     def initialize_carry(self, rng: Array, input_shape: Shape) -> State:
-        """A carry of zeros, (*batch, H); ``rng`` is part of Linen's interface and not used.
+        """The cell's initial state, (*batch, H); ``rng`` is part of Linen's interface, not used.
 
         Raises:
             ValueError: the initial state is learned; Linen's interface passes no parameters.
         """
         del rng
-        if self.all_cell_options().get("learned_h0"):
-            raise ValueError(
-                "learned_h0=True is not supported by a cell in nn.RNN, which would ignore it; use "
-                "gru_jax.nn.linen.GRU or RecurrentLayers"
-            )
         cell = nn.meta.unbox(self.param_shapes(input_shape[-1]))
-        batch_shape = tuple(input_shape[:-1])
-        shapes = jax.eval_shape(lambda cell: cell.initial_state(batch_shape), cell)
-        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        if _has_learned_initial_state(cell):
+            raise ValueError(
+                "a learned initial state is not supported by a cell in nn.RNN, which would ignore "
+                "it; use gru_jax.nn.linen.GRU or RecurrentLayers"
+            )
+        # It does not depend on the parameters' values.
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), cell)
+        return zeros.initial_state(tuple(input_shape[:-1]))
 
     @property
     def num_feature_axes(self) -> int:
         """How many trailing axes of an input belong to one step."""
         return self.param_shapes(1).num_feature_axes
+
+
+def _has_learned_initial_state(cell: Cell) -> bool:
+    """Whether a cell, here of shapes, makes its initial state from parameters."""
+    jaxpr = jax.make_jaxpr(lambda cell: cell.initial_state())(cell)
+    _, used = partial_eval.dce_jaxpr(jaxpr.jaxpr, [True] * len(jaxpr.out_avals))
+    return any(used)
 
 
 class GRUCell(GRUConfig, RecurrentCell):
@@ -335,7 +343,12 @@ class ScannedRNN(nn.Module):
             TypeError, ValueError: arguments that do not fit, as :func:`gru_jax.unroll`.
         """
         ins, resets = x
-        cell = nn.GRUCell(self.features or carry.shape[-1], name="GRUCell_0")
+        if self.features not in (None, carry.shape[-1]):
+            raise ValueError(
+                f"carry has {carry.shape[-1]} features, expected {self.features}: features of the "
+                "module"
+            )
+        cell = nn.GRUCell(carry.shape[-1], name="GRUCell_0")
         if self.is_initializing():
             cell(carry, ins[0])
         dense = self.variables["params"]["GRUCell_0"]

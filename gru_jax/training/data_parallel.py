@@ -120,11 +120,17 @@ class DataParallel:
         leaf = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
         if axis is None or leaf.ndim == 0:
             return _put(leaf, NamedSharding(self.mesh, PartitionSpec()))
-        spec = PartitionSpec(*[None] * axis, self.axis)
+        if not -leaf.ndim <= axis < leaf.ndim:
+            raise ValueError(
+                f"axis {axis} of a batch or a carry does not exist in an array of shape "
+                f"{leaf.shape}"
+            )
+        first = axis % leaf.ndim
+        spec = PartitionSpec(*[None] * first, self.axis)
         sharding = NamedSharding(self.mesh, spec)
         if is_local:
             return jax.make_array_from_process_local_data(sharding, np.asarray(leaf))
-        self._check_divides(leaf.shape[axis], axis)
+        self._check_divides(leaf.shape[axis], first)
         return _put(leaf, sharding)
 
     def _check_divides(self, size: int, axis: int) -> None:

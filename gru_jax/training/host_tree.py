@@ -9,6 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gru_jax._autodiff.step_graph import node_types
+from gru_jax.cells import Cell
+
 TreeSpec = dict[str, dict[str, str]]
 Bounds = tuple[tuple[int, int], ...]
 
@@ -79,16 +82,27 @@ def to_device(arrays: Mapping[str, HostArray], like: Any) -> Any:
 
 
 def tree_spec(tree: Any) -> TreeSpec:
-    """Describes a tree: shapes and dtypes of its leaves, values of its static fields."""
+    """Describes a tree: its cells, shapes and dtypes of its leaves, values of its static fields."""
     leaves = {
         name: f"shape {leaf.shape} and dtype {leaf.dtype}" for name, leaf in _named_leaves(tree)
     }
-    return {"leaf": leaves, "static field": dict(_static_fields(tree, ""))}
+    # Cells with equal leaves may have other equations.
+    nodes = jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_cell)
+    cells = {
+        jax.tree_util.keystr(path): " of ".join(
+            each.__name__ for each in node_types(node) if issubclass(each, Cell)
+        )
+        for path, node in nodes
+        if _is_cell(node)
+    }
+    return {"cell": cells, "leaf": leaves, "static field": dict(_static_fields(tree, ""))}
 
 
 def first_mismatch(there: TreeSpec, here: TreeSpec) -> str | None:
     """Names the first difference between two descriptions; None if they are equal."""
     for kind in here:
+        if kind not in there:
+            continue  # Earlier versions did not record it.
         for name in here[kind] | there[kind]:
             value_there = there[kind].get(name, "absent")
             value_here = here[kind].get(name, "absent")
@@ -105,6 +119,10 @@ def _named_leaves(tree: Any) -> list[tuple[str, Any]]:
 def _bounds(index: tuple[slice, ...] | None, shape: tuple[int, ...]) -> Bounds:
     assert index is not None
     return tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
+
+
+def _is_cell(node: Any) -> bool:
+    return isinstance(node, Cell)
 
 
 def _is_key(leaf: Any) -> bool:

@@ -51,7 +51,8 @@ def make_optimizer(
         options: its further keyword arguments, such as ``{"b1": 0.95}``. Others have Optax's
             defaults.
         schedule: see :func:`make_schedule`, also for ``warmup_steps`` and ``final_scale``.
-        schedule_options: see :func:`make_schedule`.
+        schedule_options: see :func:`make_schedule`; steps in them are counted in updates, one for
+            each ``accumulate_steps`` train steps.
         steps: length of the run in train steps; required by every schedule but ``"constant"``.
         warmup_steps: length of the warmup in train steps.
         final_scale: learning rate at the end, as a fraction of ``learning_rate``.
@@ -83,7 +84,7 @@ def make_optimizer(
         steps=None
         if steps is None
         else -(-_checks.positive_int("steps", steps) // accumulate_steps),
-        warmup_steps=_non_negative_int("warmup_steps", warmup_steps) // accumulate_steps,
+        warmup_steps=-(-_non_negative_int("warmup_steps", warmup_steps) // accumulate_steps),
         final_scale=final_scale,
         options=schedule_options,
     )
@@ -149,6 +150,10 @@ def make_schedule(
     if options:
         raise TypeError(f'schedule "{schedule}" takes no options, got {dict(options)}')
     if schedule == "constant":
+        if final_scale:
+            raise ValueError(
+                f'final_scale has no effect on schedule "constant", got {final_scale!r}'
+            )
         decay = optax.constant_schedule(learning_rate)
     else:
         if steps is None:

@@ -141,6 +141,11 @@ def _at_least_float32(gradient: Array) -> Array:
 
 
 def _check_scalars(metrics: Metrics) -> None:
+    for name in ("loss", "grad_norm"):
+        if name in metrics:
+            raise ValueError(
+                f"loss_fn must not return a metric {name!r}: the train step's own has this name"
+            )
     for name, value in metrics.items():
         if jnp.shape(value) != ():
             raise ValueError(

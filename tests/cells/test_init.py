@@ -199,8 +199,16 @@ def test_chrono_bias_of_a_gru_changes_the_update_gate_alone():
 
 
 @pytest.mark.parametrize("init", [gru_jax.init, gru_jax.init_lstm])
-def test_without_biases_there_is_none_to_shift(init):
-    assert init(KEY, 3, 4, bias=False, chrono_bias=100.0).b is None
+def test_chrono_bias_needs_a_bias_that_it_is_added_to(init):
+    for options in ({"bias": False}, {"bias_init": jax.nn.initializers.ones}):
+        with pytest.raises(ValueError, match=r"chrono_bias is added to the biases.* no effect"):
+            init(KEY, 3, 4, chrono_bias=100.0, **options)
+
+
+@pytest.mark.parametrize("value", ["1", True, None])
+def test_an_update_bias_is_a_number(value):
+    with pytest.raises(TypeError, match="update_bias"):
+        gru_jax.init(KEY, 3, 4, update_bias=value)
 
 
 @pytest.mark.parametrize(

@@ -186,6 +186,15 @@ def test_unsupported_options_are_named(keras):
         interop.load(layers.GRU(3))
 
 
+def test_a_merge_other_than_the_layers_is_an_error(keras):
+    layer = keras.layers.Bidirectional(keras.layers.GRU(3), merge_mode="sum")
+    with promotion():
+        layer.build((2, 5, 3))
+    assert interop.load(layer, merge="sum").merge == "sum"
+    with pytest.raises(ValueError, match=r"merge='concat'.* merge_mode='sum'"):
+        interop.load(layer, merge="concat")
+
+
 def test_a_model_that_masks_is_rejected(keras, tmp_path):
     layers = keras.layers
     with promotion():

@@ -1,5 +1,6 @@
 """The Linen modules compute what the core computes."""
 
+import dataclasses
 import functools
 
 import chex
@@ -125,8 +126,37 @@ def test_annotations_and_dtypes():
 
 
 def test_learned_initial_state_is_rejected_where_it_would_be_ignored():
-    with pytest.raises(ValueError, match="learned_h0"):
-        nn.RNN(linen.GRUCell(HIDDEN, learned_h0=True)).init(jax.random.key(0), inputs())
+    init_learned = functools.partial(gru_jax.init, learned_h0=True)
+    for cell in (
+        linen.GRUCell(HIDDEN, learned_h0=True),
+        linen.RecurrentCell(HIDDEN, init_cell=init_learned),
+        linen.LSTMCell(HIDDEN, cell_options={"learned_h0": True}),
+    ):
+        with pytest.raises(ValueError, match="a learned initial state is not supported"):
+            nn.RNN(cell).init(jax.random.key(0), inputs())
+
+
+def test_an_initial_state_that_is_constant_and_not_zero():
+    @jax.tree_util.register_dataclass
+    @dataclasses.dataclass(frozen=True, eq=False)
+    class FromOnes(gru_jax.GRUParams):
+        def initial_state(self, batch_shape=()):
+            return jnp.ones((*batch_shape, HIDDEN))
+
+    def init_cell(*arguments, **options):
+        return FromOnes(**vars(gru_jax.init(*arguments, **options)))
+
+    module = nn.RNN(linen.RecurrentCell(HIDDEN, init_cell=init_cell))
+    variables = module.init(jax.random.key(0), inputs())
+    layers = linen.RecurrentLayers(HIDDEN, init_cell=init_cell)
+    of_layers = {"params": {"layer_0_forward": variables["params"]["cell"]}}
+    assert_close(module.apply(variables, inputs()), layers.apply(of_layers, inputs()))
+
+
+def test_the_carry_of_a_scanned_rnn_has_its_features():
+    carry, x = jnp.zeros((2, HIDDEN)), (jnp.zeros((3, 2, INPUT)), jnp.zeros((3, 2)))
+    with pytest.raises(ValueError, match=f"carry has {HIDDEN} features, expected {HIDDEN + 1}"):
+        linen.ScannedRNN(HIDDEN + 1).init(jax.random.key(0), carry, x)
 
 
 @pytest.mark.parametrize(

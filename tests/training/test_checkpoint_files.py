@@ -1,5 +1,6 @@
 """Checkpoints are restored exactly or not at all, and errors name the cause."""
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -51,6 +52,15 @@ def state_of(params):
 
 def linear(key):
     return nnx.state(nnx.Linear(3, 2, rngs=nnx.Rngs(key)), nnx.Param)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class NegatedGRU(gru_jax.GRUParams):
+    """Another function of the same arrays."""
+
+    def combine(self, state, projected, affine):
+        return -super().combine(state, projected, affine)
 
 
 @pytest.mark.parametrize(
@@ -292,8 +302,13 @@ def test_all_checkpoints_corrupted(tmp_path, two_checkpoints):
             lambda: gru_jax.init(jax.random.key(0), 3, 4, bias=False, reset="before"),
             ["static field .params.reset:", "'after' there", "'before' here"],
         ),
+        (
+            lambda: gru_jax.init(jax.random.key(0), 3, 4),
+            lambda: NegatedGRU(**vars(gru_jax.init(jax.random.key(0), 3, 4))),
+            ["cell .params:", "GRUParams there", "NegatedGRU here"],
+        ),
     ],
-    ids=["shape", "dtype", "more", "fewer", "static"],
+    ids=["shape", "dtype", "more", "fewer", "static", "class"],
 )
 def test_checkpoint_of_another_model_raises_and_is_left_alone(tmp_path, there, here, words):
     save(tmp_path, state_of(there()))

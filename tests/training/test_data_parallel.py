@@ -160,6 +160,17 @@ def test_arrays_that_are_not_split_are_replicated():
     assert placed.carry.sharding.spec == PartitionSpec(None, "data")
 
 
+def test_axes_may_be_counted_from_the_last_one():
+    mesh = problem.make_mesh(jax.devices()[:2])
+    for axis in (-1, 1):
+        placed = training.DataParallel(mesh, batch_axes=axis).batches(lambda step: np.ones((3, 4)))
+        assert placed(0).sharding.spec == PartitionSpec(None, "data")
+    for axis in (2, -3):
+        placed = training.DataParallel(mesh, batch_axes=axis).batches(lambda step: np.ones((3, 4)))
+        with pytest.raises(ValueError, match=rf"axis {axis} .* shape \(3, 4\)"):
+            placed(0)
+
+
 def test_errors_name_what_does_not_fit():
     mesh = problem.make_mesh(jax.devices()[:2])
     with pytest.raises(ValueError, match=r"axis must be among .*'data'.*, got 'batch'"):

@@ -42,7 +42,7 @@ def test_schedule_rises_to_the_peak_and_falls_to_the_end(schedule, warmup_steps)
         schedule=schedule,
         steps=steps,
         warmup_steps=warmup_steps,
-        final_scale=final_scale,
+        final_scale=0.0 if schedule == "constant" else final_scale,
     )
     rates = np.array([rate(step) for step in range(steps + 10)])
 
@@ -134,6 +134,18 @@ def test_first_step_goes_against_the_gradient(name):
     assert np.all(np.sign(updates["a"]) == -np.sign(gradients["a"]))
 
 
+def test_a_warmup_is_no_shorter_than_asked_for():
+    """Of 3 train steps, which are less than an update of 4: its rate is that of the warmup's."""
+    optimizer = training.make_optimizer(1.0, name="sgd", warmup_steps=3, accumulate_steps=4)
+    params = jnp.ones(())
+    state, moves = optimizer.init(params), []
+    with jax.numpy_dtype_promotion("standard"):
+        for _ in range(8):
+            updates, state = optimizer.update(jnp.ones(()), state, params)
+            moves.append(-float(updates))
+    assert moves == [0.0] * 7 + [1.0]
+
+
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
@@ -147,6 +159,7 @@ def test_first_step_goes_against_the_gradient(name):
         ({"learning_rate": "1e-3"}, TypeError, ["learning_rate", "'1e-3'"]),
         ({"max_grad_norm": 0.0}, ValueError, ["max_grad_norm"]),
         ({"weight_decay": -0.1}, ValueError, ["weight_decay"]),
+        ({"final_scale": 0.5}, ValueError, ["final_scale", "no effect", "constant", "0.5"]),
         ({"final_scale": 1.5}, ValueError, ["final_scale", "1.5"]),
         ({"accumulate_steps": 0}, ValueError, ["accumulate_steps", "0"]),
         ({"accumulate_steps": 1.5}, TypeError, ["accumulate_steps", "1.5"]),

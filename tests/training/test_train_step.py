@@ -197,6 +197,14 @@ def test_metrics_that_are_not_scalars_are_named():
         step(training.TrainState.create(jnp.ones(2), optimizer), None)
 
 
+@pytest.mark.parametrize("name", ["loss", "grad_norm"])
+def test_metrics_that_the_step_would_overwrite_are_rejected(name):
+    optimizer = training.make_optimizer()
+    step = training.make_train_step(lambda p, b, k: (jnp.sum(p), {name: jnp.ones(())}), optimizer)
+    with pytest.raises(ValueError, match=f"must not return a metric {name!r}"):
+        step(training.TrainState.create(jnp.ones(2), optimizer), None)
+
+
 def test_vmapped_runs_equal_separate_runs():
     optimizer = training.make_optimizer(0.05, name="adamw", max_grad_norm=0.1, weight_decay=0.1)
     seeds = [3, 0, 7]

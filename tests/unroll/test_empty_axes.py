@@ -35,6 +35,17 @@ def test_gradient(case, shape, options):
     assert gru_jax.explain(cell, xs, **options).details
 
 
+def test_the_last_state_of_no_steps_is_the_first():
+    cell = gru_jax.init(jax.random.key(0), 3, 2)
+    xs, h0 = jnp.ones(NO_STEPS), jnp.ones((2, 2))
+
+    def last(h0, unroll, **options):
+        return unroll(cell, xs, h0, **options)[0].sum()
+
+    for unroll, options in ((gru_jax.unroll, {}), (gru_jax.unroll_truncated, {"window": 2})):
+        assert (jax.grad(last)(h0, unroll, **options) == 1).all()
+
+
 def test_windows_and_stacks_of_no_sequences():
     stack = gru_jax.init_stack(jax.random.key(0), 3, 2, num_layers=2, bidirectional=True)
     for shape in (NO_STEPS, NO_SEQUENCES):
