@@ -30,6 +30,16 @@ def flag_array(name: str, value: object) -> Array:
     return array if array.dtype == np.bool_ else array != 0
 
 
+def array_of_kind(name: str, value: object, like: DType) -> Array:
+    """Returns ``value`` as an array; TypeError unless its dtype is of the kind of ``like``."""
+    if jnp.issubdtype(like, jnp.floating):
+        return floating_array(name, value)
+    if jnp.issubdtype(like, jnp.integer):
+        return integer_array(name, value)
+    is_complex = jnp.issubdtype(like, jnp.complexfloating)
+    return _array(name, value, (jnp.complexfloating if is_complex else like.type,), str(like))
+
+
 def _array(name: str, value: object, kinds: tuple[type, ...], description: str) -> Array:
     try:
         # An array as it is: under jax_debug_nans a conversion of a traced one looks at its values.

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from gru_jax._autodiff.elementwise import Source, Value, analyse, opaque_matmul
 from gru_jax.cells.base import AffineCell, AffineFn
-from gru_jax.cells.linear import affine
+from gru_jax.cells.linear import accum_dtype, affine
 from gru_jax.cells.precision import cast_params, promote_state
 from gru_jax.typing import Array, DType, ProjectedInputs, Shape, State
 
@@ -125,14 +125,14 @@ class StepGraph:
         def output(*read: Array, index: int) -> Array:
             values = list(inputs)
             for slot, value in zip(self.dependencies[index], read, strict=True):
-                values[slot] = value
+                values[slot] = value.astype(inputs[slot].dtype)
             new, operands = self.elementwise(cell, values)
             leaves = zip(operands, self.operand_state_leaf, strict=True)
             return [*new, *(operand for operand, leaf in leaves if leaf is None)][index]
 
         rows = []
         for index, slots in enumerate(self.dependencies):
-            read = [inputs[slot] for slot in slots]
+            read = [inputs[slot].astype(accum_dtype(inputs[slot].dtype)) for slot in slots]
             value, vjp = jax.vjp(functools.partial(output, index=index), *read)
             rows.append(dict(zip(slots, vjp(jnp.ones_like(value)), strict=True)))
         return rows
@@ -214,9 +214,6 @@ def _trace_step(
     inputs = [Source("state", index) for index in range(num_states)]
     inputs += [Source("preactivation", index) for index in range(num_preactivations)]
     inputs += [Source("projected", leaf) for leaf in used]
-    names = [
-        jax.tree_util.keystr(path)[1:] for path, _ in jax.tree_util.tree_leaves_with_path(cell)
-    ]
     return StepGraph(
         state_treedef=jax.tree.structure(state),
         projected_treedef=jax.tree.structure(projected),
@@ -230,7 +227,7 @@ def _trace_step(
         ),
         output_state_leaves=_positions(outputs, "state"),
         violations=tuple(
-            dict.fromkeys(_violations(computed, addends, weights, num_splits, names, state))
+            dict.fromkeys(_violations(computed, addends, weights, num_splits, cell, state))
         ),
     )
 
@@ -251,13 +248,21 @@ def _violations(
     addends: Sequence[Value],
     weights: Sequence[Value],
     num_splits: Sequence[int],
-    names: Sequence[str],
+    cell: AffineCell,
     state: State,
 ) -> Iterator[str]:
-    """How a step breaks the rule; ``names`` are the parameters'."""
+    """How a step breaks the rule."""
+    paths = jax.tree_util.tree_leaves_with_path(cell)
+    names = [jax.tree_util.keystr(path)[1:] for path, _ in paths]
+    for name, leaf in zip(names, jax.tree.leaves(cell), strict=True):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            yield f"the parameter {name} is an array of {leaf.dtype}, which has no derivative"
     for leaf in jax.tree.leaves(state):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             yield f"the state has an array of {leaf.dtype}, which has no derivative"
+        if leaf.ndim != len(PROBE_BATCH) + 1:
+            axes = leaf.ndim - len(PROBE_BATCH)
+            yield f"the state has {axes} axes after those of the batch, and one is supported"
     for value in computed:
         for primitive in sorted(value.across):
             yield f"{primitive} between its matmuls is not elementwise"

@@ -131,8 +131,7 @@ def check_state(name: str, params: Cell, state: State, batch_shape: Shape) -> St
 
     def check_leaf(path: Any, want: jax.ShapeDtypeStruct, leaf: object) -> Array:
         label = name + jax.tree_util.keystr(path)
-        is_float = jnp.issubdtype(want.dtype, jnp.floating)
-        array = (_checks.floating_array if is_float else _checks.integer_array)(label, leaf)
+        array = _checks.array_of_kind(label, leaf, want.dtype)
         _checks.shape(label, array, want.shape, "(*batch, hidden)")
         return array
 

@@ -49,7 +49,12 @@ def dot(x: Array, w: Array) -> Array:
 
 def add_bias(x: Array, bias: Array | None) -> Array:
     """``x + bias`` over the last axis; ``x`` if there is no bias."""
-    return x if bias is None else x + jnp.broadcast_to(bias, x.shape)
+    if bias is None:
+        return x
+    bias = jnp.broadcast_to(bias, x.shape)
+    # Inputs of low precision as they are.
+    is_narrower = jnp.finfo(bias.dtype).bits < jnp.finfo(x.dtype).bits
+    return x + (bias.astype(x.dtype) if is_narrower else bias)
 
 
 def accum_dtype(dtype: DType) -> DType:

@@ -8,6 +8,7 @@ import dataclasses
 import logging
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -246,6 +247,106 @@ def test_an_input_with_several_feature_axes_runs_by_scan():
 
     by_default, expected = (jax.grad(loss, (0, 1))(cell, xs, name) for name in (None, "scan"))
     assert_close(by_default, expected, "float32")
+
+
+def registered(cls):
+    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True, eq=False)(cls))
+
+
+@registered
+class SmallCell(AffineCell):
+    """A plain RNN, whose subclasses differ in one part each."""
+
+    w_x: jax.Array
+    w_h: jax.Array
+    extra: jax.Array
+
+    def initial_state(self, batch_shape=()):
+        return jnp.zeros((*batch_shape, HIDDEN))
+
+    def project(self, xs):
+        return dot(xs, self.w_x), xs
+
+    def combine(self, state, projected, affine):
+        (total,) = affine(state, self.w_h, (projected[0],))
+        return jnp.tanh(total)
+
+
+@registered
+class MaskedWeights(SmallCell):
+    def combine(self, state, projected, affine):
+        (total,) = affine(state, jnp.where(self.extra, self.w_h, 0), (projected[0],))
+        return jnp.tanh(total)
+
+
+@registered
+class Heads(SmallCell):
+    def initial_state(self, batch_shape=()):
+        return jnp.zeros((*batch_shape, 2, HIDDEN))
+
+    def project(self, xs):
+        return jnp.stack([dot(xs, self.w_x), dot(xs, self.extra)], axis=-2)
+
+    def combine(self, state, projected, affine):
+        (total,) = affine(state, self.w_h, (projected,))
+        return jnp.tanh(total)
+
+
+@registered
+class NarrowBias(SmallCell):
+    def combine(self, state, projected, affine):
+        (total,) = affine(state, self.w_h, (self.extra,))
+        return jnp.tanh(total + projected[0])
+
+
+@registered
+class RawInputs(SmallCell):
+    def combine(self, state, projected, affine):
+        totals = affine(state, jnp.concatenate([self.w_h, self.w_h], -1), projected)
+        skipped = projected[1].astype(state.dtype)
+        return jnp.tanh(totals[0]) + 0.3 * skipped * jnp.cos(totals[1])
+
+
+@pytest.mark.parametrize(
+    ("cell_type", "extra", "reason"),
+    [
+        (MaskedWeights, "flags", "the parameter extra is an array of bool"),
+        (Heads, "matrix", "the state has 2 axes after those of the batch"),
+        (NarrowBias, "one number", None),
+        (RawInputs, "one number", None),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_gradients_of_unusual_parameters_states_and_inputs(cell_type, extra, reason, dtype):
+    keys = jax.random.split(KEY, 4)
+    matrix = jax.random.normal(keys[0], (HIDDEN, HIDDEN)) / 2
+    extras = {"flags": matrix > 0, "matrix": 2 * matrix, "one number": matrix[0, :1]}
+    cell = cell_type(matrix, jax.random.normal(keys[1], (HIDDEN, HIDDEN)) / 2, extras[extra])
+    xs = jax.random.normal(keys[2], (TIME, BATCH, HIDDEN)).astype(dtype)
+    explanation = gru_jax.explain(cell, xs)
+    assert explanation.implementation == ("xla" if reason is None else "scan")
+    assert reason is None or reason in explanation.reasons["xla"][0]
+
+    def gradient(implementation):
+        def loss(arrays, xs):
+            ys = gru_jax.unroll(
+                dataclasses.replace(cell, **arrays), xs, implementation=implementation
+            )[1]
+            return jnp.square(ys.astype(jnp.float32)).sum()
+
+        named = {"w_x": cell.w_x, "w_h": cell.w_h, "extra": cell.extra}
+        arrays = {name: leaf for name, leaf in named.items() if leaf.dtype == jnp.float32}
+        return jax.grad(loss, (0, 1))(arrays, xs)
+
+    by_default, expected = gradient(None), gradient("scan")
+    chex.assert_trees_all_equal_shapes_and_dtypes(by_default, expected)
+    # Rounded to 8 bits at each step, which the two do in another order.
+    tolerance = 1e-5 if dtype == "float32" else 0.05
+    chex.assert_trees_all_close(
+        *jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (by_default, expected)),
+        rtol=tolerance,
+        atol=tolerance,
+    )
 
 
 def test_the_log_tells_of_the_slow_path_once(caplog, monkeypatch):

@@ -225,6 +225,37 @@ def test_an_integer_state_stays_one(xs, options):
         gru_jax.unroll(cell, xs, jnp.zeros((BATCH, 1)))
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Latch(gru_jax.Cell):
+    """Remembers in a boolean whether an input was positive, and carries a random key along."""
+
+    def initial_state(self, batch_shape=()):
+        keys = jnp.broadcast_to(jax.random.key(3), batch_shape)
+        return jnp.zeros((*batch_shape, 1), bool), keys, jnp.ones((*batch_shape, 1), jnp.complex64)
+
+    def project(self, xs):
+        return xs
+
+    def recur(self, state, projected):
+        seen, key, phase = state
+        return seen | (projected.sum(-1, keepdims=True) > 0), key, phase * 1j
+
+    def output(self, state):
+        return state[0].astype(jnp.float32)
+
+
+def test_states_of_any_dtype_are_handed_on(xs):
+    cell = Latch()
+    whole, ys = gru_jax.unroll(cell, xs)
+    half, first = gru_jax.unroll(cell, xs[:3])
+    last, second = gru_jax.unroll(cell, xs[3:], half)
+    assert jnp.array_equal(ys, jnp.concatenate([first, second]))
+    assert all(jnp.array_equal(*leaves) for leaves in zip(whole, last, strict=True))
+    with pytest.raises(TypeError, match=r"h0\[0\] must be an array of bool, got dtype float32"):
+        gru_jax.unroll(cell, xs, (jnp.zeros((BATCH, 1)), *half[1:]))
+
+
 def activation(function):
     """A class of its own for each function; all have equal fields."""
 

@@ -208,18 +208,19 @@ def _chunk_backward(
         trace = graph.replay(compute_cell, flat_inputs, projected)
         addends = [addend for matmul in trace.matmuls for addend in matmul.addends]
         for index, addend in enumerate(addends):
-            if addend is not None and addend.ndim > 1:
+            if addend is not None:
                 shape = flat_inputs[graph.num_states + index].shape
-                addends[index] = jnp.broadcast_to(addend, shape)
+                addends[index] = jnp.broadcast_to(addend, shape if addend.ndim > 1 else shape[-1:])
         return addends, graph.select_elementwise(projected)
 
     # The cotangent of a preactivation is that of its addend, too; of a vector its sum over rows.
-    (addends, _), vjp = jax.vjp(read, cell, _flatten_time_batch(scan_inputs.xs))
+    (addends, leaves), vjp = jax.vjp(read, cell, _flatten_time_batch(scan_inputs.xs))
     d_addends = [
         None if addend is None else d_bias if addend.ndim == 1 else d
         for addend, d, d_bias in zip(addends, d_preactivations, d_biases, strict=True)
     ]
-    d_cell_inputs, d_xs = vjp((d_addends, d_elementwise))
+    # Inputs of low precision may be projected leaves as they are.
+    d_cell_inputs, d_xs = vjp(cast_like((d_addends, d_elementwise), (addends, leaves)))
     d_cell = _add(carry.cell, d_cell_inputs, d_cell_outputs)
     d_xs = d_xs.reshape(scan_inputs.xs.shape)
     return Cotangents(d_state, d_reset_state, d_weights, d_cell), d_xs
