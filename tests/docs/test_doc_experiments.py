@@ -104,6 +104,8 @@ BASELINES = [
     ("etth1-24", "seasonal naive (24 hours)", "mse", "seasonal naive {:.4f}"),
     ("etth1-96", "DLinear, 336 hours", "mse", "DLinear of 336 hours {:.3f}"),
     ("etth1-96", "DLinear, 96 hours", "mse", "of 96 hours {:.3f}"),
+    ("jsb", "logistic regression", "nll_per_frame", "logistic regression {:.2f}"),
+    ("nottingham", "logistic regression", "nll_per_frame", "logistic regression {:.2f}"),
     ("shakespeare", "7-gram, Kneser-Ney", "bits_per_character", "7-gram (Kneser-Ney) {:.3f}"),
     ("shakespeare", "unigram", "bits_per_character", "unigram {:.3f}"),
 ]

@@ -266,7 +266,7 @@ def test_a_file_of_your_own_replaces_the_published_one(music, tmp_path):
     splits = {"traindata": pieces(25), "validdata": pieces(9), "testdata": pieces(12, 5)}
     scipy.io.savemat(path, {key: cells_of(arrays) for key, arrays in splits.items()})
     task = build({**music, "data_file": str(path)}, tmp_path / "nowhere")
-    expected = music_task.baselines(splits["traindata"], splits["testdata"])
+    expected = music_task.baselines(*splits.values())
     for name, metrics in task.evaluate_baselines().items():
         assert metrics == pytest.approx(expected[name])
     with pytest.raises(UserError, match=r"absent\.mat is not a readable"):
@@ -285,19 +285,43 @@ def test_baselines_of_music_have_the_expected_entropy():
     piece = np.zeros((1001, 88), np.uint8)
     piece[::2, 0] = 1
     piece[:, 1] = 1
-    metrics = music_task.baselines([piece], [piece])
+    metrics = music_task.baselines([piece], [piece], [piece])
     # The other keys cost only the smoothing, at most 88 / 2000 nats.
     assert np.log(2) < metrics["unigram"]["nll_per_frame"] < np.log(2) + 0.05
     assert 0 < metrics["Markov chain per key"]["nll_per_frame"] < 0.1
+    assert 0 < metrics["logistic regression"]["nll_per_frame"] < 0.1
 
 
+def test_regression_on_equal_frames_at_once_is_that_on_each_frame():
+    """Of music whose first key sounds after the second, and of a key that never sounds."""
+    random = np.random.default_rng(0)
+    train, test = (np.zeros((400, 88), np.uint8) for _ in range(2))
+    for piece in (train, test):
+        piece[:, 1:5] = random.uniform(size=(400, 4)) < 0.3
+        piece[2:, 0] = piece[1:-1, 1] | piece[:-2, 2]
+    inputs, targets = music_task.last_frames([train])
+    np.testing.assert_array_equal(inputs[:, 88:], train[:-1])
+    np.testing.assert_array_equal(inputs[1:, :88], train[:-2])
+    assert not inputs[0, :88].any()
+
+    expected = np.full((399, 88), 0.5 / 400)
+    test_inputs, test_targets = music_task.last_frames([test])
+    for key in range(5):
+        fitted = LogisticRegression(C=1.0, max_iter=1000).fit(inputs, targets[:, key])
+        expected[:, key] = fitted.predict_proba(test_inputs)[:, 1]
+    # The penalty is chosen on the validation split: here that of the test split.
+    found = music_task.regression_nll([train], [test], [test])
+    assert found == pytest.approx(music_task.frame_nll(test_targets, expected), rel=1e-3)
+
+
+@pytest.mark.slow
 def test_baselines_of_the_published_pieces(published_data):
-    expected = {"jsb": (11.09, 10.49), "nottingham": (10.26, 5.15)}
+    expected = {"jsb": (11.09, 10.49, 8.87), "nottingham": (10.26, 5.15, 4.47)}
     for name, floors in expected.items():
         splits = music_task.read_pieces(
             registry.locate(registry.DATA_SETS[name].file, published_data)
         )
-        metrics = music_task.baselines(splits["train"], splits["test"])
+        metrics = music_task.baselines(**splits)
         found = [of_model["nll_per_frame"] for of_model in metrics.values()]
         np.testing.assert_allclose(found, floors, atol=0.006)
 
