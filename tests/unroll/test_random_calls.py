@@ -1,8 +1,8 @@
 """Calls with everything sampled at random: values and gradients equal the reference's.
 
-Drawn are the cell, the implementation, rematerialisation, direction, controls and their dtypes, the
-dtypes of parameters, inputs and state, sizes that may be 0, and the transformation that the call is
-made under. At masked steps the inputs are NaN.
+Sampled are the cell, the implementation, rematerialisation, direction, controls and their dtypes,
+the dtypes of parameters, inputs and state, sizes that may be 0, the transformation that the call is
+made under, and whether the machine has one device or several. At masked steps the inputs are NaN.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 import gru_jax
+from gru_jax._unroll import call_spec
 from tests import reference
 from tests.cells.cases import CASES, Problem
 from tests.shapes import ProblemSize
@@ -55,6 +56,8 @@ class Call:
         for name in list(self.controls):
             if self.draw(True, False):
                 del self.controls[name]
+        has_mesh = self.transformation in ("shard_map", "set_mesh")
+        self.has_one_device = self.draw(True, False) and not has_mesh
 
     def draw(self, *choices):
         return choices[self.random.integers(len(choices))]
@@ -63,7 +66,8 @@ class Call:
         controls = {name: str(value.dtype) for name, value in self.controls.items()}
         return (
             f"{self.problem.case} {self.transformation} xs {self.problem.xs.shape} {self.dtypes} "
-            f"{self.options} {controls} state {self.has_state} learned {self.learned_h0}"
+            f"{self.options} {controls} state {self.has_state} learned {self.learned_h0} "
+            f"one device {self.has_one_device}"
         )
 
     def arguments(self):
@@ -125,7 +129,7 @@ class Call:
         elif self.transformation != "eager":
             evaluate = jax.jit(evaluate)
         arguments = self.arguments()
-        with context:
+        with context, devices(1 if self.has_one_device else None):
             value, gradient = jax.device_get(evaluate(arguments, self.controls))
         assert jax.tree.map(np.shape, gradient) == jax.tree.map(np.shape, arguments)
         self.compare(value, gradient)
@@ -171,6 +175,19 @@ class Call:
             expected = np.imag(loss(moved)) / step
             actual = (np.asarray(slope, np.float64) * direction).sum()
             close(actual, expected, np.sqrt(results * leaf.size))
+
+
+@contextlib.contextmanager
+def devices(count):
+    """A machine with so many devices; None for those that there are."""
+    if count is None:
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(call_spec, "count_devices", lambda device: count)
+        jax.clear_caches()
+        yield
+    jax.clear_caches()
 
 
 def twice_each(tree):
