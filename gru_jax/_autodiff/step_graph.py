@@ -13,13 +13,14 @@ import jax
 import jax.numpy as jnp
 
 from gru_jax._autodiff.elementwise import Source, Value, analyse, opaque_matmul
+from gru_jax._autodiff.rows import primitive_across_rows
 from gru_jax.cells.base import AffineCell, AffineFn
 from gru_jax.cells.linear import accum_dtype, affine
 from gru_jax.cells.precision import cast_params, promote_state
 from gru_jax.typing import Array, DType, ProjectedInputs, Shape, State
 
-PROBE_BATCH = (7, 11)
-"""Batch axes of the traced step, unlike those of a call: a constant of the state's shape shows."""
+PROBE_SIZES = (7, 11, 13, 17, 19, 23, 29, 31, 37, 41)
+"""Candidates for the batch of the traced step, which has sizes unlike all others."""
 
 
 class Matmul(NamedTuple):
@@ -166,14 +167,20 @@ def _trace_step(
     cell_types: tuple[type, ...], treedef: Any, avals: Any, features: Shape, dtype: Any
 ) -> StepGraph:
     del cell_types
+    others = {size for shape in (features, *(aval.shape for aval in avals)) for size in shape}
+    # A constant of the state's shape shows, and so does what computes along the batch.
+    batch = tuple(size for size in PROBE_SIZES if size not in others)[:2]
 
     def arguments(cell: AffineCell, x: Array) -> tuple[AffineCell, State, ProjectedInputs]:
         cell = cast_params(cell, dtype)
-        state = promote_state(cell.initial_state(PROBE_BATCH), dtype)
+        state = promote_state(cell.initial_state(batch), dtype)
         return cell, state, cell.project(x)
 
-    x = jax.ShapeDtypeStruct((*PROBE_BATCH, *features), dtype)
-    cell, state, projected = jax.eval_shape(arguments, jax.tree.unflatten(treedef, avals), x)
+    x = jax.ShapeDtypeStruct((*batch, *features), dtype)
+    inputs_jaxpr, shapes = jax.make_jaxpr(arguments, return_shape=True)(
+        jax.tree.unflatten(treedef, avals), x
+    )
+    cell, state, projected = shapes
     num_splits: list[int] = []
     operand_state_leaf: list[int | None] = []
     weights_leaf: list[int | None] = []
@@ -203,11 +210,13 @@ def _trace_step(
         for index in range(len(jax.tree.leaves(tree)))
     ]
     traced, shapes = jax.make_jaxpr(parts, return_shape=True)(*trees.values())
-    values = analyse(traced, [Value(frozenset([source])) for source in sources], PROBE_BATCH)
+    values = analyse(traced, [Value(frozenset([source])) for source in sources], batch)
     found = jax.tree.unflatten(jax.tree.structure(shapes), values)
     computed, addends, weights, outputs = (
         jax.tree.leaves(part, is_leaf=lambda leaf: isinstance(leaf, Value)) for part in found
     )
+
+    output_jaxpr = jax.make_jaxpr(lambda cell, state: cell.output(state))(cell, state)
 
     num_states, num_preactivations = len(jax.tree.leaves(state)), sum(num_splits)
     used = sorted(_positions(computed, "projected"))
@@ -227,7 +236,13 @@ def _trace_step(
         ),
         output_state_leaves=_positions(outputs, "state"),
         violations=tuple(
-            dict.fromkeys(_violations(computed, addends, weights, num_splits, cell, state))
+            dict.fromkeys(
+                [
+                    *_violations(computed, addends, weights, num_splits, cell, state, len(batch)),
+                    *_mixed_rows("project", inputs_jaxpr, 1, batch),
+                    *_mixed_rows("output", output_jaxpr, len(jax.tree.leaves(state)), batch),
+                ]
+            )
         ),
     )
 
@@ -250,6 +265,7 @@ def _violations(
     num_splits: Sequence[int],
     cell: AffineCell,
     state: State,
+    batch_rank: int,
 ) -> Iterator[str]:
     """How a step breaks the rule."""
     paths = jax.tree_util.tree_leaves_with_path(cell)
@@ -260,8 +276,8 @@ def _violations(
     for leaf in jax.tree.leaves(state):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             yield f"the state has an array of {leaf.dtype}, which has no derivative"
-        if leaf.ndim != len(PROBE_BATCH) + 1:
-            axes = leaf.ndim - len(PROBE_BATCH)
+        if leaf.ndim != batch_rank + 1:
+            axes = leaf.ndim - batch_rank
             yield f"the state has {axes} axes after those of the batch, and one is supported"
     for value in computed:
         for primitive in sorted(value.across):
@@ -280,3 +296,11 @@ def _violations(
         yield "an addend of affine depends on the state"
     if any(source.kind != "parameter" for value in weights for source in value.sources):
         yield "the weights of affine depend on the state or the inputs"
+
+
+def _mixed_rows(name: str, jaxpr: Any, num_rows: int, batch: Shape) -> Iterator[str]:
+    """How a method computes across steps or sequences; rows are the last arguments of its jaxpr."""
+    depends = [False] * (len(jaxpr.in_avals) - num_rows) + [True] * num_rows
+    _, primitive = primitive_across_rows(jaxpr, depends, batch)
+    if primitive is not None:
+        yield f"{primitive} in {name} computes across steps or sequences"

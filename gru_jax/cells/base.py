@@ -47,7 +47,11 @@ class Cell:
         raise NotImplementedError
 
     def project(self, xs: Array) -> ProjectedInputs:
-        """All that can be computed for every step at once: (..., input) -> leaves (..., ...)."""
+        """All that can be computed for every step at once: (..., input) -> leaves (..., ...).
+
+        It computes each step of each sequence by itself, for it is called with all of them, with
+        some or with one.
+        """
         raise NotImplementedError
 
     def recur(self, state: State, projected: ProjectedInputs) -> State:
@@ -57,7 +61,8 @@ class Cell:
     def output(self, state: State) -> Array:
         """The output of a step, from its new state; may use parameters.
 
-        It is called with many states at once, in axes before those of one state.
+        It is called with many states at once, in axes before those of one state, and computes each
+        by itself.
         """
         return state
 

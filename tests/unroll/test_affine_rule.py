@@ -307,6 +307,63 @@ class RawInputs(SmallCell):
         return jnp.tanh(totals[0]) + 0.3 * skipped * jnp.cos(totals[1])
 
 
+ACROSS = {
+    "batch norm": (lambda x: x - x.mean((0, 1), keepdims=True), "reduce_sum"),
+    "softmax over time": (lambda x: jax.nn.softmax(x, 0), "reduce_max"),
+    "running sum": (lambda x: jnp.cumsum(x, 0), "cumsum"),
+    "the step before": (lambda x: jnp.concatenate([x[:1], x[:-1]]), "slice"),
+    "reversed": (lambda x: x[::-1], "rev"),
+    "attention": (lambda x: jnp.einsum("tbd,sbd,sbe->tbe", x, x, x), "dot_general"),
+    "mean of joined rows": (lambda x: x - x.reshape(-1, HIDDEN).mean(0)[None, None], "reduce_sum"),
+    "a loop": (lambda x: jax.lax.scan(lambda c, v: (v, c), x[0], x)[1], ""),
+}
+BY_ROW = {
+    "layer norm": lambda x: (x - x.mean(-1, keepdims=True)) / (x.std(-1, keepdims=True) + 1e-3),
+    "softmax": jax.nn.softmax,
+    "joined rows": lambda x: (x.reshape(-1, HIDDEN) @ jnp.eye(HIDDEN)).reshape(x.shape),
+    "reversed features": lambda x: jnp.cumsum(x[..., ::-1], -1),
+    "shifted features": lambda x: jnp.roll(x, 1, -1),
+    "table": lambda x: jnp.eye(HIDDEN, dtype=x.dtype)[(jnp.abs(x[..., 0]) % HIDDEN).astype(int)],
+    "outer product": lambda x: jnp.einsum("...d,...e->...de", x, x).sum(-1),
+    "sorted": lambda x: jnp.sort(jax.nn.relu(x), -1),
+}
+
+
+def projecting(function):
+    class Projecting(SmallCell):
+        def project(self, xs):
+            return function(dot(xs, self.w_x)), xs
+
+    return registered(Projecting)
+
+
+@pytest.mark.parametrize(
+    ("function", "primitive"),
+    [*ACROSS.values(), *((function, None) for function in BY_ROW.values())],
+    ids=[*ACROSS, *BY_ROW],
+)
+def test_a_projection_is_of_each_step_by_itself(function, primitive):
+    cell = projecting(function)(jnp.eye(HIDDEN), jnp.eye(HIDDEN), jnp.ones(1))
+    explanation = gru_jax.explain(cell, jnp.ones((TIME, BATCH, HIDDEN)))
+    if primitive is None:
+        assert explanation.implementation == "xla", explanation
+        return
+    assert explanation.implementation == "scan"
+    (reason,) = explanation.reasons["xla"]
+    assert f"{primitive} in project computes across steps or sequences" in reason
+
+
+def test_an_output_is_of_each_state_by_itself():
+    @registered
+    class Centred(SmallCell):
+        def output(self, state):
+            return state - state.mean(0, keepdims=True)
+
+    cell = Centred(jnp.eye(HIDDEN), jnp.eye(HIDDEN), jnp.ones(1))
+    (reason,) = gru_jax.explain(cell, jnp.ones((TIME, BATCH, HIDDEN))).reasons["xla"]
+    assert "reduce_sum in output computes across steps or sequences" in reason
+
+
 @pytest.mark.parametrize(
     ("cell_type", "extra", "reason"),
     [
