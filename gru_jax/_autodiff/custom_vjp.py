@@ -57,7 +57,7 @@ def custom_vjp_with_jvp(
         residuals, residuals_treedef = jax.tree.flatten((primals, saved))
         value_leaves, value_treedef = jax.tree.flatten(value)
 
-        @keep_precision
+        @_keep_precision
         def fun(residuals: Leaves, linear_args: Leaves) -> Leaves:
             primals, _ = jax.tree.unflatten(residuals_treedef, residuals)
             leaves = jax.tree.leaves(primals)
@@ -71,7 +71,7 @@ def custom_vjp_with_jvp(
             at = tuple(leaves[index] for index in nonzero)
             return jax.tree.leaves(jax.jvp(of_nonzero, at, tuple(linear_args))[1])
 
-        @keep_precision
+        @_keep_precision
         def fun_transpose(residuals: Leaves, cotangent: Leaves) -> Leaves:
             _, saved = jax.tree.unflatten(residuals_treedef, residuals)
             pulled = pullback(saved, jax.tree.unflatten(value_treedef, cotangent))
@@ -88,7 +88,7 @@ def custom_vjp_with_jvp(
     return differentiable
 
 
-def keep_precision(function: Callable[P, T]) -> Callable[P, T]:
+def _keep_precision(function: Callable[P, T]) -> Callable[P, T]:
     """The function under the ``jax.default_matmul_precision`` of now, whenever it is called.
 
     JAX traces a transpose where the gradient is taken, which may be outside of the context in which
