@@ -6,17 +6,14 @@ import math
 import signal
 import sqlite3
 import sys
-import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError, SQLAlchemyError
+from sqlalchemy.exc import DatabaseError
 
 from experiments import stop
 from experiments.build import build_task
@@ -24,17 +21,22 @@ from experiments.config import ExperimentConfig, Range
 from experiments.errors import UserError
 from experiments.runs.config_loading import differences, flat
 from experiments.runs.directory import chosen_run_directory
-from experiments.runs.lock import LOCK, HeldError, hold
+from experiments.runs.lock import HeldError, hold
 from experiments.runs.run import finalize_run, start_run, train_run
 from experiments.runs.search_space import Space, grid
+from experiments.runs.study_storage import (
+    directory,
+    enqueue_again,
+    heartbeats,
+    hide_experimental_warnings,
+    open_storage,
+)
 from experiments.typing import Metrics, Params
 from gru_jax import training
 
 # A trial is compared with the median of the others only when there are this many, and only in the
 # second half of its training: on some tasks a network makes no progress for a long time.
 PRUNING_STARTUP_TRIALS = 3
-# A worker that gave no sign of life for twice as long is taken for dead.
-HEARTBEAT_SECONDS = 30
 # Between two looks at what other workers do, and the longest wait for one that opens the study.
 POLL_SECONDS = 0.5
 OPENING_SECONDS = 120
@@ -68,27 +70,6 @@ class Search:
     command: str
     evaluate_test: bool
     storage: str | None = None
-
-
-@contextlib.contextmanager
-def open_storage(folder: Path, url: str | None = None) -> Iterator[optuna.storages.RDBStorage]:
-    """Opens the storage of the study in a directory, or the shared one at a URL.
-
-    Raises:
-        UserError: nothing can be opened at the URL.
-    """
-    if url is None:
-        # Optuna leaves its connection to a file that is no database open.
-        with contextlib.closing(sqlite3.connect(folder / "study.db")) as connection:
-            connection.execute("PRAGMA schema_version")
-        storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'study.db'}")
-    else:
-        storage = _shared_storage(folder, url)
-    try:
-        yield storage
-    finally:
-        storage.remove_session()
-        storage.engine.dispose()
 
 
 @contextlib.contextmanager
@@ -130,41 +111,6 @@ def _hold(search: Search, stack: contextlib.ExitStack) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _shared_storage(folder: Path, url: str) -> optuna.storages.RDBStorage:
-    """Opens a storage whose trials are taken up by another worker if theirs is dead."""
-
-    def take_up(study: optuna.Study, trial: FrozenTrial) -> None:
-        # The dead worker may have run on another host, where its lock cannot be looked at.
-        (folder / directory(trial) / LOCK).unlink(missing_ok=True)
-        _enqueue_again(study, trial)
-
-    shown = url
-    try:
-        shown = make_url(url).render_as_string(hide_password=True)
-        with _experimental():
-            return optuna.storages.RDBStorage(
-                url,
-                heartbeat_interval=HEARTBEAT_SECONDS,
-                heartbeat_stale_trial_callback=take_up,
-            )
-    except (ArgumentError, ValueError):
-        raise UserError(
-            f"--storage is {url!r}, but should be a URL of SQLAlchemy, such as "
-            "sqlite:////shared/study.db or postgresql://user@host/database."
-        ) from None
-    except (ImportError, SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0].rstrip(".")
-        raise UserError(f"--storage {shown} cannot be opened: {reason}.") from None
-
-
-def _enqueue_again(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Enqueues an interrupted trial, which is resumed from its checkpoints."""
-    study.enqueue_trial(
-        trial.system_attrs.get("fixed_params", trial.params),
-        user_attrs={"directory": directory(trial), **trial.user_attrs},
-    )
-
-
 def _open(search: Search, storage: optuna.storages.RDBStorage) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     task = build_task(search.config, search.data_dir)
@@ -187,11 +133,11 @@ def _open(search: Search, storage: optuna.storages.RDBStorage) -> optuna.Study:
         # With the seed of the first call, a resumed study would sample the same values again.
         study.sampler = optuna.samplers.TPESampler(seed=search.config.seed + len(study.trials))
         for trial in study.get_trials(states=(TrialState.RUNNING,)):
-            _enqueue_again(study, trial)
+            enqueue_again(study, trial)
             study.tell(trial.number, state=TrialState.FAIL)
     else:
         # Each worker samples for itself, and away from what the others are trying.
-        with _experimental():
+        with hide_experimental_warnings():
             study.sampler = optuna.samplers.TPESampler(constant_liar=True)
     for point in grid(search.space) or []:
         study.enqueue_trial(point, skip_if_exists=True)
@@ -231,23 +177,26 @@ def run_trials(study: optuna.Study, search: Search) -> signal.Signals | None:
     while len(ended_trials(study)) < num_trials:
         stop.check()
         if search.storage is not None:
-            with _experimental():
+            with hide_experimental_warnings():
                 optuna.storages.fail_stale_trials(study)
             if _all_begun(study, num_trials):
                 # The others finish theirs; if one dies, its trial is waiting again.
                 time.sleep(POLL_SECONDS)
                 continue
-        with _experimental():
+        with hide_experimental_warnings():
             trial = study.ask()
         if trial.number not in _begun_first(study, num_trials):
             # Another worker asked at the same time and got the last one.
             study.tell(trial, state=TrialState.FAIL)
             continue
-        with hold(search.folder / directory(trial)), _heartbeats(study, trial, search):
+        with (
+            hold(search.folder / directory(trial)),
+            heartbeats(study, trial, is_shared=search.storage is not None),
+        ):
             received = _run_trial(study, trial, search)
         if received is not None:
             if search.storage is not None:
-                _enqueue_again(study, study.get_trials()[trial.number])
+                enqueue_again(study, study.get_trials()[trial.number])
                 study.tell(trial, state=TrialState.FAIL)
             return received
     return None
@@ -266,39 +215,6 @@ def _all_begun(study: optuna.Study, num_trials: int) -> bool:
     return not is_waiting and len(_begun_first(study, num_trials)) == num_trials
 
 
-@contextlib.contextmanager
-def _experimental() -> Iterator[None]:
-    """Hides that Optuna's support of several workers is experimental, and meant for `optimize`."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        warnings.filterwarnings("ignore", "Heartbeat of storage")
-        yield
-
-
-@contextlib.contextmanager
-def _heartbeats(study: optuna.Study, trial: optuna.Trial, search: Search) -> Iterator[None]:
-    """Tells other workers that this one is alive, as Optuna itself does in `Study.optimize`."""
-    if search.storage is None:
-        yield
-        return
-    storage: Any = study._storage
-    ended = threading.Event()
-
-    def beat() -> None:
-        while True:
-            storage.record_heartbeat(trial._trial_id)
-            if ended.wait(HEARTBEAT_SECONDS):
-                return
-
-    thread = threading.Thread(target=beat, name="heartbeats", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-
-
 def ended_trials(study: optuna.Study) -> list[FrozenTrial]:
     """Returns the trials that are completed, pruned or diverged."""
     return [trial for trial in study.get_trials() if state(trial) is not None]
@@ -310,11 +226,6 @@ def state(trial: FrozenTrial) -> str | None:
         return "diverged"
     names = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}
     return names.get(trial.state)
-
-
-def directory(trial: Any) -> str:
-    """Returns the name of a trial's run directory."""
-    return trial.user_attrs.get("directory", f"trial-{trial.number}")
 
 
 def _run_trial(study: optuna.Study, trial: optuna.Trial, search: Search) -> Any:

@@ -29,7 +29,7 @@ def primitive_across_rows(
     Args:
         jaxpr: of the function.
         depends: which of its arguments are rows, (*rows, ...), or made of them.
-        rows: sizes of their leading axes, which no other axis has.
+        rows: sizes of their leading axes. A size that another axis has, too, is taken for rows.
     """
     jaxpr = jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
     dependent = {var for var, of_rows in zip(jaxpr.invars, depends, strict=True) if of_rows}

@@ -6,6 +6,7 @@ cell's equations with an ``affine`` that records its calls.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -18,10 +19,6 @@ from gru_jax.cells.base import AffineCell, AffineFn
 from gru_jax.cells.linear import accum_dtype, affine
 from gru_jax.cells.precision import cast_params, promote_state
 from gru_jax.typing import Array, DType, ProjectedInputs, Shape, State
-
-PROBE_SIZES = (7, 11, 13, 17, 19, 23, 29, 31, 37, 41)
-"""Candidates for the batch of the traced step, which has sizes unlike all others."""
-
 
 class Matmul(NamedTuple):
     """One call of ``affine`` in a step."""
@@ -167,9 +164,12 @@ def _trace_step(
     cell_types: tuple[type, ...], treedef: Any, avals: Any, features: Shape, dtype: Any
 ) -> StepGraph:
     del cell_types
+    # A batch whose sizes are not those of inputs and parameters: a constant of the state's shape
+    # shows, and so does what computes along the batch. An axis that a method makes may have such a
+    # size by chance; the cell then runs by "scan".
     others = {size for shape in (features, *(aval.shape for aval in avals)) for size in shape}
-    # A constant of the state's shape shows, and so does what computes along the batch.
-    batch = tuple(size for size in PROBE_SIZES if size not in others)[:2]
+    rows = next(n for n in itertools.count(7) if others.isdisjoint({n, n + 4, n * (n + 4)}))
+    batch = (rows, rows + 4)
 
     def arguments(cell: AffineCell, x: Array) -> tuple[AffineCell, State, ProjectedInputs]:
         cell = cast_params(cell, dtype)

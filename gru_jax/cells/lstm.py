@@ -44,7 +44,8 @@ def init_lstm(
             bias is b and the input gate's is -b (Tallec & Ollivier 2018, section 2).
 
     Raises:
-        ValueError: ``chrono_bias`` together with ``forget_bias`` or ``input_bias``.
+        ValueError: ``chrono_bias`` together with ``forget_bias`` or ``input_bias``, or without a
+            bias that it is added to.
     """
     if chrono_bias is not None:
         _checks.not_both("chrono_bias", "forget_bias", forget_bias, 1.0)

@@ -12,9 +12,9 @@ import pytest
 from optuna.trial import TrialState
 
 from experiments.cli import main
-from experiments.runs import search
+from experiments.runs import search, study_storage
 from experiments.runs.config_loading import load_config
-from experiments.runs.search import open_storage
+from experiments.runs.study_storage import open_storage
 
 REPOSITORY = Path(__file__).parents[2]
 RANGES = {
@@ -186,7 +186,7 @@ def test_a_stopped_worker_hands_its_trial_on(swept, write_config, interrupted_at
 
 
 def test_a_worker_takes_up_the_trial_of_a_dead_one(swept, write_config, monkeypatch):
-    monkeypatch.setattr(search, "HEARTBEAT_SECONDS", 1)
+    monkeypatch.setattr(study_storage, "HEARTBEAT_SECONDS", 1)
     swept["sweep"] = {"model.hidden_size": {"choices": [2, 3]}}
     config = write_config(swept)
     dead = search.Search(
@@ -202,9 +202,9 @@ def test_a_worker_takes_up_the_trial_of_a_dead_one(swept, write_config, monkeypa
     )
     with search.open_study(dead) as study:
         # It gets a trial, gives a sign of life, and dies.
-        with search._experimental():
+        with study_storage.hide_experimental_warnings():
             trial = study.ask()
-        with search._heartbeats(study, trial, dead):
+        with study_storage.heartbeats(study, trial, is_shared=True):
             pass
         locked = Path("out/trial-0/.lock")
         locked.parent.mkdir(parents=True)
@@ -227,8 +227,8 @@ def test_workers_share_a_study(swept, write_config):
     swept["training"] = {**swept["training"], "steps": 200, "eval_every": 10}
     config = write_config(swept)
     code = (
-        "import sys; from experiments import cli; from experiments.runs import search;"
-        "search.HEARTBEAT_SECONDS = 5; sys.exit(cli.main(sys.argv[1:]))"
+        "import sys; from experiments import cli; from experiments.runs import study_storage;"
+        "study_storage.HEARTBEAT_SECONDS = 5; sys.exit(cli.main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, "sweep", str(config), "--output", "out"]
     env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu"}

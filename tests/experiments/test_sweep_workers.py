@@ -13,8 +13,8 @@ import pytest
 from optuna.trial import TrialState
 
 from experiments.cli import main
-from experiments.runs import search, workers
-from experiments.runs.search import open_storage
+from experiments.runs import study_storage, workers
+from experiments.runs.study_storage import open_storage
 from tests.experiments.two_processes import start
 
 STORAGE = "sqlite:///shared.db"
@@ -73,12 +73,12 @@ def test_a_tpu_is_not_shared(swept, write_config, user_error, monkeypatch):
 def short_heartbeats(monkeypatch):
     """Workers that are taken for dead after some seconds."""
     code = (
-        "import sys; from experiments.runs import search;"
-        f"search.HEARTBEAT_SECONDS = {HEARTBEAT_SECONDS};"
+        "import sys; from experiments.runs import study_storage;"
+        f"study_storage.HEARTBEAT_SECONDS = {HEARTBEAT_SECONDS};"
         "from experiments.cli import main; from experiments import stop; stop.watch();"
         "sys.exit(main(sys.argv[1:]))"
     )
-    monkeypatch.setattr(search, "HEARTBEAT_SECONDS", HEARTBEAT_SECONDS)
+    monkeypatch.setattr(study_storage, "HEARTBEAT_SECONDS", HEARTBEAT_SECONDS)
     monkeypatch.setattr(workers, "COMMAND", (sys.executable, "-c", code))
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
 

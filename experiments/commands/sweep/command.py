@@ -17,11 +17,11 @@ from experiments.runs.cli_options import Parsed
 from experiments.runs.config_loading import with_values
 from experiments.runs.search import (
     Search,
-    directory,
     ended_trials,
     open_study,
     run_trials,
 )
+from experiments.runs.study_storage import directory
 from experiments.runs.workers import run_workers
 from experiments.stop import Stopped
 from experiments.tables import number
