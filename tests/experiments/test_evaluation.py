@@ -10,7 +10,7 @@ from experiments.runs.config_loading import check
 from experiments.runs.mesh import make_mesh
 from experiments.tasks import load_task
 from tests.experiments import test_forecasting, test_translation
-from tests.experiments.test_tasks import music_file
+from tests.experiments.test_music import music_file
 from tests.slow import slow
 
 
