@@ -20,6 +20,7 @@ from gru_jax.cells.linear import accum_dtype, affine
 from gru_jax.cells.precision import cast_params, promote_state
 from gru_jax.typing import Array, DType, ProjectedInputs, Shape, State
 
+
 class Matmul(NamedTuple):
     """One call of ``affine`` in a step."""
 
