@@ -77,13 +77,42 @@ def parameter(name: str, value: object, expected: tuple[int | None, ...], meanin
 
 def positive_int(name: str, value: object) -> int:
     """Returns ``value`` as an int; TypeError or ValueError unless it is a positive integer."""
+    return _integer(name, value, 1, None, "a positive integer")
+
+
+def non_negative_int(name: str, value: object) -> int:
+    """Returns ``value`` as an int; TypeError or ValueError unless it is an integer from 0 on."""
+    return _integer(name, value, 0, None, "an integer, 0 or above")
+
+
+def seed(name: str, value: object) -> int:
+    """Returns ``value`` as an int; TypeError or ValueError unless it is an integer of 32 bits.
+
+    Without 64 bits JAX drops the upper ones: the key of 2**32 is that of 0.
+    """
+    return _integer(name, value, 0, 2**32, "an integer from 0 to 2**32 - 1")
+
+
+def _integer(name: str, value: object, first: int, end: int | None, description: str) -> int:
     try:
         number = operator.index(value)  # pyright: ignore[reportArgumentType]
     except TypeError as error:
-        raise TypeError(f"{name} must be a positive integer, got {value!r}") from error
-    if number <= 0 or isinstance(value, bool):
-        raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        raise TypeError(f"{name} must be {description}, got {value!r}") from error
+    if number < first or (end is not None and number >= end) or isinstance(value, bool):
+        raise ValueError(f"{name} must be {description}, got {value!r}")
     return number
+
+
+def function(name: str, value: object) -> None:
+    """TypeError unless ``value`` can be called."""
+    if not callable(value):
+        raise TypeError(f"{name} must be a function, got {type(value).__name__}")
+
+
+def instance(name: str, value: object, expected: type, description: str) -> None:
+    """TypeError unless ``value`` is an instance of ``expected``."""
+    if not isinstance(value, expected):
+        raise TypeError(f"{name} must be {description}, got {type(value).__name__}")
 
 
 def scalar_or_per_unit(name: str, value: object, hidden_size: object) -> Array:

@@ -1,5 +1,7 @@
 """Dropout with an explicit random key."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
@@ -8,7 +10,7 @@ from gru_jax import _checks
 from gru_jax.typing import Array
 
 
-def dropout(key: Array, xs: Array, rate: float, *, broadcast_dims: tuple[int, ...] = ()) -> Array:
+def dropout(key: Array, xs: Array, rate: float, *, broadcast_dims: Sequence[int] = ()) -> Array:
     """Sets random elements of ``xs`` to zero and scales the others up (Srivastava et al. 2014).
 
     Args:
@@ -23,12 +25,14 @@ def dropout(key: Array, xs: Array, rate: float, *, broadcast_dims: tuple[int, ..
         An array of the shape and dtype of ``xs``, with the same expectation.
 
     Raises:
-        TypeError: a wrong type of key, ``xs`` or rate.
+        TypeError: a wrong type of key, ``xs``, rate or axes.
         ValueError: the rate is outside [0, 1), or ``xs`` lacks one of the axes.
     """
     _checks.random_key("key", key)
     xs = _checks.floating_array("xs", xs)
     rate = _checks.probability("rate", rate)
+    if not isinstance(broadcast_dims, Sequence):
+        raise TypeError(f"broadcast_dims must be a sequence of axes, got {broadcast_dims!r}")
     if not all(-xs.ndim <= axis < xs.ndim for axis in broadcast_dims):
         raise ValueError(
             f"broadcast_dims must be axes of xs, which has {xs.ndim}; got {broadcast_dims}"

@@ -177,11 +177,15 @@ def export_function(
         The content of the file.
 
     Raises:
-        ValueError: unknown platforms.
+        TypeError: platforms that are no sequence.
+        ValueError: unknown platforms, or none.
         OSError: the file cannot be written.
         ImportError: flatbuffers, which JAX needs to write programs, is not installed.
     """
     import_optional("flatbuffers")
+    if isinstance(platforms, str) or not platforms:
+        error = TypeError if isinstance(platforms, str) else ValueError
+        raise error(f"platforms must be a sequence of at least one name, got {platforms!r}")
     for platform in platforms:
         _checks.one_of("platforms", platform, (*PLATFORMS, "rocm"))
     exported = jax_export.export(jax.jit(function), platforms=tuple(platforms))(*arguments)

@@ -34,3 +34,8 @@ def test_a_mask_is_the_same_along_an_axis_and_differs_along_the_others():
 def test_an_axis_that_is_not_there_is_rejected(axis, rate):
     with pytest.raises(ValueError, match="broadcast_dims must be axes of xs, which has 3; got"):
         dropout(KEY, XS, rate, broadcast_dims=(axis,))
+
+
+def test_axes_that_are_no_sequence_are_named():
+    with pytest.raises(TypeError, match="broadcast_dims must be a sequence of axes, got 0"):
+        dropout(KEY, XS, 0.5, broadcast_dims=0)

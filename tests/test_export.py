@@ -175,6 +175,10 @@ def test_the_same_program_gives_the_same_file_at_any_time(monkeypatch):
 def test_wrong_arguments_are_named(tmp_path):
     with pytest.raises(ValueError, match="platforms must be one of 'cpu'"):
         export.export_step(gru(), platforms=["gpu"])
+    with pytest.raises(TypeError, match=r"platforms must be a sequence .*'cpu'"):
+        export.export_step(gru(), platforms="cpu")
+    with pytest.raises(ValueError, match="at least one name"):
+        export.export_step(gru(), platforms=())
     with pytest.raises(TypeError, match="dict"):
         export.export_step({})
     both = gru_jax.init_stack(jax.random.key(0), 3, 4, bidirectional=True)

@@ -342,11 +342,16 @@ class ScannedRNN(nn.Module):
         Raises:
             TypeError, ValueError: arguments that do not fit, as :func:`gru_jax.unroll`.
         """
+        if not isinstance(x, (tuple, list)) or len(x) != 2:
+            raise TypeError(f"x must be a tuple (ins, resets), got {type(x).__name__}")
         ins, resets = x
+        # Integers, too, become numbers below, as Flax's own cell makes them.
+        ins, carry = jnp.asarray(ins), _checks.floating_array("carry", carry)
+        _checks.shape("carry", carry, (*ins.shape[1:-1], *carry.shape[-1:]), "(*batch, hidden)")
         if self.features not in (None, carry.shape[-1]):
             raise ValueError(
-                f"carry has {carry.shape[-1]} features, expected {self.features}: features of the "
-                "module"
+                f"carry has {carry.shape[-1]} features, expected {self.features!r}: features of "
+                "the module"
             )
         cell = nn.GRUCell(carry.shape[-1], name="GRUCell_0")
         if self.is_initializing():

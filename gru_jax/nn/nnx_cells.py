@@ -68,6 +68,7 @@ class RecurrentCell(nnx.RNNCellBase):
         check_cell_options(type(self).__name__, init_cell, cell_options, CELL_ARGUMENTS)
         if dtype is not None:
             _checks.floating_dtype("dtype", dtype)
+        _checks.instance("rngs", rngs, nnx.Rngs, "a flax.nnx.Rngs, such as nnx.Rngs(0)")
         params = init_cell(
             rngs.params(), in_features, hidden_features, dtype=param_dtype, **cell_options
         )

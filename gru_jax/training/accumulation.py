@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from gru_jax import _checks
 from gru_jax.typing import Array
 
 
@@ -41,7 +42,15 @@ def weighted_accumulation(
     Returns:
         A transformation whose ``update`` takes the further argument ``weight``, a scalar of at
         least 0, by default 1.
+
+    Raises:
+        TypeError: ``inner`` is no optimizer, or ``steps`` no integer.
+        ValueError: ``steps`` is not positive.
     """
+    _checks.instance(
+        "inner", inner, optax.GradientTransformation, "an optax.GradientTransformation"
+    )
+    _checks.positive_int("steps", steps)
     inner = optax.with_extra_args_support(inner)
 
     def init(params: Any) -> WeightedAccumulationState:

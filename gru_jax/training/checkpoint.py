@@ -70,6 +70,8 @@ class CheckpointStore:
     """
 
     def __init__(self, options: CheckpointOptions, *, read_only: bool = False):
+        expected = "a gru_jax.training.CheckpointOptions"
+        _checks.instance("options", options, CheckpointOptions, expected)
         self._is_remote = checkpoint_files.is_remote(options.directory)
         self.directory: Any = (
             epath.Path(options.directory) if self._is_remote else Path(options.directory).absolute()

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from gru_jax import _checks
 from gru_jax.training.state import TrainState
 
 
@@ -30,6 +31,7 @@ class DataParallel:
         carry_axes: the same for the carry of a state.
 
     Raises:
+        TypeError: ``mesh`` is no mesh.
         ValueError: the mesh has no such axis.
     """
 
@@ -39,6 +41,7 @@ class DataParallel:
     carry_axes: Any = 0
 
     def __post_init__(self) -> None:
+        _checks.instance("mesh", self.mesh, Mesh, "a jax.sharding.Mesh")
         for name in self._axes:
             if name not in self.mesh.axis_names:
                 raise ValueError(

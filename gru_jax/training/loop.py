@@ -119,8 +119,13 @@ def fit(
         MetricsError: the metrics file cannot be read or written.
         NonFiniteLossError: the loss or the gradient norm is not finite. No checkpoint is saved
             after such a step.
+        TypeError: an argument of the wrong type, or metrics of ``evaluate`` that are no numbers.
         ValueError: an argument is out of range, or ``monitor`` is not among the metrics.
     """
+    _checks.instance("state", state, TrainState, "a gru_jax.training.TrainState")
+    functions = {"train_step": train_step, "batch_at": batch_at, "evaluate": evaluate}
+    for name, function in functions.items():
+        _checks.function(name, function)
     for name, value in (("steps", steps), ("eval_every", eval_every), ("log_every", log_every)):
         _checks.positive_int(name, value)
     if patience is not None:
@@ -131,6 +136,17 @@ def fit(
     _checks.one_of("resume", resume, ("auto", "never", "must"))
     if resume == "must" and checkpoints is None:
         raise ValueError('resume="must" needs checkpoints')
+    if checkpoints is not None:
+        expected = "a gru_jax.training.CheckpointOptions"
+        _checks.instance("checkpoints", checkpoints, CheckpointOptions, expected)
+    if metrics is not None and not callable(getattr(metrics, "resume_from", None)):
+        raise TypeError(
+            "metrics must be a writer, such as gru_jax.training.JsonlWriter(path), "
+            f"got {type(metrics).__name__}"
+        )
+    if profile is not None:
+        expected = "a gru_jax.training.ProfileOptions"
+        _checks.instance("profile", profile, ProfileOptions, expected)
 
     with contextlib.ExitStack() as stack:
         if stop is None:

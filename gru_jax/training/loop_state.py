@@ -121,9 +121,10 @@ class LoopState:
         """Evaluates the parameters, writes the metrics, and copies the parameters if they are best.
 
         Raises:
+            TypeError: the metrics are no dict of numbers.
             ValueError: ``monitor`` is not among the metrics.
         """
-        metrics = {name: float(value) for name, value in evaluate(self.state.params).items()}
+        metrics = _numbers(evaluate(self.state.params))
         # Differences in the last bit must not let processes disagree on which step is best.
         metrics = dict(zip(metrics, processes.of_first([*metrics.values()]), strict=True))
         if monitor not in metrics:
@@ -162,6 +163,20 @@ class LoopState:
 
     def _seconds(self) -> float:
         return round(time.perf_counter() - self._start_time, 3)
+
+
+def _numbers(metrics: object) -> dict[str, float]:
+    """The metrics that ``evaluate`` returned; TypeError unless they are a dict of numbers."""
+    if not isinstance(metrics, Mapping):
+        raise TypeError(f"evaluate must return a dict of metrics, got {type(metrics).__name__}")
+    numbers = {}
+    for name, value in metrics.items():
+        try:
+            numbers[name] = float(value)
+        except (TypeError, ValueError) as error:
+            got = f"an array of shape {value.shape}" if hasattr(value, "shape") else repr(value)
+            raise TypeError(f"evaluate must return numbers, got {name!r}: {got}") from error
+    return numbers
 
 
 class StepRate:

@@ -173,10 +173,16 @@ def mean_metrics(
         batches: batches of any sizes.
 
     Raises:
+        TypeError: ``metric_fn`` returns something else.
         ValueError: the weights sum to zero.
     """
     # Dispatches all batches before it waits for the first result.
     results = jax.device_get([metric_fn(params, batch) for batch in batches])
+    for result in results[:1]:
+        if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], Mapping)):
+            raise TypeError(
+                f"metric_fn must return (sums, weight), sums a dict, got {type(result).__name__}"
+            )
     weight = math.fsum(float(weight) for _, weight in results)
     if weight == 0:
         raise ValueError("batches must have a total weight above 0, got 0")

@@ -18,12 +18,12 @@ class ShuffledIndices:
     at an epoch's end. A resumed run reads the same batches as an uninterrupted one.
 
     Attributes:
-        seed: seed of the permutations.
+        seed: seed of the permutations, 0 or above.
         size: number of examples.
         batch_size: number of examples in a batch.
 
     Raises:
-        TypeError: a size is not an integer.
+        TypeError: a size or the seed is not an integer.
         ValueError: a size is not positive, or the seed is negative.
     """
 
@@ -34,11 +34,16 @@ class ShuffledIndices:
     def __post_init__(self) -> None:
         _checks.positive_int("size", self.size)
         _checks.positive_int("batch_size", self.batch_size)
-        if self.seed < 0:
-            raise ValueError(f"seed must be 0 or above, got {self.seed}")
+        _checks.non_negative_int("seed", self.seed)
 
     def __call__(self, step: int) -> np.ndarray:
-        """Returns the indices of batch ``step``, counted from 0: int64 (batch_size,)."""
+        """Returns the indices of batch ``step``, counted from 0: int64 (batch_size,).
+
+        Raises:
+            TypeError: ``step`` is not an integer.
+            ValueError: ``step`` is negative.
+        """
+        step = _checks.non_negative_int("step", step)
         positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
         epochs, offsets = np.divmod(positions, self.size)
         indices = np.empty(self.batch_size, np.int64)

@@ -5,8 +5,10 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from gru_jax import _checks
 from gru_jax.training.state import TrainState
 from gru_jax.typing import Array
 
@@ -34,7 +36,7 @@ def make_train_step(
             that a resumed run uses the same keys as an uninterrupted one. If the state has a
             carry: ``(params, batch, key, carry) -> (loss, (metrics, carry))``.
         optimizer: the result of :func:`gru_jax.training.make_optimizer`, or any Optax optimizer.
-        seed: seed of the random keys.
+        seed: seed of the random keys, below 2**32.
         batch_weight: ``batch -> scalar``, the number of elements over which ``loss_fn`` takes its
             mean, for an optimizer that accumulates gradients by weight. None weighs all batches
             the same.
@@ -44,9 +46,14 @@ def make_train_step(
         norm of the gradients before any clipping, in float32 at least.
 
     Raises:
-        ValueError: at the first call, if a metric is not a scalar, or if ``batch_weight`` is given
-            and the optimizer accumulates without weights (:class:`optax.MultiSteps`).
+        TypeError: an argument of the wrong type; at the first call, if ``loss_fn`` returns
+            something else.
+        ValueError: a seed out of range; at the first call, if a metric is not a scalar, or if
+            ``batch_weight`` is given and the optimizer accumulates without weights
+            (:class:`optax.MultiSteps`).
     """
+    _check_functions(loss_fn, optimizer, batch_weight)
+    _checks.seed("seed", seed)
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         return _update(loss_fn, optimizer, state, batch, seed, batch_weight)
@@ -73,7 +80,11 @@ def make_vmapped_train_step(
     Returns:
         The step. Parameters, optimizer states and batches have a leading axis of runs, as in the
         result of :meth:`TrainState.stack`, and so do the metrics.
+
+    Raises:
+        TypeError, ValueError: as :func:`make_train_step`, or no seeds.
     """
+    _check_functions(loss_fn, optimizer, batch_weight)
 
     def update(state: TrainState, batch: Any, seed: Array) -> tuple[TrainState, Metrics]:
         return _update(loss_fn, optimizer, state, batch, seed, batch_weight)
@@ -91,12 +102,20 @@ def vmap_update(
 
     Args:
         update: returns the state after a step and a dict of scalars.
-        seeds: one per run.
+        seeds: one per run, below 2**32.
 
     Returns:
         The step, as :func:`make_vmapped_train_step` returns it.
+
+    Raises:
+        TypeError: seeds that are no sequence of integers.
+        ValueError: no seeds, or one out of range.
     """
-    seed_array = jnp.asarray(seeds, jnp.int32)
+    if not isinstance(seeds, (Sequence, np.ndarray, jax.Array)) or np.ndim(seeds) != 1:
+        raise TypeError(f"seeds must be a sequence of integers, one per run, got {seeds!r}")
+    if not len(seeds):
+        raise ValueError("seeds must hold one seed per run, got none")
+    seed_array = np.array([_checks.seed("seeds", seed) for seed in seeds], np.uint32)
     step_axis: Any = None  # The step is the same for all runs.
     state_axes = TrainState(step_axis, params=0, opt_state=0, carry=0)
     vmapped = jax.vmap(update, in_axes=(state_axes, 0, 0), out_axes=(state_axes, 0))
@@ -111,15 +130,16 @@ def _update(
     seed: int | Array,
     batch_weight: BatchWeight | None,
 ) -> tuple[TrainState, Metrics]:
+    _checks.instance("state", state, TrainState, "a gru_jax.training.TrainState")
     key = jax.random.fold_in(jax.random.key(seed), state.step)
-    value_and_gradients = jax.value_and_grad(loss_fn, has_aux=True)
-    if state.carry is None:
-        (loss, metrics), gradients = value_and_gradients(state.params, batch, key)
-        carry = None
-    else:
-        (loss, (metrics, carry)), gradients = value_and_gradients(
-            state.params, batch, key, state.carry
-        )
+    further = () if state.carry is None else (state.carry,)
+
+    def loss_and_further(params: Any) -> tuple[Array, tuple[Metrics, Any]]:
+        return _split_result(loss_fn(params, batch, key, *further), has_carry=bool(further))
+
+    (loss, (metrics, carry)), gradients = jax.value_and_grad(loss_and_further, has_aux=True)(
+        state.params
+    )
     _check_scalars(metrics)
     extra = {}
     if batch_weight is not None:
@@ -138,6 +158,36 @@ def _update(
 
 def _at_least_float32(gradient: Array) -> Array:
     return gradient.astype(jnp.promote_types(gradient.dtype, jnp.float32))
+
+
+def _check_functions(loss_fn: object, optimizer: object, batch_weight: BatchWeight | None) -> None:
+    _checks.function("loss_fn", loss_fn)
+    _checks.instance(
+        "optimizer", optimizer, optax.GradientTransformation, "an optax.GradientTransformation"
+    )
+    if batch_weight is not None:
+        _checks.function("batch_weight", batch_weight)
+
+
+def _split_result(result: Any, *, has_carry: bool) -> tuple[Array, tuple[Metrics, Any]]:
+    """The result of a loss function as ``(loss, (metrics, carry))``."""
+    expected = "(loss, (metrics, carry))" if has_carry else "(loss, metrics)"
+
+    def is_pair(value: Any) -> bool:
+        return isinstance(value, tuple) and len(value) == 2
+
+    if not is_pair(result) or (has_carry and not is_pair(result[1])):
+        got = f"a tuple of {len(result)}" if isinstance(result, tuple) else type(result).__name__
+        raise TypeError(f"loss_fn must return {expected}, got {got}")
+    loss, rest = result
+    metrics, carry = rest if has_carry else (rest, None)
+    if not isinstance(metrics, Mapping):
+        raise TypeError(
+            f"loss_fn must return {expected}, metrics a dict, got {type(metrics).__name__}"
+        )
+    if jnp.shape(loss) != ():
+        raise ValueError(f"loss_fn must return a scalar loss, got shape {jnp.shape(loss)}")
+    return loss, (metrics, carry)
 
 
 def _check_scalars(metrics: Metrics) -> None:

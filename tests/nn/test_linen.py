@@ -160,6 +160,34 @@ def test_the_carry_of_a_scanned_rnn_has_its_features():
 
 
 @pytest.mark.parametrize(
+    ("carry", "x", "error", "words"),
+    [
+        (jnp.zeros((2, HIDDEN)), jnp.zeros((3, 2, INPUT)), TypeError, r"tuple \(ins, resets\)"),
+        (None, (jnp.zeros((3, 2, INPUT)), jnp.zeros((3, 2))), TypeError, "carry .*NoneType"),
+        (
+            jnp.zeros((4, HIDDEN)),
+            (jnp.zeros((3, 2, INPUT)), jnp.zeros((3, 2))),
+            ValueError,
+            r"carry has shape \(4, \d\), expected \(2, \d\)",
+        ),
+    ],
+)
+def test_wrong_arguments_of_a_scanned_rnn_are_named(carry, x, error, words):
+    with pytest.raises(error, match=words):
+        linen.ScannedRNN(HIDDEN).init(jax.random.key(0), carry, x)
+
+
+def test_a_scanned_rnn_reads_integers_as_the_copies_do():
+    carry, resets = jnp.zeros((2, HIDDEN)), jnp.zeros((3, 2), bool)
+    ins = jnp.arange(3 * 2 * INPUT, dtype=jnp.int8).reshape(3, 2, INPUT)
+    ours, theirs = linen.ScannedRNN(HIDDEN), ScannedRNN()
+    with jax.numpy_dtype_promotion("standard"):
+        variables = theirs.init(jax.random.key(0), carry, (ins, resets))
+        outputs = [module.apply(variables, carry, (ins, resets)) for module in (ours, theirs)]
+    chex.assert_trees_all_close(*outputs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
     ("arguments", "named"),
     [
         ({"num_layers": 0}, "num_layers"),

@@ -39,6 +39,12 @@ def test_wrong_options_are_named_at_construction(arguments, named):
         GRU(INPUT, HIDDEN, rngs=nnx.Rngs(0), **arguments)
 
 
+@pytest.mark.parametrize("rngs", [0, None, jax.random.key(0)], ids=["number", "none", "key"])
+def test_wrong_rngs_are_named_at_construction(rngs):
+    with pytest.raises(TypeError, match=r"rngs must be a flax.nnx.Rngs, such as nnx.Rngs\(0\)"):
+        GRU(INPUT, HIDDEN, rngs=rngs)
+
+
 @pytest.mark.parametrize(
     ("name", "hint"),
     [

@@ -175,6 +175,8 @@ def test_errors_name_what_does_not_fit():
     mesh = problem.make_mesh(jax.devices()[:2])
     with pytest.raises(ValueError, match=r"axis must be among .*'data'.*, got 'batch'"):
         training.DataParallel(mesh, axis="batch")
+    with pytest.raises(TypeError, match=r"mesh must be a jax.sharding.Mesh, got str"):
+        training.DataParallel("data")
     parallel = training.DataParallel(mesh, batch_axes=1)
     with pytest.raises(ValueError, match=r"multiple of 2 sequences.* got 3 along axis 1"):
         parallel.batches(lambda step: np.zeros((4, 3)))(0)

@@ -275,6 +275,15 @@ def test_bar_is_shown_on_a_terminal(monkeypatch, capsys):
         ({"resume": "yes"}, ValueError, ["resume", "yes", "auto"]),
         ({"resume": "must"}, ValueError, ["resume", "checkpoints"]),
         ({"monitor": "accuracy"}, ValueError, ["monitor", "accuracy", "worst"]),
+        ({"state": {"w": 1.0}}, TypeError, ["state", "TrainState", "dict"]),
+        ({"batch_at": [1]}, TypeError, ["batch_at", "function", "list"]),
+        ({"evaluate": None}, TypeError, ["evaluate", "function", "NoneType"]),
+        ({"evaluate": lambda params: 0.5}, TypeError, ["evaluate", "dict", "float"]),
+        ({"evaluate": lambda params: {"worst": "?"}}, TypeError, ["evaluate", "worst", "'?'"]),
+        ({"evaluate": lambda params: {"worst": np.ones(3)}}, TypeError, ["worst", "(3,)"]),
+        ({"checkpoints": "runs"}, TypeError, ["checkpoints", "CheckpointOptions", "str"]),
+        ({"metrics": "rows.jsonl"}, TypeError, ["metrics", "JsonlWriter", "str"]),
+        ({"profile": "trace"}, TypeError, ["profile", "ProfileOptions", "str"]),
     ],
 )
 def test_wrong_arguments_are_named(options, error, words):

@@ -7,7 +7,6 @@ import time
 import jax
 import pytest
 
-from gru_jax import training
 from tests.training import parallel_problem
 from tests.training import regression_problem as problem
 
@@ -81,6 +80,4 @@ def test_a_mesh(tmp_path):
 @pytest.mark.parametrize(("value", "error"), [(-1, ValueError), (1.5, TypeError)])
 def test_what_is_no_number_of_batches(value, error):
     with pytest.raises(error, match=f"prefetch must be .*, got {value}"):
-        training.fit(
-            problem.make_state(), None, None, steps=1, evaluate=problem.evaluate, prefetch=value
-        )
+        problem.fit(steps=1, prefetch=value)

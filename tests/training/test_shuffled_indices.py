@@ -44,8 +44,15 @@ def test_epochs_and_seeds_have_different_orders():
         ((0, 0, 3), ValueError, "size"),
         ((0, 3, 0), ValueError, "batch_size"),
         ((0, 3, 2.5), TypeError, "batch_size"),
+        ((None, 3, 3), TypeError, "seed"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, error, name):
     with pytest.raises(error, match=name):
         training.ShuffledIndices(*arguments)
+
+
+@pytest.mark.parametrize(("step", "error"), [(-1, ValueError), (0.5, TypeError)])
+def test_a_wrong_step_is_named(step, error):
+    with pytest.raises(error, match=f"step must be .*{step}"):
+        training.ShuffledIndices(0, 3, 2)(step)

@@ -205,12 +205,61 @@ def test_metrics_that_the_step_would_overwrite_are_rejected(name):
         step(training.TrainState.create(jnp.ones(2), optimizer), None)
 
 
+def make_step(loss_fn=problem.loss_fn, optimizer=None, **options):
+    return training.make_train_step(loss_fn, optimizer or training.make_optimizer(), **options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"loss_fn": 3}, TypeError, ["loss_fn", "function", "int"]),
+        ({"optimizer": "adam"}, TypeError, ["optimizer", "GradientTransformation", "str"]),
+        ({"batch_weight": 2.0}, TypeError, ["batch_weight", "function", "float"]),
+        ({"seed": 0.5}, TypeError, ["seed", "0.5"]),
+        ({"seed": -1}, ValueError, ["seed", "-1"]),
+        # Its key would be that of 0.
+        ({"seed": 2**32}, ValueError, ["seed", "4294967296"]),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, error, words):
+    with pytest.raises(error) as caught:
+        make_step(**arguments)
+    assert all(word in str(caught.value) for word in words)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "error", "words"),
+    [(3, TypeError, "sequence"), ([], ValueError, "none"), ([0, 2**32], ValueError, "4294967296")],
+)
+def test_wrong_seeds_of_vmapped_runs_are_named(seeds, error, words):
+    with pytest.raises(error, match=words):
+        training.make_vmapped_train_step(problem.loss_fn, training.make_optimizer(), seeds=seeds)
+
+
+@pytest.mark.parametrize(
+    ("carry", "result", "error", "words"),
+    [
+        (None, lambda loss: loss, TypeError, r"\(loss, metrics\)"),
+        (None, lambda loss: (loss, [1]), TypeError, "metrics a dict, got list"),
+        (None, lambda loss: (jnp.ones(3) * loss, {}), ValueError, r"scalar loss, got shape \(3,\)"),
+        (jnp.ones(()), lambda loss: (loss, {}), TypeError, r"\(loss, \(metrics, carry\)\)"),
+    ],
+)
+def test_wrong_results_of_a_loss_function_are_named(carry, result, error, words):
+    optimizer = training.make_optimizer()
+    step = make_step(lambda params, *arguments: result(jnp.sum(params)), optimizer)
+    state = training.TrainState.create(jnp.ones(2), optimizer, carry)
+    with pytest.raises(error, match=words):
+        step(state, None)
+
+
 def test_vmapped_runs_equal_separate_runs():
+    """Also of a seed that no int32 holds."""
     optimizer = training.make_optimizer(0.05, name="adamw", max_grad_norm=0.1, weight_decay=0.1)
-    seeds = [3, 0, 7]
+    seeds = [3, 0, 2**32 - 1]
     states = [
         training.TrainState.create(
-            jax.tree.map(lambda leaf, seed=seed: leaf + 0.1 * seed, problem.make_params()),
+            jax.tree.map(lambda leaf, seed=seed: leaf + 0.1 * (seed % 8), problem.make_params()),
             optimizer,
         )
         for seed in seeds
@@ -219,7 +268,7 @@ def test_vmapped_runs_equal_separate_runs():
     vmapped_step = training.make_vmapped_train_step(problem.loss_fn, optimizer, seeds=seeds)
     single_steps = [training.make_train_step(problem.loss_fn, optimizer, seed=s) for s in seeds]
     for step in range(3):
-        batches = [problem.batch_at(10 * seed + step) for seed in seeds]
+        batches = [problem.batch_at(10 * (seed % 8) + step) for seed in seeds]
         stacked, metrics = vmapped_step(
             stacked, jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
         )
