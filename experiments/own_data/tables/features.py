@@ -85,8 +85,19 @@ def is_category(table: Table, config: DataConfig, name: str) -> bool:
 
 
 def read_features(
-    table: Table, config: DataConfig, names: Sequence[str]
+    table: Table, config: DataConfig, names: Sequence[str], *, targets: bool
 ) -> tuple[np.ndarray, tuple[Feature, ...]]:
+    """Returns the values of the columns, (rows, F), and what they are.
+
+    Args:
+        table: the rows.
+        config: what their columns mean.
+        names: those of the columns.
+        targets: whether those that are predicted must vary; the new part of a series need not.
+
+    Raises:
+        UserError: a column is absent or does not fit; names it, and the row.
+    """
     values = np.empty((len(table.lines), len(names)))
     features = []
     for place, name in enumerate(names):
@@ -98,7 +109,9 @@ def read_features(
         values[:, place] = columns.numbers(table, name, config.decimal)
         features.append(Feature(name, None, is_known))
         if name in config.target:
-            _check_varies(table, name, values[:, place])
+            _check_present(table, name, values[:, place])
+            if targets:
+                _check_varies(table, name, values[:, place])
     return values, tuple(features)
 
 
@@ -116,6 +129,7 @@ def read_target(table: Table, config: DataConfig, problem: Problem) -> tuple[Tar
         )
     if not named:
         values = columns.numbers(table, name, config.decimal)
+        _check_present(table, name, values)
         _check_varies(table, name, values)
         return Target(name), values
     indices, classes = columns.categories(table, name, config.decimal)
@@ -150,10 +164,13 @@ def target_of_sequence(
     return float(values[present[0]])
 
 
+def _check_present(table: Table, name: str, values: np.ndarray) -> None:
+    if np.isnan(values).all():
+        raise UserError(f"{table}: {name} is missing in every row, but it is the target.")
+
+
 def _check_varies(table: Table, name: str, values: np.ndarray) -> None:
     present = values[~np.isnan(values)]
-    if not len(present):
-        raise UserError(f"{table}: {name} is missing in every row, but it is the target.")
     if present.min() == present.max():
         raise UserError(
             f"{table}: {name} is {present[0]:g} in every row, but a target should vary."

@@ -67,7 +67,7 @@ def sequences(table: Table, config: DataConfig, problem: Problem, *, targets: bo
             )
         steps, of_times = _evenly_spaced(table, config, rows, of_times)
         notes += steps.notes_of_added(config.step)
-    values, features = read_features(table, config, names)
+    values, features = read_features(table, config, names, targets=targets)
     target, of_target = None, None
     if has_target and targets:
         target, of_rows = read_target(table, config, problem)

@@ -187,6 +187,17 @@ def test_numbers_of_categories_are_ordered_as_numbers(tmp_path):
         np.testing.assert_array_equal(dataset.inputs[0][:, 1], [2, 1, 0, 2])
 
 
+@pytest.mark.parametrize("cells", ["4,4,4", "4,,4"])
+def test_new_rows_of_a_series_may_be_constant(tmp_path, cells):
+    """Those of a training may not, see the wrong tables."""
+    path = tmp_path / "new.csv"
+    path.write_text("y\n" + "\n".join(cells.replace(",,", ",nan,").split(",")) + "\n")
+    config = data_config(path, id=None, time=None, step=None, target=["y"])
+    expected = [4, np.nan if ",," in cells else 4, 4]
+    dataset = table.read(config, "forecasting", targets=False)
+    np.testing.assert_array_equal(dataset.inputs[0][:, 0], expected)
+
+
 def test_predictions_are_a_table(rows, tmp_path):
     @dataclasses.dataclass
     class Predictions:
