@@ -202,8 +202,8 @@ def to_markdown(result: Result) -> str:
                     learned,
                 ),
                 "Norm of d loss_T / d h_t, as a multiple of that at t = T, geometric mean over the "
-                "seeds. Underflow: the norm is below the smallest normal float32 number, "
-                f"{np.finfo(np.float32).tiny:.1e}.",
+                "seeds. The state of an LSTM is (h, c). Underflow: the norm is below the smallest "
+                f"normal float32 number, {np.finfo(np.float32).tiny:.1e}.",
                 markdown_table(["T - t", *map(str, shown)], norms),
                 CONCLUSIONS,
             ]

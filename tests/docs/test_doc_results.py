@@ -242,6 +242,9 @@ def prose():
     experiments = "docs/experiments.md"
     yield experiments, f"is {before[0]:.2f} of the last one in the GRU, {before[1]:.2f} in the LSTM"
     yield experiments, f"{before[2]:.0e}".replace("e-0", "e-") + " in the plain RNN"
+    gru, rnn = (norm_through_time(cell, "before", 199) for cell in ("gru", "rnn"))
+    yield experiments, f"it is {gru:.2f} in the GRU and {rnn:.1e}".replace("e-0", "e-")
+    assert 1e-3 / 2 < rnn / gru < 2e-3  # "a thousandth"
     yield experiments, f"After training it is {after[0]:.2f} in the GRU and {after[1]:.1f} in the"
     yield experiments, f"In the plain RNN it is {after[2]:.1e} after training"
 
