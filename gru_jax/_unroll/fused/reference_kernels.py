@@ -5,7 +5,14 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from gru_jax._unroll.fused.interface import BackwardArgs, ForwardArgs, FusedKernels
+from gru_jax._unroll.fused.interface import (
+    BACKWARD_BATCH_AXES,
+    FORWARD_BATCH_AXES,
+    BackwardArgs,
+    ForwardArgs,
+    FusedKernels,
+)
+from gru_jax._unroll.fused.transforms import KernelInterface
 from gru_jax._unroll.masking import tree_where
 from gru_jax.cells.gru import Gates, gru_step_reset_after
 from gru_jax.cells.linear import affine, dot
@@ -42,3 +49,10 @@ def _backward(args: BackwardArgs, *, reverse: bool) -> tuple[Array, Array]:
 
 REFERENCE_KERNELS = FusedKernels(_forward, _backward)
 """What the kernels of every device have to compute."""
+
+INTERFACE = KernelInterface(
+    REFERENCE_KERNELS,
+    ((FORWARD_BATCH_AXES, (1, 0)), (BACKWARD_BATCH_AXES, (1, 0))),
+    has_copies=False,
+)
+"""How JAX transforms kernels for Hopper and TPU."""

@@ -2,58 +2,78 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
-from gru_jax._unroll.fused import interface
-from gru_jax._unroll.fused.interface import FusedKernels
-from gru_jax._unroll.fused.reference_kernels import REFERENCE_KERNELS
 from gru_jax._unroll.log import log_once
 from gru_jax._unroll.transform_rules import Function, vmap_reference, with_reference_jvp
 from gru_jax.typing import Array
 
-KernelArgs = interface.ForwardArgs | interface.BackwardArgs
+# A NamedTuple of a forward and a backward kernel.
+Kernels = TypeVar("Kernels", bound=tuple[Function, ...])
 
 
-def with_transform_rules(kernels: FusedKernels, platform: str | None = None) -> FusedKernels:
-    """Kernels that can be differentiated, mapped and lowered for any platform.
+class KernelInterface(NamedTuple):
+    """What JAX's transformations need to know of a pair of kernels, forward and backward.
 
-    - Derivatives of any order are those of the reference kernels.
-    - :func:`jax.vmap` joins a mapped axis to the batch. Where weights are mapped, it maps the
-      reference kernels.
-    - With a ``platform`` as lowering names it (``"tpu"``, ``"cuda"``), only a program that is
-      lowered for that platform alone contains the kernels. A program for another platform, or for
-      several, contains the reference kernels.
+    Attributes:
+        references: the pair in plain JAX, which computes the same.
+        batch_axes: for each kernel, the batch axes of its arguments, a NamedTuple, and of its
+            results; None for what all sequences share.
+        has_copies: whether axis 0 of every array is of copies, each with weights of its own.
     """
 
-    def wrap(kernel: Function, reference: Function, batch_axes: Sequence[Any]) -> Function:
-        def call(args: KernelArgs, **options: Any) -> Any:
+    references: tuple[Function, ...]
+    batch_axes: tuple[tuple[Any, Any], ...]
+    has_copies: bool
+
+
+def with_transform_rules(
+    kernels: Kernels, interface: KernelInterface, platform: str | None = None
+) -> Kernels:
+    """Kernels that can be differentiated, mapped and lowered for any platform.
+
+    - Derivatives of any order are those of the references.
+    - :func:`jax.vmap` joins a mapped axis to the batch. Where weights are mapped, it is joined to
+      the copies; kernels without copies are then replaced by the mapped reference.
+    - With a ``platform`` as lowering names it (``"tpu"``, ``"cuda"``), only a program that is
+      lowered for that platform alone contains the kernels. A program for another platform, or for
+      several, contains the references.
+    """
+
+    def wrap(kernel: Function, reference: Function, batch_axes: tuple[Any, Any]) -> Function:
+        def call(args: Any, **options: Any) -> Any:
             device = functools.partial(kernel, **options)
             plain = functools.partial(reference, **options)
             if platform is not None:
                 device = lower_only_for(platform, device, plain)
-            return with_reference_jvp(_with_vmap_rule(device, plain, batch_axes), plain)(args)
+            mapped = _with_vmap_rule(device, plain, batch_axes, interface.has_copies)
+            return with_reference_jvp(mapped, plain)(args)
 
         return call
 
-    return FusedKernels(
-        wrap(kernels.forward, REFERENCE_KERNELS.forward, interface.FORWARD_BATCH_AXES),
-        wrap(kernels.backward, REFERENCE_KERNELS.backward, interface.BACKWARD_BATCH_AXES),
-    )
+    wrapped: Any = map(wrap, kernels, interface.references, interface.batch_axes)
+    return type(kernels)(*wrapped)
 
 
-def _with_vmap_rule(kernel: Function, reference: Function, batch_axes: Sequence[Any]) -> Function:
-    """``kernel``; under vmap with the mapped axis joined to the batch, or else ``reference``."""
+def _with_vmap_rule(
+    kernel: Function, reference: Function, batch_axes: tuple[Any, Any], has_copies: bool
+) -> Function:
+    """``kernel``; under vmap with the mapped axis joined to another, or else ``reference``."""
+    argument_axes, result_axes = batch_axes
     function = jax.custom_batching.custom_vmap(kernel)
 
     @function.def_vmap
-    def rule(size: int, is_mapped: Any, args: KernelArgs) -> tuple[Any, Any]:
-        fields = list(zip(args, is_mapped[0], batch_axes, strict=True))
-        if any(axis is None and any(jax.tree.leaves(mapped)) for _, mapped, axis in fields):
+    def rule(size: int, is_mapped: Any, args: Any) -> tuple[Any, Any]:
+        fields = list(zip(args, is_mapped[0], argument_axes, strict=True))
+        maps_weights = any(
+            axis is None and any(jax.tree.leaves(mapped)) for _, mapped, axis in fields
+        )
+        if maps_weights and not has_copies:
             log_once(
                 "vmap over parameters runs lax.scan in place of a fused kernel, which has one set "
                 "of weights. gru_jax.explain tells more about a call."
@@ -61,6 +81,9 @@ def _with_vmap_rule(kernel: Function, reference: Function, batch_axes: Sequence[
             return vmap_reference(reference, size, is_mapped, (args,))
         if size == 0:  # a kernel needs a sequence
             return vmap_reference(reference, size, is_mapped, (args,))
+
+        def joined_axis(axis: Any) -> Any:
+            return 0 if maps_weights else axis
 
         def join(axis: int, array: Array, mapped: bool) -> Array:
             if not mapped:
@@ -74,10 +97,15 @@ def _with_vmap_rule(kernel: Function, reference: Function, batch_axes: Sequence[
 
         joined = [
             field if axis is None else jax.tree.map(functools.partial(join, axis), field, mapped)
-            for field, mapped, axis in fields
+            for field, mapped, axis in ((*field, joined_axis(axis)) for *field, axis in fields)
         ]
-        per_step, last = function(type(args)._make(joined))
-        return (split(1, per_step), split(0, last)), (True, True)
+        result = function(type(args)._make(joined))
+        parts = [
+            jax.tree.map(functools.partial(split, joined_axis(axis)), part)
+            for part, axis in zip(result, result_axes, strict=True)
+        ]
+        result = jax.tree.unflatten(jax.tree.structure(result), jax.tree.leaves(parts))
+        return result, jax.tree.map(lambda _: True, result)
 
     return function
 
@@ -89,7 +117,7 @@ def lower_only_for(platform: str, kernel: Function, reference: Function) -> Func
     there Pallas lowers a kernel for each of them and fails.
     """
 
-    def call(args: KernelArgs) -> Any:
+    def call(args: Any) -> Any:
         leaves, structure = jax.tree.flatten(args)
 
         def flat(function: Function) -> Function:

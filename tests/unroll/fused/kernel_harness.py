@@ -12,6 +12,7 @@ import pytest
 import gru_jax
 from gru_jax._unroll import dispatch
 from gru_jax._unroll.fused import run as fused
+from gru_jax._unroll.fused.reference_kernels import INTERFACE
 from gru_jax._unroll.fused.transforms import with_transform_rules
 from tests.cells.cases import Outcome, named
 
@@ -39,7 +40,7 @@ def as_relu_gru(params):
 @contextlib.contextmanager
 def unroll_by(kernels, matmul_dtype=None):
     """``unroll`` by ``kernels``, whose matmuls run in ``matmul_dtype``, or in the inputs' dtype."""
-    kernels = with_transform_rules(kernels)
+    kernels = with_transform_rules(kernels, INTERFACE)
 
     def run(spec, cell, inputs, h0, *, reverse):
         dtype = matmul_dtype or inputs.xs.dtype

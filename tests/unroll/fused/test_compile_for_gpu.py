@@ -13,6 +13,7 @@ import gru_jax
 from gru_jax._autodiff.step_graph import node_types
 from gru_jax._unroll.call_spec import CallOptions, make_call_spec
 from gru_jax._unroll.fused import run as fused
+from gru_jax._unroll.fused.reference_kernels import INTERFACE
 from gru_jax._unroll.fused.transforms import with_transform_rules
 from gru_jax._unroll.masking import make_scan_inputs
 from gru_jax._unroll.validation import SequenceControls
@@ -49,7 +50,7 @@ def run(cell, xs, h0, lengths, starts):
     options = CallOptions(node_types(cell), requested="mosaic_gpu")
     spec = make_call_spec(cell, xs, h0, options)
     inputs = make_scan_inputs(xs, SequenceControls(lengths, None, starts), reverse=True)
-    kernels = with_transform_rules(make_kernels(), "cuda")
+    kernels = with_transform_rules(make_kernels(), INTERFACE, "cuda")
     return fused.run(spec, cell, inputs, h0, reverse=True, kernels=kernels)
 
 

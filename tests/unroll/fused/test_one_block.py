@@ -22,6 +22,7 @@ from gru_jax._unroll.fused.one_block.interface import (
     BackwardArgs,
     ForwardArgs,
 )
+from gru_jax._unroll.fused.transforms import with_transform_rules
 from tests.cells.cases import GRU_AFTER, Problem
 from tests.shapes import SHAPES, ProblemSize
 from tests.slow import slow
@@ -141,9 +142,9 @@ def test_a_masked_step_holds_the_state_bit_for_bit(interpret):  # noqa: F811
 @contextlib.contextmanager
 def unroll_by(kernels):
     """``unroll`` by one-block kernels, or by their references."""
-    from gru_jax._unroll.fused.one_block.transforms import with_transform_rules
+    from gru_jax._unroll.fused.one_block.kernels import INTERFACE
 
-    kernels = with_transform_rules(kernels)
+    kernels = with_transform_rules(kernels, INTERFACE)
     implementation = types.SimpleNamespace(
         unsupported_reasons=lambda spec: [],
         run=functools.partial(run, kernels=kernels),

@@ -6,6 +6,7 @@ import jax
 
 from gru_jax._unroll.call_spec import CallSpec
 from gru_jax._unroll.fused import run as fused
+from gru_jax._unroll.fused.reference_kernels import INTERFACE
 from gru_jax._unroll.fused.transforms import with_transform_rules
 from gru_jax._unroll.masking import ScanInputs
 from gru_jax.cells.gru import GRUParams
@@ -54,5 +55,5 @@ def run(
     # Pallas takes longer to import than all of this library, and few users need it.
     from gru_jax._unroll.fused.hopper.launch import make_kernels
 
-    kernels = with_transform_rules(make_kernels(), "cuda")
+    kernels = with_transform_rules(make_kernels(), INTERFACE, "cuda")
     return fused.run(spec, cell, inputs, h0, reverse=reverse, kernels=kernels)

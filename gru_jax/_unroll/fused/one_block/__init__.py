@@ -118,9 +118,9 @@ def _is_capable(spec: CallSpec) -> bool:
 
 
 def _kernels(device: Any) -> Any:
-    from gru_jax._unroll.fused.one_block.kernels import make_kernels
-    from gru_jax._unroll.fused.one_block.transforms import with_transform_rules
+    from gru_jax._unroll.fused.one_block.kernels import INTERFACE, make_kernels
+    from gru_jax._unroll.fused.transforms import with_transform_rules
 
     # The number decides how long a call takes, not what it returns.
     num_multiprocessors = getattr(device, "core_count", A100_MULTIPROCESSORS)
-    return with_transform_rules(make_kernels(num_multiprocessors), "cuda")
+    return with_transform_rules(make_kernels(num_multiprocessors), INTERFACE, "cuda")

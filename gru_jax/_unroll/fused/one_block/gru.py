@@ -59,7 +59,7 @@ def run(
         inputs: any number of batch axes.
         h0: (*batch, H), float32.
         reverse: the direction; an array for :func:`run_both`, which maps over it.
-        kernels: see :func:`~gru_jax._unroll.fused.one_block.transforms.with_transform_rules`.
+        kernels: see :func:`~gru_jax._unroll.fused.transforms.with_transform_rules`.
     """
     time, *batch_shape, _ = inputs.xs.shape
     if not time or not math.prod(batch_shape):

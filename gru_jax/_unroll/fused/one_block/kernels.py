@@ -26,6 +26,7 @@ from gru_jax._unroll.fused.one_block.interface import (
     matmul_dtype,
 )
 from gru_jax._unroll.fused.one_block.launch import choose_tile
+from gru_jax._unroll.fused.transforms import KernelInterface
 from gru_jax.typing import Array, DType
 
 SCALED_EXPONENT = 4
@@ -43,6 +44,16 @@ class Kernels(NamedTuple):
 
 
 REFERENCES = Kernels(reference.forward, reference.backward)
+
+INTERFACE = KernelInterface(
+    REFERENCES,
+    (
+        (FORWARD_BATCH_AXES, FORWARD_RESULT_BATCH_AXES),
+        (BACKWARD_BATCH_AXES, BACKWARD_RESULT_BATCH_AXES),
+    ),
+    has_copies=True,
+)
+"""How JAX transforms these kernels."""
 
 
 def make_kernels(num_multiprocessors: int, *, interpret: Any = None) -> Kernels:

@@ -2,6 +2,7 @@
 
 from gru_jax._unroll.call_spec import CallSpec
 from gru_jax._unroll.fused import run as fused
+from gru_jax._unroll.fused.reference_kernels import INTERFACE
 from gru_jax._unroll.fused.tpu.tiling import LANES, MAX_HIDDEN_SIZE, TPU_SPECS, max_hidden_size
 from gru_jax._unroll.fused.transforms import with_transform_rules
 from gru_jax._unroll.masking import ScanInputs
@@ -46,5 +47,6 @@ def run(
     # Pallas takes longer to import than all of this library, and few users need it.
     from gru_jax._unroll.fused.tpu.kernels import make_kernels
 
-    kernels = with_transform_rules(make_kernels(TPU_SPECS[spec.device_kind]), "tpu")
+    kernels = make_kernels(TPU_SPECS[spec.device_kind])
+    kernels = with_transform_rules(kernels, INTERFACE, "tpu")
     return fused.run(spec, cell, inputs, h0, reverse=reverse, kernels=kernels)
