@@ -50,11 +50,14 @@ def run(
         write_atomically(output / "gpu.md", markdown)
         return markdown
 
-    # torch goes first: it is fast, and its process loses all results when it runs out of time.
-    add(time_torch(sizes, seconds, timeout=limit / 2))
+    def left() -> float:
+        return max(0.0, deadline - time.monotonic())
+
+    # Ours first. The others are fast, but torch loses all results when it runs out of time.
     for size in sizes:
-        add(_time_jax(size, seconds, deadline - limit / 4))
-    return add(time_cudnn(sizes, repeats=20, timeout=max(0.0, deadline - time.monotonic())))
+        add(_time_jax(size, seconds, deadline - limit / 3))
+    add(time_torch(sizes, seconds, timeout=left() * 2 / 3))
+    return add(time_cudnn(sizes, repeats=20, timeout=left()))
 
 
 def _time_jax(size: ProblemSize, seconds: float, deadline: float) -> list[dict[str, Any]]:

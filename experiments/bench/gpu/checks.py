@@ -164,7 +164,12 @@ def fill_with_nan() -> None:
 
 
 def values_and_gradients(config: CheckConfig, hidden: int) -> dict[str, float]:
-    """Odd sizes with all features, compared with float64; output memory holds NaN before."""
+    """Odd sizes with all features, compared with float64; output memory holds NaN before.
+
+    The last has more sequences than tiles of 8 that the device runs at once, and a last tile that
+    overlaps the one before.
+    """
+    many = 8 * getattr(jax.devices()[0], "core_count", 2) + 13
 
     def prepare(sizes: tuple[int, int]) -> tuple[Case, Any]:
         case = Case.sample(*sizes, hidden, config.dtype)
@@ -173,7 +178,7 @@ def values_and_gradients(config: CheckConfig, hidden: int) -> dict[str, float]:
 
     # Nearly all of the time is compilation.
     with ThreadPoolExecutor() as pool:
-        prepared = list(pool.map(prepare, ((1, 1), (2, 17), (3, 16), (50, 33))))
+        prepared = list(pool.map(prepare, ((1, 1), (2, 17), (3, 16), (50, 33), (3, many))))
     worst = {"values": 0.0, "gradients": 0.0}
     for case, expected in prepared:
         fill_with_nan()
@@ -183,8 +188,11 @@ def values_and_gradients(config: CheckConfig, hidden: int) -> dict[str, float]:
 
 
 def is_deterministic(config: CheckConfig, hidden: int) -> dict[str, int]:
-    """Repetitions of a call are equal bit for bit; a difference is a race."""
-    case = Case.sample(40, 48, hidden, config.dtype)
+    """Repetitions of a call are equal bit for bit; a difference is a race.
+
+    The last tile overlaps the one before.
+    """
+    case = Case.sample(40, 45, hidden, config.dtype)
 
     @jax.jit
     def differ(one: Any, other: Any) -> jax.Array:
@@ -268,6 +276,45 @@ def under_vmap_over_weights(config: CheckConfig, hidden: int) -> dict[str, float
     return assert_close(mapped, expected, config.tolerances)
 
 
+def both_directions(config: CheckConfig, hidden: int) -> dict[str, float]:
+    """A bidirectional layer, compared with the implementation "xla"."""
+    case = Case.sample(9, 11, hidden, config.dtype)
+    params, xs, _ = case.arguments
+    layer = (params, jax.tree.map(lambda leaf: -leaf, params))
+    stack, controls = gru_jax.Stack((layer,)), dict[str, Any](case.controls)
+
+    def outcome(implementation: ImplementationName) -> Any:
+        def loss(stack: gru_jax.Stack, xs: jax.Array) -> Any:
+            states, ys = gru_jax.unroll_stack(stack, xs, implementation=implementation, **controls)
+            total = jnp.sum(jnp.square(ys.astype(jnp.float32)))
+            return total + sum(jnp.sum(jnp.square(state)) for state in states[0]), (states, ys)
+
+        (_, outputs), gradients = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(stack, xs)
+        return outputs, gradients
+
+    return assert_close(outcome(config.implementation), outcome("xla"), config.tolerances)
+
+
+def beyond_float16(config: CheckConfig, hidden: int) -> dict[str, float]:
+    """Weights, and cotangents, that float16 does not hold, compared with float64."""
+    if config.dtype != "float32":
+        raise NotImplementedError("float32 is what float16 operands may not hold")
+    case = Case.sample(9, 11, hidden, config.dtype, plain=True)
+    params, xs, h0 = case.arguments
+    large = dataclasses.replace(params, w_h=params.w_h.at[0, -1].set(62_000))
+    # The state stays 0, so that no gate is saturated. Each step multiplies a cotangent by some 25.
+    growing = dataclasses.replace(
+        jax.tree.map(jnp.zeros_like, params), w_x=params.w_x, w_h=100 * params.w_h
+    )
+    worst = {"values": 0.0, "gradients": 0.0}
+    for arguments in ((large, xs, h0), (growing, jnp.zeros_like(xs), jnp.zeros_like(h0))):
+        one = dataclasses.replace(case, arguments=arguments)
+        found, expected = one.outcome(config.implementation), one.float64_reference()
+        errors = assert_close(found, expected, config.tolerances)
+        worst = {name: max(worst[name], errors[name]) for name in worst}
+    return worst
+
+
 def with_x64(config: CheckConfig, hidden: int) -> dict[str, float]:
     """While 64-bit dtypes are enabled, as for a part of a program that needs them."""
     with jax.enable_x64(True):
@@ -283,6 +330,15 @@ def as_accurate_as_scan(config: CheckConfig, hidden: int) -> dict[str, float]:
     if config.dtype != "float32":
         raise NotImplementedError("lax.scan is compared in float32")
     ratios: dict[str, list[float]] = {"values": [], "gradients": []}
+
+    def compare(one: Case) -> list[dict[str, float]]:
+        expected = one.float64_reference()
+        return [
+            assert_close(one.outcome(name), expected, (np.inf, np.inf))
+            for name in (config.implementation, "scan")
+        ]
+
+    cases = []
     for time in (config.steps // 500, config.steps // 50, config.steps // 5):
         case = Case.sample(max(1, time), 4, hidden, config.dtype, plain=True)
         params, *others = case.arguments
@@ -290,12 +346,11 @@ def as_accurate_as_scan(config: CheckConfig, hidden: int) -> dict[str, float]:
         for gain in random.uniform(0, 3, config.problems):
             w_h = random.normal(size=params.w_h.shape) * gain / np.sqrt(hidden)
             changed = dataclasses.replace(params, w_h=jnp.asarray(w_h, params.w_h.dtype))
-            one = dataclasses.replace(case, arguments=(changed, *others))
-            expected = one.float64_reference()
-            ours, by_scan = (
-                assert_close(one.outcome(name), expected, (np.inf, np.inf))
-                for name in (config.implementation, "scan")
-            )
+            cases.append(dataclasses.replace(case, arguments=(changed, *others)))
+    # Most of the time is compilation, one for each length, and float64 on the CPU.
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(compare, cases[:: config.problems]))
+        for ours, by_scan in pool.map(compare, cases):
             for kind, found in ratios.items():
                 found.append(ours[kind] / max(by_scan[kind], float(jnp.finfo(jnp.float32).eps)))
     means = {kind: float(np.exp(np.mean(np.log(found)))) for kind, found in ratios.items()}
@@ -344,6 +399,8 @@ CHECKS: tuple[Callable[[CheckConfig, int], dict[str, Any]], ...] = (
     is_deterministic,
     under_vmap,
     under_vmap_over_weights,
+    both_directions,
+    beyond_float16,
     as_accurate_as_scan,
     with_x64,
     under_shard_map,

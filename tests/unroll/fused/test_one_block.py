@@ -386,6 +386,8 @@ def test_what_does_not_fit_float16_is_computed_by_the_reference(interpret):  # n
         (checks.smoke, "bfloat16"),
         (checks.with_x64, "float32"),
         (checks.under_vmap_over_weights, "float32"),
+        (checks.both_directions, "float32"),
+        (checks.beyond_float16, "float32"),
     ],
 )
 def test_the_checks_of_a_gpu_pass_interpreted(check, dtype, interpret):  # noqa: F811
