@@ -7,6 +7,7 @@ import re
 from importlib import import_module
 from operator import attrgetter
 
+from experiments.bench.gpu.roofline import DEVICES
 from gru_jax._unroll.fused.tpu.tiling import TPU_SPECS, max_hidden_size
 from tests.docs.pages import DOCS, ROOT
 
@@ -281,6 +282,23 @@ def test_what_is_said_of_rollouts():
     assert f"{span(small)} of the time at up to 128 environments with one seed" in text
     assert f"{large:.2f} with 1,024 environments" in text
     assert f"{span(seeds)} with eight" in text
+
+
+def test_bytes_of_the_one_block_kernels():
+    text = (DOCS / "design" / "one-block-kernel.md").read_text()
+    names = "forward, with a gradient", "backward"
+    forward, backward = (
+        sum(map(int, re.search(rf"\| {name} \| (\d+) \(\d+\) \| (\d+) ", text).groups()))
+        for name in names
+    )
+    size, moved = r"(\d+), (\d+), \d+, (\d+)", r"([\d,]+) MB"
+    rows = re.findall(rf"\| {size} \| {moved} \| {moved} \| (.*) ms \|", text)
+    assert len(rows) == 4
+    for batch, time, hidden, *stated, milliseconds in rows:
+        units = int(batch) * int(time) * int(hidden)
+        assert stated == [f"{units * each / 1e6:,.0f}" for each in (forward, backward)]
+        seconds = units * (forward + backward) / DEVICES["H100"].bytes_per_second
+        assert milliseconds == f"{seconds * 1e3:.2f}"
 
 
 def test_sizes_that_kernels_for_tpu_support():
