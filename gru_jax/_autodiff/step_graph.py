@@ -240,6 +240,8 @@ def _trace_step(
             dict.fromkeys(
                 [
                     *_violations(computed, addends, weights, num_splits, cell, state, len(batch)),
+                    *_outer_tracers("initial_state or project", inputs_jaxpr),
+                    *_outer_tracers("combine or output", traced),
                     *_mixed_rows("project", inputs_jaxpr, 1, batch),
                     *_mixed_rows("output", output_jaxpr, len(jax.tree.leaves(state)), batch),
                 ]
@@ -297,6 +299,12 @@ def _violations(
         yield "an addend of affine depends on the state"
     if any(source.kind != "parameter" for value in weights for source in value.sources):
         yield "the weights of affine depend on the state or the inputs"
+
+
+def _outer_tracers(names: str, jaxpr: Any) -> Iterator[str]:
+    """Which methods read a value that is traced outside, whose derivative would be lost."""
+    if any(isinstance(const, jax.core.Tracer) for const in jaxpr.consts):
+        yield f"{names} reads a traced value that is no parameter"
 
 
 def _mixed_rows(name: str, jaxpr: Any, num_rows: int, batch: Shape) -> Iterator[str]:

@@ -90,7 +90,8 @@ class AffineCell(Cell):
 
         All else must be elementwise in the state, ``projected`` and the preactivations that
         ``affine`` returns, and must use no parameter: parameters are weights and addends of
-        ``affine``. Addends may depend on ``projected`` and parameters, not on the state.
+        ``affine``. Addends may depend on ``projected`` and parameters, not on the state. A traced
+        value that is not among the cell's fields must not be read.
         """
         raise NotImplementedError
 

@@ -248,6 +248,74 @@ def test_an_input_with_several_feature_axes_runs_by_scan():
     assert_close(by_default, expected, "float32")
 
 
+def make_cell_around(outer, method):
+    """A plain RNN, one of whose methods multiplies by a value that is not among its parameters."""
+
+    def scaled(name, array):
+        return array * outer if name == method else array
+
+    @jax.tree_util.register_dataclass
+    @dataclasses.dataclass(frozen=True, eq=False)
+    class ScaledRNN(AffineCell):
+        w_x: jax.Array
+        w_h: jax.Array
+
+        def initial_state(self, batch_shape=()):
+            return scaled("initial_state", jnp.ones((*batch_shape, HIDDEN)))
+
+        def project(self, xs):
+            return scaled("project", dot(xs, self.w_x))
+
+        def combine(self, state, projected, affine):
+            (total,) = affine(state, self.w_h, (projected,))
+            return jnp.tanh(scaled("combine", total))
+
+        def output(self, state):
+            return scaled("output", state)
+
+    keys = jax.random.split(KEY, 2)
+    return ScaledRNN(
+        jax.random.normal(keys[0], (INPUT, HIDDEN)), jax.random.normal(keys[1], (HIDDEN, HIDDEN))
+    )
+
+
+METHODS = ("initial_state", "project", "combine", "output")
+
+
+@pytest.mark.parametrize("transformation", ["jit of grad", slow("grad"), slow("vmap of grad")])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_value_traced_outside_of_the_cell_has_its_gradient(method, transformation):
+    xs = jax.random.normal(KEY, (TIME, BATCH, INPUT))
+    starts = jnp.zeros((TIME, BATCH), bool).at[2].set(True)
+    seen = []
+
+    def loss(outer, implementation):
+        cell = make_cell_around(outer, method)
+        seen.append(gru_jax.explain(cell, xs).reasons["xla"])
+        outputs = gru_jax.unroll(cell, xs, starts=starts, implementation=implementation)[1]
+        return jnp.square(outputs).sum()
+
+    def gradient(implementation):
+        of_one = jax.grad(lambda outer: loss(outer, implementation))
+        transform = {"jit of grad": jax.jit, "grad": lambda f: f, "vmap of grad": jax.vmap}
+        at = jnp.array([0.7, 0.3]) if transformation == "vmap of grad" else jnp.array(0.7)
+        return transform[transformation](of_one)(at)
+
+    expected = gradient("scan")
+    assert (jnp.abs(expected) > 0.1).all()
+    assert_close(gradient(None), expected, "float32")
+    assert all("reads a traced value that is no parameter" in reason for (reason,) in seen)
+    with pytest.raises(NotImplementedError, match="reads a traced value"):
+        gradient("xla")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_constant_from_outside_of_the_cell_is_no_reason(method):
+    xs = jax.random.normal(KEY, (TIME, BATCH, INPUT))
+    cell = make_cell_around(np.float32(0.7), method)
+    assert gru_jax.explain(cell, xs).implementation == "xla"
+
+
 def test_the_log_tells_of_the_slow_path_once(caplog, monkeypatch):
     monkeypatch.setattr(log, "_logged", set())
     xs = jnp.ones((2, 1, INPUT))
