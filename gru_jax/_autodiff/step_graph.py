@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from gru_jax._autodiff.elementwise import Source, Value, analyse, opaque_matmul
 from gru_jax._autodiff.rows import primitive_across_rows
@@ -303,7 +304,7 @@ def _violations(
 
 def _outer_tracers(names: str, jaxpr: Any) -> Iterator[str]:
     """Which methods read a value that is traced outside, whose derivative would be lost."""
-    if any(isinstance(const, jax.core.Tracer) for const in jaxpr.consts):
+    if any(isinstance(const, Tracer) for const in jaxpr.consts):
         yield f"{names} reads a traced value that is no parameter"
 
 
