@@ -1,9 +1,11 @@
 """What the outputs of a jaxpr depend on, and whether they do so elementwise."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Primitive
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Primitive, jaxpr_as_fun
 
 _NAMES = """
 abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp
@@ -48,8 +50,13 @@ def _(operand: Any, weights: Any, *, first: int, splits: int) -> list[Any]:
     return [operand.update(shape=(*operand.shape[:-1], width))] * splits
 
 
-def analyse(jaxpr: Any, arguments: Sequence[Value], batch: tuple[int, ...]) -> list[Value]:
-    """The outputs of a jaxpr; ``batch`` are the leading axes of what differs between sequences."""
+def analyse(
+    jaxpr: Any, arguments: Sequence[Value], batch: tuple[int, ...], *, with_rules: bool = True
+) -> list[Value]:
+    """The outputs of a jaxpr; ``batch`` are the leading axes of what differs between sequences.
+
+    ``with_rules`` says whether the rules of :class:`jax.custom_jvp` must be elementwise, too.
+    """
     jaxpr = jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
     values = {var: _constant(var, "a captured array", batch) for var in jaxpr.constvars}
     values |= dict(zip(jaxpr.invars, arguments, strict=True))
@@ -64,11 +71,57 @@ def analyse(jaxpr: Any, arguments: Sequence[Value], batch: tuple[int, ...]) -> l
             results = [Value(frozenset([Source("preactivation", n)])) for n in numbers]
         elif equation.primitive.name in CALLS:
             called = params.get("jaxpr") or params.get("call_jaxpr") or params.get("fun_jaxpr")
-            results = analyse(called, operands, batch)
+            results = analyse(called, operands, batch, with_rules=with_rules)
+            if equation.primitive.name == "custom_jvp_call" and with_rules:
+                read, tangents_jaxpr = _tangents_of(jaxpr, equation)
+                tangents = analyse(tangents_jaxpr, list(map(of, read)), batch, with_rules=False)
+                results = [
+                    value._replace(across=value.across | tangent.across)
+                    for value, tangent in zip(results, tangents, strict=True)
+                ]
         else:
             results = [_result(equation, operands, var, batch) for var in equation.outvars]
         values |= dict(zip(equation.outvars, results, strict=True))
     return list(map(of, jaxpr.outvars))
+
+
+def _tangents_of(jaxpr: Jaxpr, equation: JaxprEqn) -> tuple[list[Any], ClosedJaxpr]:
+    """What a call's tangents depend on, the variables that it reads and their tangents, as a jaxpr.
+
+    Returned are the variable of each argument, and the jaxpr.
+    """
+    atoms = dict.fromkeys(atom for atom in equation.invars if not isinstance(atom, Literal))
+    variables = sorted(atoms, key=lambda var: not jnp.issubdtype(var.aval.dtype, jnp.inexact))  # pyright: ignore
+    alone = jaxpr.replace(
+        constvars=[], invars=variables, outvars=list(equation.outvars), eqns=[equation]
+    )
+    call = jaxpr_as_fun(ClosedJaxpr(alone, []))
+    moving = [var for var in variables if jnp.issubdtype(var.aval.dtype, jnp.inexact)]  # pyright: ignore
+
+    def tangents(*arguments: Any) -> Any:
+        primals, tangents = arguments[: len(variables)], arguments[len(variables) :]
+        fixed = primals[len(moving) :]
+        return jax.jvp(lambda *some: call(*some, *fixed), primals[: len(moving)], tangents)[1]
+
+    read = [*variables, *moving]
+    avals = [jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype) for var in read]  # pyright: ignore
+    return read, jax.make_jaxpr(tangents)(*avals)
+
+
+def calls(name: str, jaxpr: Any) -> bool:
+    """Whether a primitive whose name begins with ``name`` occurs anywhere in a jaxpr."""
+    jaxpr = jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
+    return any(
+        equation.primitive.name.startswith(name)
+        or any(calls(name, inner) for inner in _inner_jaxprs(equation))
+        for equation in jaxpr.eqns
+    )
+
+
+def _inner_jaxprs(equation: JaxprEqn) -> Iterator[Any]:
+    for value in equation.params.values():
+        values = value if isinstance(value, (tuple, list)) else (value,)
+        yield from (each for each in values if isinstance(each, (Jaxpr, ClosedJaxpr)))
 
 
 def _result(

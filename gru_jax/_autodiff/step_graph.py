@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from gru_jax._autodiff.elementwise import Source, Value, analyse, opaque_matmul
+from gru_jax._autodiff.elementwise import Source, Value, analyse, calls, opaque_matmul
 from gru_jax._autodiff.rows import primitive_across_rows
 from gru_jax.cells.base import AffineCell, AffineFn
 from gru_jax.cells.linear import accum_dtype, affine
@@ -241,8 +241,8 @@ def _trace_step(
             dict.fromkeys(
                 [
                     *_violations(computed, addends, weights, num_splits, cell, state, len(batch)),
-                    *_outer_tracers("initial_state or project", inputs_jaxpr),
-                    *_outer_tracers("combine or output", traced),
+                    *_unknown_derivatives("initial_state or project", inputs_jaxpr),
+                    *_unknown_derivatives("combine or output", traced),
                     *_mixed_rows("project", inputs_jaxpr, 1, batch),
                     *_mixed_rows("output", output_jaxpr, len(jax.tree.leaves(state)), batch),
                 ]
@@ -302,10 +302,12 @@ def _violations(
         yield "the weights of affine depend on the state or the inputs"
 
 
-def _outer_tracers(names: str, jaxpr: Any) -> Iterator[str]:
-    """Which methods read a value that is traced outside, whose derivative would be lost."""
+def _unknown_derivatives(names: str, jaxpr: Any) -> Iterator[str]:
+    """What methods compute whose derivative would be lost, or depend on how a call is split."""
     if any(isinstance(const, Tracer) for const in jaxpr.consts):
         yield f"{names} reads a traced value that is no parameter"
+    if calls("custom_vjp_call", jaxpr):
+        yield f"{names} uses jax.custom_vjp, whose derivative may not be linear"
 
 
 def _mixed_rows(name: str, jaxpr: Any, num_rows: int, batch: Shape) -> Iterator[str]:

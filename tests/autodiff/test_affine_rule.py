@@ -5,6 +5,7 @@ runs by ``"scan"``, and :func:`gru_jax.explain` names the part.
 """
 
 import dataclasses
+import functools
 import logging
 from typing import Any
 
@@ -248,11 +249,11 @@ def test_an_input_with_several_feature_axes_runs_by_scan():
     assert_close(by_default, expected, "float32")
 
 
-def make_cell_around(outer, method):
-    """A plain RNN, one of whose methods multiplies by a value that is not among its parameters."""
+def make_cell_around(function, method):
+    """A plain RNN, one of whose methods applies a function that is not a part of it."""
 
     def scaled(name, array):
-        return array * outer if name == method else array
+        return function(array) if name == method else array
 
     @jax.tree_util.register_dataclass
     @dataclasses.dataclass(frozen=True, eq=False)
@@ -282,6 +283,78 @@ def make_cell_around(outer, method):
 METHODS = ("initial_state", "project", "combine", "output")
 
 
+@jax.custom_vjp
+def clip_gradient(x):
+    return x
+
+
+clip_gradient.defvjp(lambda x: (x, None), lambda _, d: (jnp.clip(d, -0.05, 0.05),))
+
+
+@jax.custom_jvp
+def centre_gradient(x):
+    return x
+
+
+@centre_gradient.defjvp
+def _(primals, tangents):
+    (d,) = tangents
+    return primals[0], d - d.mean(axis=-1, keepdims=True)
+
+
+@jax.custom_jvp
+def straight_through(x):
+    return jnp.round(4 * x) / 4
+
+
+straight_through.defjvp(lambda x, d: (straight_through(*x), 2 * d[0] * x[0]))
+
+
+@jax.custom_jvp
+def times_integer(x, count):
+    return x * count.astype(x.dtype)
+
+
+@times_integer.defjvp
+def _(primals, tangents):
+    return times_integer(*primals), 2 * tangents[0] * primals[1].astype(tangents[0].dtype)
+
+
+def times_its_sign(x):
+    return times_integer(x, jnp.sign(x).astype(int))
+
+
+@pytest.mark.parametrize(
+    ("function", "method", "reason"),
+    [
+        *[(clip_gradient, method, "uses jax.custom_vjp") for method in METHODS],
+        (jax.jit(clip_gradient), "combine", "uses jax.custom_vjp"),
+        (centre_gradient, "combine", "reduce_sum between its matmuls"),
+        (straight_through, "combine", None),
+        (times_its_sign, "combine", None),
+        (jax.nn.softplus, "combine", None),
+        (jax.nn.relu, "output", None),
+        # A linear map of the cotangents of all steps.
+        (centre_gradient, "output", None),
+    ],
+)
+def test_a_derivative_of_ones_own_is_kept(function, method, reason):
+    xs = jax.random.normal(KEY, (TIME, BATCH, INPUT))
+    cell = make_cell_around(function, method)
+    explanation = gru_jax.explain(cell, xs)
+    assert explanation.implementation == ("xla" if reason is None else "scan")
+    assert reason is None or reason in explanation.reasons["xla"][0]
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def gradient(cell, xs, implementation):
+        def loss(cell, xs):
+            return jnp.square(gru_jax.unroll(cell, xs, implementation=implementation)[1]).sum()
+
+        return jax.grad(loss, (0, 1))(cell, xs)
+
+    assert_close(gradient(cell, xs, None), gradient(cell, xs, "scan"), "float32")
+
+
 @pytest.mark.parametrize("transformation", ["jit of grad", slow("grad"), slow("vmap of grad")])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_value_traced_outside_of_the_cell_has_its_gradient(method, transformation):
@@ -290,7 +363,7 @@ def test_a_value_traced_outside_of_the_cell_has_its_gradient(method, transformat
     seen = []
 
     def loss(outer, implementation):
-        cell = make_cell_around(outer, method)
+        cell = make_cell_around(lambda array: array * outer, method)
         seen.append(gru_jax.explain(cell, xs).reasons["xla"])
         outputs = gru_jax.unroll(cell, xs, starts=starts, implementation=implementation)[1]
         return jnp.square(outputs).sum()
@@ -312,7 +385,7 @@ def test_a_value_traced_outside_of_the_cell_has_its_gradient(method, transformat
 @pytest.mark.parametrize("method", METHODS)
 def test_a_constant_from_outside_of_the_cell_is_no_reason(method):
     xs = jax.random.normal(KEY, (TIME, BATCH, INPUT))
-    cell = make_cell_around(np.float32(0.7), method)
+    cell = make_cell_around(lambda array: array * np.float32(0.7), method)
     assert gru_jax.explain(cell, xs).implementation == "xla"
 
 
