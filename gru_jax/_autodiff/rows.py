@@ -1,9 +1,11 @@
 """Whether a function computes each row, a step of a sequence, by itself."""
 
+import enum
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
@@ -21,36 +23,67 @@ AXES = ("axes", "axis", "dimension", "dimensions")
 """Parameters that name such axes."""
 
 
+COMPUTES_ACROSS = "computes across steps or sequences"
+READS_NUMBER = "reads what differs from step to step, or sequence to sequence, but is no input"
+
+
+class Origin(enum.IntEnum):
+    """What an array is made of: the later kind where there are several."""
+
+    SHARED = 0  # the same for every row
+    NUMBERED = 1  # differs from row to row whatever the rows hold, as a position or noise does
+    ROWS = 2
+
+
 def primitive_across_rows(
-    jaxpr: Any, depends: Sequence[bool], rows: tuple[int, ...]
-) -> tuple[list[bool], str | None]:
-    """Which outputs depend on rows, and the first primitive that computes across them, if any.
+    jaxpr: Any, origins: Sequence[Origin], rows: tuple[int, ...]
+) -> tuple[list[Origin], tuple[str, str] | None]:
+    """What outputs are made of, and the first primitive that computes across rows, if any.
+
+    One that joins rows with what differs from row to row counts, too: of a part of the rows the
+    function would compute something else. Returned with it is which of the two it does.
 
     Args:
         jaxpr: of the function.
-        depends: which of its arguments are rows, (*rows, ...), or made of them.
+        origins: of its arguments; those of rows are (*rows, ...), or made of such.
         rows: sizes of their leading axes. A size that another axis has, too, is taken for rows.
     """
+    consts = jaxpr.consts if isinstance(jaxpr, ClosedJaxpr) else []
     jaxpr = jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
-    dependent = {var for var, of_rows in zip(jaxpr.invars, depends, strict=True) if of_rows}
+    found_of = dict(zip(jaxpr.invars, origins, strict=True))
+    sizes = {*rows, math.prod(rows)}
 
-    def is_dependent(atom: Any) -> bool:
-        return not isinstance(atom, Literal) and atom in dependent
+    def has_rows(shape: Sequence[int]) -> bool:
+        return not sizes.isdisjoint(shape)
 
+    def of(atom: Any) -> Origin:
+        return Origin.SHARED if isinstance(atom, Literal) else found_of[atom]
+
+    for var, const in zip(jaxpr.constvars, consts, strict=False):
+        is_numbered = has_rows(jnp.shape(const))
+        found_of[var] = Origin.NUMBERED if is_numbered else Origin.SHARED
     for equation in jaxpr.eqns:
-        of_rows = list(map(is_dependent, equation.invars))
-        if not any(of_rows):
-            continue
-        params, results = equation.params, [True] * len(equation.outvars)
-        if equation.primitive.name in CALLS:
+        operands = list(map(of, equation.invars))
+        params, highest = equation.params, max(operands, default=Origin.SHARED)
+        results = [highest] * len(equation.outvars)
+        name = equation.primitive.name
+        if name in CALLS:
             called = params.get("jaxpr") or params.get("call_jaxpr") or params.get("fun_jaxpr")
-            results, found = primitive_across_rows(called, of_rows, rows)
-        else:
-            found = equation.primitive.name if _is_across(equation, of_rows, rows) else None
-        if found is not None:
-            return [True] * len(jaxpr.outvars), found
-        dependent |= {var for var, each in zip(equation.outvars, results, strict=True) if each}
-    return list(map(is_dependent, jaxpr.outvars)), None
+            results, across = primitive_across_rows(called, operands, rows)
+            if across is not None:
+                return [Origin.ROWS] * len(jaxpr.outvars), across
+        elif highest is Origin.ROWS:
+            of_rows = [origin is Origin.ROWS for origin in operands]
+            if Origin.NUMBERED in operands:
+                return [Origin.ROWS] * len(jaxpr.outvars), (name, READS_NUMBER)
+            if _is_across(equation, of_rows, rows):
+                return [Origin.ROWS] * len(jaxpr.outvars), (name, COMPUTES_ACROSS)
+        elif name not in ELEMENTWISE | ALONG_AXES:
+            results = [
+                Origin.NUMBERED if has_rows(var.aval.shape) else highest for var in equation.outvars
+            ]
+        found_of |= dict(zip(equation.outvars, results, strict=True))
+    return list(map(of, jaxpr.outvars)), None
 
 
 def _is_across(equation: JaxprEqn, of_rows: Sequence[bool], rows: tuple[int, ...]) -> bool:

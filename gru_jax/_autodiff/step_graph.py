@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from gru_jax._autodiff.elementwise import Source, Value, analyse, calls, opaque_matmul
-from gru_jax._autodiff.rows import primitive_across_rows
+from gru_jax._autodiff.rows import Origin, primitive_across_rows
 from gru_jax.cells.base import AffineCell, AffineFn
 from gru_jax.cells.linear import accum_dtype, affine
 from gru_jax.cells.precision import cast_params, promote_state
@@ -312,7 +312,9 @@ def _unknown_derivatives(names: str, jaxpr: Any) -> Iterator[str]:
 
 def _mixed_rows(name: str, jaxpr: Any, num_rows: int, batch: Shape) -> Iterator[str]:
     """How a method computes across steps or sequences; rows are the last arguments of its jaxpr."""
-    depends = [False] * (len(jaxpr.in_avals) - num_rows) + [True] * num_rows
-    _, primitive = primitive_across_rows(jaxpr, depends, batch)
-    if primitive is not None:
-        yield f"{primitive} in {name} computes across steps or sequences"
+    shared = len(jaxpr.in_avals) - num_rows
+    origins = [Origin.SHARED] * shared + [Origin.ROWS] * num_rows
+    _, found = primitive_across_rows(jaxpr, origins, batch)
+    if found is not None:
+        primitive, what = found
+        yield f"{primitive} in {name} {what}"

@@ -5,6 +5,7 @@ import dataclasses
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import gru_jax
@@ -82,7 +83,18 @@ ACROSS = {
     "mean of joined rows": (lambda x: x - x.reshape(-1, HIDDEN).mean(0)[None, None], "reduce_sum"),
     "a loop": (lambda x: jax.lax.scan(lambda c, v: (v, c), x[0], x)[1], ""),
 }
+NUMBERED = {
+    "positions": lambda x: x + jnp.arange(len(x), dtype=x.dtype)[:, None, None],
+    "positions from NumPy": lambda x: x * np.arange(len(x), dtype=np.float32)[:, None, None],
+    "noise": lambda x: x + jax.random.normal(KEY, x.shape).astype(x.dtype),
+    "all but the first": lambda x: jnp.where(jnp.arange(len(x))[:, None, None] > 0, x, 0),
+}
 BY_ROW = {
+    "zeros of its shape": lambda x: jnp.concatenate([x, jnp.zeros_like(x)], -1)[..., :HIDDEN] + 1,
+    "positions of features": lambda x: (
+        x * jnp.broadcast_to(jnp.arange(HIDDEN, dtype=x.dtype), x.shape)
+    ),
+    "noise of features": lambda x: x + jnp.broadcast_to(jax.random.normal(KEY, (HIDDEN,)), x.shape),
     "layer norm": lambda x: (x - x.mean(-1, keepdims=True)) / (x.std(-1, keepdims=True) + 1e-3),
     "softmax": jax.nn.softmax,
     "joined rows": lambda x: (x.reshape(-1, HIDDEN) @ jnp.eye(HIDDEN)).reshape(x.shape),
@@ -116,6 +128,13 @@ def test_a_projection_is_of_each_step_by_itself(function, primitive):
     assert explanation.implementation == "scan"
     (reason,) = explanation.reasons["xla"]
     assert f"{primitive} in project computes across steps or sequences" in reason
+
+
+@pytest.mark.parametrize("function", NUMBERED.values(), ids=NUMBERED)
+def test_a_projection_does_not_read_the_number_of_a_step(function):
+    cell = projecting(function)(jnp.eye(HIDDEN), jnp.eye(HIDDEN), jnp.ones(1))
+    (reason,) = gru_jax.explain(cell, jnp.ones((TIME, BATCH, HIDDEN))).reasons["xla"]
+    assert "in project reads what differs from step to step" in reason
 
 
 def test_an_output_is_of_each_state_by_itself():
