@@ -248,11 +248,14 @@ def prose():
     assert 1e-3 / 2 < rnn / gru < 2e-3  # "a thousandth"
     yield experiments, f"After training it is {after[0]:.2f} in the GRU and {after[1]:.1f} in the"
     yield experiments, f"In the plain RNN it is {after[2]:.1e} after training"
+    gru, lstm = (norm_through_time(cell, "before", 500, "copy-500") for cell in ("gru", "lstm"))
+    yield experiments, f"the norm is {gru:.2f} in the GRU, which starts with the chrono"
+    yield experiments, f"In the LSTM it is {lstm:.1e}"
 
 
-def norm_through_time(cell, when, distance):
-    """The relative norm of a gradient on the adding problem, the geometric mean over the seeds."""
-    path = ROOT / "experiments" / "results" / "adding" / "gradients.json"
+def norm_through_time(cell, when, distance, experiment="adding"):
+    """The relative norm of a gradient through time, the geometric mean over the seeds."""
+    path = ROOT / "experiments" / "results" / experiment / "gradients.json"
     result = json.loads(path.read_text())
     at = result["distances"].index(distance)
     norms = [of_seed[at] for of_seed in result["cells"][cell][when]]
