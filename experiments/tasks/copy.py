@@ -80,7 +80,8 @@ def build(config: Config, data_dir: Path) -> Task:
         plots.confidence(
             np.asarray(jax.nn.softmax(logits))[-COPY_LENGTH:].T,
             splits["test"].targets[0, -COPY_LENGTH:],
-            f"The last {COPY_LENGTH} steps of a test sequence,\n{config.length} after the first ones",
+            f"The last {COPY_LENGTH} steps of a test sequence,\n"
+            f"{config.length} after the first ones",
             directory / "recall.png",
         )
 
