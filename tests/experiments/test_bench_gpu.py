@@ -10,6 +10,7 @@ import pytest
 
 from experiments.bench.baselines import make_problem
 from experiments.bench.gpu import (
+    cases,
     check,
     checks,
     cudnn_gru,
@@ -251,10 +252,10 @@ def test_every_check_runs_in_its_own_process(tmp_path):
 
 
 def test_nan_is_not_close():
-    case = checks.Case.sample(2, 1, 8, plain=True)
+    case = cases.Case.sample(2, 1, 8, plain=True)
     outcome = case.outcome("xla")
     tolerances = checks.CheckConfig().tolerances
-    checks.assert_close(outcome, outcome, tolerances)
+    cases.assert_close(outcome, outcome, tolerances)
     with_nan = jax.tree.map(lambda leaf: leaf * float("nan"), outcome)
     with pytest.raises(ValueError, match="values are off by nan"):
-        checks.assert_close(with_nan, outcome, tolerances)
+        cases.assert_close(with_nan, outcome, tolerances)
