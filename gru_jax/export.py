@@ -183,9 +183,10 @@ def export_function(
         ImportError: flatbuffers, which JAX needs to write programs, is not installed.
     """
     import_optional("flatbuffers")
-    if isinstance(platforms, str) or not platforms:
-        error = TypeError if isinstance(platforms, str) else ValueError
-        raise error(f"platforms must be a sequence of at least one name, got {platforms!r}")
+    if isinstance(platforms, str):
+        raise TypeError(f"platforms must be a sequence of names, got {platforms!r}")
+    if not platforms:
+        raise ValueError("platforms must have at least one name, got none")
     for platform in platforms:
         _checks.one_of("platforms", platform, (*PLATFORMS, "rocm"))
     exported = jax_export.export(jax.jit(function), platforms=tuple(platforms))(*arguments)

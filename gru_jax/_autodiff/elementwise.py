@@ -86,34 +86,33 @@ def analyse(
 
 
 def _tangents_of(jaxpr: Jaxpr, equation: JaxprEqn) -> tuple[list[Any], ClosedJaxpr]:
-    """What a call's tangents depend on, the variables that it reads and their tangents, as a jaxpr.
+    """A jaxpr of a call's tangents, and the variables of the enclosing one that it depends on.
 
-    Returned are the variable of each argument, and the jaxpr.
+    These are what the call reads, and once more those of them that have tangents.
     """
-    atoms = dict.fromkeys(atom for atom in equation.invars if not isinstance(atom, Literal))
-    variables = sorted(atoms, key=lambda var: not jnp.issubdtype(var.aval.dtype, jnp.inexact))  # pyright: ignore
+    read = dict.fromkeys(atom for atom in equation.invars if not isinstance(atom, Literal))
+    moving = [var for var in read if jnp.issubdtype(var.aval.dtype, jnp.inexact)]  # pyright: ignore
+    variables, count = [*moving, *(read.keys() - moving)], len(moving)
     alone = jaxpr.replace(
         constvars=[], invars=variables, outvars=list(equation.outvars), eqns=[equation]
     )
     call = jaxpr_as_fun(ClosedJaxpr(alone, []))
-    moving = [var for var in variables if jnp.issubdtype(var.aval.dtype, jnp.inexact)]  # pyright: ignore
 
     def tangents(*arguments: Any) -> Any:
-        primals, tangents = arguments[: len(variables)], arguments[len(variables) :]
-        fixed = primals[len(moving) :]
-        return jax.jvp(lambda *some: call(*some, *fixed), primals[: len(moving)], tangents)[1]
+        primals, fixed = arguments[:count], arguments[count : len(variables)]
+        return jax.jvp(lambda *some: call(*some, *fixed), primals, arguments[len(variables) :])[1]
 
-    read = [*variables, *moving]
-    avals = [jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype) for var in read]  # pyright: ignore
-    return read, jax.make_jaxpr(tangents)(*avals)
+    depends_on = [*variables, *moving]
+    avals = [jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype) for var in depends_on]  # pyright: ignore
+    return depends_on, jax.make_jaxpr(tangents)(*avals)
 
 
-def calls(name: str, jaxpr: Any) -> bool:
-    """Whether a primitive whose name begins with ``name`` occurs anywhere in a jaxpr."""
+def uses_custom_vjp(jaxpr: Any) -> bool:
+    """Whether a function with a :class:`jax.custom_vjp` is called anywhere in a jaxpr."""
     jaxpr = jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
     return any(
-        equation.primitive.name.startswith(name)
-        or any(calls(name, inner) for inner in _inner_jaxprs(equation))
+        equation.primitive.name.startswith("custom_vjp_call")
+        or any(map(uses_custom_vjp, _inner_jaxprs(equation)))
         for equation in jaxpr.eqns
     )
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from gru_jax._autodiff.elementwise import Source, Value, analyse, calls, opaque_matmul
+from gru_jax._autodiff.elementwise import Source, Value, analyse, opaque_matmul, uses_custom_vjp
 from gru_jax._autodiff.rows import Origin, primitive_across_rows
 from gru_jax.cells.base import AffineCell, AffineFn
 from gru_jax.cells.linear import accum_dtype, affine
@@ -306,7 +306,7 @@ def _unknown_derivatives(names: str, jaxpr: Any) -> Iterator[str]:
     """What methods compute whose derivative would be lost, or depend on how a call is split."""
     if any(isinstance(const, Tracer) for const in jaxpr.consts):
         yield f"{names} reads a traced value that is no parameter"
-    if calls("custom_vjp_call", jaxpr):
+    if uses_custom_vjp(jaxpr):
         yield f"{names} uses jax.custom_vjp, whose derivative may not be linear"
 
 

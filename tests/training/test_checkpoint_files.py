@@ -399,3 +399,8 @@ def test_record_is_plain_json(two_checkpoints):
 def test_wrong_max_to_keep_is_named(tmp_path, max_to_keep, error):
     with pytest.raises(error, match="max_to_keep"):
         training.CheckpointOptions(tmp_path, max_to_keep=max_to_keep)
+
+
+def test_a_store_is_made_of_options(tmp_path):
+    with pytest.raises(TypeError, match=r"options must be a .*CheckpointOptions, got PosixPath"):
+        CheckpointStore(tmp_path)

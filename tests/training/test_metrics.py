@@ -97,3 +97,9 @@ def test_mean_over_batches_weighs_each_by_its_size():
 def test_mean_over_no_examples_raises(batches):
     with pytest.raises(ValueError, match="batches"):
         training.mean_metrics(lambda params, batch: ({"a": jnp.sum(batch)}, batch.size), 0, batches)
+
+
+@pytest.mark.parametrize("result", [0.5, ([1.0], 2), ({"a": 1.0},)])
+def test_wrong_results_of_a_metric_function_are_named(result):
+    with pytest.raises(TypeError, match=r"metric_fn must return \(sums, weight\)"):
+        training.mean_metrics(lambda params, batch: result, 0, [1])

@@ -253,6 +253,18 @@ def test_wrong_results_of_a_loss_function_are_named(carry, result, error, words)
         step(state, None)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        (("adam", 2), TypeError, r"inner must be an optax\.GradientTransformation, got str"),
+        ((optax.sgd(1.0), 0), ValueError, "steps must be a positive integer"),
+    ],
+)
+def test_wrong_arguments_of_an_accumulation_are_named(arguments, error, words):
+    with pytest.raises(error, match=words):
+        training.weighted_accumulation(*arguments)
+
+
 def test_vmapped_runs_equal_separate_runs():
     """Also of a seed that no int32 holds."""
     optimizer = training.make_optimizer(0.05, name="adamw", max_grad_norm=0.1, weight_decay=0.1)

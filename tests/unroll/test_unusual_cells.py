@@ -188,3 +188,59 @@ def test_gradients_of_unusual_parameters_states_and_inputs(cell_type, extra, rea
         rtol=tolerance,
         atol=tolerance,
     )
+
+
+stop = jax.lax.stop_gradient
+RESERVOIR = np.asarray(jax.random.normal(KEY, (HIDDEN, HIDDEN)) / 2)
+STEPS = {
+    "a stopped operand": lambda w, v, h, x, affine: h / 2 + jnp.tanh(*affine(stop(h), w, (x,))),
+    "stopped weights": lambda w, v, h, x, affine: jnp.tanh(*affine(h, stop(w), (x,))),
+    "a stopped addend": lambda w, v, h, x, affine: jnp.tanh(*affine(h, w, (stop(x),))),
+    "a stopped result": lambda w, v, h, x, affine: h / 2 + jnp.tanh(stop(*affine(h, w, (x,)))),
+    "constant weights": lambda w, v, h, x, affine: jnp.tanh(
+        *affine(h, jnp.asarray(RESERVOIR, h.dtype), (x,))
+    ),
+    "masked weights": lambda w, v, h, x, affine: jnp.tanh(
+        *affine(h, jnp.where(RESERVOIR > 0, w, 0), (x,))
+    ),
+    "the same weights twice": lambda w, v, h, x, affine: jnp.tanh(
+        *affine(jnp.tanh(*affine(h, w, (x,))), w, (None,))
+    ),
+    "transposed weights": lambda w, v, h, x, affine: jnp.tanh(
+        *affine(jnp.tanh(*affine(h, w, (x,))), w.T, (None,))
+    ),
+    "orthogonal weights": lambda w, v, h, x, affine: jnp.tanh(
+        *affine(h, jnp.linalg.qr(w)[0], (x,))
+    ),
+    "weights of low rank": lambda w, v, h, x, affine: jnp.tanh(
+        *affine(*affine(h, w[:, :2], (None,)), v[:2], (x,))
+    ),
+    "normalised weights": lambda w, v, h, x, affine: jnp.tanh(
+        *affine(h, w / jnp.linalg.norm(w, axis=0, keepdims=True), (x,))
+    ),
+    "no matmul": lambda w, v, h, x, affine: jax.nn.sigmoid(x) * h + jnp.tanh(x),
+}
+
+
+@pytest.mark.parametrize("combine", STEPS.values(), ids=STEPS)
+@jax.enable_x64(True)
+def test_gradients_of_unusual_steps(combine):
+    @registered
+    class Unusual(SmallCell):
+        def combine(self, state, projected, affine):
+            return combine(self.w_h, self.extra, state, projected[0], affine)
+
+    keys = jax.random.split(KEY, 5)
+    matrices = (jax.random.normal(key, (HIDDEN, HIDDEN), "float64") / 2 for key in keys[:3])
+    cell, xs = Unusual(*matrices), jax.random.normal(keys[3], (TIME, BATCH, HIDDEN), "float64")
+    starts = jax.random.bernoulli(keys[4], 0.3, (TIME, BATCH))
+    assert gru_jax.explain(cell, xs, starts=starts).implementation == "xla"
+
+    def gradient(implementation):
+        def loss(cell, xs):
+            ys = gru_jax.unroll(cell, xs, starts=starts, implementation=implementation)[1]
+            return (ys**3).sum()
+
+        return jax.jit(jax.grad(loss, (0, 1)))(cell, xs)
+
+    chex.assert_trees_all_close(gradient(None), gradient("scan"), rtol=1e-10, atol=1e-12)
